@@ -1,0 +1,164 @@
+"""What every verb shares: options from dataclasses, one-line errors, exit codes.
+
+Parsing is tyro's; this file turns its boxes into one line and knows no verb.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from jaxgpt.errors import JaxgptError, UnfinishedError, UsageError
+
+T = TypeVar("T")
+_BOX = "╭╮╰╯│─"
+_REGISTRY = ConstructorRegistry()
+
+
+def parse_options(options: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
+    """Parse `argv` into `options`, a dataclass whose fields (and nested sections) become flags.
+
+    `default` supplies the classes of nested variants as well as the values, so that
+    `--model.position.max-wavelength` exists exactly if the config's position has that field.
+
+    Raises:
+        UsageError: unknown option (with the closest known one), missing or malformed value.
+        ConfigError: the values parse but a section refuses their combination.
+    """
+    errors = io.StringIO()
+    markers = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    arguments: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                options,
+                args=list(argv),
+                prog=prog,
+                config=markers,
+                registry=_REGISTRY,
+                **arguments,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(_one_line(errors.getvalue(), prog)) from None
+
+
+@_REGISTRY.primitive_rule
+def _switch(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
+    """A bool is `--name True`, `--name False`, or `--name` alone for True."""
+    if info.type is not bool:
+        return None
+
+    def parse(values: list[str]) -> bool:
+        if values in ([], ["True"], ["true"]):
+            return True
+        if values in (["False"], ["false"]):
+            return False
+        raise ValueError(f"expected True or False, not {' '.join(values)}")
+
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[True|False]",
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def find_option(argv: Sequence[str], name: str) -> str | None:
+    """Return the value of `--name VALUE` or `--name=VALUE`, the last one, without parsing the rest.
+
+    Verbs need `--config` before they can know which other options exist.
+    """
+    value = None
+    for position, argument in enumerate(argv):
+        if argument == name and position + 1 < len(argv):
+            value = argv[position + 1]
+        elif argument.startswith(f"{name}="):
+            value = argument.partition("=")[2]
+    return value
+
+
+def require_at_least(options: Any, **least: int) -> None:
+    """Refuse options below their least value; one that is None passes.
+
+    Raises:
+        UsageError: naming the option, its value and what is allowed.
+    """
+    for name, lowest in least.items():
+        value = getattr(options, name)
+        if value is not None and value < lowest:
+            raise UsageError(f"--{name.replace('_', '-')} {value} must be at least {lowest}")
+
+
+def run_verb(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
+    """Run a verb and leave the process with its exit code; a known error prints one line.
+
+    With `JAXGPT_DEBUG=1` the traceback of an error is printed before its line.
+    """
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("jaxgpt").setLevel(logging.INFO)
+    # Orbax logs every save as a warning, and a traceback for what we report in one line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if threading.current_thread() is threading.main_thread():
+        # Work that can be saved installs a handler of its own; see stopping.py.
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except JaxgptError as error:
+        _show_traceback()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        _show_traceback()
+        text = " ".join(str(error).split())[:500]
+        print(
+            f"error: {type(error).__name__}: {text} (JAXGPT_DEBUG=1 shows where)", file=sys.stderr
+        )
+        sys.exit(1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise UnfinishedError("stopped by SIGTERM; run the same command again")
+
+
+def _show_traceback() -> None:
+    if os.environ.get("JAXGPT_DEBUG") == "1":
+        traceback.print_exc()
+
+
+def _one_line(box: str, prog: str) -> str:
+    """Turn tyro's framed message into `what is wrong; did you mean '--x'?`."""
+    lines = [line.strip(_BOX + " \n") for line in box.splitlines()[1:]]
+    lines = [line for line in lines if line]
+    message: list[str] = []
+    for line in lines:
+        if line.startswith(("For full helptext", "Argument helptext", "Perhaps you meant")):
+            break
+        message.append(line)
+    text = " ".join(message).rstrip(".")
+    after = box.partition("Perhaps you meant")[2]
+    if suggestion := re.search(r"(--[\w.-]+)", after):
+        text += f"; did you mean {suggestion.group(1)}?"
+    return f"{text[:1].lower()}{text[1:]} (`{prog} --help` lists all options)"

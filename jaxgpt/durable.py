@@ -1,0 +1,98 @@
+"""Writing so that a crash leaves the old state or the new one, never something between.
+
+Atomic files (temporary name, fsync, rename), hashes, and the lock of a folder with one writer.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from jaxgpt.errors import UsageError
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write `content` to `path` such that a reader sees all of it or the file that was there."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sync_folder(path: str | Path) -> None:
+    """Make renames inside a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FolderLock:
+    """One writer per folder: held as an advisory lock on `.lock`, released when the process ends.
+
+    Raises:
+        UsageError: another process holds it (its host and process id are named), or the folder
+            cannot be written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> "FolderLock":
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._folder / ".lock", "a+")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to {self._folder}: {error.strerror}; choose a writable folder"
+            ) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            owner = self._file.read().strip() or "another process"
+            self._file.close()
+            raise UsageError(
+                f"{self._folder} is being written by {owner}; wait for it or choose another folder"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(f"host {socket.gethostname()}, process {os.getpid()}")
+        self._file.flush()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.truncate(0)
+            self._file.close()
+            self._file = None

@@ -1,0 +1,209 @@
+"""Sections of a report as one HTML page, or as Markdown. Knows nothing of what they say."""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+# Characters that may not stand in HTML, such as text of a model may hold.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under column names; cells are numbers but in `text_columns`."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: frozenset[int] = frozenset({0})
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it, in this order.
+
+    Attributes:
+        text: a plain sentence or two.
+        figure: SVG; only in HTML.
+        figures: small SVGs that stand two abreast; only in HTML.
+        tables: small tables by name that stand two abreast; only in HTML.
+        samples: by name, documents as {location, detail, text}, perhaps with {prompt}, which the
+            text continues; only in HTML.
+        folded: names of the samples that are folded away at first.
+        preformatted: text that is shown as it stands; folded away in HTML, not in Markdown.
+    """
+
+    title: str
+    text: str = ""
+    table: Table | None = None
+    figure: str = ""
+    figures: Sequence[str] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[Mapping[str, str]]] | None = None
+    folded: frozenset[str] = frozenset()
+    preformatted: str = ""
+
+
+def to_html(
+    title: str, headline: Mapping[str, str], sections: Sequence[Section], subtitle: str = ""
+) -> str:
+    """A page that needs nothing from elsewhere; `headline` is large figures by what they are."""
+    cards = "".join(
+        f'<div class="card"><b>{_escape(value)}</b><span>{_escape(name)}</span></div>'
+        for name, value in headline.items()
+    )
+    body = "\n".join(_section_html(section) for section in sections)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><main><h1>{_escape(title)}</h1>\n"
+        f"{f'<p>{_escape(subtitle)}</p>' if subtitle else ''}"
+        f'<div class="cards" style="--columns: {_balanced(len(headline))}">{cards}</div>\n'
+        f"{body}\n</main></body></html>\n"
+    )
+
+
+def _balanced(count: int, most: int = 6) -> int:
+    """How many columns fill rows of at most `most` evenly."""
+    num_rows = max(1, -(-count // most))
+    return -(-count // num_rows)
+
+
+def to_markdown(title: str, headline: Mapping[str, str], sections: Sequence[Section]) -> str:
+    """The same without figures, samples and what is preformatted."""
+    lines = [f"# {title}", ""]
+    lines += [f"- {name}: {value}" for name, value in headline.items()]
+    for section in sections:
+        if not (section.text and section.table) and section.table is None:
+            continue
+        lines += ["", f"## {section.title}", ""]
+        if section.text:
+            lines += [section.text, ""]
+        table = section.table
+        lines.append(_markdown_row(table.columns))
+        alignment = [
+            "---" if column in table.text_columns else "---:"
+            for column in range(len(table.columns))
+        ]
+        lines.append(_markdown_row(alignment))
+        lines += [_markdown_row(row) for row in table.rows]
+    return "\n".join(lines) + "\n"
+
+
+def format_bytes(count: float) -> str:
+    """1500 -> "1.5 kB"; decimal units."""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        units.pop(0)
+    return f"{count:.0f} {units[0]}" if count >= 100 else f"{count:.3g} {units[0]}"
+
+
+def _section_html(section: Section) -> str:
+    pieces = [f"<section><h2>{_escape(section.title)}</h2>"]
+    if section.text:
+        pieces.append(f"<p>{_escape(section.text)}</p>")
+    if section.table is not None:
+        pieces.append(_table_html(section.table))
+    if section.figure:
+        pieces.append(f"<figure>{section.figure}</figure>")
+    if section.figures:
+        figures = "".join(f"<figure>{figure}</figure>" for figure in section.figures)
+        pieces.append(f'<div class="pair">{figures}</div>')
+    if section.tables:
+        tables = "".join(
+            f"<div><h3>{_escape(name)}</h3>{_table_html(table)}</div>"
+            for name, table in section.tables.items()
+        )
+        pieces.append(f'<div class="columns">{tables}</div>')
+    for name, samples in (section.samples or {}).items():
+        state = "" if name in section.folded else " open"
+        pieces.append(f"<details{state}><summary>{_escape(name)}</summary>")
+        pieces += [_sample_html(sample) for sample in samples]
+        pieces.append("</details>")
+    if section.preformatted:
+        pieces.append(
+            f"<details><summary>show</summary><pre>{_escape(section.preformatted)}</pre></details>"
+        )
+    return "\n".join([*pieces, "</section>"])
+
+
+def _table_html(table: Table) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "".join(
+            f"<{tag}{'' if column in table.text_columns else ' class=n'}>{_escape(cell)}</{tag}>"
+            for column, cell in enumerate(cells)
+        )
+
+    rows = "\n".join(f"<tr>{row(cells, 'td')}</tr>" for cells in table.rows)
+    head = f"<thead><tr>{row(table.columns, 'th')}</tr></thead>" if any(table.columns) else ""
+    return f'<div class="wide"><table>{head}<tbody>\n{rows}\n</tbody></table></div>'
+
+
+def _sample_html(sample: Mapping[str, str]) -> str:
+    detail = f": {_escape(sample['detail'])}" if sample["detail"] else ""
+    prompt = f"<b>{_escape(sample['prompt'])}</b>" if sample.get("prompt") else ""
+    text = f"{prompt}{_escape(sample['text'])}"
+    # HTML drops a newline that directly follows <pre>.
+    block = f"<pre>\n{text}</pre>" if prompt or sample["text"].strip() else ""
+    location = ""
+    if sample["location"] or detail:
+        location = f'<p class="where"><code>{_escape(sample["location"])}</code>{detail}</p>'
+    return f'<div class="sample">{location}{block}</div>'
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _escape(text: str) -> str:
+    return html.escape(_CONTROL.sub("\ufffd", text))
+
+
+_STYLE = """
+:root { color-scheme: light; --ink: #24292f; --grey: #57606a; --line: #e4e7eb; --blue: #0b6e99; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f6f7f9; color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 900px; margin: 0 auto; padding: 28px 20px 60px; }
+h1 { font-size: 26px; margin: 0 0 16px; }
+h2 { font-size: 17px; margin: 0 0 8px; }
+p { margin: 0 0 10px; color: var(--grey); }
+.cards { display: grid; grid-template-columns: repeat(var(--columns), 1fr); gap: 10px; }
+@media screen and (max-width: 700px) { .cards { grid-template-columns: repeat(2, 1fr); } }
+.card, section { background: #fff; border: 1px solid var(--line); border-radius: 8px; }
+.card { padding: 12px 14px; }
+.card b { display: block; font-size: 19px; font-variant-numeric: tabular-nums; }
+.card span { color: var(--grey); font-size: 13px; }
+section { padding: 16px 18px; margin-top: 14px; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; }
+th { text-align: left; color: var(--grey); font-weight: 600; border-bottom: 2px solid var(--line); }
+th, td { padding: 4px 14px 4px 0; vertical-align: top; overflow-wrap: anywhere; }
+td { border-bottom: 1px solid var(--line); }
+tbody tr:last-child td { border-bottom: 0; }
+.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+figure { margin: 0; } figure svg { width: 100%; height: auto; display: block; }
+figure text { font-family: inherit !important; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 14px; }
+.columns { columns: 2 300px; column-gap: 28px; }
+.columns > div { break-inside: avoid; padding-bottom: 12px; }
+.columns td:first-child { width: 50%; }
+h3 { font-size: 14px; margin: 0 0 2px; }
+summary { cursor: pointer; font-weight: 600; padding: 4px 0; }
+.sample { border-left: 3px solid var(--line); padding-left: 12px; margin: 6px 0 12px; }
+.where { margin: 0 0 4px; font-size: 13px; }
+code, pre { font: 12.5px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+pre { margin: 0; padding: 8px 10px; background: #f6f7f9; border-radius: 6px; overflow-x: auto;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+@media print {
+  @page { margin: 14mm; }
+  body { background: #fff; font-size: 10pt; } main { padding: 0; max-width: none; }
+  .card, figure, tr, .sample { break-inside: avoid; } h2, h3, summary { break-after: avoid; }
+  section { padding: 10px 0; border: 0; border-top: 1px solid var(--line); border-radius: 0; }
+  table, pre, code { font-size: 8.5pt; }
+  .columns > div { break-inside: auto; } details:not([open]) { display: none; }
+}
+"""
