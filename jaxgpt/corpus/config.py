@@ -1,0 +1,53 @@
+"""`DatasetConfig`: everything that decides what a dataset holds."""
+
+from typing import Literal
+
+from jaxgpt.config import configclass
+from jaxgpt.corpus.filters import FiltersConfig
+from jaxgpt.corpus.repair import RepairConfig
+from jaxgpt.corpus.sources import SourcesConfig
+from jaxgpt.corpus.splits import HashSplit, Split
+from jaxgpt.corpus.vocabulary import DatasetTokenizer
+from jaxgpt.shard_writer import DEFAULT_SHARD_TOKENS
+
+
+@configclass
+class ExecutorConfig:
+    """Who does the work. The dataset is the same whoever does it."""
+
+    kind: Literal["serial"] = "serial"
+    """serial: one task after the other in this process."""
+
+
+@configclass
+class ShardsConfig:
+    """How tokens are laid out in files."""
+
+    max_tokens: int = DEFAULT_SHARD_TOKENS
+    """A shard is closed before it gets longer."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens = {self.max_tokens}; it must be at least 1")
+
+
+@configclass
+class DatasetConfig:
+    """How text becomes a dataset."""
+
+    sources: SourcesConfig = SourcesConfig()
+    """How the input is read."""
+    repair: RepairConfig = RepairConfig()
+    """How damaged text is repaired."""
+    filters: FiltersConfig = FiltersConfig()
+    """Which documents are good enough."""
+    split: Split = HashSplit()
+    """How validation text is held out."""
+    tokenizer: DatasetTokenizer = DatasetTokenizer()
+    """The vocabulary."""
+    shards: ShardsConfig = ShardsConfig()
+    """How tokens are laid out in files."""
+    executor: ExecutorConfig = ExecutorConfig()
+    """Who does the work."""
+    seed: int = 0
+    """Of the order of documents and the choice of validation documents."""

@@ -1,0 +1,95 @@
+"""`Document` and `Rejected`: what reading a source yields. Nothing here reads or judges.
+
+Every record of the input becomes exactly one of the two, so that the account of a build closes:
+records read = documents kept + records dropped, by reason.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import zstandard
+
+SAMPLE_CHARACTERS = 400
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One document.
+
+    Attributes:
+        id: the record's own `id` where it has one, else `location`. Not necessarily unique.
+        text: may hold lone surrogates until it is repaired: U+DC80..U+DCFF stand for bytes that
+            were not UTF-8 (Python's `surrogateescape`).
+        location: `path:line` in the input; unique.
+        source: the record's own `source`, else where it was found.
+        license: the record's own `license`, or "".
+    """
+
+    id: str
+    text: str
+    location: str
+    source: str
+    license: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A record that is no document, and why.
+
+    Attributes:
+        id, location, source: as in `Document`.
+        reason: a name under which it is counted, such as `malformed_json`.
+        detail: what exactly is wrong, for people.
+        is_bad: whether it counts towards the share of bad records above which a build stops.
+        sample: the beginning of its text, for the report.
+    """
+
+    id: str
+    location: str
+    source: str
+    reason: str
+    detail: str = ""
+    is_bad: bool = False
+    sample: str = ""
+
+
+class RemovedWriter:
+    """Writes `removed.jsonl.zst` files: one JSON object per dropped document."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._stream = zstandard.ZstdCompressor(level=3).stream_writer(self._file, closefd=False)
+
+    def __enter__(self) -> "RemovedWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._stream.close()
+        finally:
+            self._file.close()
+
+    def write(self, *, id: str, stage: str, reason: str, **more: Any) -> None:
+        """Append one dropped document; `more` as the contract says, such as `kept_id`."""
+        line = {"id": id, "stage": stage, "reason": reason, **more}
+        self._stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def copy(self, path: Path) -> None:
+        """Append all of another such file."""
+        with open(path, "rb") as file:
+            zstandard.ZstdDecompressor().copy_stream(file, self._stream)  # type: ignore[arg-type]
+
+
+def shorten(text: str, length: int = SAMPLE_CHARACTERS) -> str:
+    """The beginning of `text`, marked when it goes on, and valid Unicode whatever it was."""
+    cut = text[:length] + ("..." if len(text) > length else "")
+    return cut.encode("utf-8", "replace").decode()

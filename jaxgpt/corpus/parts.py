@@ -1,0 +1,160 @@
+"""Documents on their way through the stages: Arrow files, partitioned by order in the dataset.
+
+The position of a document in the dataset is a seeded hash of its content. Partition q holds the
+q-th range of these hashes, so that partitions can be sorted one at a time, and copies of one text
+always meet in one partition.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jaxgpt.corpus.document import Document
+from jaxgpt.corpus.exact_duplicates import HASH_BYTES, content_hash
+from jaxgpt.corpus.splits import draw
+
+FILE_NAME = "documents.arrow"
+SCHEMA = pa.schema(
+    {
+        "order": pa.uint64(),
+        "hash": pa.binary(HASH_BYTES),
+        "id": pa.string(),
+        "location": pa.string(),
+        "source": pa.string(),
+        "license": pa.string(),
+        "text": pa.large_string(),
+    }
+)
+# Of text: what one batch holds at most, unless one document is larger, and all buffers together.
+_BATCH_BYTES = 4 << 20
+_BUFFERED_BYTES = 32 << 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Where in a part's file some documents of one partition are."""
+
+    partition: int
+    num_rows: int
+    num_bytes: int
+
+
+class DocumentWriter:
+    """Writes the documents of one part, each into the batch of its partition.
+
+    Attributes:
+        batches: in the order of the file.
+    """
+
+    def __init__(self, folder: Path, num_partitions: int, seed: int) -> None:
+        self.batches: list[Batch] = []
+        self._seed = seed
+        self._rows: list[list[tuple[Any, ...]]] = [[] for _ in range(num_partitions)]
+        self._num_bytes = [0] * num_partitions
+        self._num_buffered_bytes = 0
+        options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
+        self._file = pa.OSFile(str(folder / FILE_NAME), "wb")
+        self._writer = pa.ipc.new_file(self._file, SCHEMA, options=options)
+
+    def __enter__(self) -> "DocumentWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush_all()
+                self._writer.close()
+        finally:
+            self._file.close()
+
+    def write(self, document: Document, num_bytes: int) -> None:
+        """Append a document whose text has `num_bytes` bytes."""
+        digest = content_hash(document.text)
+        order = draw("order", self._seed, digest)
+        partition = order * len(self._rows) >> 64
+        row = (
+            order,
+            digest,
+            document.id,
+            document.location,
+            document.source,
+            document.license,
+            document.text,
+        )
+        self._rows[partition].append(row)
+        self._num_bytes[partition] += num_bytes
+        self._num_buffered_bytes += num_bytes
+        if self._num_bytes[partition] > _BATCH_BYTES:
+            self._flush(partition)
+        elif self._num_buffered_bytes > _BUFFERED_BYTES:
+            self._flush_all()
+
+    def _flush_all(self) -> None:
+        for partition in range(len(self._rows)):
+            self._flush(partition)
+
+    def _flush(self, partition: int) -> None:
+        rows = self._rows[partition]
+        if not rows:
+            return
+        columns = [
+            pa.array(values, field.type)
+            for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)
+        ]
+        self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+        self.batches.append(
+            Batch(partition=partition, num_rows=len(rows), num_bytes=self._num_bytes[partition])
+        )
+        self._num_buffered_bytes -= self._num_bytes[partition]
+        self._rows[partition] = []
+        self._num_bytes[partition] = 0
+
+
+class Part:
+    """A part as a reader needs it: its folder, and where the batches of each partition are."""
+
+    def __init__(self, folder: Path, batches: Iterable[Batch]) -> None:
+        self.folder = folder
+        self.num_bytes: Counter[int] = Counter()
+        self._numbers: dict[int, list[int]] = {}
+        for number, batch in enumerate(batches):
+            self._numbers.setdefault(batch.partition, []).append(number)
+            self.num_bytes[batch.partition] += batch.num_bytes
+
+    def numbers(self, partition: int) -> Sequence[int]:
+        """The batches of a partition, as numbers within the file."""
+        return self._numbers.get(partition, ())
+
+
+def read_partition(
+    parts: Sequence[Part], partition: int, columns: Sequence[str] = SCHEMA.names
+) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of one partition, part by part; rows always come in the same order."""
+    fields = [SCHEMA.names.index(name) for name in columns]
+    options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
+    for part in parts:
+        numbers = part.numbers(partition)
+        if not numbers:
+            continue
+        with pa.OSFile(str(part.folder / FILE_NAME), "rb") as file:
+            reader = pa.ipc.open_file(file, options=options)
+            for number in numbers:
+                yield reader.get_batch(number)
+
+
+def hash_rows(batch: pa.RecordBatch) -> np.ndarray:
+    """The hashes of a batch as uint8 [num_rows, 16]."""
+    column = batch.column("hash")
+    values = np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, HASH_BYTES)
+    return values[column.offset : column.offset + len(column)]

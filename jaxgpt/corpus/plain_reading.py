@@ -1,0 +1,47 @@
+"""Input files -> their documents, one after the other, for what needs text and no dataset.
+
+The builder reads the same files so that it can be interrupted, with a full account: `reading.py`.
+"""
+
+from collections.abc import Iterator
+
+from jaxgpt.corpus.cleaning import clean
+from jaxgpt.corpus.document import Document
+from jaxgpt.corpus.readers import FileReader
+from jaxgpt.corpus.repair import RepairConfig
+from jaxgpt.corpus.sources import Inputs, SourcesConfig
+from jaxgpt.corpus.tally import Tally, make_sample
+from jaxgpt.corpus.verdict import check_left, check_read
+
+
+def read_documents(inputs: Inputs, config: SourcesConfig) -> Iterator[Document]:
+    """Yield the documents of all files, repaired.
+
+    Raises:
+        BadInputError: after the last one, if too many records were bad or none was good.
+    """
+    tally = Tally()
+    damaged_files = []
+    for file in inputs.files:
+        reader = FileReader(file, config)
+        num_records = 0
+        for record in reader:
+            num_records += 1
+            tally.count_read(record)
+            repaired, _ = clean(record, RepairConfig())
+            if isinstance(repaired, Document):
+                yield repaired
+            else:
+                sample = make_sample(repaired.location, repaired.detail, repaired.sample)
+                tally.count_dropped(repaired.reason, sample, repaired.is_bad)
+        if problem := reader.problem:
+            damaged_files.append(
+                {
+                    "name": file.name,
+                    "problem": problem.kind,
+                    "detail": problem.detail,
+                    "num_records": num_records,
+                }
+            )
+    check_read(tally, damaged_files, config)
+    check_left(tally, inputs)

@@ -1,0 +1,152 @@
+"""The first stage: files are read, documents repaired, filtered and put in their partition.
+
+Everything that happens to a record here is counted.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.corpus.cleaning import clean
+from jaxgpt.corpus.document import Document, Rejected, RemovedWriter
+from jaxgpt.corpus.filters import FiltersConfig
+from jaxgpt.corpus.parts import Batch, DocumentWriter, Part
+from jaxgpt.corpus.readers import FileReader
+from jaxgpt.corpus.repair import RepairConfig
+from jaxgpt.corpus.sources import InputFile, SourcesConfig
+from jaxgpt.corpus.stages import Done
+from jaxgpt.corpus.tally import Tally, make_sample
+from jaxgpt.durable import hash_file
+
+REMOVED_NAME = "removed.jsonl.zst"
+# Of text, roughly: a work unit of the first stage, and one of the stages after it.
+PART_BYTES = 64 << 20
+PARTITION_BYTES = 32 << 20
+MAX_FILES_IN_PART = 1000
+MAX_PARTITIONS = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadPlan:
+    """What the first stage needs to know besides the files."""
+
+    sources: SourcesConfig
+    repair: RepairConfig
+    filters: FiltersConfig
+    num_partitions: int
+    seed: int
+
+
+def plan_parts(files: Sequence[InputFile]) -> list[tuple[InputFile, ...]]:
+    """Group neighbouring files into parts of similar size; a file is never divided."""
+    parts: list[tuple[InputFile, ...]] = []
+    group: list[InputFile] = []
+    num_bytes = 0
+    for file in files:
+        if group and (num_bytes >= PART_BYTES or len(group) == MAX_FILES_IN_PART):
+            parts.append(tuple(group))
+            group, num_bytes = [], 0
+        group.append(file)
+        num_bytes += file.estimated_text_bytes
+    return [*parts, tuple(group)] if group else parts
+
+
+def plan_num_partitions(files: Sequence[InputFile]) -> int:
+    """How many partitions the documents of these files are divided into."""
+    num_bytes = sum(file.estimated_text_bytes for file in files)
+    return min(max(num_bytes // PARTITION_BYTES, 1), MAX_PARTITIONS)
+
+
+def read_part(
+    folder: Path, advance: Callable[[int], None], files: Sequence[InputFile], plan: ReadPlan
+) -> dict[str, Any]:
+    """Kernel: write the documents of `files` and what was removed; return tally and batches."""
+    tally = Tally()
+    read_files = []
+    with (
+        DocumentWriter(folder, plan.num_partitions, plan.seed) as documents,
+        RemovedWriter(folder / REMOVED_NAME) as removed,
+    ):
+        keep = _Gate(plan, tally, removed)
+        for file in files:
+            reader, num_read_bytes, num_records = FileReader(file, plan.sources), 0, 0
+            for record in reader:
+                num_records += 1
+                if (kept := keep(record)) is not None:
+                    documents.write(*kept)
+                advance(reader.num_read_bytes - num_read_bytes)
+                num_read_bytes = reader.num_read_bytes
+            advance(file.size - num_read_bytes)
+            read_files.append(_describe(file, reader, num_records))
+    tally.check()
+    return {
+        "tally": tally.to_json(),
+        "files": read_files,
+        "batches": [dataclasses.astuple(batch) for batch in documents.batches],
+    }
+
+
+def part_of(done: Done) -> Part:
+    """The part that a finished task of this stage has written."""
+    names = [field.name for field in dataclasses.fields(Batch)]
+    batches = (Batch(**dict(zip(names, row, strict=True))) for row in done.result["batches"])
+    return Part(done.folder, batches)
+
+
+class _Gate:
+    """Repairs and judges records one by one; counts them and records those that go."""
+
+    def __init__(self, plan: ReadPlan, tally: Tally, removed: RemovedWriter) -> None:
+        self._repair_config = plan.repair
+        self._filters = plan.filters.build()
+        self._tally = tally
+        self._removed = removed
+
+    def __call__(self, record: Document | Rejected) -> tuple[Document, int] | None:
+        """The repaired document and the bytes of its text; None if it must go."""
+        self._tally.count_read(record)
+        stage = "read" if isinstance(record, Rejected) else "repair"
+        cleaned, repairs = clean(record, self._repair_config)
+        self._tally.count_repaired(repairs)
+        if isinstance(cleaned, Rejected):
+            self._drop(cleaned, stage)
+            return None
+        for reject in self._filters:
+            if (reason := reject(cleaned)) is not None:
+                self._drop(_rejected(cleaned, reason), "filter")
+                return None
+        return cleaned, len(cleaned.text.encode())
+
+    def _drop(self, record: Rejected, stage: str) -> None:
+        sample = make_sample(record.location, record.detail, record.sample)
+        self._tally.count_dropped(record.reason, sample, record.is_bad)
+        more = {"detail": record.detail} if record.detail else {}
+        self._removed.write(
+            id=record.id, stage=stage, reason=record.reason, location=record.location, **more
+        )
+
+
+def _rejected(document: Document, reason: str) -> Rejected:
+    return Rejected(
+        id=document.id,
+        location=document.location,
+        source=document.source,
+        reason=reason,
+        sample=document.text,
+    )
+
+
+def _describe(file: InputFile, reader: FileReader, num_records: int) -> dict[str, Any]:
+    """An input file as it is listed with the finished dataset."""
+    description: dict[str, Any] = {
+        "name": file.name,
+        "num_bytes": file.size,
+        "stamp": file.stamp,
+        "num_records": num_records,
+    }
+    if reader.problem is not None:
+        description |= {"problem": reader.problem.kind, "detail": reader.problem.detail}
+    elif "://" not in file.path:
+        description["sha256"] = hash_file(file.path)
+    return description
