@@ -1,0 +1,67 @@
+"""What a model costs: parameters, operations and bytes, as integers from its config.
+
+Nothing is computed on a device. Axes: D model, V padded vocabulary, L layers.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+
+from jaxgpt.config import replace
+from jaxgpt.model.gpt import GptConfig, make_cache
+from jaxgpt.model.layer_stack import Scanned
+
+
+@functools.lru_cache(maxsize=64)
+def abstract_params(config: GptConfig, vocab_size: int) -> Any:
+    """Return the parameters' tree with shapes and dtypes in place of arrays."""
+    # The tree is the same either way; a loop is quicker to trace.
+    model = replace(config, layers=Scanned()).build(vocab_size)
+    tokens_BT = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)
+    return meta.unbox(variables["params"])
+
+
+def num_parameters(config: GptConfig, vocab_size: int) -> int:
+    """Number of parameters, the padding of the vocabulary included."""
+    leaves = jax.tree.leaves(abstract_params(config, vocab_size))
+    return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+def num_matmul_parameters(config: GptConfig, vocab_size: int) -> int:
+    """Number of parameters that multiply every token: kernels, and a tied table as the head.
+
+    An embedding table that is only looked up, norms and biases do not count.
+    """
+    params = abstract_params(config, vocab_size)
+    kernels = [
+        math.prod(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(params)
+        if path[-1].key == "kernel"
+    ]
+    return sum(kernels) + config.head.num_tied_parameters(
+        config.d_model, config.pad_vocab(vocab_size)
+    )
+
+
+def flops_per_token(config: GptConfig, vocab_size: int, sequence_length: int) -> int:
+    """Operations per token of a training step, forward and backward, recomputation not counted.
+
+    `6 N + 12 L (N_heads H) T`, with N the matmul parameters (Chowdhery et al. 2022, appendix B):
+    nominal, since causality is not discounted; a window shortens T for its layers.
+    """
+    weights = 2 * num_matmul_parameters(config, vocab_size)
+    scores = config.attention.count_score_flops(config.d_model, config.num_layers, sequence_length)
+    return 3 * (weights + scores)
+
+
+def kv_bytes_per_token(config: GptConfig) -> int:
+    """Bytes that a token takes in the key/value cache, over all layers."""
+    cache = jax.eval_shape(lambda: make_cache(config, 1, 1))
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in (cache.k_LBSKH, cache.v_LBSKH)
+    )

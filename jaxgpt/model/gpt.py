@@ -1,0 +1,307 @@
+"""`Gpt`: the decoder-only transformer, composed of the variants that its config names.
+
+    tokens -> embedding (+ position) -> L blocks -> norm -> head -> output
+
+    block:  x += attention(norm(x));  x += feed_forward(norm(x))
+
+Axes: B batch, T time, D model, V padded vocabulary, L layers.
+"""
+
+from typing import Any, Literal, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+from flax.linen.spmd import with_logical_constraint
+
+from jaxgpt.config import configclass
+from jaxgpt.model.attention import Attention, AttentionContext, GroupedQueryAttention
+from jaxgpt.model.feed_forward import FeedForward, SwiGlu
+from jaxgpt.model.heads import Head, LanguageModelHead
+from jaxgpt.model.kv_cache import KVCache
+from jaxgpt.model.layer_stack import LayerStack, Unrolled
+from jaxgpt.model.layers import Dropout, Embedding, Initialization, LayerSettings
+from jaxgpt.model.masks import AttentionMask
+from jaxgpt.model.norms import Norm, RmsNorm
+from jaxgpt.model.positions import Position, Rotary
+from jaxgpt.model.remat import NoRemat, Remat
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+@configclass
+class GptConfig:
+    """The architecture of a model; its vocabulary comes from the dataset."""
+
+    num_layers: int = 12
+    """Number of blocks."""
+    d_model: int = 768
+    """Width of the residual stream."""
+    position: Position = Rotary()
+    """How the model knows the order of tokens."""
+    attention: Attention = GroupedQueryAttention()
+    """How tokens read from earlier ones."""
+    feed_forward: FeedForward = SwiGlu()
+    """What each token goes through on its own."""
+    norm: Norm = RmsNorm()
+    """Normalisation of the input of each sub-layer and of the last hidden state."""
+    head: Head = LanguageModelHead()
+    """What is predicted from the last hidden state."""
+    scale_embedding: bool = False
+    """Multiply token embeddings by sqrt(d_model) (Vaswani et al. 2017, Gemma)."""
+    dropout: Dropout = Dropout()
+    """Shares of activations dropped in training."""
+    initialization: Initialization = Initialization()
+    """Scales of the initial weights."""
+    remat: Remat = NoRemat()
+    """What the backward pass recomputes instead of keeping."""
+    layers: LayerStack = Unrolled()
+    """Whether the layers are compiled one by one or as a loop; parameters are laid out alike."""
+    param_dtype: Dtype = "float32"
+    """Type that parameters are kept in."""
+    compute_dtype: Dtype = "float32"
+    """Type of activations and matmul operands; sums, norms, softmax and logits are float32."""
+    vocab_multiple: int = 128
+    """The vocabulary is rounded up to a multiple of this; columns beyond it have no probability."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "d_model", "vocab_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        self.attention.check(self.d_model, self.position)
+
+    @property
+    def settings(self) -> LayerSettings:
+        """What every part of the model is built with."""
+        return LayerSettings(
+            d_model=self.d_model,
+            num_layers=self.num_layers,
+            param_dtype=self.param_dtype,
+            compute_dtype=self.compute_dtype,
+            initialization=self.initialization,
+            dropout=self.dropout,
+        )
+
+    def pad_vocab(self, vocab_size: int) -> int:
+        """Round a vocabulary size up to a multiple of `vocab_multiple`."""
+        return -(-vocab_size // self.vocab_multiple) * self.vocab_multiple
+
+    def build(self, vocab_size: int) -> "Gpt":
+        """Return the model for a vocabulary of `vocab_size` ids."""
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, not {vocab_size}")
+        return Gpt(config=self, vocab_size=vocab_size)
+
+
+def make_cache(
+    config: GptConfig, batch_size: int, max_length: int, dtype: Dtype | None = None
+) -> KVCache:
+    """Return an empty cache for `batch_size` rows of up to `max_length` tokens.
+
+    Args:
+        config: the model's config.
+        batch_size: number of rows.
+        max_length: number of slots of a row.
+        dtype: type of the keys and values; None for the compute dtype.
+
+    Raises:
+        ConfigError: the model has no positions for so many tokens.
+    """
+    config.position.check_length(max_length)
+    return config.attention.make_cache(
+        config.settings, batch_size, max_length, dtype or config.compute_dtype
+    )
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each on a normalised input, each added."""
+
+    config: GptConfig
+    kind: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        context: AttentionContext,
+        cache: KVCache | None,
+        layer: int | jax.Array,
+        deterministic: bool,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Return x_BTD after the layer, and the cache with the layer's keys and values."""
+        config, settings = self.config, self.config.settings
+        attention = config.attention.build(settings, self.kind, "attention")
+        feed_forward = config.feed_forward.build(settings, "feed_forward")
+        drop = nn.Dropout(config.dropout.residual, deterministic=deterministic)
+
+        y_BTD = config.norm.build(config.d_model, "norm", settings, "attention_norm")(x_BTD)
+        y_BTD, cache = attention(y_BTD, context, cache, layer, deterministic)
+        x_BTD = x_BTD + drop(self._normalise_output(y_BTD, "attention_output_norm"))
+
+        y_BTD = config.norm.build(config.d_model, "norm", settings, "feed_forward_norm")(x_BTD)
+        y_BTD = feed_forward(y_BTD, deterministic)
+        x_BTD = x_BTD + drop(self._normalise_output(y_BTD, "feed_forward_output_norm"))
+        return constrain(x_BTD), cache
+
+    def _normalise_output(self, y_BTD: jax.Array, name: str) -> jax.Array:
+        norm = self.config.norm.build_output(self.config.d_model, self.config.settings, name)
+        return y_BTD if norm is None else norm(y_BTD)
+
+
+class Gpt(nn.Module):
+    """The model: `apply({"params": params}, tokens_BT, ...)`.
+
+    Parameters: `embedding`, `position` (if learned), `blocks` (every leaf [L, ...]), `final_norm`,
+    `head` (unless tied).
+    """
+
+    config: GptConfig
+    vocab_size: int
+
+    def setup(self) -> None:
+        config, settings = self.config, self.config.settings
+        padded_vocab_size = config.pad_vocab(self.vocab_size)
+        self.embedding = Embedding(
+            num_rows=padded_vocab_size,
+            axes=("vocab", "embed"),
+            std=config.head.table_std(config.d_model, config.initialization),
+            settings=settings,
+        )
+        self.position = config.position.build(settings, "position")
+        self.blocks = self.param("blocks", self._init_blocks)
+        self.final_norm = config.norm.build(config.d_model, "norm", settings, "final_norm")
+        self.head = config.head.build(self.vocab_size, padded_vocab_size, settings)
+        self.embedding_dropout = nn.Dropout(config.dropout.embedding)
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        segment_ids_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        cache: KVCache | None = None,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Predict from tokens.
+
+        Args:
+            tokens_BT: int32 ids.
+            segment_ids_BT: int32, 0 for padding; attention stays within equal ids. With a cache
+                only its zeros count: a row continues what the cache holds, and its valid tokens
+                come first. None if every token is valid and of one segment.
+            positions_BT: int32; None for 0, 1, ... on from what the cache holds.
+            cache: keys and values of the tokens before these; None to start at these.
+            deterministic: no dropout; otherwise `rngs={"dropout": key}` is needed.
+
+        Returns:
+            The head's output in float32: logits [B, T, V] of the next token, -1e30 in the columns
+            that pad the vocabulary; or [B, C] of classes. And the cache, if one was given, with
+            these tokens appended.
+
+        Raises:
+            ConfigError: more tokens than the model has learned positions.
+        """
+        x_BTD, cache = self.hidden_states(
+            tokens_BT, segment_ids_BT, positions_BT, cache, deterministic
+        )
+        valid_BT = _valid(tokens_BT, segment_ids_BT)
+        return self.head(x_BTD, self.embedding.table, valid_BT), cache
+
+    def hidden_states(
+        self,
+        tokens_BT: jax.Array,
+        segment_ids_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        cache: KVCache | None = None,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Return x_BTD after the final norm, in the compute dtype, and the cache.
+
+        Takes what `__call__` takes.
+        """
+        config = self.config
+        num_tokens = tokens_BT.shape[1]
+        config.position.check_length(num_tokens)
+        valid_BT = _valid(tokens_BT, segment_ids_BT)
+        if positions_BT is None:
+            positions_BT = jnp.arange(num_tokens, dtype=jnp.int32)[None, :]
+            if cache is not None:
+                positions_BT = positions_BT + cache.lengths_B[:, None]
+        if cache is None:
+            mask = AttentionMask(segment_ids_BT=segment_ids_BT)
+        else:
+            mask = AttentionMask(query_slots_BT=cache.new_slots(valid_BT))
+        head_dim = config.attention.resolve_head_dim(config.d_model)
+        context = AttentionContext(mask, config.position.rotation(positions_BT, head_dim))
+
+        x_BTD = self.embedding(tokens_BT)
+        if config.scale_embedding:
+            x_BTD = x_BTD * jnp.asarray(config.d_model**0.5, x_BTD.dtype)
+        if self.position is not None:
+            x_BTD = self.position(x_BTD, positions_BT)
+        x_BTD = self.embedding_dropout(x_BTD, deterministic=deterministic)
+        x_BTD, cache = self._run_blocks(constrain(x_BTD), context, cache, deterministic)
+        if cache is not None:
+            cache = cache.advance(valid_BT)
+        return self.final_norm(x_BTD), cache
+
+    def head_kernel(self) -> jax.Array:
+        """Return the head's kernel [D, V] in the parameter dtype, tied or not."""
+        return self.head.kernel_DV(self.embedding.table)
+
+    def _run_blocks(
+        self,
+        x_BTD: jax.Array,
+        context: AttentionContext,
+        cache: KVCache | None,
+        deterministic: bool,
+    ) -> tuple[jax.Array, KVCache | None]:
+        needs_key = not deterministic and not self.is_initializing()
+        key = self.make_rng("dropout") if needs_key else None
+
+        def apply_layer(
+            params: Any, carry: tuple[jax.Array, KVCache | None], layer: int | jax.Array, kind: int
+        ) -> tuple[jax.Array, KVCache | None]:
+            x_BTD, cache = carry
+            rngs = {} if key is None else {"dropout": jax.random.fold_in(key, layer)}
+            block = Block(config=self.config, kind=kind, parent=None)
+            inputs = (x_BTD, context, cache, layer, deterministic)
+            return cast(
+                tuple[jax.Array, KVCache | None],
+                block.apply({"params": params}, *inputs, rngs=rngs),
+            )
+
+        return self.config.layers.run(
+            apply_layer,
+            self.blocks,
+            (x_BTD, cache),
+            self.config.num_layers,
+            self.config.attention.num_kinds,
+            self.config.remat,
+        )
+
+    def _init_blocks(self, key: jax.Array) -> Any:
+        """Initialise every layer from its own key; leaves [L, ...], axis 0 named "layers"."""
+        block = Block(config=self.config, kind=0, parent=None)
+        x_BTD = jnp.zeros((1, 1, self.config.d_model), jnp.dtype(self.config.compute_dtype))
+        head_dim = self.config.attention.resolve_head_dim(self.config.d_model)
+        rotation = self.config.position.rotation(jnp.zeros((1, 1), jnp.int32), head_dim)
+        context = AttentionContext(AttentionMask(), rotation)
+
+        def init_layer(layer_key: jax.Array) -> Any:
+            return block.init(layer_key, x_BTD, context, None, 0, True)["params"]
+
+        stacked = jax.vmap(init_layer)(jax.random.split(key, self.config.num_layers))
+        return meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "layers"})
+
+
+def constrain(x_BTD: jax.Array) -> jax.Array:
+    """Name the axes of the residual stream, for whoever places them on a mesh."""
+    return with_logical_constraint(x_BTD, ("batch", "time", "residual"))
+
+
+def _valid(tokens_BT: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
+    """Which tokens are not padding, bool [B, T]."""
+    if segment_ids_BT is None:
+        return jnp.ones(tokens_BT.shape, bool)
+    return segment_ids_BT != 0

@@ -1,0 +1,163 @@
+"""Heads: from the last hidden state to what is predicted.
+
+Axes: B batch, T time, D model, V padded vocabulary, C classes.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgpt.config import configclass
+from jaxgpt.model.layers import Initialization, LayerSettings, add_param, project
+
+# Logit of the columns that only round the vocabulary up; their probability is exactly 0.
+PADDING_LOGIT = -1e30
+# Standard deviation of the first logits: it puts the first loss above that of a uniform guess by
+# half its square, 0.026 nats.
+_FIRST_LOGIT_STD = 0.23
+
+
+def head_std(d_model: int) -> float:
+    """Standard deviation of a head's initial weights, for an input of mean square 1."""
+    return _FIRST_LOGIT_STD / math.sqrt(d_model)
+
+
+@configclass
+class Head:
+    """Base of the heads."""
+
+    def build(self, vocab_size: int, padded_vocab_size: int, settings: LayerSettings) -> nn.Module:
+        """Return a module (x_BTD, table_VD, valid_BT) -> output.
+
+        Its `kernel_DV(table_VD)` returns the matrix from hidden states to outputs.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no build")
+
+    def table_std(self, d_model: int, initialization: Initialization) -> float:
+        """Return the standard deviation of the embedding table's initial values."""
+        return initialization.std
+
+    def num_tied_parameters(self, d_model: int, padded_vocab_size: int) -> int:
+        """Number of parameters of other parts that the head multiplies every token with."""
+        return 0
+
+
+@configclass
+class LanguageModelHead(Head):
+    """Logits of the next token at every position."""
+
+    tied: bool = True
+    """Use the embedding table as the kernel (Press and Wolf 2017)."""
+    soft_cap: float | None = None
+    """Bounds logits by soft_cap * tanh(logit / soft_cap) (Gemma 2); None for no bound."""
+    zero_init: bool = False
+    """Start an untied kernel at zero: the first loss is exactly ln(vocab_size)."""
+
+    def __post_init__(self) -> None:
+        if self.soft_cap is not None and not self.soft_cap > 0:
+            raise ValueError(f"soft_cap must be positive or None, not {self.soft_cap}")
+        if self.tied and self.zero_init:
+            raise ValueError("zero_init needs tied = False: a tied kernel is the embedding table")
+
+    def build(self, vocab_size: int, padded_vocab_size: int, settings: LayerSettings) -> nn.Module:
+        """See `Head.build`."""
+        return LanguageModelHeadLayer(
+            config=self,
+            vocab_size=vocab_size,
+            padded_vocab_size=padded_vocab_size,
+            settings=settings,
+        )
+
+    def table_std(self, d_model: int, initialization: Initialization) -> float:
+        """See `Head.table_std`; a table that is also the head starts no larger than a head."""
+        if not self.tied:
+            return initialization.std
+        largest = head_std(d_model)
+        if initialization.zero_output:
+            # The last hidden state is then the token's own row, whose logit would be D * std.
+            largest = min(largest, 1 / d_model)
+        return min(initialization.std, largest)
+
+    def num_tied_parameters(self, d_model: int, padded_vocab_size: int) -> int:
+        """See `Head.num_tied_parameters`."""
+        return d_model * padded_vocab_size if self.tied else 0
+
+    def finish_logits(self, logits: jax.Array, vocab_size: int) -> jax.Array:
+        """Bound raw logits [..., V] and hide the columns from `vocab_size` on."""
+        if self.soft_cap is not None:
+            logits = self.soft_cap * jnp.tanh(logits / self.soft_cap)
+        if vocab_size == logits.shape[-1]:
+            return logits
+        return jnp.where(jnp.arange(logits.shape[-1]) < vocab_size, logits, PADDING_LOGIT)
+
+
+@configclass
+class ClassificationHead(Head):
+    """Logits of classes from the last valid token of each row."""
+
+    num_classes: int
+    """Number of classes."""
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, not {self.num_classes}")
+
+    def build(self, vocab_size: int, padded_vocab_size: int, settings: LayerSettings) -> nn.Module:
+        """See `Head.build`."""
+        return ClassificationHeadLayer(config=self, settings=settings)
+
+
+class LanguageModelHeadLayer(nn.Module):
+    """See `LanguageModelHead`."""
+
+    config: LanguageModelHead
+    vocab_size: int
+    padded_vocab_size: int
+    settings: LayerSettings
+
+    def setup(self) -> None:
+        if not self.config.tied:
+            d_model = self.settings.d_model
+            shape, axes = (d_model, self.padded_vocab_size), ("embed", "vocab")
+            init = nn.initializers.normal(head_std(d_model))
+            if self.config.zero_init:
+                init = nn.initializers.zeros
+            self.kernel = add_param(self, "kernel", init, shape, axes, self.settings)
+
+    def kernel_DV(self, table_VD: jax.Array) -> jax.Array:
+        """Return the kernel in the parameter dtype."""
+        return table_VD.T if self.config.tied else self.kernel
+
+    def __call__(self, x_BTD: jax.Array, table_VD: jax.Array, valid_BT: jax.Array) -> jax.Array:
+        """Return float32 logits [B, T, V]; -1e30 in the columns that pad the vocabulary."""
+        if self.config.tied:
+            logits_BTV = project(x_BTD, table_VD, transposed=True)
+        else:
+            logits_BTV = project(x_BTD, self.kernel)
+        return self.config.finish_logits(logits_BTV, self.vocab_size)
+
+
+class ClassificationHeadLayer(nn.Module):
+    """See `ClassificationHead`."""
+
+    config: ClassificationHead
+    settings: LayerSettings
+
+    def setup(self) -> None:
+        d_model = self.settings.d_model
+        shape, axes = (d_model, self.config.num_classes), ("embed", "classes")
+        init = nn.initializers.normal(head_std(d_model))
+        self.kernel = add_param(self, "kernel", init, shape, axes, self.settings)
+
+    def kernel_DV(self, table_VD: jax.Array) -> jax.Array:
+        """Return the kernel [D, C] in the parameter dtype."""
+        return self.kernel
+
+    def __call__(self, x_BTD: jax.Array, table_VD: jax.Array, valid_BT: jax.Array) -> jax.Array:
+        """Return float32 logits [B, C] from each row's last valid token."""
+        places_BT = jnp.where(valid_BT, jnp.arange(valid_BT.shape[1]), 0)
+        last_B = jnp.max(places_BT, axis=1)
+        pooled_BD = x_BTD[jnp.arange(x_BTD.shape[0]), last_B]
+        return project(pooled_BD, self.kernel)

@@ -1,0 +1,129 @@
+"""How the layers of a model run one after another: unrolled or scanned, with what recomputation.
+
+Parameters of all layers are stacked on axis 0 of each leaf in either case, so a checkpoint does
+not know which one made it. Axes: L layers.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+
+from jaxgpt.config import configclass
+from jaxgpt.model.remat import Remat
+
+Carry = TypeVar("Carry")
+# (parameters of one layer, carry, number of the layer, kind of the layer) -> carry
+ApplyLayer = Callable[[Any, Carry, int | jax.Array, int], Carry]
+
+
+@configclass
+class LayerStack:
+    """Base of the ways to run layers."""
+
+    def run(
+        self,
+        apply_layer: ApplyLayer[Carry],
+        params: Any,
+        carry: Carry,
+        num_layers: int,
+        num_kinds: int,
+        remat: Remat,
+    ) -> Carry:
+        """Apply layers 0 .. num_layers - 1 in turn.
+
+        Args:
+            apply_layer: one layer; its kind, `layer % num_kinds`, is always a Python integer.
+            params: pytree with leaves [L, ...].
+            carry: what a layer receives and returns.
+            num_layers: L.
+            num_kinds: length of the pattern of layers.
+            remat: what the backward pass recomputes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no run")
+
+
+@configclass
+class Unrolled(LayerStack):
+    """Every layer is compiled on its own: fastest to run, slowest to compile."""
+
+    def run(
+        self,
+        apply_layer: ApplyLayer[Carry],
+        params: Any,
+        carry: Carry,
+        num_layers: int,
+        num_kinds: int,
+        remat: Remat,
+    ) -> Carry:
+        """See `LayerStack.run`."""
+        for layer, layer_params in enumerate(_unstack(params, num_layers)):
+            carry = _rematerialised(apply_layer, layer, layer % num_kinds, remat)(
+                layer_params, carry
+            )
+        return carry
+
+
+@configclass
+class Scanned(LayerStack):
+    """The layers are a loop: one pattern of layers is compiled, whatever their number."""
+
+    unroll: int = 1
+    """How many rounds of the loop are compiled as one."""
+
+    def __post_init__(self) -> None:
+        if self.unroll < 1:
+            raise ValueError(f"unroll must be at least 1, not {self.unroll}")
+
+    def run(
+        self,
+        apply_layer: ApplyLayer[Carry],
+        params: Any,
+        carry: Carry,
+        num_layers: int,
+        num_kinds: int,
+        remat: Remat,
+    ) -> Carry:
+        """See `LayerStack.run`; layers that do not fill a whole pattern follow the loop."""
+        num_rounds = num_layers // num_kinds
+        looped = num_rounds * num_kinds
+        rounds = jax.tree.map(
+            lambda leaf: leaf[:looped].reshape(num_rounds, num_kinds, *leaf.shape[1:]), params
+        )
+
+        def run_round(carry: Carry, step: tuple[jax.Array, Any]) -> tuple[Carry, None]:
+            index, round_params = step
+            for kind, layer_params in enumerate(_unstack(round_params, num_kinds)):
+                layer = index * num_kinds + kind
+                carry = _rematerialised(apply_layer, layer, kind, remat)(layer_params, carry)
+            return carry, None
+
+        if num_rounds:
+            steps = (jax.numpy.arange(num_rounds), rounds)
+            carry, _ = jax.lax.scan(run_round, carry, steps, unroll=self.unroll)
+        rest = jax.tree.map(lambda leaf: leaf[looped:], params)
+        for kind, layer_params in enumerate(_unstack(rest, num_layers - looped)):
+            carry = _rematerialised(apply_layer, looped + kind, kind, remat)(layer_params, carry)
+        return carry
+
+
+def _rematerialised(
+    apply_layer: ApplyLayer[Carry], layer: int | jax.Array, kind: int, remat: Remat
+) -> Callable[[Any, Carry], Carry]:
+    return remat.wrap(lambda params, carry: apply_layer(params, carry, layer, kind))
+
+
+def _unstack(params: Any, num_layers: int) -> list[Any]:
+    """Split leaves [L, ...] into L trees.
+
+    The gradient of `lax.split` is one concatenation; that of indexing would be L zero-padded
+    copies of every leaf, added up.
+    """
+    if num_layers == 0:
+        return []
+    leaves, structure = jax.tree.flatten(params)
+    by_leaf = [
+        [piece.reshape(piece.shape[1:]) for piece in jax.lax.split(leaf, [1] * num_layers)]
+        for leaf in leaves
+    ]
+    return [structure.unflatten(pieces) for pieces in zip(*by_leaf, strict=True)]

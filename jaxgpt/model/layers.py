@@ -1,0 +1,230 @@
+"""`Projection`, the only weight matmul of the model, `Embedding`, and what parts are built with.
+
+A kernel keeps the axes of what it maps between, `[D, N, H]` rather than `[D, N * H]`, so that the
+model never reshapes and every axis can be named and placed on a mesh.
+
+Axes: ... any leading axes (B batch, T time), I contracted input axes, O output axes, D model,
+V padded vocabulary.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxgpt.config import configclass
+
+# The name that rematerialisation policies know the results of weight matmuls by.
+PROJECTION = "projection"
+
+
+@configclass
+class Initialization:
+    """Scales of the initial weights (Radford et al. 2019, section 2.3).
+
+    Every kernel and table is N(0, std^2), but for the head and a table tied to it (`heads.py`);
+    the two projections of a layer that write to the residual stream are divided by
+    sqrt(2 * num_layers), so that its variance after all layers does not grow with their number.
+    Biases start at 0 and norms at the identity.
+    """
+
+    std: float = 0.02
+    """Standard deviation of the initial weights."""
+    zero_output: bool = False
+    """Start the projections that write to the residual stream at zero: layers begin as nothing."""
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"std must be positive, not {self.std}")
+
+
+@configclass
+class Dropout:
+    """Shares of activations set to zero while training (Srivastava et al. 2014)."""
+
+    embedding: float = 0.0
+    """Share dropped of the sum of token and position embeddings."""
+    attention: float = 0.0
+    """Share dropped of the attention probabilities (excludes the fused kernels)."""
+    residual: float = 0.0
+    """Share dropped of what attention and feed-forward add to the residual stream."""
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "attention", "residual"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSettings:
+    """What every part of a model is built with, whatever its variant."""
+
+    d_model: int
+    num_layers: int
+    param_dtype: str
+    compute_dtype: str
+    initialization: Initialization
+    dropout: Dropout
+
+    @property
+    def residual_output_init(self) -> nn.initializers.Initializer:
+        """Initialiser of the projections that write to the residual stream."""
+        if self.initialization.zero_output:
+            return nn.initializers.zeros
+        return nn.initializers.normal(self.initialization.std / math.sqrt(2 * self.num_layers))
+
+    @property
+    def kernel_init(self) -> nn.initializers.Initializer:
+        """Initialiser of every other kernel of a layer."""
+        return nn.initializers.normal(self.initialization.std)
+
+
+def add_param(
+    module: nn.Module,
+    name: str,
+    init: nn.initializers.Initializer,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    settings: LayerSettings,
+) -> jax.Array:
+    """Give `module` a parameter whose axes have logical names; return its array."""
+    dtype = jnp.dtype(settings.param_dtype)
+    return cast(
+        jax.Array, module.param(name, nn.with_logical_partitioning(init, axes), shape, dtype)
+    )
+
+
+def accumulator_dtype(dtype: Any) -> Any:
+    """Type that sums of `dtype` are kept in: float32, or wider if `dtype` is."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def project(
+    x: jax.Array, kernel: jax.Array, num_inputs: int = 1, transposed: bool = False
+) -> jax.Array:
+    """Contract the last `num_inputs` axes of `x` with the kernel's input axes.
+
+    The product takes operands in the dtype of `x` and accumulates and returns float32. So does
+    its gradient, with the cotangent cast to the dtype of `x`: automatic differentiation would mix
+    a float32 cotangent with bfloat16 operands and fall off the fast path. A float32 kernel gets a
+    float32 gradient that was never rounded.
+
+    Args:
+        x: [..., I...].
+        kernel: [I..., O...], or [O..., I...] if `transposed`, of any float dtype.
+        num_inputs: number of contracted axes.
+        transposed: whether the kernel's input axes come last.
+
+    Returns:
+        [..., O...], float32 (or wider, if `x` is).
+    """
+    return cast(jax.Array, _project(x, kernel, num_inputs, transposed))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _project(x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool) -> jax.Array:
+    kernel_inputs, _ = _kernel_axes(kernel, num_inputs, transposed)
+    x_inputs = tuple(range(x.ndim - num_inputs, x.ndim))
+    return lax.dot_general(
+        x,
+        kernel.astype(x.dtype),
+        ((x_inputs, kernel_inputs), ((), ())),
+        preferred_element_type=accumulator_dtype(x.dtype),
+    )
+
+
+def _kernel_axes(
+    kernel: jax.Array, num_inputs: int, transposed: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Input axes and output axes of a kernel."""
+    if transposed:
+        num_outputs = kernel.ndim - num_inputs
+        return tuple(range(num_outputs, kernel.ndim)), tuple(range(num_outputs))
+    return tuple(range(num_inputs)), tuple(range(num_inputs, kernel.ndim))
+
+
+def _project_forward(x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool) -> Any:
+    return _project(x, kernel, num_inputs, transposed), (x, kernel)
+
+
+def _project_backward(num_inputs: int, transposed: bool, saved: Any, dy: jax.Array) -> Any:
+    x, kernel = saved
+    dy = dy.astype(x.dtype)
+    accumulator = accumulator_dtype(x.dtype)
+    _, kernel_outputs = _kernel_axes(kernel, num_inputs, transposed)
+    leading = tuple(range(x.ndim - num_inputs))
+    dy_outputs = tuple(range(len(leading), dy.ndim))
+    dx = lax.dot_general(
+        dy,
+        kernel.astype(x.dtype),
+        ((dy_outputs, kernel_outputs), ((), ())),
+        preferred_element_type=accumulator,
+    )
+    first, second = (dy, x) if transposed else (x, dy)
+    dkernel = lax.dot_general(
+        first, second, ((leading, leading), ((), ())), preferred_element_type=accumulator
+    )
+    return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
+
+
+_project.defvjp(_project_forward, _project_backward)
+
+
+class Projection(nn.Module):
+    """`y = x kernel (+ bias)`, from the last axes of `x` to new axes.
+
+    Attributes:
+        inputs: sizes of the axes of `x` that are contracted.
+        outputs: sizes of the axes that replace them.
+        axes: logical names of `inputs + outputs`.
+        settings: dtypes and scales of the model.
+        kernel_init: initialiser of the kernel.
+        use_bias: whether to add a bias of shape `outputs`.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    axes: tuple[str, ...]
+    settings: LayerSettings
+    kernel_init: nn.initializers.Initializer
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [..., *inputs] to [..., *outputs] in the compute dtype."""
+        kernel = add_param(
+            self, "kernel", self.kernel_init, self.inputs + self.outputs, self.axes, self.settings
+        )
+        compute_dtype = jnp.dtype(self.settings.compute_dtype)
+        y = project(x.astype(compute_dtype), kernel, len(self.inputs))
+        if self.use_bias:
+            axes = self.axes[len(self.inputs) :]
+            zeros = nn.initializers.zeros
+            bias = add_param(self, "bias", zeros, self.outputs, axes, self.settings)
+            y = y + bias.astype(y.dtype)
+        return checkpoint_name(y.astype(compute_dtype), PROJECTION)
+
+
+class Embedding(nn.Module):
+    """A table of one vector per id, at first N(0, std^2)."""
+
+    num_rows: int
+    axes: tuple[str, str]
+    std: float
+    settings: LayerSettings
+
+    def setup(self) -> None:
+        shape = (self.num_rows, self.settings.d_model)
+        init = nn.initializers.normal(self.std)
+        self.table = add_param(self, "table", init, shape, self.axes, self.settings)
+
+    def __call__(self, ids_BT: jax.Array) -> jax.Array:
+        """Return x_BTD in the compute dtype; an id outside the table takes its nearest row."""
+        rows_BTD = jnp.take(self.table, ids_BT, axis=0, mode="clip")
+        return rows_BTD.astype(jnp.dtype(self.settings.compute_dtype))
