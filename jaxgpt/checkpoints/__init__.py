@@ -1,0 +1,1 @@
+"""Training state on disk: durable, sharded, restorable on any number of devices."""

@@ -1,0 +1,197 @@
+"""What binds a run to its text, tokenizer, config and code, and what may change when it goes on.
+
+Plain JSON values in, plain JSON values out; this file imports no JAX, and reads no run folder.
+"""
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.errors import MismatchError
+
+FORMAT_VERSION = 1
+_PACKAGES = (
+    "jaxgpt",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "sentencepiece",
+    "numpy",
+)
+# Fields of the config's section `model` that say how it is computed, not what: they may change.
+_NOT_ARCHITECTURE = ("remat", "layers")
+_GIT_TIMEOUT_SECONDS = 10
+_SHOWN = 5
+
+
+def make_lineage(
+    *,
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+    tokenizer: str,
+    devices: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what a run is made of.
+
+    Args:
+        config: the whole config, as `to_dict` gives it; its section `model` is the architecture.
+        data: `TrainingBatches.fingerprint`: `datasets` is what is read, `order` is in what order.
+        tokenizer: the tokenizer's fingerprint.
+        devices: what the run computes on.
+
+    Returns:
+        A dict of plain JSON values: version, config, data, tokenizer, environment (packages,
+        python, platform, git, devices).
+    """
+    return {
+        "version": FORMAT_VERSION,
+        "tokenizer": tokenizer,
+        "data": dict(data),
+        "config": dict(config),
+        "environment": {
+            "packages": _package_versions(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "git": git_state(Path(__file__).resolve().parents[2]),
+            "devices": dict(devices),
+        },
+    }
+
+
+def check_resume(
+    then: Mapping[str, Any], now: Mapping[str, Any], allow_data_change: bool = False
+) -> list[str]:
+    """Refuse to continue a run as something else.
+
+    A run keeps its tokenizer and its architecture, always, and its datasets, unless
+    `allow_data_change`. All else may change (steps, devices, logging, saving, versions,
+    rematerialisation), and
+    every difference is returned for the log; where one of them changes the numbers, such as
+    another seed, the run still goes on, but no longer as the undisturbed one would have.
+
+    Args:
+        then: lineage of the run so far.
+        now: lineage of the run that is to continue it.
+        allow_data_change: permit other datasets or shares.
+
+    Returns:
+        One line per difference, `config.seed: 1 then, 2 now`.
+
+    Raises:
+        MismatchError: another tokenizer, architecture or dataset; names both sides.
+    """
+    if then.get("version") != FORMAT_VERSION:
+        raise MismatchError(
+            f"the run's lineage.json has format {then.get('version')}; this version of jaxgpt "
+            f"reads format {FORMAT_VERSION}"
+        )
+    _require_equal(
+        "tokenizer",
+        {"tokenizer": then["tokenizer"]},
+        {"tokenizer": now["tokenizer"]},
+        "a run keeps its tokenizer: use a dataset built with it, or another --run-dir",
+    )
+    _require_equal(
+        "model",
+        _architecture(then["config"]),
+        _architecture(now["config"]),
+        "a run keeps its architecture: restore these values, or use another --run-dir",
+    )
+    if not allow_data_change:
+        _require_equal(
+            "dataset",
+            {"datasets": then["data"].get("datasets")},
+            {"datasets": now["data"].get("datasets")},
+            "give the same dataset, or --allow-data-change to go on with this one",
+        )
+    return differences(then, now)
+
+
+def differences(then: Any, now: Any, name: str = "") -> list[str]:
+    """Return one line for every value that two JSON values do not share, by its dotted path."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        keys = [*then, *(key for key in now if key not in then)]
+        return [
+            line
+            for key in keys
+            for line in differences(
+                then.get(key, _ABSENT), now.get(key, _ABSENT), f"{name}.{key}" if name else key
+            )
+        ]
+    if _is_list(then) and _is_list(now) and len(then) == len(now):
+        pairs = enumerate(zip(then, now, strict=True))
+        return [line for i, (a, b) in pairs for line in differences(a, b, f"{name}[{i}]")]
+    if _is_list(then) and _is_list(now):
+        return [f"{name}: {len(then)} items then, {len(now)} now"]
+    return [] if then == now else [f"{name}: {then!r} then, {now!r} now"]
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Return {commit, dirty} of the git checkout whose root is `folder`; None if it is none.
+
+    `dirty` says whether tracked files differ from the commit.
+    """
+    root = _git(folder, "rev-parse", "--show-toplevel")
+    if root is None or Path(root) != folder:
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
+
+
+def _require_equal(what: str, then: Any, now: Any, advice: str) -> None:
+    if lines := differences(then, now):
+        more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+        raise MismatchError(
+            f"cannot continue this run with another {what}: {'; '.join(lines[:_SHOWN])}{more}; "
+            f"{advice}"
+        )
+
+
+def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    model = config["model"].items()
+    return {"model": {key: value for key, value in model if key not in _NOT_ARCHITECTURE}}
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _package_versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None  # run from a folder that was never installed
+    return versions
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Output of a git command, or None where git or a checkout is missing."""
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None

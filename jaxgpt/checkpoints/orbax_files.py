@@ -1,0 +1,94 @@
+"""The inside of a step folder: arrays as Orbax writes them. The only file that imports Orbax.
+
+    params/  training_state/     one Orbax item each (OCDBT), so that one is read without the other
+
+This file knows one folder at a time; which folder counts, and when, is in `manager.py`.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgpt.checkpoints.named_trees import ArraySpec, nest, unnest
+
+
+class OrbaxFiles:
+    """Writes and reads named arrays. Orbax is imported when first needed: it takes a while."""
+
+    def start(self, folder: Path, items: Mapping[str, Mapping[str, Any]]) -> None:
+        """Begin writing `items` (arrays by name, by item) to `folder`, which must not exist.
+
+        Returns when the arrays may be overwritten; `finish` must follow.
+        """
+        ocp = self._orbax
+        trees = {item: ocp.args.PyTreeSave(nest(arrays)) for item, arrays in items.items()}
+        self._writer.save(_orbax_path(folder), args=ocp.args.Composite(**trees))
+
+    def finish(self) -> None:
+        """Wait until what `start` began is on disk, at all hosts; raise what went wrong."""
+        self._writer.wait_until_finished()
+
+    def specs(self, folder: Path, item: str) -> dict[str, ArraySpec]:
+        """Return shape and type of the arrays of one item, by name."""
+        tree = self._reader.metadata(_orbax_path(folder / item)).tree
+        return {
+            name: ArraySpec(tuple(leaf.shape), np.dtype(leaf.dtype))
+            for name, leaf in unnest(tree).items()
+        }
+
+    def read(
+        self, folder: Path, item: str, specs: Mapping[str, jax.ShapeDtypeStruct]
+    ) -> dict[str, Any]:
+        """Return the arrays of one item, cast and placed as their spec says.
+
+        A spec without a sharding gives a NumPy array.
+        """
+        ocp = self._orbax
+        how = {name: self._restore_args(spec) for name, spec in specs.items()}
+        arguments = ocp.args.PyTreeRestore(item=nest(specs), restore_args=nest(how))
+        return unnest(self._reader.restore(_orbax_path(folder / item), args=arguments))
+
+    def is_whole(self, folder: Path, item: str) -> bool:
+        """Whether the files are there without which the item's arrays cannot be found."""
+        return all((folder / item / name).is_file() for name in ("_METADATA", "manifest.ocdbt"))
+
+    def close(self) -> None:
+        """Release the threads of Orbax, after `finish`."""
+        for name in ("_writer", "_reader"):
+            if checkpointer := self.__dict__.pop(name, None):
+                checkpointer.close()
+
+    def barrier(self, key: str, timeout_seconds: int) -> None:
+        """Wait until every host has come here; `key` names the occasion, once per program."""
+        self._orbax.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_seconds * 1000)
+
+    def _restore_args(self, spec: jax.ShapeDtypeStruct) -> Any:
+        if spec.sharding is None:
+            return self._orbax.RestoreArgs(restore_type=np.ndarray, dtype=spec.dtype)
+        return self._orbax.ArrayRestoreArgs(
+            sharding=spec.sharding, global_shape=spec.shape, dtype=spec.dtype
+        )
+
+    @cached_property
+    def _orbax(self) -> Any:
+        import orbax.checkpoint
+
+        return orbax.checkpoint
+
+    @cached_property
+    def _writer(self) -> Any:
+        return self._orbax.AsyncCheckpointer(self._orbax.CompositeCheckpointHandler())
+
+    @cached_property
+    def _reader(self) -> Any:
+        return self._orbax.PyTreeCheckpointHandler()
+
+
+def _orbax_path(path: Path) -> Any:
+    from etils import epath  # comes with Orbax, and is as slow to import
+
+    return epath.Path(path.absolute())

@@ -1,0 +1,61 @@
+"""The mesh: devices arranged along named axes.
+
+The only file that calls `jax.make_mesh`. Axes are Auto: linen's logical constraints and gradients
+through scanned blocks need that, while JAX's default is Explicit.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from jaxgpt.config import configclass
+from jaxgpt.errors import ConfigError
+
+
+@configclass
+class MeshConfig:
+    """How many devices lie along each axis; one axis may be -1: whatever is left."""
+
+    data: int = -1
+    """Copies of the model, each with its share of the batch."""
+    fsdp: int = 1
+    """Shares of the batch whose devices also split parameters and optimiser state."""
+    tensor: int = 1
+    """Shares of heads, hidden units and vocabulary."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.data, self.fsdp, self.tensor)
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise ValueError(
+                f"data={self.data}, fsdp={self.fsdp}, tensor={self.tensor}: each must be at least "
+                "1, and at most one of them -1 (the devices that are left)"
+            )
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Arrange `devices` (default: all) in a mesh with axes `data`, `fsdp`, `tensor`.
+
+    Raises:
+        ConfigError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
+    given = math.prod(size for size in sizes.values() if size != -1)
+    shape = tuple(len(devices) // given if size == -1 else size for size in sizes.values())
+    if math.prod(shape) != len(devices):
+        wanted = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ConfigError(
+            f"mesh {wanted} does not divide the {len(devices)} devices here; change mesh.data "
+            "(-1 takes what is left)"
+        )
+    return jax.make_mesh(
+        shape, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=list(devices)
+    )
+
+
+def single_device_mesh() -> Mesh:
+    """A mesh of the first device alone."""
+    return make_mesh(MeshConfig(data=1), jax.devices()[:1])

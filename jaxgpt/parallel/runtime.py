@@ -1,0 +1,109 @@
+"""Process-wide settings of JAX and XLA: the compile cache, determinism, peak rates of devices.
+
+`configure_runtime` runs before the first use of a device: XLA reads its flags only once.
+"""
+
+import ctypes
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxgpt.config import configclass
+
+logger = logging.getLogger(__name__)
+
+# Dense bfloat16 peak in FLOP/s by words of `device_kind`, from NVIDIA's data sheets (no sparsity).
+_PEAK_BF16_FLOPS = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "L4": 121e12,
+    "L40": 181e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+@configclass
+class RuntimeConfig:
+    """Settings of the process, not of the mathematics."""
+
+    compile_cache: str = "~/.cache/jaxgpt/xla"
+    """Folder of compiled programs, shared by all runs; empty: compile anew each time."""
+    deterministic: bool = False
+    """On a GPU: deterministic kernels; XLA's choice among them is kept in the compile cache, which
+    must not be empty then. A CPU always is."""
+
+    def __post_init__(self) -> None:
+        if self.deterministic and not self.compile_cache:
+            raise ValueError("deterministic=True needs a compile_cache, which keeps kernel choices")
+
+
+def configure_runtime(config: RuntimeConfig) -> None:
+    """Apply the settings; the environment's own `JAX_COMPILATION_CACHE_DIR` wins."""
+    _keep_freed_memory()
+    if config.deterministic:
+        _add_flag("--xla_gpu_deterministic_ops=true")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        if not config.compile_cache:
+            return
+        try:
+            path = Path(config.compile_cache).expanduser()
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except (OSError, RuntimeError) as error:
+            logger.warning("no compile cache at %s: %s", config.compile_cache, error)
+            return
+        jax.config.update("jax_compilation_cache_dir", str(path))
+    # The defaults skip programs that compile fast; start-up is made of many of those.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def peak_flops(device: Any) -> float | None:
+    """Peak bfloat16 FLOP/s of an NVIDIA device by its data sheet; None for other devices."""
+    kind = device.device_kind
+    matches = [
+        name for name in _PEAK_BF16_FLOPS if re.search(rf"\b{name}\b(?! (Laptop|D\b))", kind)
+    ]
+    return _PEAK_BF16_FLOPS[max(matches, key=len)] if matches else None
+
+
+def describe_devices() -> dict[str, object]:
+    """What computes here; the number of visible CPUs changes how XLA splits its loops."""
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "device_kinds": sorted({device.device_kind for device in devices}),
+        "num_devices": len(devices),
+        "num_processes": jax.process_count(),
+        "visible_cpus": len(os.sched_getaffinity(0)),
+    }
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to reuse the memory of large arrays instead of returning it to the system.
+
+    Each step on a CPU allocates its temporaries anew; by default every one above 32 MB is mapped,
+    and its pages zeroed by the kernel, again: an element-wise pass over 64 MB took 9 times as long.
+    Without effect where the C library is another one.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    # Numbers of <malloc.h>: no mapping, no trimming, growth in large pieces, one arena.
+    for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 << 20), (-8, 1)):
+        mallopt(parameter, value)
+
+
+def _add_flag(flag: str) -> None:
+    flags = os.environ.get("XLA_FLAGS", "")
+    if flag.partition("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()

@@ -1,0 +1,125 @@
+"""Where arrays lie: one typed table from the axes that the model names to those of the mesh.
+
+The model names axes ("embed", "heads", ...) and knows no devices; `ShardingRules` places them.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxgpt.batch import Batch
+from jaxgpt.config import configclass
+from jaxgpt.errors import ConfigError, did_you_mean
+
+
+@configclass
+class ShardingRules:
+    """For each logical axis of a parameter the mesh axis that splits it, or None (a copy each)."""
+
+    vocab: str | None = "tensor"
+    """Rows of the embedding, columns of the head."""
+    embed: str | None = "fsdp"
+    """The model's width."""
+    heads: str | None = "tensor"
+    """Query heads."""
+    kv_heads: str | None = "tensor"
+    """Key and value heads."""
+    head_dim: str | None = None
+    """Width of a head."""
+    norm: str | None = None
+    """Scales and biases of norms."""
+    mlp: str | None = "tensor"
+    """Hidden units of the feed-forward layers."""
+    layers: str | None = None
+    """The stacked blocks."""
+    positions: str | None = None
+    """Rows of a learned position table."""
+    classes: str | None = None
+    """Outputs of a classification head."""
+
+
+BATCH_AXES = ("data", "fsdp")
+
+
+def partition_spec(axes: tuple[str | None, ...], rules: ShardingRules) -> PartitionSpec:
+    """Translate a parameter's logical axes.
+
+    Raises:
+        ConfigError: an axis without a rule, or two axes of one parameter on one mesh axis.
+    """
+    table = {field.name: getattr(rules, field.name) for field in dataclasses.fields(rules)}
+    placed: list[str | None] = []
+    for axis in axes:
+        if axis is not None and axis not in table:
+            raise ConfigError(
+                f"no sharding rule for the axis {axis!r}{did_you_mean(axis, table)}; "
+                f"rules exist for {', '.join(table)}"
+            )
+        placed.append(None if axis is None else table[axis])
+    used = [mesh_axis for mesh_axis in placed if mesh_axis is not None]
+    if len(set(used)) != len(used):
+        raise ConfigError(f"axes {axes} of one parameter fall twice on one mesh axis: {placed}")
+    return PartitionSpec(*placed)
+
+
+def logical_axes(abstract_boxed: Any) -> Any:
+    """A tuple of logical axis names per parameter of `jax.eval_shape(model.init, ...)`."""
+
+    def names(leaf: Any) -> tuple[str | None, ...]:
+        if isinstance(leaf, nn.LogicallyPartitioned):
+            return tuple(leaf.names)  # type: ignore[arg-type]
+        return (None,) * leaf.ndim
+
+    return jax.tree.map(names, abstract_boxed, is_leaf=_is_box)
+
+
+def parameter_shardings(abstract_boxed: Any, rules: ShardingRules, mesh: Mesh) -> Any:
+    """The tree of `NamedSharding` for parameters whose logical axes are boxed by the model.
+
+    Raises:
+        ConfigError: a dimension that its mesh axis does not divide.
+    """
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        spec = partition_spec(logical_axes(leaf), rules)
+        shape = nn.unbox(leaf).shape
+        for dim, mesh_axis in zip(shape, spec, strict=True):
+            if mesh_axis is not None and dim % mesh.shape[mesh_axis]:
+                raise ConfigError(
+                    f"parameter {jax.tree_util.keystr(path)} of shape {shape} cannot be split: "
+                    f"{dim} is not divisible by mesh axis {mesh_axis}={mesh.shape[mesh_axis]}"
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(place, abstract_boxed, is_leaf=_is_box)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows split over the batch axes, whole rows on each device."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """In how many parts the rows of a batch are split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def to_devices(batch: Batch, mesh: Mesh) -> Batch:
+    """Turn this process's rows (NumPy) into one global batch on the mesh."""
+    sharding = batch_sharding(mesh)
+    return Batch(
+        *(jax.make_array_from_process_local_data(sharding, np.asarray(part)) for part in batch)
+    )
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, nn.LogicallyPartitioned)
