@@ -1,0 +1,1 @@
+"""Continuing text: drawing a token, decoding with a cache, and the text around both."""

@@ -1,0 +1,284 @@
+"""Continue rows of tokens: one pass over the prompts, then token by token with a cache.
+
+Tokens in, tokens out; text is text.py's. The device works in blocks of steps, so that the host
+waits once a block; shapes are rounded up to powers of two, so that few programs are compiled.
+
+Axes: B rows, T tokens of a padded prompt, N steps of a block, V padded vocabulary, D model.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxgpt.errors import DivergedError, MismatchError
+from jaxgpt.inference.sampling import SamplingConfig, allowed_ids, row_keys, sample
+from jaxgpt.model.gpt import Gpt, make_cache
+from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.model.kv_cache import KVCache
+
+_SMALLEST_BUCKET = 16
+# What the model casts to its compute type wherever it is used; see `cast_weights`.
+_WEIGHTS = ("kernel", "table")
+
+
+class NewTokens(NamedTuple):
+    """What a row gained from one block.
+
+    Attributes:
+        row: its place among the prompts.
+        ids: new tokens, in order; the one that ends a row is left out.
+        finish: "stop" if the row drew a stop id, "length" if it has all its tokens, else None.
+    """
+
+    row: int
+    ids: list[int]
+    finish: Literal["stop", "length"] | None
+
+
+class _State(NamedTuple):
+    """What the device carries from step to step.
+
+    Attributes:
+        cache: keys and values of all tokens but the newest.
+        tokens_B: int32, the newest token of each row.
+        keys_B: a PRNG key per row.
+        seen_BV: bool, tokens that a row has; None if nothing depends on them.
+    """
+
+    cache: KVCache
+    tokens_B: Array
+    keys_B: Array
+    seen_BV: Array | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """A model with its parameters, and which ids it may draw.
+
+    Attributes:
+        model: a language model.
+        params: its parameters, on any devices; `cast_weights` makes each step read less.
+        stop_ids: ids that end a row.
+        forbidden_ids: ids that are never drawn.
+        context_length: tokens that the model was trained to see; shapes are not rounded up
+            beyond it.
+        block_size: steps between two visits to the host.
+    """
+
+    model: Gpt
+    params: Any
+    stop_ids: tuple[int, ...]
+    forbidden_ids: tuple[int, ...]
+    context_length: int
+    block_size: int = 16
+
+    def __post_init__(self) -> None:
+        head = self.model.config.head
+        if not isinstance(head, LanguageModelHead):
+            raise MismatchError(
+                f"this model has a {type(head).__name__}; only one with a LanguageModelHead "
+                "can continue text"
+            )
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        sampling: SamplingConfig,
+        seed: int = 0,
+        rows: Sequence[int] | None = None,
+    ) -> Iterator[list[NewTokens]]:
+        """Yield what the rows gain, block by block, until each has finished.
+
+        What a row draws depends on the seed, its number and the places of its tokens alone, not
+        on the other rows or the block size (up to rounding: other shapes may be summed in
+        another order). A row that continues from its own first tokens draws the same rest.
+
+        Args:
+            prompts: ids of each row, at least one each, of any lengths.
+            max_new_tokens: at most so many tokens a row, at least 1.
+            sampling: how tokens are drawn.
+            seed: of the draws.
+            rows: numbers of the rows; None for 0, 1, ...
+
+        Raises:
+            ValueError: a prompt without a token.
+            ConfigError: more tokens than the model has positions.
+            DivergedError: the model's scores are not finite.
+        """
+        lengths = [len(prompt) for prompt in prompts]
+        if not lengths or min(lengths) == 0 or max_new_tokens < 1:
+            raise ValueError("every prompt needs at least one token, and one new token is drawn")
+        state = self._start(prompts, max_new_tokens, sampling, seed, rows)
+        counts = [0] * len(prompts)
+        finished = [False] * len(prompts)
+        drawn_BN = np.asarray(state.tokens_B)[:, None]
+        while True:
+            news = []
+            for row, drawn_N in enumerate(drawn_BN.tolist()):
+                if not finished[row]:
+                    new = self._cut(row, drawn_N, max_new_tokens - counts[row])
+                    counts[row] += len(new.ids)
+                    finished[row] = new.finish is not None
+                    news.append(new)
+            yield news
+            if all(finished):
+                return
+            state, drawn_BN = _decode_block(
+                self.model, sampling, self.block_size, self.params, state, self._allowed_V
+            )
+            drawn_BN = np.asarray(drawn_BN)
+
+    @functools.cached_property
+    def _allowed_V(self) -> np.ndarray:
+        vocab_size = self.model.vocab_size
+        columns = self.model.config.pad_vocab(vocab_size)
+        return allowed_ids(columns, vocab_size, self.forbidden_ids)
+
+    def _start(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        sampling: SamplingConfig,
+        seed: int,
+        rows: Sequence[int] | None,
+    ) -> _State:
+        """Read the prompts and draw the first token of each row."""
+        longest = max(map(len, prompts))
+        # The last token drawn is never read, so it needs no slot.
+        cache_length = self._bucket(longest + max_new_tokens - 1)
+        tokens_BT = np.zeros((len(prompts), self._bucket(longest)), np.int32)
+        for row, prompt in enumerate(prompts):
+            tokens_BT[row, : len(prompt)] = prompt
+        lengths_B = np.array([len(prompt) for prompt in prompts], np.int32)
+        numbers_B = np.arange(len(prompts)) if rows is None else np.asarray(rows)
+        keys_B = row_keys(seed, jnp.asarray(numbers_B, jnp.uint32))
+        return _prefill(
+            self.model,
+            sampling,
+            cache_length,
+            self.params,
+            tokens_BT,
+            lengths_B,
+            keys_B,
+            self._allowed_V,
+        )
+
+    def _bucket(self, length: int) -> int:
+        """Round up to a power of two, but not beyond what the model has seen in training."""
+        bucket = max(_SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+        return min(bucket, max(self.context_length, length))
+
+    def _cut(self, row: int, drawn: list[int], room: int) -> NewTokens:
+        """Keep the drawn tokens before a stop id, as far as there is room."""
+        ids: list[int] = []
+        for token in drawn:
+            if token < 0:
+                raise DivergedError(
+                    "the model's scores are not finite: its parameters are damaged or training "
+                    "diverged; try an earlier --step"
+                )
+            if token in self.stop_ids:
+                return NewTokens(row, ids, "stop")
+            ids.append(token)
+            if len(ids) == room:
+                return NewTokens(row, ids, "length")
+        return NewTokens(row, ids, None)
+
+
+def cast_weights(model: Gpt, params: Any) -> Any:
+    """Return `params` with kernels and tables in the model's compute type.
+
+    The model casts them there anyway, at every use: doing it once changes no result, and halves
+    what a step of a bfloat16 model reads. Norms and biases stay as they are.
+    """
+    dtype = jnp.dtype(model.config.compute_dtype)
+
+    def cast(path: tuple[Any, ...], leaf: Array) -> Array:
+        return leaf.astype(dtype) if path[-1].key in _WEIGHTS else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _prefill(
+    model: Gpt,
+    sampling: SamplingConfig,
+    cache_length: int,
+    params: Any,
+    tokens_BT: Array,
+    lengths_B: Array,
+    keys_B: Array,
+    allowed_V: Array,
+) -> _State:
+    num_rows, num_columns = tokens_BT.shape[0], allowed_V.shape[0]
+    valid_BT = jnp.arange(tokens_BT.shape[1]) < lengths_B[:, None]
+    cache = make_cache(model.config, num_rows, cache_length)
+    logits_BV, cache = _next_logits(model, params, tokens_BT, valid_BT, cache)
+    seen_BV = None
+    if sampling.needs_seen:
+        # Padding goes to a column that does not exist.
+        columns_BT = jnp.where(valid_BT, tokens_BT, num_columns)
+        seen_BV = jnp.zeros((num_rows, num_columns), bool)
+        seen_BV = seen_BV.at[jnp.arange(num_rows)[:, None], columns_BT].set(True, mode="drop")
+    return _draw(sampling, allowed_V, logits_BV, cache, keys_B, seen_BV)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def _decode_block(
+    model: Gpt,
+    sampling: SamplingConfig,
+    num_steps: int,
+    params: Any,
+    state: _State,
+    allowed_V: Array,
+) -> tuple[_State, Array]:
+    """Take `num_steps` steps; returns the new state and the drawn tokens, int32 [B, N]."""
+
+    def step(state: _State, _: None) -> tuple[_State, Array]:
+        valid_B1 = jnp.ones((state.tokens_B.shape[0], 1), bool)
+        logits_BV, cache = _next_logits(
+            model, params, state.tokens_B[:, None], valid_B1, state.cache
+        )
+        state = _draw(sampling, allowed_V, logits_BV, cache, state.keys_B, state.seen_BV)
+        return state, state.tokens_B
+
+    state, drawn_NB = jax.lax.scan(step, state, length=num_steps)
+    return state, drawn_NB.T
+
+
+def _draw(
+    sampling: SamplingConfig,
+    allowed_V: Array,
+    logits_BV: Array,
+    cache: KVCache,
+    keys_B: Array,
+    seen_BV: Array | None,
+) -> _State:
+    tokens_B = sample(logits_BV, sampling, allowed_V, keys_B, cache.lengths_B, seen_BV)
+    if seen_BV is not None:
+        seen_BV = seen_BV.at[jnp.arange(tokens_B.shape[0]), tokens_B].set(True)
+    return _State(cache, tokens_B, keys_B, seen_BV)
+
+
+def _next_logits(
+    model: Gpt, params: Any, tokens_BT: Array, valid_BT: Array, cache: KVCache
+) -> tuple[Array, KVCache]:
+    """Append tokens to the cache; return the scores [B, V] of what follows each row's last one."""
+
+    def at_the_last(gpt: Gpt) -> tuple[Array, KVCache]:
+        x_BTD, new_cache = gpt.hidden_states(tokens_BT, valid_BT.astype(jnp.int32), cache=cache)
+        # The head sees one position a row: scores of a whole prompt would not fit in memory.
+        last_B = jnp.sum(valid_BT, axis=1) - 1
+        x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
+        logits_B1V = gpt.head(x_B1D, gpt.embedding.table, jnp.ones_like(valid_BT[:, :1]))
+        assert new_cache is not None
+        return logits_B1V[:, 0], new_cache
+
+    return model.apply({"params": params}, method=at_the_last)  # type: ignore[return-value]

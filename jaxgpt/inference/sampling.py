@@ -1,0 +1,183 @@
+"""From the scores of the next token to a token: masks, filters, and the draw.
+
+Pure functions of arrays; which model made the scores, and what the ids spell, is not known here.
+Axes: B rows, V vocabulary (with the padding columns of the model's head).
+
+The order is that of Hugging Face transformers: forbidden ids, repetition penalty, temperature,
+top-k, top-p, min-p. A filtered-out id has the score -inf. docs/inference.md explains each filter.
+"""
+
+import math
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxgpt.config import configclass
+
+_LOWEST_TEMPERATURE = 1e-6
+
+
+@configclass
+class SamplingConfig:
+    """How the next token is drawn from the model's scores."""
+
+    temperature: float = 1.0
+    """Divides the scores: below 1 is safer, above 1 wilder; 0 always takes the likeliest token."""
+    top_k: int | None = None
+    """Draw from the K likeliest tokens only (None: from all)."""
+    top_p: float = 1.0
+    """Draw from the smallest set of likeliest tokens whose probabilities reach this sum."""
+    min_p: float = 0.0
+    """Drop tokens less likely than this share of the likeliest one's probability."""
+    repetition_penalty: float = 1.0
+    """Above 1: makes tokens that the text already has less likely (1: off)."""
+
+    def __post_init__(self) -> None:
+        # Every test is written so that NaN fails it.
+        if not (self.temperature == 0 or _LOWEST_TEMPERATURE <= self.temperature < math.inf):
+            raise ValueError(
+                f"temperature = {self.temperature}; allowed: 0 (always the likeliest token) or a "
+                f"finite number of at least {_LOWEST_TEMPERATURE:g}"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k = {self.top_k}; allowed: None (off) or at least 1")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p = {self.top_p}; allowed: above 0, up to 1 (off)")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p = {self.min_p}; allowed: from 0 (off) to 1")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(
+                f"repetition_penalty = {self.repetition_penalty}; allowed: a finite number above "
+                "0, where 1 is off"
+            )
+
+    @property
+    def needs_seen(self) -> bool:
+        """Whether drawing depends on which tokens the row already has."""
+        return self.repetition_penalty != 1
+
+
+def allowed_ids(num_columns: int, vocab_size: int, forbidden: Iterable[int] = ()) -> np.ndarray:
+    """Return a bool [V] that is False for the head's padding columns and the `forbidden` ids.
+
+    Args:
+        num_columns: V, the columns of the model's scores.
+        vocab_size: ids of the tokenizer; columns from there on are padding.
+        forbidden: ids that must never be drawn, such as padding, document start and chat roles.
+    """
+    allowed_V = np.arange(num_columns) < vocab_size
+    allowed_V[list(forbidden)] = False
+    return allowed_V
+
+
+def penalize_repetition(logits_BV: Array, seen_BV: Array, penalty: float) -> Array:
+    """Lower the scores of tokens already seen: positive ones divided, negative ones multiplied.
+
+    Keskar et al., 2019, CTRL (arXiv:1909.05858), section 4.1, with the sign handled so that a
+    penalty above 1 lowers every score.
+    """
+    penalized_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+    return jnp.where(seen_BV, penalized_BV, logits_BV)
+
+
+def scale_by_temperature(logits_BV: Array, temperature: float) -> Array:
+    """Divide scores by `temperature`, shifted so that the highest is 0 and nothing overflows."""
+    return (logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / temperature
+
+
+def keep_top_k(logits_BV: Array, k: int) -> Array:
+    """Keep the `k` highest scores of each row, and those equal to the lowest of them."""
+    lowest_B1 = jax.lax.top_k(logits_BV, min(k, logits_BV.shape[-1]))[0][:, -1:]
+    return jnp.where(logits_BV >= lowest_B1, logits_BV, -jnp.inf)
+
+
+def keep_top_p(logits_BV: Array, p: float) -> Array:
+    """Keep the smallest set of likeliest tokens whose probabilities sum to at least `p`.
+
+    Among equal scores the lower id is taken first. Holtzman et al., 2020 (arXiv:1904.09751).
+    """
+    order_BV = jnp.argsort(logits_BV, axis=-1, descending=True, stable=True)
+    sorted_BV = jax.nn.softmax(jnp.take_along_axis(logits_BV, order_BV, axis=-1), axis=-1)
+    # A token is needed while the mass before it falls short; the first one always is.
+    mass_before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
+    needed_BV = (mass_before_BV < p).at[:, 0].set(True)
+    kept_BV = jnp.put_along_axis(
+        jnp.zeros_like(needed_BV), order_BV, needed_BV, axis=-1, inplace=False
+    )
+    return jnp.where(kept_BV, logits_BV, -jnp.inf)
+
+
+def keep_min_p(logits_BV: Array, p: float) -> Array:
+    """Keep tokens at least `p` times as likely as the likeliest one (arXiv:2407.01082)."""
+    highest_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+    return jnp.where(logits_BV >= highest_B1 + jnp.log(p), logits_BV, -jnp.inf)
+
+
+def filter_logits(
+    logits_BV: Array, config: SamplingConfig, allowed_V: Array, seen_BV: Array | None = None
+) -> Array:
+    """Return float32 scores [B, V] whose softmax is the distribution that `sample` draws from.
+
+    At temperature 0 only the masks and the repetition penalty apply: no filter moves the maximum.
+
+    Args:
+        logits_BV: the model's scores.
+        config: static under `jit`.
+        allowed_V: bool, from `allowed_ids`.
+        seen_BV: bool, tokens of each row's prompt and answer so far; needed if
+            `config.needs_seen`.
+    """
+    logits_BV = jnp.where(allowed_V, logits_BV.astype(jnp.float32), -jnp.inf)
+    if config.needs_seen:
+        if seen_BV is None:
+            raise ValueError("a repetition penalty needs seen_BV")
+        logits_BV = penalize_repetition(logits_BV, seen_BV, config.repetition_penalty)
+    if config.temperature == 0:
+        return logits_BV
+    logits_BV = scale_by_temperature(logits_BV, config.temperature)
+    if config.top_k is not None:
+        logits_BV = keep_top_k(logits_BV, config.top_k)
+    if config.top_p < 1:
+        logits_BV = keep_top_p(logits_BV, config.top_p)
+    if config.min_p > 0:
+        logits_BV = keep_min_p(logits_BV, config.min_p)
+    return logits_BV
+
+
+def row_keys(seed: int, rows_B: Array) -> Array:
+    """Return one PRNG key per row, a function of the seed and the row's number alone."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows_B)
+
+
+def sample(
+    logits_BV: Array,
+    config: SamplingConfig,
+    allowed_V: Array,
+    keys_B: Array,
+    positions_B: Array,
+    seen_BV: Array | None = None,
+) -> Array:
+    """Draw one token a row: int32 [B], or -1 where the model's scores are not finite.
+
+    What a row draws depends on its key and position, not on the other rows.
+
+    Args:
+        logits_BV: the model's scores for the token at `positions_B`.
+        config: static under `jit`.
+        allowed_V: bool, from `allowed_ids`; allows at least one id.
+        keys_B: from `row_keys`.
+        positions_B: int32, place of the drawn token in its row, counted from the row's start.
+        seen_BV: see `filter_logits`.
+    """
+    # A model that diverged has NaN in its scores; an argmax or a draw over them would look normal.
+    finite_B = jnp.all(jnp.where(allowed_V, jnp.isfinite(logits_BV), True), axis=-1)
+    filtered_BV = filter_logits(logits_BV, config, allowed_V, seen_BV)
+    if config.temperature == 0:
+        tokens_B = jnp.argmax(filtered_BV, axis=-1)
+    else:
+        step_keys_B = jax.vmap(jax.random.fold_in)(keys_B, positions_B)
+        tokens_B = jax.vmap(jax.random.categorical)(step_keys_B, filtered_BV)
+    return jnp.where(finite_B, tokens_B, -1).astype(jnp.int32)

@@ -1,0 +1,204 @@
+"""Text in, text out, around decode.py: prompts become ids, drawn ids become text that may be shown.
+
+The only file of this package that knows text. What is shown never ends within a character, and
+never contains a stop string or the beginning of one that the next tokens complete.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from jaxgpt.errors import ConfigError, UsageError
+from jaxgpt.inference.decode import Decoder, cast_weights
+from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.model.gpt import Gpt
+from jaxgpt.tokenizer import StreamDecoder, Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_NEW_TOKENS = 256
+
+
+class TextPiece(NamedTuple):
+    """More text of a row.
+
+    Attributes:
+        row: its place among the prompts.
+        text: what follows the row's earlier pieces; may be empty.
+        finish: "stop" if the row ended by itself or at a stop string, "length" if it has all
+            its tokens, None if more follows.
+    """
+
+    row: int
+    text: str
+    finish: Literal["stop", "length"] | None
+
+
+def make_text_decoder(
+    model: Gpt, params: Any, tokenizer: Tokenizer, context_length: int
+) -> Decoder:
+    """Return a `Decoder` that ends rows at the end of a document and draws text tokens only."""
+    stop_ids = (tokenizer.eos_id,)
+    return Decoder(
+        model=model,
+        params=cast_weights(model, params),
+        stop_ids=stop_ids,
+        forbidden_ids=tuple(sorted(set(tokenizer.special_ids.values()) - set(stop_ids))),
+        context_length=context_length,
+    )
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids of a document's beginning; of an empty text, the start symbol alone."""
+    return [tokenizer.bos_id, *tokenizer.encode(text)]
+
+
+def choose_length(
+    decoder: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], wanted: int | None
+) -> int:
+    """Return how many tokens to draw after each of `prompts`.
+
+    Args:
+        decoder: whose context is asked for.
+        tokenizer: the model's.
+        prompts: texts; the longest decides.
+        wanted: the number if the caller names one; None: up to 256 within the context that the
+            model was trained on, or 256 past it if the prompt alone fills it.
+
+    Raises:
+        UsageError: the model has no positions for so many tokens.
+    """
+    num_prompt_tokens = max(len(encode_prompt(tokenizer, prompt)) for prompt in prompts)
+    room = decoder.context_length - num_prompt_tokens
+    number = wanted or (min(_DEFAULT_NEW_TOKENS, room) if room > 0 else _DEFAULT_NEW_TOKENS)
+    try:
+        decoder.model.config.position.check_length(num_prompt_tokens + number - 1)
+    except ConfigError as error:
+        raise UsageError(
+            f"a prompt of {num_prompt_tokens} tokens and {number} new ones do not fit: {error}"
+        ) from None
+    if number > room:
+        logger.warning(
+            "%d prompt tokens and %d new ones go beyond the %d tokens that the model was trained "
+            "to see; expect worse text there",
+            num_prompt_tokens,
+            number,
+            decoder.context_length,
+        )
+    return number
+
+
+def stream_text(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+) -> Iterator[TextPiece]:
+    """Yield the continuations of `prompts` as they come; each row's last piece has its `finish`.
+
+    Args:
+        decoder: from `make_text_decoder`.
+        tokenizer: the model's.
+        prompts: the texts to continue; they are not repeated in the pieces.
+        max_new_tokens: at most so many tokens a row.
+        sampling: how tokens are drawn.
+        seed: of the draws; see `Decoder.generate`.
+        stop: strings that end a row where its new text would contain them; not shown.
+
+    Raises:
+        BadInputError: a prompt that is no text.
+        ConfigError, DivergedError: see `Decoder.generate`.
+    """
+    rows = [_Row(tokenizer, stop) for _ in prompts]
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    for news in decoder.generate(ids, max_new_tokens, sampling, seed):
+        for new in news:
+            row = rows[new.row]
+            if row.finished:
+                continue
+            text = row.feed(new.ids, is_last=new.finish is not None)
+            row.finished = row.stopped or new.finish is not None
+            yield TextPiece(new.row, text, "stop" if row.stopped else new.finish)
+        if all(row.finished for row in rows):
+            return
+
+
+def continue_texts(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+) -> list[str]:
+    """Return the whole continuation of each prompt; see `stream_text`."""
+    texts = [""] * len(prompts)
+    for piece in stream_text(decoder, tokenizer, prompts, max_new_tokens, sampling, seed, stop):
+        texts[piece.row] += piece.text
+    return texts
+
+
+class StopStrings:
+    """Lets text through up to the first stop string, holding back what could become one.
+
+    Attributes:
+        found: whether a stop string came; nothing is let through afterwards.
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        if "" in stop:
+            raise ValueError("a stop string must not be empty")
+        self._stop = tuple(stop)
+        self._held = ""
+        self.found = False
+
+    def feed(self, text: str) -> str:
+        """Take more text; return what is certain to be shown."""
+        if self.found:
+            return ""
+        text = self._held + text
+        found = [(text.find(stop) + len(stop), stop) for stop in self._stop if stop in text]
+        if found:
+            # The one that is complete first, so that it does not matter how text is portioned.
+            end, stop = min(found, key=lambda item: (item[0], -len(item[1])))
+            self.found, self._held = True, ""
+            return text[: end - len(stop)]
+        keep = self._possible_start(text)
+        self._held = text[keep:]
+        return text[:keep]
+
+    def flush(self) -> str:
+        """Return what was held back: no more text comes to complete a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+    def _possible_start(self, text: str) -> int:
+        """Where the longest end of `text` begins that is the beginning of a stop string."""
+        longest = max((len(stop) for stop in self._stop), default=1) - 1
+        for place in range(max(0, len(text) - longest), len(text)):
+            if any(stop.startswith(text[place:]) for stop in self._stop):
+                return place
+        return len(text)
+
+
+class _Row:
+    """The text of one row: whole characters, then no stop strings."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self._characters = StreamDecoder(tokenizer)
+        self._stop_strings = StopStrings(stop)
+        self.finished = False
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop_strings.found
+
+    def feed(self, ids: list[int], is_last: bool) -> str:
+        text = self._stop_strings.feed(self._characters.feed(ids))
+        if is_last:
+            text += self._stop_strings.feed(self._characters.flush()) + self._stop_strings.flush()
+        return text

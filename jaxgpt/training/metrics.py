@@ -1,0 +1,149 @@
+"""What a run writes about itself: `metrics.jsonl` first, then TensorBoard and the terminal.
+
+Lines are appended and flushed one at a time; after a crash, lines past the restored step are
+dropped so that no step stands twice.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from jaxgpt.config import configclass
+from jaxgpt.durable import write_atomically
+
+
+@configclass
+class LoggingConfig:
+    """How often and where a run reports."""
+
+    every_steps: int = 10
+    """Steps between lines of metrics.jsonl."""
+    tensorboard: bool = True
+    """Also write TensorBoard event files."""
+    progress_seconds: float = 10.0
+    """Seconds between progress lines where there is no terminal."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1:
+            raise ValueError(f"every_steps={self.every_steps} must be at least 1")
+
+
+class MetricsLog:
+    """Appends records to a run folder.
+
+    Args:
+        run_dir: an existing folder.
+        last_step: records of later steps, left by a run that was killed, are dropped.
+        tensorboard: also write event files below `run_dir/tensorboard`.
+    """
+
+    def __init__(self, run_dir: Path, last_step: int, tensorboard: bool) -> None:
+        self._files = {}
+        for name in ("metrics", "events"):
+            path = run_dir / f"{name}.jsonl"
+            _drop_after(path, last_step)
+            self._files[name] = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._writer = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            # purge_step: TensorBoard hides what a killed run wrote after the restored step.
+            self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=last_step + 1)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def train(self, record: dict[str, Any]) -> None:
+        """Append one training step; `record` has `step`."""
+        self._append("metrics", record)
+        self._scalars("train", record["step"], record)
+
+    def evaluation(self, step: int, result: dict[str, float]) -> None:
+        """Append one evaluation."""
+        self._append("metrics", {"step": step, "eval": result})
+        self._scalars("eval", step, result)
+
+    def event(self, name: str, step: int, **details: Any) -> None:
+        """Append something that happened: start, resume, save, sample, stop."""
+        self._append("events", {"event": name, "step": step, **details})
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        self._files[name].write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._files[name].flush()
+
+    def _scalars(self, group: str, step: int, record: dict[str, Any]) -> None:
+        if self._writer is not None:
+            for key, value in record.items():
+                if key != "step" and isinstance(value, int | float):
+                    self._writer.add_scalar(f"{group}/{key}", value, step)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read a `.jsonl` file that a killed process may have left with half a last line."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            # Only the line being written at the moment of a kill can be incomplete.
+            continue
+    return records
+
+
+def _drop_after(path: Path, last_step: int) -> None:
+    if path.is_file():
+        kept = [record for record in read_records(path) if record["step"] <= last_step]
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+        write_atomically(path, "".join(lines))
+
+
+class Progress:
+    """One line that is rewritten on a terminal; elsewhere a plain line every few seconds."""
+
+    def __init__(self, num_steps: int, seconds: float) -> None:
+        self._num_steps = num_steps
+        self._is_terminal = sys.stderr.isatty()
+        self._interval = 0.2 if self._is_terminal else seconds
+        self._last = 0.0
+
+    def show(self, step: int, record: dict[str, Any]) -> None:
+        """Show the newest metrics, unless the last line is younger than the interval."""
+        now = time.monotonic()
+        is_last = step == self._num_steps
+        if now - self._last < self._interval and not is_last:
+            return
+        self._last = now
+        rate = record["tokens_per_second"]
+        text = (
+            f"step {step}/{self._num_steps} loss {record['loss']:.4f} "
+            f"lr {record['learning_rate']:.2e} norm {record['grad_norm']:.2f} {rate:,.0f} tokens/s"
+        )
+        if self._is_terminal:
+            width = 24
+            filled = width * step // self._num_steps
+            bar = "#" * filled + "." * (width - filled)
+            end = "\n" if is_last else ""
+            print(f"\r[{bar}] {text}\x1b[K", end=end, file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Print a line of its own."""
+        start = "\r\x1b[K" if self._is_terminal else ""
+        print(f"{start}{text}", file=sys.stderr, flush=True)

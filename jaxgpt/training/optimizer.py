@@ -1,0 +1,150 @@
+"""Optimisers as one visible optax chain; which parameters decay, and which are matrices, by axes.
+
+Nothing here looks at a parameter's name: the logical axes that the model declares decide.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+import optax.contrib
+from optax.contrib import MuonDimensionNumbers
+
+from jaxgpt.config import configclass
+
+Axes = tuple[str | None, ...]
+
+
+@configclass
+class Optimizer:
+    """What every optimiser has; choose `AdamW` or `Muon`."""
+
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices and embeddings; never of norms and biases."""
+    clip_norm: float | None = 1.0
+    """Gradients with a larger global norm are scaled down to it; None: never."""
+    b1: float = 0.9
+    """Adam's decay of the first moment."""
+    b2: float = 0.95
+    """Adam's decay of the second moment."""
+    eps: float = 1e-8
+    """Adam's guard against division by zero."""
+
+    def __post_init__(self) -> None:
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay={self.weight_decay} must not be negative")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(
+                f"clip_norm={self.clip_norm} must be positive, or None for no clipping"
+            )
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+
+    def build(self, schedule: optax.Schedule, axes: Any) -> optax.GradientTransformation:
+        """Return the chain.
+
+        Args:
+            schedule: learning rate of each step.
+            axes: tree like the parameters, whose leaves are tuples of logical axis names.
+        """
+        clip = optax.identity()
+        if self.clip_norm is not None:
+            clip = optax.clip_by_global_norm(self.clip_norm)
+        return optax.chain(clip, self.build_update(schedule, axes))
+
+    def build_update(self, schedule: optax.Schedule, axes: Any) -> optax.GradientTransformation:
+        """Return the transformation from clipped gradients to updates."""
+        raise TypeError("choose an optimizer: AdamW or Muon")
+
+    def adamw(self, schedule: optax.Schedule, decays: Any) -> optax.GradientTransformation:
+        """AdamW with this section's settings; `decays` is a tree of bools."""
+        return optax.adamw(
+            schedule,
+            b1=self.b1,
+            b2=self.b2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            mask=decays,
+        )
+
+
+@configclass
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (arXiv:1711.05101)."""
+
+    def build_update(self, schedule: optax.Schedule, axes: Any) -> optax.GradientTransformation:
+        return self.adamw(schedule, _map_axes(is_matrix, axes))
+
+
+@configclass
+class Muon(Optimizer):
+    """Muon (momentum, orthogonalised) for the blocks' matrices, AdamW for everything else.
+
+    Updates are scaled to the size that AdamW's have (`consistent_rms`, arXiv:2502.16982,
+    section 2.2), so that one peak learning rate serves both.
+    """
+
+    momentum: float = 0.95
+    """Decay of Muon's momentum."""
+    matrix_learning_rate_scale: float = 1.0
+    """The matrices' learning rate as a multiple of the schedule's."""
+    update_rms: float = 0.2
+    """Root mean square of a matrix update at learning rate 1."""
+
+    def build_update(self, schedule: optax.Schedule, axes: Any) -> optax.GradientTransformation:
+        scale = self.matrix_learning_rate_scale
+        # A partition of our own: inside optax's `muon`, Adam would get Nesterov momentum too and
+        # decay norms. `MaskedNode` stands where a partition hides the other's parameters.
+        matrices = optax.contrib.muon(
+            lambda step: scale * schedule(step),
+            beta=self.momentum,
+            weight_decay=self.weight_decay,
+            muon_weight_dimension_numbers=_map_axes(
+                lambda leaf: matrix_dimensions(leaf) or optax.MaskedNode(), axes
+            ),
+            consistent_rms=self.update_rms,
+        )
+        rest = self.adamw(
+            schedule,
+            _map_axes(
+                lambda leaf: optax.MaskedNode() if matrix_dimensions(leaf) else is_matrix(leaf),
+                axes,
+            ),
+        )
+        labels = _map_axes(lambda leaf: "matrix" if matrix_dimensions(leaf) else "rest", axes)
+        return optax.partition({"matrix": matrices, "rest": rest}, labels)
+
+
+def is_matrix(axes: Axes) -> bool:
+    """Whether a parameter maps from or to the model's width: it is what decays.
+
+    A norm's scale has the axis "norm", and a bias has no "embed" or nothing else.
+    """
+    return "embed" in axes and len(_own_axes(axes)) >= 2
+
+
+def matrix_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
+    """How Muon sees a block's matrix: which axes are summed over and which are produced.
+
+    None for everything else (embeddings, heads, norms, biases): AdamW. The stacked "layers" axis
+    is in neither list, so that each layer's matrix is orthogonalised by itself.
+    """
+    if "layers" not in axes or not is_matrix(axes):
+        return None
+    own = _own_axes(axes)
+    width = axes.index("embed")
+    others = [position for position in own if position != width]
+    if own[0] == width:
+        return MuonDimensionNumbers(reduction_axis=(width,), output_axis=tuple(others))
+    return MuonDimensionNumbers(reduction_axis=tuple(others), output_axis=(width,))
+
+
+def _own_axes(axes: Axes) -> list[int]:
+    """Positions of the axes of one layer's parameter."""
+    return [position for position, name in enumerate(axes) if name != "layers"]
+
+
+def _map_axes(function: Callable[[Axes], Any], axes: Any) -> Any:
+    return jax.tree.map(function, axes, is_leaf=lambda leaf: isinstance(leaf, tuple))

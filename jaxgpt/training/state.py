@@ -1,0 +1,144 @@
+"""`TrainState`: everything that a step reads and writes, created sharded.
+
+One state serves pretraining (`frozen` is empty) and any later method that trains a part.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from jaxgpt.parallel.sharding import (
+    ShardingRules,
+    logical_axes,
+    parameter_shardings,
+    replicated,
+)
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """The whole of a run at one moment: arrays, or `ShapeDtypeStruct` where only planned.
+
+    Attributes:
+        step: int32 scalar, optimiser steps done.
+        trainable: parameters that gradients flow to.
+        frozen: parameters that stay as they are.
+        opt_state: the optimiser's, shaped and placed like `trainable`.
+        rng: key from which every step's dropout key is derived by folding in the step.
+    """
+
+    step: Any
+    trainable: Any
+    frozen: Any
+    opt_state: Any
+    rng: Any
+
+
+class StatePlan(flax.struct.PyTreeNode):
+    """Shapes and places of a state before it exists.
+
+    Attributes:
+        abstract: `TrainState` of `ShapeDtypeStruct`, each with its sharding.
+        axes: logical axis names per trainable parameter.
+    """
+
+    abstract: TrainState
+    axes: Any = flax.struct.field(pytree_node=False)
+
+
+def abstract_parameters(model: nn.Module, rules: ShardingRules, mesh: Mesh) -> tuple[Any, Any]:
+    """Return (`ShapeDtypeStruct` with shardings, logical axes) of a model's parameters."""
+    boxed = jax.eval_shape(_initialiser(model), jax.random.key(0))
+    shardings = parameter_shardings(boxed, rules, mesh)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        nn.unbox(boxed),
+        shardings,
+    )
+    return abstract, logical_axes(boxed)
+
+
+def init_parameters(model: nn.Module, rules: ShardingRules, mesh: Mesh, seed: int) -> Any:
+    """Initialise a model's parameters, each created where it will live.
+
+    The values depend on the seed alone, not on the mesh.
+    """
+    abstract, _ = abstract_parameters(model, rules, mesh)
+    initialise = _initialiser(model)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    make = jax.jit(lambda key: nn.unbox(initialise(key)), out_shardings=shardings)
+    return make(jax.random.key(seed))
+
+
+def plan_state(
+    model: nn.Module,
+    make_optimizer: Any,
+    rules: ShardingRules,
+    mesh: Mesh,
+) -> tuple[StatePlan, optax.GradientTransformation]:
+    """Work out a state without allocating it.
+
+    Args:
+        model: a linen module with logical axes on its parameters.
+        make_optimizer: from the parameters' logical axes to an optax transformation.
+    """
+    params, axes = abstract_parameters(model, rules, mesh)
+    optimizer = make_optimizer(axes)
+    scalar = replicated(mesh)
+    opt_state = _like_parameters(jax.eval_shape(optimizer.init, params), params, scalar)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    abstract = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar),
+        trainable=params,
+        frozen={},
+        opt_state=opt_state,
+        rng=jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=scalar),
+    )
+    return StatePlan(abstract=abstract, axes=axes), optimizer
+
+
+def init_state(
+    params: Any, optimizer: optax.GradientTransformation, plan: StatePlan, seed: int
+) -> TrainState:
+    """Make the state of step 0 around given parameters."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, plan.abstract.opt_state)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
+    scalar = plan.abstract.step.sharding
+    return TrainState(
+        step=jax.device_put(jnp.zeros((), jnp.int32), scalar),
+        trainable=params,
+        frozen={},
+        opt_state=opt_state,
+        rng=jax.device_put(jax.random.fold_in(jax.random.key(seed), 1), scalar),
+    )
+
+
+def _initialiser(model: nn.Module) -> Any:
+    tokens_BT = jnp.zeros((1, 2), jnp.int32)
+    return lambda key: model.init(key, tokens_BT)["params"]
+
+
+def _like_parameters(opt_state: Any, params: Any, default: NamedSharding) -> Any:
+    """Give each optimiser array the sharding of the parameter it belongs to.
+
+    An array belongs to the parameter whose path ends its own path and whose shape it has.
+    """
+    by_path = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
+
+    def place(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = default
+        for start in range(len(path)):
+            owner = by_path.get(jax.tree_util.keystr(path[start:]))
+            if owner is not None and owner.shape == leaf.shape:
+                sharding = owner.sharding
+                break
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(place, opt_state)

@@ -1,0 +1,114 @@
+"""One optimiser step: a pure function of (state, batch), jitted with its state donated.
+
+Gradients and losses of micro-batches accumulate as sums and are divided once by the sum of weights,
+so that neither padding nor the number of micro-batches changes the objective.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxgpt.batch import Batch
+from jaxgpt.parallel.sharding import batch_sharding
+from jaxgpt.training.loss import LossFunction, LossSums
+from jaxgpt.training.state import TrainState
+
+
+class StepMetrics(NamedTuple):
+    """Float32 scalars on the device, read by the host one step late.
+
+    Attributes:
+        loss: mean cross-entropy per predicted token, in nats.
+        bits_per_byte: the same sum over the bytes that the predicted tokens stand for.
+        grad_norm: global norm of the mean gradient before clipping.
+        weight: number of predicted tokens.
+    """
+
+    loss: jax.Array
+    bits_per_byte: jax.Array
+    grad_norm: jax.Array
+    weight: jax.Array
+
+
+def make_train_step(
+    loss_function: LossFunction,
+    optimizer: optax.GradientTransformation,
+    num_micro_batches: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """Return the pure step; wrap it with `compile_step` to run it."""
+
+    def objective(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, LossSums]:
+        sums = loss_function(params, batch, rng)
+        return sums.objective, sums
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        rng = jax.random.fold_in(state.rng, state.step)
+        grads, sums = accumulate(objective, state.trainable, batch, rng, num_micro_batches)
+        weight = jnp.maximum(sums.weight, 1.0)
+        grads = jax.tree.map(lambda grad: grad / weight.astype(grad.dtype), grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        new_state = state.replace(
+            step=state.step + 1,
+            trainable=optax.apply_updates(state.trainable, updates),
+            opt_state=opt_state,
+        )
+        metrics = StepMetrics(
+            loss=sums.loss / weight,
+            bits_per_byte=sums.loss / jnp.log(2.0) / jnp.maximum(sums.num_bytes, 1.0),
+            grad_norm=optax.tree.norm(grads),
+            weight=sums.weight,
+        )
+        return new_state, metrics
+
+    return step
+
+
+def accumulate(
+    objective: Callable[[Any, Batch, jax.Array], tuple[jax.Array, LossSums]],
+    params: Any,
+    batch: Batch,
+    rng: jax.Array,
+    num_micro_batches: int,
+) -> tuple[Any, LossSums]:
+    """Sum gradients and losses over micro-batches, one after another.
+
+    Micro-batch m takes rows m, m + M, m + 2M, ...: each device keeps the rows it has.
+    Its dropout key is `fold_in(rng, m)`.
+    """
+    gradient = jax.grad(objective, has_aux=True)
+    if num_micro_batches == 1:
+        return gradient(params, batch, jax.random.fold_in(rng, 0))
+
+    def split(rows: jax.Array) -> jax.Array:
+        return jnp.swapaxes(rows.reshape(-1, num_micro_batches, *rows.shape[1:]), 0, 1)
+
+    def add(carry: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+        index, micro_batch = inputs
+        one = gradient(params, micro_batch, jax.random.fold_in(rng, index))
+        return jax.tree.map(jnp.add, carry, one), None
+
+    micro_batches = jax.tree.map(split, batch)
+    first = jax.tree.map(lambda rows: rows[0], micro_batches)
+    shapes = jax.eval_shape(gradient, params, first, rng)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zero, (jnp.arange(num_micro_batches), micro_batches))
+    return total
+
+
+def compile_step(
+    step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]],
+    abstract_state: TrainState,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """Jit a step for states placed like `abstract_state`, whose buffers it reuses."""
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
+    return jax.jit(
+        step,
+        in_shardings=(placed, batch_sharding(mesh)),
+        out_shardings=(placed, None),
+        donate_argnums=0,
+    )
