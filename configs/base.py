@@ -1,0 +1,87 @@
+"""GPT-2 small, 124M parameters, with rotary positions: every field of a pretraining run.
+
+    python -m jaxgpt.train --config configs/base.py --data data/corpus --run-dir runs/base
+
+Batches of 480 x 1,024 = 491,520 tokens, as nanoGPT's reproduction of GPT-2 uses; 19,073 steps are
+9.4 billion tokens. It is meant for a GPU. On a CPU, cut it to size from the command line:
+
+    python -m jaxgpt.train --config configs/base.py --data data/corpus \
+        --schedule.num-steps 20 --batch.global-batch-size 4 --batch.num-micro-batches 1 \
+        --batch.sequence-length 256
+
+Other configs derive from this one and name only what differs.
+"""
+
+from jaxgpt.checkpoints.manager import CheckpointConfig
+from jaxgpt.data.loader import BatchConfig, DataConfig
+from jaxgpt.experiment import EvaluationConfig, TrainConfig
+from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.attention_kernels import Fastest
+from jaxgpt.model.feed_forward import Gelu
+from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.model.layer_stack import Unrolled
+from jaxgpt.model.layers import Dropout, Initialization
+from jaxgpt.model.norms import LayerNorm
+from jaxgpt.model.positions import Rotary
+from jaxgpt.model.remat import NoRemat
+from jaxgpt.parallel.mesh import MeshConfig
+from jaxgpt.parallel.runtime import RuntimeConfig
+from jaxgpt.parallel.sharding import ShardingRules
+from jaxgpt.training.loss import LossConfig
+from jaxgpt.training.metrics import LoggingConfig
+from jaxgpt.training.optimizer import AdamW
+from jaxgpt.training.schedule import Cosine
+
+config = TrainConfig(
+    model=GptConfig(
+        num_layers=12,
+        d_model=768,
+        position=Rotary(max_wavelength=10_000.0),
+        attention=GroupedQueryAttention(
+            num_heads=12,
+            num_kv_heads=12,
+            head_dim=64,
+            windows=(None,),
+            qkv_bias=False,
+            output_bias=False,
+            qk_norm=None,
+            soft_cap=None,
+            query_scale=None,
+            kernel=Fastest(),
+        ),
+        feed_forward=Gelu(hidden=3072, use_bias=False),
+        norm=LayerNorm(eps=1e-5, use_bias=False),
+        head=LanguageModelHead(tied=True, soft_cap=None, zero_init=False),
+        scale_embedding=False,
+        dropout=Dropout(embedding=0.0, attention=0.0, residual=0.0),
+        initialization=Initialization(std=0.02, zero_output=False),
+        remat=NoRemat(),
+        layers=Unrolled(),
+        param_dtype="float32",
+        compute_dtype="bfloat16",
+        vocab_multiple=128,
+    ),
+    data=DataConfig(datasets=(), mask_documents=True),
+    batch=BatchConfig(sequence_length=1024, global_batch_size=480, num_micro_batches=8),
+    schedule=Cosine(
+        num_steps=19_073, peak_learning_rate=6e-4, warmup_share=0.0375, final_share=0.1
+    ),
+    optimizer=AdamW(weight_decay=0.1, clip_norm=1.0, b1=0.9, b2=0.95, eps=1e-8),
+    loss=LossConfig(z_loss=0.0),
+    evaluation=EvaluationConfig(
+        every_steps=None,
+        max_tokens=1_000_000,
+        batch_size=None,
+        prompts=("The ", "In the beginning"),
+        sample_tokens=100,
+    ),
+    checkpoint=CheckpointConfig(
+        every_steps=None, keep_latest=2, keep_every_steps=None, keep_best=1
+    ),
+    logging=LoggingConfig(every_steps=10, tensorboard=True, progress_seconds=10.0),
+    mesh=MeshConfig(data=-1, fsdp=1, tensor=1),
+    sharding=ShardingRules(),
+    runtime=RuntimeConfig(compile_cache="~/.cache/jaxgpt/xla", deterministic=False),
+    seed=0,
+)

@@ -1,0 +1,13 @@
+"""The quickstart's dataset of your own text: 4,096 BPE pieces, 2% of the documents held out.
+
+python -m jaxgpt.quickstart --input PATH...
+"""
+
+from jaxgpt.corpus.config import DatasetConfig
+from jaxgpt.corpus.splits import HashSplit
+from jaxgpt.corpus.vocabulary import DatasetTokenizer
+
+config = DatasetConfig(
+    split=HashSplit(val_fraction=0.02),
+    tokenizer=DatasetTokenizer(kind="bpe", vocab_size=4096),
+)

@@ -1,0 +1,80 @@
+"""`python -m jaxgpt.eval --checkpoint RUN`: loss, perplexity and bits per byte of a checkpoint."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax
+
+from jaxgpt.command_line import parse_options, require_at_least, run_verb
+from jaxgpt.data.loader import evaluation_batches
+from jaxgpt.errors import DivergedError, UsageError
+from jaxgpt.evaluation.eval_step import EvalProgram
+from jaxgpt.evaluation.held_out import open_split
+from jaxgpt.evaluation.perplexity import measure_perplexity
+from jaxgpt.experiment import Run, open_run
+from jaxgpt.parallel.mesh import MeshConfig, make_mesh
+from jaxgpt.parallel.runtime import configure_runtime
+from jaxgpt.parallel.sharding import batch_shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Score a checkpoint on a split of a dataset; every token is predicted once."""
+
+    checkpoint: str
+    """Run folder, as written by jaxgpt.train."""
+    step: str = "latest"
+    """Which checkpoint: latest, best (lowest validation loss), or a step's number."""
+    data: str | None = None
+    """Dataset folder; None: the one that the run was trained on."""
+    split: str = "val"
+    """Which part of the dataset."""
+    batch_size: int = 32
+    """Rows at a time, rounded up to a multiple of the devices; changes no result."""
+    sequence_length: int | None = None
+    """Tokens of a row, so the longest context; None: as in training."""
+    max_tokens: int | None = None
+    """Read only so many tokens, from the beginning; None: the whole split."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    json: bool = False
+    """Print one JSON object."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, restore, score."""
+    options = parse_options(EvalOptions, argv, prog="jaxgpt.eval")
+    require_at_least(options, batch_size=1, sequence_length=1, max_tokens=2)
+    run = open_run(options.checkpoint)
+    configure_runtime(run.config.runtime)
+    step = run.checkpoints.resolve(options.step)
+    data = options.data or _own_data(run)
+    split = open_split(data, options.split, run.tokenizer, options.checkpoint)
+    length = options.sequence_length or run.config.batch.sequence_length
+    mesh = make_mesh(options.mesh)
+    with jax.set_mesh(mesh):
+        program = EvalProgram(run.build_model(), run.tokenizer.bytes_per_token, mesh)
+        rows = -(-options.batch_size // batch_shards(mesh)) * batch_shards(mesh)
+        batches = evaluation_batches(
+            split, length, rows, options.max_tokens, run.config.data.mask_documents
+        )
+        eval_step = program.bind(run.restore_params(step, mesh))
+        result = measure_perplexity(eval_step, batches, run.tokenizer.bytes_per_token)
+    if not math.isfinite(result.loss):
+        raise DivergedError(f"the loss at step {step} is {result.loss}; try an earlier --step")
+    about = {"checkpoint": options.checkpoint, "step": step, "data": data, "split": options.split}
+    values = {**about, "sequence_length": length, **result._asdict()}
+    lines = [f"{k:16} {f'{v:.4f}' if isinstance(v, float) else v}" for k, v in values.items()]
+    print(json.dumps(values) if options.json else "\n".join(lines))
+
+
+def _own_data(run: Run) -> str:
+    paths = [dataset.path for dataset in run.config.data.datasets]
+    if len(paths) != 1:
+        raise UsageError(f"the run was trained on {', '.join(paths)}; choose one with --data")
+    return paths[0]
+
+
+if __name__ == "__main__":
+    run_verb(main)

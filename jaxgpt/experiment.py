@@ -1,0 +1,149 @@
+"""The configs of whole experiments, composed of the sections that each package owns, and `Run`.
+
+Not inside `train.py`: under `python -m` that module is `__main__`, and its classes would be others.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.config import configclass, from_dict
+from jaxgpt.data.loader import BatchConfig, DataConfig
+from jaxgpt.errors import MismatchError, UsageError
+from jaxgpt.model.gpt import Gpt, GptConfig
+from jaxgpt.parallel.mesh import MeshConfig
+from jaxgpt.parallel.runtime import RuntimeConfig
+from jaxgpt.parallel.sharding import ShardingRules
+from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.training.loss import LossConfig
+from jaxgpt.training.metrics import LoggingConfig
+from jaxgpt.training.optimizer import AdamW, Optimizer
+from jaxgpt.training.schedule import Cosine, Schedule
+from jaxgpt.training.state import abstract_parameters
+
+FORMAT_VERSION = 1
+
+
+@configclass
+class EvaluationConfig:
+    """What a run measures about itself while it trains.
+
+    Of a mixture, the validation split of the first dataset is measured.
+    """
+
+    every_steps: int | None = None
+    """Steps between evaluations on the validation split; None: a tenth of the run."""
+    max_tokens: int | None = 1_000_000
+    """Read at most so many tokens each time, from the beginning; None: the whole split."""
+    batch_size: int | None = None
+    """Rows at a time; None: as many as a training micro-batch has."""
+    prompts: tuple[str, ...] = ()
+    """Texts to continue at each evaluation, for a person to read."""
+    sample_tokens: int = 100
+    """Length of those continuations, in tokens."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("every_steps", 1), ("max_tokens", 2), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} must be at least {least}, or None")
+        if self.sample_tokens < 1:
+            raise ValueError(f"sample_tokens={self.sample_tokens} must be at least 1")
+
+
+@configclass
+class TrainConfig:
+    """A pretraining run. `configs/base.py` spells every field."""
+
+    model: GptConfig
+    batch: BatchConfig
+    data: DataConfig = DataConfig()
+    schedule: Schedule = Cosine()
+    optimizer: Optimizer = AdamW()
+    loss: LossConfig = LossConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+    mesh: MeshConfig = MeshConfig()
+    sharding: ShardingRules = ShardingRules()
+    runtime: RuntimeConfig = RuntimeConfig()
+    seed: int = 0
+    """Of the initial parameters, the order of the data and dropout."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder opened for reading.
+
+    Attributes:
+        directory: the folder.
+        config: the run's config, from its config.json.
+        tokenizer: the one that the run was trained with.
+        lineage: what the run was made from.
+        checkpoints: opened read-only.
+    """
+
+    directory: Path
+    config: TrainConfig
+    tokenizer: Tokenizer
+    lineage: dict[str, Any]
+    checkpoints: Checkpoints
+
+    def build_model(self) -> Gpt:
+        """The model, without parameters."""
+        return self.config.model.build(self.tokenizer.vocab_size)
+
+    def restore_params(self, step: int, mesh: Mesh) -> Any:
+        """Read a checkpoint's parameters onto any mesh.
+
+        Raises:
+            MismatchError: the checkpoint holds other parameters than the config describes.
+        """
+        abstract, _ = abstract_parameters(self.build_model(), self.config.sharding, mesh)
+        return self.checkpoints.restore_params(step, abstract)
+
+
+def open_run(directory: str | Path) -> Run:
+    """Open a run folder for evaluation, generation or export; its JSON is read, no code is run.
+
+    Args:
+        directory: a folder written by `jaxgpt.train`.
+
+    Raises:
+        UsageError: there is no such folder.
+        MismatchError: it is not a run folder, or of a later format.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UsageError(f"no run folder at {directory}; python -m jaxgpt.train writes one")
+    try:
+        envelope = json.loads((directory / "config.json").read_text())
+        lineage = json.loads((directory / "lineage.json").read_text())
+    except (OSError, ValueError) as error:
+        raise MismatchError(
+            f"{directory} is not a run folder: config.json or lineage.json is missing or damaged "
+            f"({error}); python -m jaxgpt.train writes one"
+        ) from None
+    config = read_train_config(envelope, directory)
+    return Run(
+        directory=directory,
+        config=config,
+        tokenizer=Tokenizer.load(directory / "tokenizer"),
+        lineage=lineage,
+        checkpoints=Checkpoints(directory / "checkpoints", config.checkpoint, read_only=True),
+    )
+
+
+def read_train_config(envelope: Any, directory: Path) -> TrainConfig:
+    """Unwrap the config.json of a run folder: {"version": 1, "config": {...}}."""
+    version = envelope.get("version") if isinstance(envelope, dict) else None
+    if version != FORMAT_VERSION or "config" not in envelope:
+        raise MismatchError(
+            f"{directory}/config.json has format version {version!r}; this jaxgpt reads "
+            f"{FORMAT_VERSION}. Use the version that wrote it"
+        )
+    return from_dict(envelope["config"], TrainConfig)

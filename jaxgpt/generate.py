@@ -1,0 +1,80 @@
+"""`python -m jaxgpt.generate --checkpoint RUN --prompt TEXT`: continue texts with a checkpoint."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from jaxgpt.command_line import parse_options, require_at_least, run_verb
+from jaxgpt.errors import UsageError
+from jaxgpt.experiment import open_run
+from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.text import choose_length, make_text_decoder, stream_text
+from jaxgpt.inference.transcript import Transcript
+from jaxgpt.parallel.mesh import single_device_mesh
+from jaxgpt.parallel.runtime import configure_runtime
+
+_Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """Continue texts with a trained model; the text streams to stdout."""
+
+    checkpoint: str
+    """Run folder, as written by jaxgpt.train."""
+    prompt: _Texts = ()
+    """One or more texts to continue (--prompt=TEXT if it begins with --); none: a new document."""
+    max_new_tokens: int | None = None
+    """Most tokens to add; None: up to 256, within the context that the model was trained on."""
+    num_samples: int = 1
+    """Continuations of each prompt."""
+    stop: _Texts = ()
+    """One or more strings that end a continuation; they are not shown."""
+    seed: int = 0
+    """Of the draws: the same seed, prompts and options give the same text."""
+    step: str = "latest"
+    """Which checkpoint: latest, best (lowest validation loss), or a step's number."""
+    echo: bool = True
+    """Print each prompt before its continuation."""
+    json: bool = False
+    """Print one JSON object at the end instead of streaming."""
+    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
+        default_factory=SamplingConfig
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, restore, generate."""
+    options = parse_options(GenerateOptions, argv, prog="jaxgpt.generate")
+    given = [text for texts in options.prompt for text in texts] or [""]
+    stop = [text for texts in options.stop for text in texts]
+    _check(options, stop)
+    run = open_run(options.checkpoint)
+    configure_runtime(run.config.runtime)
+    step = run.checkpoints.resolve(options.step)
+    params = run.restore_params(step, single_device_mesh())
+    context = run.config.batch.sequence_length
+    decoder = make_text_decoder(run.build_model(), params, run.tokenizer, context)
+    prompts = [prompt for prompt in given for _ in range(options.num_samples)]
+    length = choose_length(decoder, run.tokenizer, prompts, options.max_new_tokens)
+    transcript = Transcript(prompts, echo=options.echo, live=not options.json)
+    for piece in stream_text(
+        decoder, run.tokenizer, prompts, length, options.sampling, options.seed, stop
+    ):
+        transcript.add(piece)
+    if options.json:
+        about = {"checkpoint": options.checkpoint, "step": step, "seed": options.seed}
+        print(json.dumps({**about, "samples": transcript.samples()}, ensure_ascii=False))
+
+
+def _check(options: GenerateOptions, stop: Sequence[str]) -> None:
+    if "" in stop:
+        raise UsageError("--stop must not be empty; leave it out for none")
+    require_at_least(options, seed=0, max_new_tokens=1, num_samples=1)
+
+
+if __name__ == "__main__":
+    run_verb(main)

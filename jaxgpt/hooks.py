@@ -1,0 +1,119 @@
+"""What a training run does besides training: evaluation on held-out text, samples to read.
+
+The loop knows neither; these hooks are composed here and given to it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jax.sharding import Mesh
+
+from jaxgpt.data.loader import evaluation_batches
+from jaxgpt.errors import ConfigError, DivergedError
+from jaxgpt.evaluation.eval_step import EvalProgram
+from jaxgpt.evaluation.perplexity import measure_perplexity
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.text import continue_texts, encode_prompt, make_text_decoder
+from jaxgpt.model.gpt import Gpt
+from jaxgpt.parallel.sharding import batch_shards
+from jaxgpt.shards import TokenDataset
+from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.training.loop import Hook
+from jaxgpt.training.metrics import MetricsLog, Progress
+from jaxgpt.training.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What hooks need of a run.
+
+    Attributes:
+        config: the run's.
+        model: without parameters.
+        dataset: whose validation split is measured.
+        tokenizer: the dataset's.
+        mesh: where the parameters lie.
+        log, progress: where results go.
+    """
+
+    config: TrainConfig
+    model: Gpt
+    dataset: TokenDataset
+    tokenizer: Tokenizer
+    mesh: Mesh
+    log: MetricsLog
+    progress: Progress
+
+
+def make_hooks(around: Surroundings) -> tuple[Hook, ...]:
+    """The hooks that a config asks for: evaluation always, samples if it has prompts."""
+    evaluation, num_steps = around.config.evaluation, around.config.schedule.num_steps
+    every = interval(evaluation.every_steps, num_steps)
+    hooks = [Hook(name="evaluation", every_steps=every, run=_evaluation(around))]
+    if evaluation.prompts:
+        hooks.append(Hook(name="samples", every_steps=every, run=_samples(around)))
+    return tuple(hooks)
+
+
+def interval(every_steps: int | None, num_steps: int) -> int:
+    """An interval in steps; None means a tenth of the run."""
+    return max(1, num_steps // 10) if every_steps is None else every_steps
+
+
+def _evaluation(around: Surroundings) -> Callable[[int, TrainState], dict[str, Any]]:
+    config = around.config
+    micro_batch = config.batch.global_batch_size // config.batch.num_micro_batches
+    batch_size = config.evaluation.batch_size or micro_batch
+    shards = batch_shards(around.mesh)
+    if batch_size % shards:
+        raise ConfigError(
+            f"evaluation.batch_size={batch_size} is not divisible by the mesh's {shards} batch "
+            f"shards; use a multiple of {shards}"
+        )
+    bytes_per_token = around.tokenizer.bytes_per_token
+    program = EvalProgram(around.model, bytes_per_token, around.mesh)
+
+    def evaluate(step: int, state: TrainState) -> dict[str, Any]:
+        batches = evaluation_batches(
+            around.dataset.splits["val"],
+            config.batch.sequence_length,
+            batch_size,
+            config.evaluation.max_tokens,
+            config.data.mask_documents,
+        )
+        result = measure_perplexity(program.bind(state.trainable), batches, bytes_per_token)
+        if not math.isfinite(result.loss):
+            raise DivergedError(
+                f"step {step}: the validation loss is {result.loss}; this step is not saved. "
+                "Lower schedule.peak_learning_rate and resume"
+            )
+        around.log.evaluation(step, result._asdict())
+        around.progress.say(
+            f"step {step}: validation loss {result.loss:.4f}, "
+            f"{result.bits_per_byte:.4f} bits per byte over {result.tokens:,} tokens"
+        )
+        return {"eval_loss": result.loss, "eval_bits_per_byte": result.bits_per_byte}
+
+    return evaluate
+
+
+def _samples(around: Surroundings) -> Callable[[int, TrainState], dict[str, Any]]:
+    config, tokenizer = around.config, around.tokenizer
+    prompts, context = config.evaluation.prompts, config.batch.sequence_length
+    longest = max(len(encode_prompt(tokenizer, prompt)) for prompt in prompts)
+    # Within the context that is trained, for positions beyond it mean nothing yet.
+    length = max(1, min(config.evaluation.sample_tokens, context - longest))
+    config.model.position.check_length(longest + length - 1)  # Now, not at the first sample.
+    sampling = SamplingConfig(temperature=0.8, top_k=50)
+
+    def sample(step: int, state: TrainState) -> dict[str, Any]:
+        decoder = make_text_decoder(around.model, state.trainable, tokenizer, context)
+        texts = continue_texts(decoder, tokenizer, prompts, length, sampling, config.seed)
+        for prompt, text in zip(prompts, texts, strict=True):
+            around.log.event("sample", step, prompt=prompt, text=text)
+        return {}
+
+    return sample

@@ -1,0 +1,259 @@
+"""One pretraining run from its config: folder, data, state, hooks and loop put together.
+
+Starts a run or continues it; what is trained and how is decided in the sections it composes.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxgpt.batch import Batch
+from jaxgpt.checkpoints.lineage import check_resume, make_lineage
+from jaxgpt.checkpoints.manager import Checkpoints
+from jaxgpt.config import from_dict, to_dict
+from jaxgpt.data.loader import TrainingBatches, open_training_batches
+from jaxgpt.durable import FolderLock, write_json
+from jaxgpt.errors import ConfigError, MismatchError, NoCheckpointError, UsageError
+from jaxgpt.experiment import FORMAT_VERSION, TrainConfig
+from jaxgpt.hooks import Surroundings, interval, make_hooks
+from jaxgpt.model.cost import flops_per_token, num_parameters
+from jaxgpt.parallel.mesh import make_mesh
+from jaxgpt.parallel.runtime import configure_runtime, describe_devices, peak_flops
+from jaxgpt.parallel.sharding import batch_shards, to_devices
+from jaxgpt.reporting.run_report import HTML_NAME, write_run_report
+from jaxgpt.shards import TokenDataset
+from jaxgpt.stopping import StopSignal
+from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.training.loop import Loop, fit
+from jaxgpt.training.loss import language_model_loss
+from jaxgpt.training.metrics import MetricsLog, Progress
+from jaxgpt.training.state import (
+    StatePlan,
+    TrainState,
+    init_parameters,
+    init_state,
+    plan_state,
+)
+from jaxgpt.training.step import compile_step, make_train_step
+
+logger = logging.getLogger(__name__)
+
+Resume = Literal["auto", "never", "must"]
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """What a run reads."""
+
+    batches: TrainingBatches
+    dataset: TokenDataset
+    tokenizer: Tokenizer
+
+
+def train_run(config: TrainConfig, run_dir: Path, resume: Resume, allow_data_change: bool) -> None:
+    """Train until `schedule.num_steps`, from the newest checkpoint in `run_dir` if there is one.
+
+    Raises:
+        UsageError: the folder is in use or not writable, or `resume` forbids what it holds.
+        MismatchError: the run was started on another model, tokenizer or dataset.
+        NoCheckpointError: `resume` is "must" and there is none.
+        InterruptedByUser, UnfinishedError, DivergedError: see `fit`.
+    """
+    # A run that eval could not open afterwards is not worth starting.
+    from_dict(to_dict(config), TrainConfig)
+    if not run_dir.exists():
+        _check_resume_mode(resume, None, run_dir)  # Before the lock creates the folder.
+    configure_runtime(config.runtime)
+    sources = _open_sources(config)
+    with FolderLock(run_dir), StopSignal() as stop:
+        checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
+        with closing(checkpoints):
+            latest = checkpoints.latest()
+            _check_resume_mode(resume, latest, run_dir)
+            lineage = _lineage(config, sources)
+            if latest is not None:
+                lineage_then = _read_lineage(run_dir)
+                for difference in check_resume(lineage_then, lineage, allow_data_change):
+                    logger.info("differs from the run so far: %s", difference)
+            if latest is None or latest < config.schedule.num_steps:
+                _train(config, run_dir, sources, lineage, checkpoints, latest, stop)
+            else:
+                logger.info("%s is finished: step %d", run_dir, latest)
+        if not (run_dir / HTML_NAME).exists() or latest != config.schedule.num_steps:
+            logger.info("report: %s", write_run_report(run_dir))
+
+
+def _train(
+    config: TrainConfig,
+    run_dir: Path,
+    sources: _Sources,
+    lineage: dict[str, Any],
+    checkpoints: Checkpoints,
+    latest: int | None,
+    stop: StopSignal,
+) -> None:
+    mesh = make_mesh(config.mesh)
+    _check_divisible(config, batch_shards(mesh))
+    progress = Progress(config.schedule.num_steps, config.logging.progress_seconds)
+    model = config.model.build(sources.tokenizer.vocab_size)
+    schedule = config.schedule.build()
+    plan, optimizer = plan_state(
+        model, lambda axes: config.optimizer.build(schedule, axes), config.sharding, mesh
+    )
+    loss = language_model_loss(model, jnp.asarray(sources.tokenizer.bytes_per_token), config.loss)
+    step = make_train_step(loss, optimizer, config.batch.num_micro_batches)
+    with jax.set_mesh(mesh):
+        state, seconds = _start_state(config, plan, optimizer, model, mesh, checkpoints, latest)
+        start = 0 if latest is None else latest
+        # Only now: a resume that is refused must leave the folder as it was.
+        _write_description(run_dir, config, sources.tokenizer, lineage)
+        with MetricsLog(run_dir, start, config.logging.tensorboard) as log:
+            vocab_size, num_steps = sources.tokenizer.vocab_size, config.schedule.num_steps
+            size = num_parameters(config.model, vocab_size)
+            progress.say(
+                f"{run_dir}: {size:,} parameters, {mesh.size} x {jax.devices()[0].device_kind}, "
+                f"step {start} of {num_steps}"
+            )
+            name = "start" if latest is None else "resume"
+            log.event(name, start, num_parameters=size, **describe_devices())
+            loop = Loop(
+                step=compile_step(step, plan.abstract, mesh),
+                learning_rates=config.schedule.values(),
+                num_steps=num_steps,
+                tokens_per_step=config.batch.global_batch_size * config.batch.sequence_length,
+                flops_per_token=flops_per_token(
+                    config.model, vocab_size, config.batch.sequence_length
+                ),
+                peak_flops=_total_peak(),
+                log_every=config.logging.every_steps,
+                save_every=interval(config.checkpoint.every_steps, num_steps),
+                save=lambda done, state, meta: _save(checkpoints, log, done, state, meta),
+                hooks=make_hooks(
+                    Surroundings(
+                        config=config,
+                        model=model,
+                        dataset=sources.dataset,
+                        tokenizer=sources.tokenizer,
+                        mesh=mesh,
+                        log=log,
+                        progress=progress,
+                    )
+                ),
+            )
+            host_batches = sources.batches.iterate(start, 0, config.batch.global_batch_size)
+            with closing(host_batches):
+                fit(loop, state, _placed(host_batches, mesh), log, progress, stop, seconds)
+            checkpoints.wait()
+            log.event("finished", num_steps)
+
+
+def _open_sources(config: TrainConfig) -> _Sources:
+    batches = open_training_batches(config.data, config.batch, config.seed)
+    dataset = batches.datasets[0]
+    return _Sources(batches, dataset, dataset.load_tokenizer())
+
+
+def _start_state(
+    config: TrainConfig,
+    plan: StatePlan,
+    optimizer: optax.GradientTransformation,
+    model: nn.Module,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    latest: int | None,
+) -> tuple[TrainState, float]:
+    """The state to train from, and the seconds already spent on it."""
+    if latest is None:
+        params = init_parameters(model, config.sharding, mesh, config.seed)
+        return init_state(params, optimizer, plan, config.seed), 0.0
+    abstract = plan.abstract
+    rest = {"step": abstract.step, "opt_state": abstract.opt_state, "rng": abstract.rng}
+    params, rest, metadata = checkpoints.restore(latest, abstract.trainable, rest)
+    return TrainState(trainable=params, frozen={}, **rest), float(metadata["seconds"])
+
+
+def _save(
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    step: int,
+    state: TrainState,
+    metadata: dict[str, Any],
+) -> None:
+    rest = {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
+    checkpoints.save(step, state.trainable, rest, metadata)
+    log.event("save", step)
+
+
+def _placed(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
+    return (to_devices(batch, mesh) for batch in batches)
+
+
+def _lineage(config: TrainConfig, sources: _Sources) -> dict[str, Any]:
+    return make_lineage(
+        config=to_dict(config),
+        data=sources.batches.fingerprint,
+        tokenizer=sources.tokenizer.fingerprint,
+        devices=describe_devices(),
+    )
+
+
+def _write_description(
+    run_dir: Path, config: TrainConfig, tokenizer: Tokenizer, lineage: dict[str, Any]
+) -> None:
+    """Everything that eval, generate and a later resume need besides the checkpoints."""
+    tokenizer.save(run_dir / "tokenizer")
+    write_json(run_dir / "config.json", {"version": FORMAT_VERSION, "config": to_dict(config)})
+    write_json(run_dir / "env.json", lineage["environment"])
+    write_json(run_dir / "lineage.json", lineage)
+
+
+def _read_lineage(run_dir: Path) -> dict[str, Any]:
+    try:
+        return json.loads((run_dir / "lineage.json").read_text())
+    except (OSError, ValueError) as error:
+        raise MismatchError(
+            f"{run_dir}/lineage.json, which says what the run was made from, is missing or damaged "
+            f"({error}); restore it, or choose another --run-dir"
+        ) from None
+
+
+def _check_resume_mode(resume: Resume, latest: int | None, run_dir: Path) -> None:
+    if resume == "never" and latest is not None:
+        raise UsageError(
+            f"{run_dir} holds a run at step {latest} and --resume is never; choose another "
+            "--run-dir, or --resume auto to continue it"
+        )
+    damaged = sorted(path.name for path in (run_dir / "checkpoints").glob("damaged-*"))
+    if latest is None and damaged:
+        raise NoCheckpointError(
+            f"{run_dir} holds no whole checkpoint, only {', '.join(damaged)}; choose another "
+            "--run-dir, or delete this one to start over"
+        )
+    if resume == "must" and latest is None:
+        raise NoCheckpointError(
+            f"{run_dir} holds no checkpoint and --resume is must; --resume auto starts a run"
+        )
+
+
+def _check_divisible(config: TrainConfig, shards: int) -> None:
+    rows, parts = config.batch.global_batch_size, config.batch.num_micro_batches
+    if rows % (shards * parts):
+        raise ConfigError(
+            f"batch.global_batch_size={rows} is not divisible by {shards} batch shards x "
+            f"batch.num_micro_batches={parts}; use a multiple of {shards * parts}"
+        )
+
+
+def _total_peak() -> float | None:
+    peaks = [peak_flops(device) for device in jax.devices()]
+    return None if None in peaks else sum(peak for peak in peaks if peak is not None)

@@ -1,0 +1,36 @@
+"""`python -m jaxgpt.quickstart`: from this machine's own text to a trained model, in minutes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxgpt.command_line import parse_options, run_verb
+from jaxgpt.tour import Tour, run_tour
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartOptions:
+    """Build a dataset, train, evaluate, generate and report; every command is shown.
+
+    The text is the Python standard library of this machine; no download is needed.
+    """
+
+    input: tuple[str, ...] = ()
+    """Files or folders of your own text instead."""
+    run_dir: str = "runs/quickstart"
+    """Folder of the run; running again continues it."""
+    num_steps: int | None = None
+    """Training steps; None: as configs/quickstart.py has it."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse and take the tour."""
+    options = parse_options(QuickstartOptions, argv, prog="jaxgpt.quickstart")
+    more: tuple[str, ...] = ()
+    if options.num_steps is not None:
+        more = ("--schedule.num-steps", str(options.num_steps))
+    run_tour(Tour(inputs=options.input, run_dir=Path(options.run_dir), train_arguments=more))
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,56 @@
+"""`python -m jaxgpt.train --config configs/base.py`: train a model, or continue its run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxgpt.command_line import find_option, parse_options, run_verb
+from jaxgpt.config import load_config, replace
+from jaxgpt.data.loader import WeightedDataset
+from jaxgpt.errors import UsageError
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.pretraining import train_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Train a GPT. Every field of the config can be overridden: --section.field value."""
+
+    config: str
+    """Config file (.py or .json), for example configs/base.py."""
+    data: str | None = None
+    """Dataset folder; instead of the config's data.datasets."""
+    run_dir: str | None = None
+    """Folder of the run; default runs/NAME for configs/NAME.py."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """auto: continue the run if it exists; never: refuse to; must: refuse to start a new one."""
+    allow_data_change: bool = False
+    """Continue a run on another dataset than it was started on."""
+    settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(kw_only=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, build, train."""
+    path = find_option(argv, "--config")
+    if path is None and not {"--help", "-h"} & set(argv):
+        raise UsageError("--config is missing; for example --config configs/base.py")
+    default = load_config(path or Path(__file__).parents[1] / "configs" / "base.py", TrainConfig)
+    options = parse_options(
+        TrainOptions,
+        argv,
+        prog="jaxgpt.train",
+        default=TrainOptions(config=path or "configs/base.py", settings=default),
+    )
+    config = options.settings
+    if options.data is not None:
+        data = replace(config.data, datasets=(WeightedDataset(path=options.data),))
+        config = replace(config, data=data)
+    run_dir = Path(options.run_dir or Path("runs") / Path(options.config).stem)
+    train_run(config, run_dir, options.resume, options.allow_data_change)
+
+
+if __name__ == "__main__":
+    run_verb(main)
