@@ -1,0 +1,65 @@
+"""SIGKILL at any moment of saving: what is found afterwards is whole, and new work goes on."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from tests.checkpoints.saving_loop import SIZE
+
+PROGRAM = Path(__file__).with_name("saving_loop.py")
+
+
+def newest_content(directory):
+    """The newest step, and the set of all values that its arrays hold."""
+    checkpoints = Checkpoints(directory, CheckpointConfig(), read_only=True)
+    step = checkpoints.latest()
+    spec = lambda *shape, dtype: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
+    params, state, metadata = checkpoints.restore(
+        step,
+        {"w": spec(SIZE, dtype=np.float32)},
+        {"m": spec(SIZE, dtype=np.int32), "step": spec(dtype=np.int32)},
+    )
+    checkpoints.close()
+    arrays = [params["w"], state["m"], state["step"], metadata["step"]]
+    return step, {int(value) for array in arrays for value in np.unique(array)}
+
+
+def kill_after(directory, seconds):
+    process = subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(directory)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(seconds)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def check_rounds(directory, rounds):
+    moments, newest = random.Random(rounds), 0
+    kill_after(directory, 2.0)  # surely something is saved
+    for _ in range(rounds):
+        step, values = newest_content(directory)
+        assert values == {step}
+        assert step >= newest
+        newest = step
+        kill_after(directory, moments.uniform(0, 0.5))
+    Checkpoints(directory, CheckpointConfig()).close()
+    assert all(path.name.isdigit() for path in directory.iterdir())
+
+
+def test_after_a_kill_the_newest_step_is_whole(tmp_path):
+    check_rounds(tmp_path, 3)
+
+
+@pytest.mark.slow
+def test_after_many_kills_the_newest_step_is_whole(tmp_path):
+    check_rounds(tmp_path, 30)

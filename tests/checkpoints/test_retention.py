@@ -1,0 +1,58 @@
+"""What is kept: newest, periodic, best; nothing else."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxgpt.checkpoints.retention import rank_by_loss, steps_to_keep
+
+STEPS = st.lists(st.integers(0, 60), unique=True)
+LOSSES = st.dictionaries(st.integers(0, 60), st.floats(allow_nan=True, allow_infinity=True))
+COUNTS = {
+    "keep_latest": st.integers(1, 4),
+    "keep_every_steps": st.none() | st.integers(1, 20),
+    "keep_best": st.integers(0, 3),
+}
+
+
+@settings(deadline=None)
+@given(steps=STEPS, losses=LOSSES, **COUNTS)
+def test_each_step_is_kept_for_a_reason_and_no_other(
+    steps, losses, keep_latest, keep_every_steps, keep_best
+):
+    kept = steps_to_keep(steps, losses, keep_latest, keep_every_steps, keep_best)
+    assert kept <= set(steps)
+    measured = [step for step in steps if math.isfinite(losses.get(step, math.nan))]
+    for step in steps:
+        newer = sum(other > step for other in steps)
+        better = (
+            sum((losses[other], -other) < (losses[step], -step) for other in measured)
+            if (step in measured)
+            else math.inf
+        )
+        periodic = keep_every_steps is not None and step % keep_every_steps == 0
+        assert (step in kept) == (newer < keep_latest or better < keep_best or periodic)
+
+
+@settings(deadline=None)
+@given(steps=STEPS, losses=LOSSES, **COUNTS)
+def test_deleting_one_save_at_a_time_never_loses_what_is_kept_at_once(
+    steps, losses, keep_latest, keep_every_steps, keep_best
+):
+    policy = (losses, keep_latest, keep_every_steps, keep_best)
+    present = set()
+    for step in sorted(steps):
+        present = steps_to_keep(present | {step}, *policy)
+        assert step in present
+    assert present == steps_to_keep(steps, *policy)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_never_best(loss):
+    assert rank_by_loss([1, 2, 3], {1: loss, 2: 5.0}) == [2]
+
+
+def test_of_equal_losses_the_newer_is_better():
+    assert rank_by_loss([1, 2, 3], {1: 2.0, 3: 2.0, 2: 2.5}) == [3, 1, 2]

@@ -1,0 +1,46 @@
+"""Two processes, as on two hosts, write one checkpoint; one process reads it."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+
+PROGRAM = Path(__file__).with_name("saving_process.py")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_two_processes_save_what_one_restores(tmp_path):
+    command = [sys.executable, str(PROGRAM), f"127.0.0.1:{free_port()}"]
+    processes = [
+        subprocess.Popen(
+            [*command, str(process), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    try:
+        for process in processes:
+            output, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors[-3000:]
+            assert output.endswith("done\n")
+    finally:
+        for process in processes:
+            process.kill()
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), read_only=True)
+    specs = jax.ShapeDtypeStruct((8,), np.int32), jax.ShapeDtypeStruct((), np.int32)
+    params, state, _ = checkpoints.restore(3, {"w": specs[0]}, {"count": specs[1]})
+    np.testing.assert_array_equal(params["w"], np.arange(8) + 3)
+    assert state["count"] == 3
+    checkpoints.close()

@@ -1,0 +1,36 @@
+"""What every test shares: 8 simulated CPU devices, exact products, the optional real text."""
+
+import os
+from pathlib import Path
+
+# Before the first import of jax anywhere.
+os.environ["JAX_PLATFORMS"] = "cpu"
+_DEVICES = "--xla_force_host_platform_device_count=8"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# Examples are judged by what they show, not by how busy the machine is.
+hypothesis.settings.register_profile("jaxgpt", deadline=None)
+hypothesis.settings.load_profile("jaxgpt")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """A folder of real text, benchmarks and dialogues that some tests want; most need nothing."""
+    folder = Path(os.environ.get("JAXGPT_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real text at {folder}; set JAXGPT_TEST_DATA to a folder that has it")
+    return folder

@@ -1,0 +1,89 @@
+"""Stages: a finished task is not done again, an unfinished, changed or damaged one is."""
+
+import json
+
+import pytest
+
+from jaxgpt.corpus.progress import Progress
+from jaxgpt.corpus.stages import Task, run_stage
+from jaxgpt.stopping import StopSignal
+
+
+class Kernel:
+    """Writes its argument to a file and counts its calls; fails for what is in `failing`."""
+
+    __name__ = "kernel"
+
+    def __init__(self, failing=()):
+        self.calls = []
+        self.failing = set(failing)
+
+    def __call__(self, folder, advance, text):
+        self.calls.append(text)
+        (folder / "out.txt").write_text(text)
+        advance(len(text))
+        if text in self.failing:
+            raise RuntimeError(text)
+        return {"length": len(text)}
+
+
+def tasks(*texts):
+    return [
+        Task(name=f"{i:05d}", depends_on=text, arguments=(text,), num_bytes=len(text))
+        for i, text in enumerate(texts)
+    ]
+
+
+def run(work, kernel, *texts):
+    return run_stage(work, "testing", kernel, tasks(*texts), Progress(StopSignal()))
+
+
+def test_results_come_in_order_and_are_not_made_twice(tmp_path):
+    kernel = Kernel()
+    first = run(tmp_path, kernel, "a", "bb")
+    assert [done.result["length"] for done in first] == [1, 2]
+    assert (first[1].folder / "out.txt").read_text() == "bb"
+    assert run(tmp_path, kernel, "a", "bb") == first
+    assert kernel.calls == ["a", "bb"]
+
+
+def test_a_failure_leaves_what_was_finished_and_nothing_half_done(tmp_path):
+    with pytest.raises(RuntimeError):
+        run(tmp_path, Kernel(failing=["bb"]), "a", "bb", "ccc")
+    assert [path.name for path in (tmp_path / "kernel").iterdir()] == ["00000"]
+    kernel = Kernel()
+    run(tmp_path, kernel, "a", "bb", "ccc")
+    assert kernel.calls == ["bb", "ccc"]
+
+
+def test_a_changed_task_is_done_again_and_only_that(tmp_path):
+    run(tmp_path, Kernel(), "a", "bb")
+    kernel = Kernel()
+    run(tmp_path, kernel, "a", "xx")
+    assert kernel.calls == ["xx"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "marker"])
+def test_a_damaged_result_is_made_again(tmp_path, damage):
+    run(tmp_path, Kernel(), "a", "bb")
+    folder = tmp_path / "kernel" / "00001"
+    if damage == "flip":
+        (folder / "out.txt").write_text("bc")
+    elif damage == "truncate":
+        (folder / "out.txt").write_text("b")
+    elif damage == "remove":
+        (folder / "out.txt").unlink()
+    else:
+        (folder / "done.json").write_text('{"key"')
+    kernel = Kernel()
+    run(tmp_path, kernel, "a", "bb")
+    assert kernel.calls == ["bb"]
+    assert (folder / "out.txt").read_text() == "bb"
+
+
+def test_leftovers_of_a_killed_task_do_no_harm(tmp_path):
+    (tmp_path / "kernel" / ".00000.tmp").mkdir(parents=True)
+    (tmp_path / "kernel" / ".00000.tmp" / "junk").write_text("junk")
+    (done,) = run(tmp_path, Kernel(), "a")
+    assert sorted(path.name for path in done.folder.iterdir()) == ["done.json", "out.txt"]
+    assert json.loads((done.folder / "done.json").read_text())["result"] == {"length": 1}

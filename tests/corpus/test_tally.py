@@ -1,0 +1,65 @@
+"""The account of a build: merging parts equals counting at once, and it closes or says so."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxgpt.corpus.document import Document
+from jaxgpt.corpus.tally import OTHER_SOURCES, Tally, make_sample
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from("pqr"),
+        st.sampled_from([None, "empty", "malformed_json"]),
+        st.dictionaries(st.sampled_from(["nul", "not_nfc"]), st.integers(1, 3)),
+    ),
+    max_size=30,
+)
+
+
+def count(events):
+    tally = Tally()
+    for number, (source, reason, repairs) in enumerate(events):
+        document = Document(id=str(number), text="t", location="l", source=source, license="MIT")
+        tally.count_read(document)
+        tally.count_repaired(repairs)
+        if reason is not None:
+            tally.count_dropped(reason, make_sample("l", "", "t"), is_bad=reason != "empty")
+    return tally
+
+
+@given(EVENTS, st.integers(0, 30))
+@settings(max_examples=150, deadline=None)
+def test_merged_parts_equal_the_whole_by_way_of_json(events, cut):
+    whole = count(events)
+    whole.check()
+    merged = Tally()
+    for part in (events[:cut], events[cut:]):
+        merged.merge(Tally.from_json(json.loads(json.dumps(count(part).to_json()))))
+    assert merged == whole
+    assert whole.num_read == len(events) == whole.num_kept + whole.dropped.total()
+
+
+def test_an_account_that_does_not_close_is_refused():
+    tally = count([("p", None, {}), ("p", "empty", {})])
+    tally.dropped["empty"] += 1
+    with pytest.raises(AssertionError, match="2 records"):
+        tally.check()
+
+
+def test_few_samples_are_kept_however_many_are_dropped():
+    tally = count([("p", "empty", {})] * 50)
+    assert len(tally.samples["empty"]) == 5
+
+
+def test_the_largest_sources_keep_their_name_and_none_is_lost():
+    tally = count([("p", None, {})] * 3 + [("q", None, {})] * 2 + [("r", None, {})] * 4)
+    tally.fold_sources(limit=2)
+    assert {name: source.read for name, source in tally.sources.items()} == {
+        "r": 4,
+        OTHER_SOURCES: 5,
+    }
+    tally.fold_sources(limit=2)
+    assert sum(source.read for source in tally.sources.values()) == 9

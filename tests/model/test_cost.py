@@ -1,0 +1,73 @@
+"""Counts from a config equal counts of the real thing."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxgpt.config import replace
+from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.cost import (
+    abstract_params,
+    flops_per_token,
+    kv_bytes_per_token,
+    num_matmul_parameters,
+    num_parameters,
+)
+from jaxgpt.model.feed_forward import Gelu, SwiGlu
+from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.heads import ClassificationHead, LanguageModelHead
+from jaxgpt.model.norms import LayerNorm
+from jaxgpt.model.positions import Learned
+from tests.model.tiny_model import PLAIN, VARIANTS, VOCAB_SIZE
+
+GPT2 = GptConfig(
+    position=Learned(max_length=1024),
+    attention=GroupedQueryAttention(num_heads=12, qkv_bias=True, output_bias=True),
+    feed_forward=Gelu(use_bias=True),
+    norm=LayerNorm(),
+    vocab_multiple=1,
+)
+LLAMA3_8B = GptConfig(
+    num_layers=32,
+    d_model=4096,
+    attention=GroupedQueryAttention(num_heads=32, num_kv_heads=8),
+    feed_forward=SwiGlu(hidden=14336),
+    head=LanguageModelHead(tied=False),
+    compute_dtype="bfloat16",
+)
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_parameters_are_those_of_the_model(config):
+    """The count traces a loop over layers; the model as configured has the same tree."""
+    model = config.build(VOCAB_SIZE)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 3), jnp.int32))
+    leaves = jax.tree.leaves(variables)
+    assert num_parameters(config, VOCAB_SIZE) == sum(leaf.size for leaf in leaves)
+    assert jax.tree.leaves(abstract_params(config, VOCAB_SIZE)) == leaves
+
+
+def test_published_sizes():
+    assert num_parameters(GPT2, 50257) == 124_439_808
+    assert num_parameters(LLAMA3_8B, 128_256) == 8_030_261_248
+
+
+def test_operations_of_gpt2():
+    """6 N + 12 L D T with N the matrices and the tied head, as in nanoGPT's estimate of MFU."""
+    matrices = 12 * (4 * 768**2 + 8 * 768**2) + 50257 * 768
+    assert num_matmul_parameters(GPT2, 50257) == matrices
+    assert flops_per_token(GPT2, 50257, 1024) == 6 * matrices + 12 * 12 * 768 * 1024
+
+
+def test_windows_and_heads_change_the_operations():
+    base = flops_per_token(PLAIN, VOCAB_SIZE, 64)
+    windowed = replace(PLAIN, attention=GroupedQueryAttention(num_heads=4, windows=(None, 16)))
+    assert base - flops_per_token(windowed, VOCAB_SIZE, 64) == 12 * 32 * (64 - 16)
+    assert flops_per_token(windowed, VOCAB_SIZE, 8) == flops_per_token(PLAIN, VOCAB_SIZE, 8)
+    classes = replace(PLAIN, head=ClassificationHead(num_classes=3))
+    assert base - flops_per_token(classes, VOCAB_SIZE, 64) == 6 * 32 * (64 - 3)
+
+
+def test_bytes_of_the_cache():
+    assert kv_bytes_per_token(LLAMA3_8B) == 2 * 32 * 8 * 128 * 2
+    assert kv_bytes_per_token(PLAIN) == 2 * 2 * 32 * 4

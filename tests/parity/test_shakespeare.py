@@ -1,0 +1,71 @@
+"""Learning is right: nanoGPT's CPU setting reaches nanoGPT's loss, and that of a PyTorch twin."""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxgpt.shards import TokenDataset
+from tests.tiny import REPOSITORY, run_verb
+
+RECIPE = {"length": 64, "rows": 12, "steps": 2000, "layers": 4, "heads": 4, "d_model": 128}
+
+
+@pytest.fixture(scope="module")
+def dataset(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny Shakespeare by characters, its last tenth held out."""
+    folder = tmp_path_factory.mktemp("shakespeare") / "data"
+    subprocess.run(
+        [
+            sys.executable, "tools/build_dataset.py", "--config", "configs/dataset_char.py",
+            "--input", str(shared_data / "shakespeare" / "tinyshakespeare.txt"),
+            "--output", str(folder),
+        ],
+        cwd=REPOSITORY, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    return folder
+
+
+def _train(config: str, dataset: Path, folder: Path, seed: int) -> float:
+    """Train, then measure the loss over the whole held-out text, in nats per character."""
+    arguments = ["--config", f"configs/{config}.py", "--data", str(dataset), "--seed", str(seed)]
+    cache = folder / "cache"
+    run = folder / f"{config}-{seed}"
+    trained = run_verb("train", *arguments, "--run-dir", str(run), cache=cache, timeout=1200)
+    assert trained.returncode == 0, trained.stderr
+    scored = run_verb("eval", "--checkpoint", str(run), "--json", cache=cache)
+    assert scored.returncode == 0, scored.stderr
+    result = json.loads(scored.stdout)
+    assert result["tokens"] == 111_541
+    return result["loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_the_classic_recipe_learns_what_nanogpt_does(dataset: Path, tmp_path: Path) -> None:
+    losses = [_train("shakespeare_char", dataset, tmp_path, seed) for seed in range(3)]
+    print("classic", losses)
+    assert max(losses) <= 1.92
+    torch_gpt = pytest.importorskip(
+        "tests.parity.torch_gpt", reason="the twin needs torch: pip install -e '.[parity]'"
+    )
+    opened = TokenDataset.open(dataset)
+    train, val = (
+        split.read(0, split.num_tokens).astype("int64")
+        for split in (opened.splits["train"], opened.splits["val"])
+    )
+    vocab = opened.load_tokenizer().vocab_size
+    twins = [torch_gpt.train_and_measure(train, val, vocab, RECIPE, seed) for seed in range(3)]
+    print("twin", twins)
+    assert abs(statistics.mean(losses) - statistics.mean(twins)) <= 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_modern_recipe_learns_more_from_the_same_tokens(dataset: Path, tmp_path: Path) -> None:
+    loss = _train("shakespeare_modern", dataset, tmp_path, 0)
+    print("modern", loss)
+    assert loss <= 1.76

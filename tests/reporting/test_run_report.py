@@ -1,0 +1,173 @@
+"""Reports of runs: right figures, with any part missing, escaped, in one file."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxgpt.reporting.curves import course_figures, learning_figures, mean_throughput
+from jaxgpt.reporting.run_report import write_run_report
+from tests.run_folder import make_run
+from tests.test_report_page import Page
+from tests.tiny import make_dataset
+
+
+def step_record(step: int, **changes: Any) -> dict[str, Any]:
+    record = {
+        "step": step,
+        "tokens": step * 100,
+        "loss": 5.0 - step / 100,
+        "bits_per_byte": 3.0 - step / 100,
+        "learning_rate": 1e-3,
+        "grad_norm": 0.5,
+        "tokens_per_second": 1000.0,
+        "mfu": None,
+        "seconds": step / 10,
+        "data_wait_seconds": 0.01,
+    }
+    return record | changes
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    make_run(folder, make_dataset(tmp_path / "data"), {})
+    evaluation = {"loss": 3.5, "perplexity": 33.1, "bits_per_byte": 2.25, "tokens": 777}
+    records = [step_record(step) for step in range(1, 41)]
+    write_lines(folder / "metrics.jsonl", [*records, {"step": 40, "eval": evaluation}])
+    write_lines(
+        folder / "events.jsonl",
+        [
+            {"event": "start", "step": 0, "num_parameters": 1_234_567},
+            {"event": "sample", "step": 20, "prompt": "the", "text": " early <b>words</b>"},
+            {"event": "sample", "step": 40, "prompt": "the", "text": " late words"},
+        ],
+    )
+    (folder / "env.json").write_text(json.dumps({"python": "3.11", "packages": {"jax": "0.10"}}))
+    return folder
+
+
+def read(path: Path) -> str:
+    html = path.read_text(encoding="utf-8")
+    page = Page(html)
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "img", "iframe")
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#"), "something from elsewhere"
+    assert not re.search(r"url\((?!#)", html)
+    return page.text
+
+
+def test_a_report_shows_what_the_folder_holds(run: Path) -> None:
+    extra = {
+        "evaluation": {
+            "step": 40,
+            "split": "val",
+            "loss": 3.4,
+            "perplexity": 29.96,
+            "bits_per_byte": 2.2111,
+            "tokens": 2057,
+        },
+        "baseline": 2.5432,
+        "samples": [{"prompt": "a dog", "text": " & a <cat>", "finish": "stop"}],
+    }
+    path = write_run_report(run, extra)
+    assert path == run / "report.html"
+    text = read(path)
+    for expected in (
+        "Run run",
+        "Finished at step 40",
+        "2.211",
+        "2.5432",
+        "1.23 M",
+        "4,000",
+        "33.10",
+        "a dog & a <cat>",
+        "the early <b>words</b>",
+        "the late words",
+        "model: GptConfig",
+        "attention.num_kv_heads",
+        "GroupedQueryAttention",
+        "every byte equally likely",
+        "jax",
+        str(run.parent / "data"),
+    ):
+        assert expected in text, expected
+    assert "Missing from this report" not in text
+    assert text.index("After training") < text.index("At step 40") < text.index("At step 20")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("config.json", "config.json: not in the folder"),
+        ("lineage.json", "lineage.json: not in the folder"),
+        ("env.json", "env.json: not in the folder"),
+        ("metrics.jsonl", "no step is recorded yet"),
+        ("events.jsonl", ""),
+        ("../data/manifest.json", "manifest.json: not in the folder"),
+    ],
+)
+def test_any_part_may_be_missing_or_damaged_and_is_named(run: Path, name: str, said: str) -> None:
+    (run / name).unlink()
+    text = read(write_run_report(run))
+    assert said in text
+    assert ("Missing from this report" in text) == bool(said)
+    (run / name).write_text('{"half')
+    read(write_run_report(run))
+
+
+def test_an_empty_folder_has_a_report_that_says_so(tmp_path: Path) -> None:
+    text = read(write_run_report(tmp_path))
+    assert "No step is recorded yet" in text
+    for name in ("config.json", "lineage.json", "env.json", "metrics.jsonl"):
+        assert name in text
+
+
+def test_another_dataset_in_the_same_place_is_not_taken_for_the_runs(run: Path) -> None:
+    manifest = run.parent / "data" / "manifest.json"
+    changed = json.loads(manifest.read_text()) | {"fingerprint": "0" * 64}
+    manifest.write_text(json.dumps(changed))
+    text = read(write_run_report(run))
+    assert "holds another dataset by now" in text
+    assert "Splits" not in text
+
+
+def test_an_unfinished_run_says_how_far_it_is(run: Path) -> None:
+    write_lines(run / "metrics.jsonl", [step_record(step) for step in range(1, 8)])
+    assert "At step 7 of 20" in read(write_run_report(run))
+
+
+def test_losses_that_are_not_finite_leave_a_report(run: Path) -> None:
+    records = [step_record(step, loss=float("nan"), bits_per_byte=float("inf")) for step in (1, 2)]
+    bad = {"loss": float("nan"), "perplexity": float("nan"), "bits_per_byte": float("inf")}
+    write_lines(run / "metrics.jsonl", [*records, {"step": 2, "eval": bad}])
+    assert "nan" in read(write_run_report(run))
+
+
+def test_throughput_is_tokens_over_seconds_not_a_mean_of_rates() -> None:
+    records = [step_record(1), step_record(2, tokens_per_second=100_000.0), step_record(3)]
+    # 100 tokens each, in 0.1, 0.001 and 0.1 seconds.
+    assert mean_throughput(records) == pytest.approx(300 / 0.201)
+    assert mean_throughput([]) == 0.0
+
+
+def test_curves_are_drawn_for_what_there_is() -> None:
+    steps = [step_record(step) for step in range(1, 50)]
+    evaluations = [{"step": 10, "loss": 4.0, "bits_per_byte": 2.0}]
+    both = learning_figures(steps, evaluations, 1.7)
+    assert len(both) == 2
+    assert "n-gram model" not in both[0]
+    assert "n-gram model" in both[1]
+    assert all("held out" in figure and "training" in figure for figure in both)
+    assert all("held out" not in figure for figure in learning_figures(steps, [], None))
+    assert learning_figures([], [], 1.7) == []
+    assert len(learning_figures([], evaluations, None)) == 2
+    assert len(course_figures(steps)) == 4
+    assert course_figures([]) == []

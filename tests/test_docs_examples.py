@@ -1,0 +1,95 @@
+"""The Python of docs/model.md runs as printed, and its tables say what the model has."""
+
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.config import replace
+from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.model.norms import LayerNorm, RmsNorm, Sandwich
+from jaxgpt.model.positions import Learned
+from tests.tiny import REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "model.md"
+VOCAB_SIZE = 100
+# Different for every letter, so that a shape names its axes.
+SIZES = {"L": 3, "D": 32, "N": 6, "K": 2, "H": 10, "F": 24, "V": 112, "P": 20}
+EVERYTHING = GptConfig(
+    num_layers=SIZES["L"],
+    d_model=SIZES["D"],
+    position=Learned(max_length=SIZES["P"]),
+    attention=GroupedQueryAttention(
+        num_heads=SIZES["N"],
+        num_kv_heads=SIZES["K"],
+        head_dim=SIZES["H"],
+        qkv_bias=True,
+        output_bias=True,
+        qk_norm=RmsNorm(),
+    ),
+    feed_forward=SwiGlu(hidden=SIZES["F"], use_bias=True),
+    head=LanguageModelHead(tied=False),
+    vocab_multiple=16,
+)
+
+
+@pytest.fixture(scope="module")
+def namespace() -> dict[str, Any]:
+    """What the page's blocks of Python define, run one after the other."""
+    text = PAGE.read_text()
+    # The classes of the worked example are looked up by the name of their module.
+    names: dict[str, Any] = {"__name__": __name__}
+    for block in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
+        # Tracebacks name the line of the page.
+        code = "\n" * text[: block.start(1)].count("\n") + block[1]
+        exec(compile(code, str(PAGE), "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("name", ["maxout", "reglu"])
+def test_the_worked_example_runs_and_is_causal(namespace: dict[str, Any], name: str) -> None:
+    config = namespace[name]
+    assert type(config.feed_forward).__module__ == __name__, "the page's own class"
+    model = config.build(VOCAB_SIZE)
+    tokens_BT = jnp.asarray(np.random.default_rng(0).integers(0, VOCAB_SIZE, (2, 7)), jnp.int32)
+    params = nn.unbox(jax.jit(model.init)(jax.random.key(1), tokens_BT))["params"]
+
+    apply = jax.jit(lambda tokens_BT: model.apply({"params": params}, tokens_BT)[0])
+
+    def logits(tokens_BT: jax.Array) -> np.ndarray:
+        return np.asarray(apply(tokens_BT))
+
+    unchanged_BTV = logits(tokens_BT)
+    assert np.isfinite(unchanged_BTV).all()
+    for place in range(tokens_BT.shape[1]):
+        changed_BTV = logits(tokens_BT.at[:, place].add(1) % VOCAB_SIZE)
+        np.testing.assert_array_equal(changed_BTV[:, :place], unchanged_BTV[:, :place])
+        differs_BT = (changed_BTV != unchanged_BTV).any(axis=-1)
+        assert differs_BT[:, place:].all(), "a token reaches itself and every later one"
+
+
+def test_the_table_of_parameters_is_the_models() -> None:
+    rows = re.findall(r"^\| `([\w/]+)` \| \[([\w, ]+)\] \| ([\w, ]+) \|", PAGE.read_text(), re.M)
+    documented = {
+        name: (tuple(SIZES[letter] for letter in shape.split(", ")), tuple(axes.split(", ")))
+        for name, shape, axes in rows
+    }
+    found = {}
+    for norm in (LayerNorm(), Sandwich(norm=RmsNorm())):
+        model = replace(EVERYTHING, norm=norm).build(VOCAB_SIZE)
+        tokens_BT = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        params = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
+        boxes = jax.tree.leaves_with_path(
+            params, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+        )
+        for path, box in boxes:
+            name = "/".join(key.key for key in path)
+            found[name] = (box.value.shape, tuple(box.names))
+    assert documented == found

@@ -1,0 +1,128 @@
+"""`python -m jaxgpt.eval`: the figures of a whole split, on any devices; its errors."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgpt import eval as eval_verb
+from jaxgpt.command_line import run_verb
+from jaxgpt.experiment import open_run
+from jaxgpt.model.positions import Learned
+from jaxgpt.parallel.mesh import single_device_mesh
+from jaxgpt.shards import TokenDataset
+from tests.run_folder import make_run
+from tests.tiny import make_dataset
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval")
+    make_run(folder / "run", make_dataset(folder / "data"), {10: 3.0, 20: 4.0})
+    return folder
+
+
+def score(capsys: pytest.CaptureFixture[str], folders: Path, *argv: str) -> dict:
+    eval_verb.main(["--checkpoint", str(folders / "run"), "--json", *argv])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_figures_are_those_of_one_forward_pass_a_row(folders: Path, capsys) -> None:
+    result = score(capsys, folders)
+    run = open_run(folders / "run")
+    params = run.restore_params(20, single_device_mesh())
+    model = run.build_model()
+    split = TokenDataset.open(folders / "data").splits["val"]
+    tokens = split.read(0, split.num_tokens)
+    starts = set(split.document_starts(0, split.num_tokens).tolist())
+    # The context of a token: its row of 16, as far as its document reaches.
+    length, total, count = 16, 0.0, 0
+    apply = jax.jit(lambda ids: jax.nn.log_softmax(model.apply({"params": params}, ids)[0]))
+    for begin in range(0, len(tokens) - 1, length):
+        edges = [begin] + [b for b in range(begin + 1, begin + length) if b in starts]
+        for first, last in zip(edges, [*edges[1:], begin + length], strict=True):
+            inputs = np.zeros((1, length), np.int32)
+            inputs[0, : len(tokens[first:last])] = tokens[first:last]
+            scores = np.asarray(apply(inputs))[0]
+            for place in range(first, min(last, len(tokens) - 1)):
+                if place + 1 not in starts:
+                    total -= float(scores[place - first, tokens[place + 1]])
+                    count += 1
+    assert result["tokens"] == count == split.num_tokens - split.num_documents
+    assert result["bytes"] == split.num_bytes
+    assert result["loss"] == pytest.approx(total / count, rel=1e-5)
+    assert result["bits_per_byte"] == pytest.approx(total / np.log(2) / split.num_bytes, rel=1e-5)
+    assert result["step"] == 20
+
+
+def test_devices_and_batch_size_change_nothing(folders: Path, capsys) -> None:
+    expected = score(capsys, folders, "--mesh.data", "8", "--batch-size", "8")
+    for argv in (("--mesh.data", "2", "--mesh.fsdp", "4"), ("--batch-size", "3")):
+        result = score(capsys, folders, *argv)
+        assert result["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+        assert result["tokens"] == expected["tokens"]
+
+
+def test_step_split_and_length_are_chosen(folders: Path, capsys) -> None:
+    best = score(capsys, folders, "--step", "best")
+    assert best["step"] == 10
+    assert best["loss"] != score(capsys, folders)["loss"]
+    train = score(capsys, folders, "--split", "train", "--max-tokens", "300")
+    assert 250 < train["tokens"] < 300
+    longer = score(capsys, folders, "--sequence-length", "32")
+    assert longer["tokens"] == best["tokens"]
+    assert longer["loss"] != score(capsys, folders)["loss"]
+
+
+def test_lines_for_people_hold_the_same_figures(folders: Path, capsys) -> None:
+    result = score(capsys, folders)
+    eval_verb.main(["--checkpoint", str(folders / "run")])
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines.keys() == result.keys()
+    assert float(lines["bits_per_byte"]) == pytest.approx(result["bits_per_byte"], abs=1e-4)
+
+
+def fails(capsys: pytest.CaptureFixture[str], code: int, *argv: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run_verb(eval_verb.main, argv)
+    printed = capsys.readouterr()
+    assert stop.value.code == code
+    assert printed.out == ""
+    assert printed.err.splitlines()[-1].startswith("error: ")
+    return printed.err
+
+
+def test_other_text_of_the_same_tokenizer_is_scored_and_of_another_refused(
+    folders: Path, tmp_path: Path, capsys
+) -> None:
+    tokenizer = open_run(folders / "run").tokenizer
+    other = make_dataset(tmp_path / "other", 60, seed=5, tokenizer=tokenizer)
+    assert score(capsys, folders, "--data", str(other))["data"] == str(other)
+    foreign = make_dataset(tmp_path / "foreign", 60, seed=6)
+    run = str(folders / "run")
+    message = fails(capsys, 79, "--checkpoint", run, "--data", str(foreign))
+    assert run in message
+    assert str(foreign) in message
+    assert tokenizer.fingerprint[:12] in message
+    assert TokenDataset.open(foreign).load_tokenizer().fingerprint[:12] in message
+
+
+def test_errors_name_what_is_wrong_and_what_there_is(folders: Path, tmp_path: Path, capsys) -> None:
+    run = ("--checkpoint", str(folders / "run"))
+    assert "did you mean 'val'" in fails(capsys, 2, *run, "--split", "vall")
+    assert "there are 10, 20" in fails(capsys, 2, *run, "--step", "11")
+    assert "--batch-size 0 must be at least 1" in fails(capsys, 2, *run, "--batch-size", "0")
+    assert "does not divide the 8 devices" in fails(capsys, 78, *run, "--mesh.data", "3")
+    assert str(tmp_path) in fails(capsys, 79, *run, "--data", str(tmp_path))
+    fails(capsys, 2, *run, "--data", str(tmp_path / "none"))
+    fails(capsys, 2, "--checkpoint", str(tmp_path / "none"))
+
+
+def test_a_model_without_positions_for_the_length_is_a_config_error(
+    folders: Path, tmp_path: Path, capsys
+) -> None:
+    make_run(tmp_path / "run", folders / "data", {1: 2.0}, position=Learned(max_length=16))
+    argv = ("--checkpoint", str(tmp_path / "run"), "--sequence-length", "17")
+    assert "learned positions" in fails(capsys, 78, *argv)

@@ -1,0 +1,124 @@
+"""`python -m jaxgpt.generate`: what it prints, that a seed repeats it, and its errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxgpt import generate
+from jaxgpt.command_line import run_verb
+from jaxgpt.model.positions import Learned
+from tests.run_folder import make_run
+from tests.tiny import make_dataset
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("generate")
+    make_run(folder / "run", make_dataset(folder / "data"), {10: 3.0, 20: 4.0})
+    return str(folder / "run")
+
+
+def out(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    generate.main(argv)
+    return capsys.readouterr().out
+
+
+def samples(capsys: pytest.CaptureFixture[str], *argv: str) -> list[dict[str, str]]:
+    return json.loads(out(capsys, *argv, "--json"))["samples"]
+
+
+def test_the_streamed_text_is_that_of_the_json(run: str, capsys) -> None:
+    argv = ("--checkpoint", run, "--prompt", "the cat", "some", "--num-samples", "2")
+    argv += ("--max-new-tokens", "9", "--temperature", "1.5")
+    printed = out(capsys, *argv)
+    found = samples(capsys, *argv)
+    assert [sample["prompt"] for sample in found] == ["the cat", "the cat", "some", "some"]
+    assert printed == "".join(
+        f"--- {number} of 4 ---\n{sample['prompt']}{sample['text']}\n"
+        for number, sample in enumerate(found, 1)
+    )
+    assert found[0]["text"] != found[1]["text"]
+    without = out(capsys, *argv, "--echo", "False")
+    assert without.splitlines()[1] == found[0]["text"].splitlines()[0]
+
+
+def test_the_seed_decides_and_the_batch_does_not(run: str, capsys) -> None:
+    argv = ("--checkpoint", run, "--max-new-tokens", "9", "--prompt", "the", "--temperature", "2")
+    first = samples(capsys, *argv, "--seed", "3")
+    assert samples(capsys, *argv, "--seed", "3") == first
+    assert samples(capsys, *argv, "--seed", "4") != first
+    assert samples(capsys, *argv, "--seed", "3", "--num-samples", "3")[0] == first[0]
+
+
+def test_one_sample_streams_without_a_header_and_no_prompt_begins_a_document(
+    run: str, capsys
+) -> None:
+    text = out(capsys, "--checkpoint", run, "--max-new-tokens", "5", "--temperature", "0")
+    assert "---" not in text
+    assert text.endswith("\n")
+    (sample,) = samples(capsys, "--checkpoint", run, "--max-new-tokens", "5", "--temperature", "0")
+    assert sample["prompt"] == ""
+    assert sample["text"] + "\n" == text
+
+
+def test_stop_strings_end_the_text_and_are_not_shown(run: str, capsys) -> None:
+    argv = ("--checkpoint", run, "--prompt", "the", "--max-new-tokens", "40", "--top-k", "20")
+    (free,) = samples(capsys, *argv)
+    stop = free["text"][5:7]
+    (stopped,) = samples(capsys, *argv, "--stop", "never seen", stop)
+    assert stopped["text"] == free["text"][: free["text"].index(stop)]
+    assert stopped["finish"] == "stop"
+    assert samples(capsys, *argv, "--stop", "never seen", "--stop", stop) == [stopped]
+
+
+def test_the_step_is_chosen_by_name_or_number(run: str, capsys) -> None:
+    argv = ("--checkpoint", run, "--max-new-tokens", "3", "--json", "--step")
+    for name, step in (("latest", 20), ("best", 10), ("20", 20)):
+        assert json.loads(out(capsys, *argv, name))["step"] == step
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (("--temperature", "nan"), 78, "temperature = nan; allowed: finite"),
+        (("--top-p", "0"), 78, "top_p = 0.0; allowed: above 0, up to 1"),
+        (("--top-k", "-2"), 78, "top_k = -2; allowed: None (off) or at least 1"),
+        (("--max-new-tokens", "0"), 2, "--max-new-tokens 0 must be at least 1"),
+        (("--num-samples", "-1"), 2, "--num-samples -1 must be at least 1"),
+        (("--seed", "-1"), 2, "--seed -1 must be at least 0"),
+        (("--stop", ""), 2, "--stop must not be empty"),
+        (("--step", "15"), 2, "there are 10, 20"),
+        (("--tempreature", "1"), 2, "did you mean --temperature?"),
+        (("--prompt", "\udcff"), 82, "lone surrogate"),
+    ],
+)
+def test_errors_are_one_line_with_the_right_code(
+    run: str, capsys, argv: tuple[str, ...], code: int, message: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_verb(generate.main, ["--checkpoint", run, *argv])
+    printed = capsys.readouterr()
+    assert stop.value.code == code
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_more_tokens_than_learned_positions_are_refused(run: str, tmp_path: Path, capsys) -> None:
+    dataset = Path(run).parent / "data"
+    make_run(tmp_path / "run", dataset, {10: 3.0}, position=Learned(max_length=20))
+    argv = ["--checkpoint", str(tmp_path / "run"), "--prompt", "the", "--max-new-tokens", "50"]
+    with pytest.raises(SystemExit) as stop:
+        run_verb(generate.main, argv)
+    assert stop.value.code == 2
+    assert "50 new ones do not fit" in capsys.readouterr().err
+
+
+def test_a_run_that_does_not_exist_or_holds_nothing(tmp_path: Path, capsys) -> None:
+    for folder, code in ((tmp_path / "none", 2), (tmp_path, 79)):
+        with pytest.raises(SystemExit) as stop:
+            run_verb(generate.main, ["--checkpoint", str(folder)])
+        assert stop.value.code == code
+        assert str(folder) in capsys.readouterr().err

@@ -1,0 +1,156 @@
+"""The import graph: a file imports only from lower layers, or its own package without a cycle."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "jaxgpt"
+
+# Every top-level module or package, by layer. A new file must be given its place here.
+LAYERS = [
+    {
+        "errors",
+        "config",
+        "command_line",
+        "durable",
+        "stopping",
+        "batch",
+        "tokenizer",
+        "sentencepiece_model",
+        "tokenizer_training",
+        "dataset_manifest",
+        "shard_writer",
+        "shards",
+        "plots",
+        "report_page",
+    },
+    {"corpus", "data", "model", "parallel"},
+    {"checkpoints"},
+    {"training", "inference"},
+    {"evaluation", "reporting"},
+    {"experiment", "hooks", "pretraining", "tour"},
+    {"train", "eval", "generate", "quickstart", "cli"},
+]
+WITHOUT_JAX = {
+    "corpus",
+    "data",
+    "tokenizer",
+    "sentencepiece_model",
+    "tokenizer_training",
+    "dataset_manifest",
+    "shard_writer",
+    "shards",
+    "batch",
+    "config",
+    "command_line",
+    "durable",
+}
+VERBS = LAYERS[-1]
+
+
+def _modules() -> dict[str, ast.Module]:
+    return {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): ast.parse(
+            path.read_text()
+        )
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+MODULES = _modules()
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _own_imports(name: str) -> set[str]:
+    """Modules of jaxgpt that a module imports."""
+    known = _imports(MODULES[name]) & MODULES.keys()
+    packages = {f"{imported}.__init__" for imported in _imports(MODULES[name])}
+    return known | (packages & MODULES.keys())
+
+
+def _top(name: str) -> str:
+    return name.split(".")[1]
+
+
+def _layer(top: str) -> int:
+    for number, layer in enumerate(LAYERS):
+        if top in layer:
+            return number
+    raise AssertionError(f"jaxgpt/{top} has no layer; give it a place in tests/test_layering.py")
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if _top(name) != "__init__"])
+def test_a_module_imports_only_from_lower_layers(name: str) -> None:
+    for imported in _own_imports(name):
+        if _top(imported) == _top(name) or _top(imported) == "__init__":
+            continue
+        below = _layer(_top(imported)) < _layer(_top(name))
+        beside = _layer(_top(imported)) == _layer(_top(name)) and _layer(_top(name)) in (0, 5)
+        assert below or beside, f"{name} imports {imported}, which does not lie below it"
+
+
+def test_there_is_no_cycle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"import cycle: {' -> '.join([*path, name])}"
+        if name in done:
+            return
+        for imported in sorted(_own_imports(name)):
+            visit(imported, (*path, name))
+        done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_import_of_jaxgpt_hides_in_a_function(name: str) -> None:
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            hidden = [item for item in _imports(node) if item.split(".")[0] == "jaxgpt"]
+            assert not hidden, f"{name}.{node.name} imports {hidden}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if _top(name) in WITHOUT_JAX])
+def test_text_and_data_know_no_jax(name: str) -> None:
+    heavy = {item for item in _imports(MODULES[name]) if item.split(".")[0] in ("jax", "flax")}
+    assert not heavy, f"{name} imports {heavy}"
+
+
+def test_only_mesh_makes_meshes() -> None:
+    for name, tree in MODULES.items():
+        makes = [node for node in ast.walk(tree) if getattr(node, "attr", "") == "make_mesh"]
+        assert not makes or name == "jaxgpt.parallel.mesh", f"{name} makes a mesh"
+
+
+def test_only_the_adapter_imports_orbax() -> None:
+    for name in MODULES:
+        uses = {item for item in _imports(MODULES[name]) if item.split(".")[0] == "orbax"}
+        assert not uses or name.startswith("jaxgpt.checkpoints."), f"{name} imports {uses}"
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_verbs_are_thin_and_imported_by_nothing(verb: str) -> None:
+    name = f"jaxgpt.{verb}"
+    assert len((PACKAGE / f"{verb}.py").read_text().splitlines()) <= 85
+    importers = [other for other in MODULES if name in _imports(MODULES[other])]
+    assert not importers
+
+
+def test_files_stay_small_enough_to_read() -> None:
+    for name in MODULES:
+        path = PACKAGE.parent / Path(*name.split(".")).with_suffix(".py")
+        lines = len(path.read_text().splitlines())
+        assert lines <= 500, f"{path} has {lines} lines"

@@ -1,0 +1,125 @@
+"""Every command in the README and the docs runs, as printed, but for its size."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import REPOSITORY
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+# Names that stand for something of the user's: a synopsis, not a command.
+PLACEHOLDER = re.compile(r"\b(PATH|DIR|FILE|RUN|NAME|TEXT|VERB|N)\b|\.\.\.")
+# Installing, testing and linting are what .ci/run does.
+NOT_OURS = (
+    "pip ",
+    "pytest",
+    "git ",
+    "cd ",
+    "source ",
+    "ruff ",
+    "pyright",
+    "python -m venv",
+    ".ci/",
+)
+# A training command is cut to a size that says whether it works.
+SMALL = [
+    "--schedule.num-steps", "2", "--batch.global-batch-size", "8", "--batch.num-micro-batches",
+    "1", "--batch.sequence-length", "64", "--evaluation.max-tokens", "200",
+]  # fmt: skip
+
+
+def _commands(page: Path) -> list[str]:
+    """Lines of fenced blocks that a shell would run; a `$ ` before one marks real output."""
+    found = []
+    for block in re.findall(r"^```(?:bash|sh)?\n(.*?)^```", page.read_text(), re.M | re.S):
+        if re.search(r"^\$ ", block, re.M):
+            continue
+        for line in block.replace("\\\n", " ").split("\n"):
+            command = " ".join(line.split("#")[0].split())
+            starts = ("python ", "jaxgpt ", "XLA_FLAGS=", "tensorboard ")
+            if command.startswith(starts) and not command.startswith(NOT_OURS):
+                found.append(command)
+    return found
+
+
+COMMANDS = [
+    (page.name, command)
+    for page in PAGES
+    for command in _commands(page)
+    if not PLACEHOLDER.search(command)
+]
+
+
+def _run(command: str, folder: Path) -> None:
+    command = re.sub(r"^((?:\w+=\S+ )*)python ", rf"\1{sys.executable} ", command)
+    command = re.sub(
+        r"^jaxgpt ", f"{sys.executable} -c 'from jaxgpt.cli import main; main()' ", command
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
+    environment.pop("XLA_FLAGS", None)
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True,
+        timeout=600,
+    )  # fmt: skip
+    assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+
+
+def _cut(command: str) -> str:
+    if "jaxgpt.train" in command or command.startswith("jaxgpt train"):
+        small = [*SMALL]
+        if "base.py" in command:
+            small += ["--model.num-layers", "1"]
+        return f"{command} {' '.join(small)}"
+    if (
+        "quickstart" in command
+        and "--checkpoint" not in command
+        and "-m jaxgpt.eval" not in command
+    ):
+        return f"{command} --num-steps 2"
+    return command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory that looks like a clone, with a small finished quickstart in it."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name in ("configs", "tools", "docs", "jaxgpt", "README.md"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    _run("python -m jaxgpt.quickstart --input docs jaxgpt --num-steps 3", folder)
+    (folder / "data").mkdir()
+    shutil.copytree(folder / "runs" / "quickstart" / "data", folder / "data" / "corpus")
+    return folder
+
+
+def test_there_are_commands_to_run() -> None:
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("page", sorted({page for page, _ in COMMANDS}))
+def test_commands_run(page: str, folder: Path) -> None:
+    for name, command in COMMANDS:
+        if name == page and "jaxgpt.quickstart" not in command:
+            _run(_cut(command), folder)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_files_that_the_docs_name_exist() -> None:
+    for page in PAGES:
+        for name in re.findall(
+            r"`((?:jaxgpt|tests|configs|tools|docs)/[\w/.-]+)`", page.read_text()
+        ):
+            assert (REPOSITORY / name.rstrip("/")).exists(), f"{page.name} names {name}"
