@@ -1,0 +1,208 @@
+"""The words of many documents at once, as hashes: what filters, duplicates and benchmarks count.
+
+A batch of documents becomes one array of code points, and all the rest is arithmetic on arrays:
+where words begin and end, a 64-bit hash of each, hashes of every n neighbours. A hash depends on
+the word alone, never on the batch or the machine. It resists chance, not somebody who makes words
+collide.
+
+Axes: C code points, W words, D documents.
+"""
+
+import dataclasses
+import functools
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+# Code points that are looked at together; the arrays for them stay in the processor's cache.
+_CHUNK_CHARACTERS = 1 << 18
+# Odd, so that it has an inverse modulo 2**64; the digits are those of the golden ratio.
+_BASE = 0x9E3779B97F4A7C15
+_SEPARATOR, _LETTER, _WORD = 0, 1, 2
+
+# Blocks written without spaces between words: there every character counts as a word.
+_SCRIPTS_WITHOUT_SPACES = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x0F00, 0x0FFF),  # Tibetan
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x3040, 0x30FF),  # Hiragana, Katakana
+    (0x31F0, 0x31FF),  # Katakana extensions
+    (0x3400, 0x4DBF),  # Han, extension A
+    (0x4E00, 0x9FFF),  # Han
+    (0xF900, 0xFAFF),  # Han, compatibility
+    (0x20000, 0x3FFFF),  # Han, extensions B and on
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """Words of a batch of documents, one after the other.
+
+    Attributes:
+        hashes_W: uint64.
+        lengths_W: in code points, int64.
+        offsets_D1: int64 [D + 1]; document d has the words offsets_D1[d]:offsets_D1[d + 1].
+    """
+
+    hashes_W: np.ndarray
+    lengths_W: np.ndarray
+    offsets_D1: np.ndarray
+
+    @property
+    def counts_D(self) -> np.ndarray:
+        """Number of words of each document."""
+        return np.diff(self.offsets_D1)
+
+
+def unicode_words(texts: Sequence[str]) -> Words:
+    """Runs of letters, marks, digits and underscores, in lower case.
+
+    Where a script has no spaces every character is a word of its own, so that n neighbours are a
+    character n-gram there.
+    """
+    return _words([text.lower() for text in texts], _unicode_kinds)
+
+
+def space_separated_words(texts: Sequence[str]) -> Words:
+    """What `str.split` returns, case kept."""
+    return _words(texts, _space_kinds)
+
+
+def neighbours(words: Words, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of every `num` neighbouring words (word n-grams), document by document.
+
+    Returns:
+        uint64 [N] and int64 offsets [D + 1]; a document of fewer than `num` words has none.
+    """
+    counts_D = np.maximum(words.counts_D - (num - 1), 0)
+    offsets_D1 = np.concatenate([[0], np.cumsum(counts_D)])
+    num_windows = len(words.hashes_W) - num + 1
+    if not offsets_D1[-1]:
+        return np.zeros(0, np.uint64), offsets_D1
+    hashes_N = words.hashes_W[:num_windows].copy()
+    for place in range(1, num):
+        hashes_N *= _BASE
+        hashes_N += words.hashes_W[place : place + num_windows]
+    # Windows that reach into the next document are none.
+    shifts_D = words.offsets_D1[:-1] - offsets_D1[:-1]
+    first_N = np.arange(offsets_D1[-1]) + np.repeat(shifts_D, counts_D)
+    return _mix(hashes_N)[first_N], offsets_D1
+
+
+def _words(texts: Sequence[str], kinds_of: Callable[[], np.ndarray]) -> Words:
+    kinds = kinds_of()
+    hashes, lengths = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    counts_D = np.zeros(len(texts), np.int64)
+    for documents, codes_C, starts in _chunks(texts):
+        kinds_C = kinds[codes_C]
+        starts_W, ends_W = _boundaries(kinds_C)
+        hashes.append(_hash_words(codes_C, starts_W, ends_W))
+        lengths.append(ends_W - starts_W)
+        counts_D[documents] += np.diff(np.searchsorted(starts_W, [*starts, len(codes_C)]))
+    return Words(
+        np.concatenate(hashes), np.concatenate(lengths), np.concatenate([[0], np.cumsum(counts_D)])
+    )
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[tuple[slice, np.ndarray, list[int]]]:
+    """Yield (documents, their code points joined by newlines, where each begins).
+
+    A document longer than a chunk comes alone, in pieces cut after a newline or space where there
+    is one: how it is cut depends on nothing but its text.
+    """
+    first, size, starts = 0, 0, []
+    for number, text in enumerate(texts):
+        if len(text) > _CHUNK_CHARACTERS or size + len(text) > _CHUNK_CHARACTERS:
+            if starts:
+                yield slice(first, number), _codes("\n".join(texts[first:number])), starts
+            first, size, starts = number, 0, []
+        if len(text) > _CHUNK_CHARACTERS:
+            for piece in _pieces(text):
+                yield slice(number, number + 1), _codes(piece), [0]
+            first = number + 1
+        else:
+            starts.append(size)
+            size += len(text) + 1
+    if starts:
+        yield slice(first, len(texts)), _codes("\n".join(texts[first:])), starts
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > _CHUNK_CHARACTERS:
+        end = start + _CHUNK_CHARACTERS
+        cut = max(text.rfind(" ", start, end), text.rfind("\n", start, end)) + 1
+        end = cut or end
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _codes(text: str) -> np.ndarray:
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _boundaries(kinds_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where words start, and the first place after each."""
+    is_letter = np.zeros(len(kinds_C) + 2, bool)
+    is_letter[1:-1] = kinds_C == _LETTER
+    is_alone = kinds_C == _WORD
+    is_start = is_letter[1:-1] & ~is_letter[:-2] | is_alone
+    is_end = is_letter[1:-1] & ~is_letter[2:] | is_alone
+    return np.flatnonzero(is_start), np.flatnonzero(is_end) + 1
+
+
+def _hash_words(codes_C: np.ndarray, starts_W: np.ndarray, ends_W: np.ndarray) -> np.ndarray:
+    """Polynomials modulo 2**64 in the words' code points, as differences of one running sum."""
+    powers, inverses = _powers()
+    sums = np.zeros(len(codes_C) + 1, np.uint64)
+    # One more than the code point, so that no word is a prefix of zeros of another.
+    np.cumsum((codes_C.astype(np.uint64) + np.uint64(1)) * powers[: len(codes_C)], out=sums[1:])
+    return _mix((sums[ends_W] - sums[starts_W]) * inverses[starts_W])
+
+
+def _mix(hashes: np.ndarray) -> np.ndarray:
+    """Every input bit to every output bit: the finaliser of splitmix64 (Steele et al. 2014)."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))
+
+
+@functools.cache
+def _powers() -> tuple[np.ndarray, np.ndarray]:
+    """_BASE**i and its inverse, modulo 2**64, for every place in a chunk."""
+    both = []
+    for factor in (_BASE, pow(_BASE, -1, 2**64)):
+        powers = np.full(_CHUNK_CHARACTERS + 1, factor, np.uint64)
+        powers[0] = 1
+        both.append(np.cumprod(powers))
+    return both[0], both[1]
+
+
+@functools.cache
+def _unicode_kinds() -> np.ndarray:
+    """Letters, marks (vowel signs are), numbers and connectors make words."""
+    kinds = np.fromiter(
+        (
+            _LETTER if category[0] in "LMN" or category == "Pc" else _SEPARATOR
+            for category in map(unicodedata.category, map(chr, range(sys.maxunicode + 1)))
+        ),
+        np.uint8,
+        sys.maxunicode + 1,
+    )
+    for first, last in _SCRIPTS_WITHOUT_SPACES:
+        block = kinds[first : last + 1]
+        block[block == _LETTER] = _WORD
+    return kinds
+
+
+@functools.cache
+def _space_kinds() -> np.ndarray:
+    kinds = np.full(sys.maxunicode + 1, _LETTER, np.uint8)
+    kinds[[code for code in range(0x3001) if chr(code).isspace()]] = _SEPARATOR
+    return kinds
