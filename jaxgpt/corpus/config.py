@@ -1,22 +1,13 @@
 """`DatasetConfig`: everything that decides what a dataset holds."""
 
-from typing import Literal
-
 from jaxgpt.config import configclass
+from jaxgpt.corpus.executors.config import ExecutorConfig
 from jaxgpt.corpus.filters import FiltersConfig
 from jaxgpt.corpus.repair import RepairConfig
 from jaxgpt.corpus.sources import SourcesConfig
 from jaxgpt.corpus.splits import HashSplit, Split
 from jaxgpt.corpus.vocabulary import DatasetTokenizer
 from jaxgpt.shard_writer import DEFAULT_SHARD_TOKENS
-
-
-@configclass
-class ExecutorConfig:
-    """Who does the work. The dataset is the same whoever does it."""
-
-    kind: Literal["serial"] = "serial"
-    """serial: one task after the other in this process."""
 
 
 @configclass

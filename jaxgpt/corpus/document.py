@@ -26,6 +26,7 @@ class Document:
         location: `path:line` in the input; unique.
         source: the record's own `source`, else where it was found.
         license: the record's own `license`, or "".
+        url: the record's own `url`, or "".
     """
 
     id: str
@@ -33,6 +34,7 @@ class Document:
     location: str
     source: str
     license: str = ""
+    url: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,5 @@
 """The stages that turn documents into token ids, in their final order, and these into shards."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jaxgpt.corpus.deduplication import kept_batches
-from jaxgpt.corpus.parts import Part, hash_rows
+from jaxgpt.corpus.document_index import NAMES, IndexWriter, read_index, write_index
+from jaxgpt.corpus.partition import Partition
+from jaxgpt.corpus.parts import hash_rows
 from jaxgpt.corpus.splits import Assignment
 from jaxgpt.corpus.tally import SourceTally
 from jaxgpt.dataset_manifest import Shard, token_dtype
@@ -18,15 +18,13 @@ from jaxgpt.shard_writer import ShardWriter
 from jaxgpt.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
-_COLUMNS = ("order", "hash", "source", "text")
+_COLUMNS = ("order", *NAMES, "text")
 
 
 def encode_partition(
     folder: Path,
     advance: Callable[[int], None],
-    parts: Sequence[Part],
-    partition: int,
-    kept_file: Path,
+    partition: Partition,
     assignment: Assignment,
     tokenizer_file: Path,
 ) -> dict[str, Any]:
@@ -35,33 +33,27 @@ def encode_partition(
     outputs = {split: _Output(folder, split, tokenizer) for split in SPLITS}
     sources: dict[str, SourceTally] = {}
     lengths: Counter[int] = Counter()
-    table = pa.Table.from_batches(
-        list(kept_batches(parts, partition, kept_file, _COLUMNS)),
-        schema=pa.schema({"order": pa.uint64(), "hash": pa.binary(16), **_STRINGS}),
-    )
-    texts, hashes, names = table["text"], table["hash"], table["source"]
+    table = partition.table(_COLUMNS)
+    names = table.select(NAMES)
     for row in _final_order(table):
-        text = texts[row].as_py()
+        text = table["text"][row].as_py()
         num_bytes = len(text.encode())
         # The number of bits of its length: documents of 2**(n-1) .. 2**n - 1 bytes are alike.
         lengths[num_bytes.bit_length()] += 1
-        tally = sources.setdefault(names[row].as_py(), SourceTally())
+        tally = sources.setdefault(table["source"][row].as_py(), SourceTally())
         tally.kept += 1
         tally.num_bytes += num_bytes
-        divided = assignment.divide(hashes[row].as_py(), text)
+        divided = assignment.divide(table["hash"][row].as_py(), text)
         for split, share in zip(SPLITS, divided, strict=True):
             if share:
-                tally.num_tokens += outputs[split].add(share)
+                tally.num_tokens += outputs[split].add(share, row)
         advance(num_bytes)
     for output in outputs.values():
-        output.close()
+        output.close(names)
     return {
-        "sources": {name: dataclasses.asdict(tally) for name, tally in sources.items()},
+        "sources": {name: tally.to_json() for name, tally in sources.items()},
         "lengths": lengths,
     }
-
-
-_STRINGS = {"source": pa.string(), "text": pa.large_string()}
 
 
 def _final_order(table: pa.Table) -> list[int]:
@@ -74,25 +66,30 @@ def _final_order(table: pa.Table) -> list[int]:
 
 
 class _Output:
-    """The documents of one split: `SPLIT.bin` all ids, `SPLIT.npy` tokens and bytes of each."""
+    """The documents of one split: `SPLIT.bin` has all ids, `SPLIT.arrow` a row for each document
+    as in `document_index.py`."""
 
     def __init__(self, folder: Path, split: str, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._file = (folder / f"{split}.bin").open("wb")
-        self._sizes_file = folder / f"{split}.npy"
+        self._index_file = folder / f"{split}.arrow"
+        self._rows: list[int] = []
         self._sizes: list[tuple[int, int]] = []
 
-    def add(self, text: str) -> int:
-        """Append a document; return its number of tokens, with BOS and EOS."""
+    def add(self, text: str, row: int) -> int:
+        """Append text of a document; return its number of tokens, with BOS and EOS."""
         ids = np.array(self._tokenizer.encode(text), dtype=self._dtype)
         self._file.write(ids.tobytes())
-        self._sizes.append((len(ids), len(text.encode())))
+        self._rows.append(row)
+        self._sizes.append((len(ids) + 2, len(text.encode())))
         return len(ids) + 2
 
-    def close(self) -> None:
+    def close(self, names: pa.Table) -> None:
+        """`names` has the index's other columns, for all rows of the partition."""
         self._file.close()
-        np.save(self._sizes_file, np.array(self._sizes, dtype=np.int64).reshape(-1, 2))
+        sizes = np.array(self._sizes, dtype=np.int64).reshape(-1, 2)
+        write_index(self._index_file, names.take(pa.array(self._rows, pa.int64())), *sizes.T)
 
 
 def write_shards(
@@ -102,17 +99,24 @@ def write_shards(
     max_shard_tokens: int,
     advance: Callable[[int], None],
 ) -> dict[str, list[Shard]]:
-    """Write the shards of both splits from the folders that `encode_partition` filled."""
+    """Write the shards of both splits, and their index, from what `encode_partition` wrote."""
     dtype = token_dtype(tokenizer.vocab_size)
     shards = {}
     for split in SPLITS:
-        with ShardWriter(directory, split, tokenizer, max_shard_tokens) as writer:
+        with (
+            ShardWriter(directory, split, tokenizer, max_shard_tokens) as writer,
+            IndexWriter(directory / split) as index,
+        ):
             for folder in encoded:
-                sizes = np.load(folder / f"{split}.npy", allow_pickle=False)
+                rows = read_index(folder / f"{split}.arrow")
+                sizes = zip(
+                    rows["num_tokens"].to_pylist(), rows["num_bytes"].to_pylist(), strict=True
+                )
                 with open(folder / f"{split}.bin", "rb") as file:
-                    for num_tokens, num_bytes in sizes.tolist():
-                        data = file.read(num_tokens * dtype.itemsize)
+                    for num_tokens, num_bytes in sizes:
+                        data = file.read((num_tokens - 2) * dtype.itemsize)
                         writer.add(np.frombuffer(data, dtype=dtype), num_bytes)
                         advance(num_bytes)
+                index.add(rows)
         shards[split] = writer.shards
     return shards

@@ -14,7 +14,7 @@ import zstandard
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.document import RemovedWriter
 from jaxgpt.corpus.finished import INPUTS_NAME, recorded_settings
-from jaxgpt.corpus.reading import REMOVED_NAME
+from jaxgpt.corpus.removal import REMOVED_NAME
 from jaxgpt.corpus.report import write_reports
 from jaxgpt.corpus.sources import Inputs
 from jaxgpt.corpus.stages import Done
@@ -28,6 +28,7 @@ class Outcome:
     """All that is known at the end of a build.
 
     Attributes:
+        step_counts: what filters and edits counted, by their stage.
         lengths: documents by the number of bits of their length in bytes.
         split_note: what a user should know about the split; or "".
         read: results of the first stage.
@@ -37,6 +38,7 @@ class Outcome:
     config: DatasetConfig
     inputs: Inputs
     tally: Tally
+    step_counts: Mapping[str, Mapping[str, int]]
     lengths: Mapping[int, int]
     split_note: str
     shards: Mapping[str, Sequence[Shard]]
@@ -85,8 +87,18 @@ def _about(outcome: Outcome) -> dict[str, Any]:
             "kept": tally.num_kept,
             "dropped": dict(sorted(tally.dropped.items())),
         },
+        "bytes": {
+            "read": tally.read_bytes,
+            "kept": tally.kept_bytes,
+            "dropped": dict(sorted(tally.dropped_bytes.items())),
+            "edited": dict(sorted(tally.edited_bytes.items())),
+        },
+        "edits": {
+            stage: {"documents": count, "counts": dict(outcome.step_counts.get(stage, {}))}
+            for stage, count in sorted(tally.edited_documents.items())
+        },
         "sources": [
-            {"name": name, **dataclasses.asdict(source)}
+            {"name": name, **source.to_json()}
             for name, source in sorted(tally.sources.items())
         ],
         "inputs": {

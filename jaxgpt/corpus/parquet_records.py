@@ -54,7 +54,7 @@ def _rows(table: Any, group: int, text_key: str) -> Iterator[dict[str, Any]]:
         for _ in range(metadata.num_rows):
             yield dict.fromkeys(names)
         return
-    columns = [name for name in (text_key, "id", "source", "license") if name in names]
+    columns = [name for name in (text_key, "id", "source", "license", "url") if name in names]
     row_bytes = max(metadata.total_byte_size // max(metadata.num_rows, 1), 1)
     batch_rows = min(max(_BATCH_BYTES // row_bytes, 1), _MAX_BATCH_ROWS)
     for batch in table.iter_batches(batch_rows, row_groups=[group], columns=columns):

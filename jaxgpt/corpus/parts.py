@@ -1,4 +1,4 @@
-"""Documents on their way through the stages: Arrow files, partitioned by order in the dataset.
+"""Document files: what was read, as Arrow batches, partitioned by order in the dataset.
 
 The position of a document in the dataset is a seeded hash of its content. Partition q holds the
 q-th range of these hashes, so that partitions can be sorted one at a time, and copies of one text
@@ -6,8 +6,6 @@ always meet in one partition.
 """
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +26,8 @@ SCHEMA = pa.schema(
         "location": pa.string(),
         "source": pa.string(),
         "license": pa.string(),
+        "url": pa.string(),
+        "num_bytes": pa.int64(),
         "text": pa.large_string(),
     }
 )
@@ -58,9 +58,8 @@ class DocumentWriter:
         self._rows: list[list[tuple[Any, ...]]] = [[] for _ in range(num_partitions)]
         self._num_bytes = [0] * num_partitions
         self._num_buffered_bytes = 0
-        options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
         self._file = pa.OSFile(str(folder / FILE_NAME), "wb")
-        self._writer = pa.ipc.new_file(self._file, SCHEMA, options=options)
+        self._writer = pa.ipc.new_file(self._file, SCHEMA, options=write_options())
 
     def __enter__(self) -> "DocumentWriter":
         return self
@@ -90,6 +89,8 @@ class DocumentWriter:
             document.location,
             document.source,
             document.license,
+            document.url,
+            num_bytes,
             document.text,
         )
         self._rows[partition].append(row)
@@ -121,36 +122,11 @@ class DocumentWriter:
         self._num_bytes[partition] = 0
 
 
-class Part:
-    """A part as a reader needs it: its folder, and where the batches of each partition are."""
-
-    def __init__(self, folder: Path, batches: Iterable[Batch]) -> None:
-        self.folder = folder
-        self.num_bytes: Counter[int] = Counter()
-        self._numbers: dict[int, list[int]] = {}
-        for number, batch in enumerate(batches):
-            self._numbers.setdefault(batch.partition, []).append(number)
-            self.num_bytes[batch.partition] += batch.num_bytes
-
-    def numbers(self, partition: int) -> Sequence[int]:
-        """The batches of a partition, as numbers within the file."""
-        return self._numbers.get(partition, ())
-
-
-def read_partition(
-    parts: Sequence[Part], partition: int, columns: Sequence[str] = SCHEMA.names
-) -> Iterator[pa.RecordBatch]:
-    """Yield the batches of one partition, part by part; rows always come in the same order."""
-    fields = [SCHEMA.names.index(name) for name in columns]
-    options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
-    for part in parts:
-        numbers = part.numbers(partition)
-        if not numbers:
-            continue
-        with pa.OSFile(str(part.folder / FILE_NAME), "rb") as file:
-            reader = pa.ipc.open_file(file, options=options)
-            for number in numbers:
-                yield reader.get_batch(number)
+def write_options() -> pa.ipc.IpcWriteOptions:
+    """How Arrow files of documents are written."""
+    return pa.ipc.IpcWriteOptions(
+        compression=pa.Codec("zstd", compression_level=1), use_threads=False
+    )
 
 
 def hash_rows(batch: pa.RecordBatch) -> np.ndarray:

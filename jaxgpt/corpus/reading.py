@@ -1,4 +1,4 @@
-"""The first stage: files are read, documents repaired, filtered and put in their partition.
+"""The first stage: files are read, documents repaired and put in their partition.
 
 Everything that happens to a record here is counted.
 """
@@ -10,16 +10,15 @@ from typing import Any
 
 from jaxgpt.corpus.cleaning import clean
 from jaxgpt.corpus.document import Document, Rejected, RemovedWriter
-from jaxgpt.corpus.filters import FiltersConfig
-from jaxgpt.corpus.parts import Batch, DocumentWriter, Part
+from jaxgpt.corpus.parts import FILE_NAME, Batch, DocumentWriter
 from jaxgpt.corpus.readers import FileReader
+from jaxgpt.corpus.removal import REMOVED_NAME
 from jaxgpt.corpus.repair import RepairConfig
 from jaxgpt.corpus.sources import InputFile, SourcesConfig
 from jaxgpt.corpus.stages import Done
 from jaxgpt.corpus.tally import Tally, make_sample
 from jaxgpt.durable import hash_file
 
-REMOVED_NAME = "removed.jsonl.zst"
 # Of text, roughly: a work unit of the first stage, and one of the stages after it.
 PART_BYTES = 64 << 20
 PARTITION_BYTES = 32 << 20
@@ -33,7 +32,6 @@ class ReadPlan:
 
     sources: SourcesConfig
     repair: RepairConfig
-    filters: FiltersConfig
     num_partitions: int
     seed: int
 
@@ -87,19 +85,18 @@ def read_part(
     }
 
 
-def part_of(done: Done) -> Part:
-    """The part that a finished task of this stage has written."""
+def batches_of(done: Done) -> tuple[Path, list[Batch]]:
+    """The file that a finished task of this stage has written, and its batches."""
     names = [field.name for field in dataclasses.fields(Batch)]
-    batches = (Batch(**dict(zip(names, row, strict=True))) for row in done.result["batches"])
-    return Part(done.folder, batches)
+    batches = [Batch(**dict(zip(names, row, strict=True))) for row in done.result["batches"]]
+    return done.folder / FILE_NAME, batches
 
 
 class _Gate:
-    """Repairs and judges records one by one; counts them and records those that go."""
+    """Repairs records one by one; counts them and lists those that go."""
 
     def __init__(self, plan: ReadPlan, tally: Tally, removed: RemovedWriter) -> None:
         self._repair_config = plan.repair
-        self._filters = plan.filters.build()
         self._tally = tally
         self._removed = removed
 
@@ -112,28 +109,25 @@ class _Gate:
         if isinstance(cleaned, Rejected):
             self._drop(cleaned, stage)
             return None
-        for reject in self._filters:
-            if (reason := reject(cleaned)) is not None:
-                self._drop(_rejected(cleaned, reason), "filter")
-                return None
-        return cleaned, len(cleaned.text.encode())
+        num_bytes = len(cleaned.text.encode())
+        self._tally.count_text(cleaned.source, num_bytes)
+        if not cleaned.text.strip():
+            self._drop(_empty(cleaned), stage, num_bytes)
+            return None
+        return cleaned, num_bytes
 
-    def _drop(self, record: Rejected, stage: str) -> None:
+    def _drop(self, record: Rejected, stage: str, num_bytes: int = 0) -> None:
         sample = make_sample(record.location, record.detail, record.sample)
-        self._tally.count_dropped(record.reason, sample, record.is_bad)
+        self._tally.count_dropped(record.source, record.reason, num_bytes, sample, record.is_bad)
         more = {"detail": record.detail} if record.detail else {}
         self._removed.write(
             id=record.id, stage=stage, reason=record.reason, location=record.location, **more
         )
 
 
-def _rejected(document: Document, reason: str) -> Rejected:
+def _empty(document: Document) -> Rejected:
     return Rejected(
-        id=document.id,
-        location=document.location,
-        source=document.source,
-        reason=reason,
-        sample=document.text,
+        id=document.id, location=document.location, source=document.source, reason="empty"
     )
 
 

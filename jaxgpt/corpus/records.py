@@ -52,6 +52,7 @@ class RecordFile:
                 location=location,
                 source=_as_name(values.get("source")) or self.file.source,
                 license=_as_name(values.get("license")),
+                url=_as_name(values.get("url")),
             )
         if text is None:
             keys = ", ".join(shorten(str(name), 40) for name in list(values)[:10])

@@ -7,24 +7,27 @@ still valid. How work is cut into tasks depends on the input, never on who carri
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from jaxgpt.corpus.executors.executor import Executor
 from jaxgpt.corpus.progress import Progress
 from jaxgpt.durable import sync_folder
 
 logger = logging.getLogger(__name__)
 
 # To be raised whenever a stage would write something else for the same key.
-WORK_VERSION = 1
+WORK_VERSION = 2
 _DONE = "done.json"
 
 
@@ -58,33 +61,50 @@ Kernel = Callable[..., dict[str, Any]]
 """(folder to write into, advance(num_bytes), *arguments) -> a result that JSON can hold."""
 
 
-def run_stage(
-    work: Path, title: str, kernel: Kernel, tasks: Sequence[Task], progress: Progress
-) -> list[Done]:
-    """Carry out the tasks that have not been, in order; return all results in order.
+class Stages:
+    """Runs stages one after the other in a work folder."""
 
-    Raises:
-        InterruptedByUser, UnfinishedError: asked to stop; finished tasks stay.
-    """
-    stage = work / kernel.__name__
-    stage.mkdir(parents=True, exist_ok=True)
-    progress.begin(title, sum(task.num_bytes for task in tasks))
-    results, num_reused = [], 0
-    try:
-        for task in tasks:
-            done = _reuse(stage, task)
-            if done is None:
-                done = _carry_out(stage, kernel, task, progress)
-            else:
-                num_reused += 1
-                progress.advance(task.num_bytes)
-            results.append(done)
-        progress.finish()
-    finally:
-        progress.close()
-    if num_reused:
-        logger.info("%s: %d of %d parts were done before", title, num_reused, len(tasks))
-    return results
+    def __init__(self, work: Path, executor: Executor, progress: Progress) -> None:
+        self._work = work
+        self._executor = executor
+        self._progress = progress
+
+    def run(self, title: str, kernel: Kernel, tasks: Sequence[Task], name: str = "") -> list[Done]:
+        """Carry out the tasks that have not been; return all results in the order of the tasks.
+
+        Args:
+            title: what people read.
+            kernel: a function of a module; what it returns for one task depends on nothing else.
+            name: of the stage's folder, where two stages share a kernel.
+
+        Raises:
+            InterruptedByUser, UnfinishedError: asked to stop; finished tasks stay.
+        """
+        stage = self._work / (name or kernel.__name__)
+        stage.mkdir(parents=True, exist_ok=True)
+        for leftover in stage.glob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self._progress.begin(title, sum(task.num_bytes for task in tasks))
+        results: dict[str, Done] = {}
+        try:
+            for task in tasks:
+                if done := _reuse(stage, task):
+                    results[task.name] = done
+                    self._progress.advance(task.num_bytes)
+            num_reused = len(results)
+            work = [
+                functools.partial(carry_out, stage, kernel, task)
+                for task in tasks
+                if task.name not in results
+            ]
+            for done in self._executor.run(work, self._progress.advance):
+                results[done.folder.name] = done
+            self._progress.finish()
+        finally:
+            self._progress.close()
+        if num_reused:
+            logger.info("%s: %d of %d parts were done before", title, num_reused, len(tasks))
+        return [results[task.name] for task in tasks]
 
 
 def task_key(stage: str, task: Task) -> str:
@@ -96,6 +116,45 @@ def task_key(stage: str, task: Task) -> str:
 def combined_key(results: Sequence[Done]) -> str:
     """A hash that stands for all of `results`, for what depends on every one of them."""
     return hashlib.sha256("".join(done.key for done in results).encode()).hexdigest()
+
+
+def carry_out(stage: Path, kernel: Kernel, task: Task, advance: Callable[[int], None]) -> Done:
+    """Do one task; its result takes its name only when all of it is on disk.
+
+    Two that do the same task at once, as a cluster may after losing sight of a machine, do not
+    disturb each other: they write the same, and the first to finish counts.
+    """
+    folder = stage / task.name
+    temporary = Path(tempfile.mkdtemp(prefix=f".{task.name}.", suffix=".tmp", dir=stage))
+    advanced = 0
+
+    def advance_within(amount: int) -> None:
+        nonlocal advanced
+        amount = min(amount, task.num_bytes - advanced)
+        advanced += amount
+        advance(amount)
+
+    try:
+        result = kernel(temporary, advance_within, *task.arguments)
+        advance_within(task.num_bytes)
+        key = task_key(stage.name, task)
+        files = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
+        record = {"key": key, "result": result, "files": files}
+        (temporary / _DONE).write_text(json.dumps(record))
+        for path in temporary.iterdir():
+            _sync(path)
+        sync_folder(temporary)
+        if (done := _reuse(stage, task)) is not None:
+            shutil.rmtree(temporary)
+            return done
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(stage)
+    # What was returned must be what a later run would read.
+    return Done(folder=folder, key=key, result=json.loads(json.dumps(result)))
 
 
 def _reuse(stage: Path, task: Task) -> Done | None:
@@ -111,38 +170,6 @@ def _reuse(stage: Path, task: Task) -> Done | None:
     except (OSError, ValueError):
         return None
     return Done(folder=folder, key=record["key"], result=record["result"])
-
-
-def _carry_out(stage: Path, kernel: Kernel, task: Task, progress: Progress) -> Done:
-    folder, temporary = stage / task.name, stage / f".{task.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.mkdir()
-    advanced = 0
-
-    def advance(amount: int) -> None:
-        nonlocal advanced
-        amount = min(amount, task.num_bytes - advanced)
-        advanced += amount
-        progress.advance(amount)
-
-    try:
-        result = kernel(temporary, advance, *task.arguments)
-        advance(task.num_bytes)
-        key = task_key(stage.name, task)
-        files = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
-        record = {"key": key, "result": result, "files": files}
-        (temporary / _DONE).write_text(json.dumps(record))
-        for path in temporary.iterdir():
-            _sync(path)
-        sync_folder(temporary)
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(stage)
-    # What was returned must be what a later run would read.
-    return Done(folder=folder, key=key, result=json.loads(json.dumps(result)))
 
 
 def _checksum(path: Path) -> str:

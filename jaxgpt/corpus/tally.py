@@ -1,7 +1,8 @@
 """The account of a build: what was read, what was dropped and why, what was repaired, by source.
 
 Tallies of parts are merged in the order of the parts, so the account is as reproducible as the
-data. `documents read = kept + sum(dropped by reason)` holds for every tally, and is checked.
+data. `read = kept + sum(dropped by reason)` holds for every tally, in documents and, less what was
+edited out, in bytes, and is checked.
 """
 
 import dataclasses
@@ -18,9 +19,16 @@ OTHER_SOURCES = "(other sources)"
 
 @dataclasses.dataclass(kw_only=True)
 class SourceTally:
-    """Documents of one source."""
+    """Documents of one source: read = kept + sum(dropped), once all stages are done.
+
+    Attributes:
+        read_bytes: of the text of the documents read, repaired.
+        num_bytes, num_tokens: of the documents kept.
+    """
 
     read: int = 0
+    read_bytes: int = 0
+    dropped: Counter[str] = dataclasses.field(default_factory=Counter)
     kept: int = 0
     num_bytes: int = 0
     num_tokens: int = 0
@@ -29,22 +37,39 @@ class SourceTally:
     def add(self, other: "SourceTally") -> None:
         """Count the documents of `other` too."""
         self.read += other.read
+        self.read_bytes += other.read_bytes
+        self.dropped.update(other.dropped)
         self.kept += other.kept
         self.num_bytes += other.num_bytes
         self.num_tokens += other.num_tokens
         self.licenses = sorted({*self.licenses, *other.licenses})[:MAX_SAMPLES]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain dicts and lists."""
+        # Not dataclasses.asdict, which makes a Counter of a Counter's items.
+        return vars(self) | {"dropped": dict(sorted(self.dropped.items()))}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "SourceTally":
+        """Back from `to_json`."""
+        return cls(**{**data, "dropped": Counter(data["dropped"])})
 
 
 @dataclasses.dataclass(kw_only=True)
 class Tally:
     """Counts of a part, or of parts together.
 
+    Bytes are those of documents' text as UTF-8, after repair; a record that is no document has 0.
+
     Attributes:
         num_read: records, good and bad.
         num_kept: of these, documents that are still in.
         dropped: documents by reason.
         bad: of these, the ones that count towards `sources.max_bad_share`.
-        repaired: by kind of damage, documents that had it, and places.
+        read_bytes, kept_bytes, dropped_bytes: the same in bytes.
+        edited_documents: by kind of edit, documents whose text it changed.
+        edited_bytes: by kind of edit, bytes that it took out of documents; negative if it added.
+        repaired_documents, repaired_places: by kind of damage, documents that had it, and places.
         sources: by name.
         samples: by reason, a few dropped documents: location, detail, text.
     """
@@ -53,30 +78,57 @@ class Tally:
     num_kept: int = 0
     dropped: Counter[str] = dataclasses.field(default_factory=Counter)
     bad: Counter[str] = dataclasses.field(default_factory=Counter)
+    read_bytes: int = 0
+    kept_bytes: int = 0
+    dropped_bytes: Counter[str] = dataclasses.field(default_factory=Counter)
+    edited_documents: Counter[str] = dataclasses.field(default_factory=Counter)
+    edited_bytes: Counter[str] = dataclasses.field(default_factory=Counter)
     repaired_documents: Counter[str] = dataclasses.field(default_factory=Counter)
     repaired_places: Counter[str] = dataclasses.field(default_factory=Counter)
     sources: dict[str, SourceTally] = dataclasses.field(default_factory=dict)
     samples: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
 
     def count_read(self, record: Document | Rejected) -> None:
-        """A record came in; it is kept until it is dropped."""
+        """A record came in; it is kept until it is dropped. Its bytes: `count_text`."""
         self.num_read += 1
         self.num_kept += 1
-        tally = self.sources.setdefault(record.source, SourceTally())
+        tally = self._source(record.source)
         tally.read += 1
         license = record.license if isinstance(record, Document) else ""
         if license and license not in tally.licenses:
             tally.add(SourceTally(licenses=[license]))
 
-    def count_dropped(self, reason: str, sample: dict[str, str], is_bad: bool = False) -> None:
+    def count_text(self, source: str, num_bytes: int) -> None:
+        """The record that was counted last is a document with so much text."""
+        self.read_bytes += num_bytes
+        self.kept_bytes += num_bytes
+        self._source(source).read_bytes += num_bytes
+
+    def count_dropped(
+        self,
+        source: str,
+        reason: str,
+        num_bytes: int,
+        sample: dict[str, str],
+        is_bad: bool = False,
+    ) -> None:
         """One of the documents goes."""
         self.num_kept -= 1
+        self.kept_bytes -= num_bytes
         self.dropped[reason] += 1
+        self.dropped_bytes[reason] += num_bytes
+        self._source(source).dropped[reason] += 1
         if is_bad:
             self.bad[reason] += 1
         samples = self.samples.setdefault(reason, [])
         if len(samples) < MAX_SAMPLES:
             samples.append(sample)
+
+    def count_edited(self, kind: str, num_documents: int, num_bytes: int) -> None:
+        """Documents stay in with less text: `num_bytes` less together."""
+        self.edited_documents[kind] += num_documents
+        self.edited_bytes[kind] += num_bytes
+        self.kept_bytes -= num_bytes
 
     def count_repaired(self, counts: dict[str, int]) -> None:
         """A document was repaired; `counts` as of `repair`."""
@@ -84,22 +136,26 @@ class Tally:
         self.repaired_places.update(counts)
 
     def merge(self, other: "Tally") -> None:
-        """Add the counts of another part."""
-        self.num_read += other.num_read
-        self.num_kept += other.num_kept
-        self.dropped.update(other.dropped)
-        self.bad.update(other.bad)
-        self.repaired_documents.update(other.repaired_documents)
-        self.repaired_places.update(other.repaired_places)
+        """Add the counts of another part, or of a later stage that dropped and edited."""
+        for field in dataclasses.fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(mine, int):
+                setattr(self, field.name, mine + theirs)
+            elif isinstance(mine, Counter):
+                mine.update(theirs)
         for name, source in other.sources.items():
-            self.sources.setdefault(name, SourceTally()).add(source)
+            self._source(name).add(source)
         for reason, samples in other.samples.items():
             mine = self.samples.setdefault(reason, [])
             mine.extend(samples[: MAX_SAMPLES - len(mine)])
 
-    def drop(self, num_documents: Counter[str], samples: dict[str, list[dict[str, str]]]) -> None:
-        """Documents counted as kept go after all, by a later stage."""
-        self.merge(Tally(num_kept=-num_documents.total(), dropped=num_documents, samples=samples))
+    def merge_later_stage(self, other: "Tally") -> None:
+        """As `merge`, for documents that were counted as read before: no new source appears."""
+        sources: dict[str, SourceTally] = {}
+        for name, source in other.sources.items():
+            known = name if name in self.sources else OTHER_SOURCES
+            sources.setdefault(known, SourceTally()).add(source)
+        self.merge(dataclasses.replace(other, sources=sources))
 
     def fold_sources(self, limit: int = MAX_SOURCES) -> None:
         """Keep the sources with most documents by name and count the others together."""
@@ -107,7 +163,7 @@ class Tally:
             return
         by_size = sorted(self.sources.items(), key=lambda item: (-item[1].read, item[0]))
         self.sources = dict(by_size[: limit - 1])
-        others = self.sources.setdefault(OTHER_SOURCES, SourceTally())
+        others = self._source(OTHER_SOURCES)
         for _, source in by_size[limit - 1 :]:
             others.add(source)
 
@@ -118,21 +174,41 @@ class Tally:
                 f"{self.num_read} records were read, but {self.num_kept} kept and "
                 f"{self.dropped.total()} dropped: {dict(self.dropped)}"
             )
+        gone = self.dropped_bytes.total() + self.edited_bytes.total()
+        if self.read_bytes != self.kept_bytes + gone:
+            raise AssertionError(
+                f"{self.read_bytes} bytes were read, but {self.kept_bytes} kept, dropped "
+                f"{dict(self.dropped_bytes)} and edited out {dict(self.edited_bytes)}"
+            )
+
+    def check_kept(self) -> None:
+        """Raise if what the sources have kept is not what the stages left, as `check` does."""
+        for name, source in self.sources.items():
+            if source.read != source.kept + source.dropped.total():
+                raise AssertionError(f"{name}: the account does not close: {source}")
+        num_bytes = sum(source.num_bytes for source in self.sources.values())
+        if num_bytes != self.kept_bytes:
+            raise AssertionError(f"{num_bytes} bytes are kept, but {self.kept_bytes} were left")
 
     def to_json(self) -> dict[str, Any]:
         """As plain dicts and lists."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        sources = {name: dataclasses.asdict(source) for name, source in self.sources.items()}
+        sources = {name: source.to_json() for name, source in self.sources.items()}
         return fields | {"sources": sources}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Tally":
         """Back from `to_json`."""
         data = dict(data)
-        for name in ("dropped", "bad", "repaired_documents", "repaired_places"):
-            data[name] = Counter(data[name])
-        data["sources"] = {name: SourceTally(**source) for name, source in data["sources"].items()}
+        for field in dataclasses.fields(cls):
+            if field.default_factory is Counter:
+                data[field.name] = Counter(data[field.name])
+        sources = data["sources"].items()
+        data["sources"] = {name: SourceTally.from_json(source) for name, source in sources}
         return cls(**data)
+
+    def _source(self, name: str) -> SourceTally:
+        return self.sources.setdefault(name, SourceTally())
 
 
 def make_sample(location: str, detail: str, text: str) -> dict[str, str]:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.config import configclass
-from jaxgpt.corpus.deduplication import kept_batches
-from jaxgpt.corpus.parts import Part
+from jaxgpt.corpus.partition import Partition
 from jaxgpt.corpus.splits import Assignment
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.tokenizer_training import TokenizerConfig, train_tokenizer
@@ -23,8 +22,7 @@ class DatasetTokenizer(TokenizerConfig):
 def settle_vocabulary(
     folder: Path,
     advance: Callable[[int], None],
-    parts: Sequence[Part],
-    kept_files: Sequence[Path],
+    partitions: Sequence[Partition],
     assignment: Assignment,
     config: DatasetTokenizer,
 ) -> dict[str, Any]:
@@ -32,20 +30,19 @@ def settle_vocabulary(
     if config.path is not None:
         tokenizer = Tokenizer.load(config.path)
     else:
-        tokenizer = train_tokenizer(training_texts(parts, kept_files, assignment, advance), config)
+        tokenizer = train_tokenizer(training_texts(partitions, assignment, advance), config)
     tokenizer.save(folder)
     return tokenizer.describe()
 
 
 def training_texts(
-    parts: Sequence[Part],
-    kept_files: Sequence[Path],
+    partitions: Sequence[Partition],
     assignment: Assignment,
     advance: Callable[[int], None],
 ) -> Iterator[str]:
     """All training text, document by document."""
-    for partition, kept_file in enumerate(kept_files):
-        for batch in kept_batches(parts, partition, kept_file, ("hash", "text")):
+    for partition in partitions:
+        for batch in partition.batches(("hash", "text")):
             for digest, text in zip(*batch.columns, strict=True):
                 training, _ = assignment.divide(digest.as_py(), text.as_py())
                 if training:

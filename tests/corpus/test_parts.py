@@ -1,13 +1,17 @@
 """Document files: what is written comes back, each document in the partition of its hash."""
 
 import itertools
+import pickle
+import random
 
+import numpy as np
 import pytest
 
 from jaxgpt.corpus import parts
 from jaxgpt.corpus.document import Document
 from jaxgpt.corpus.exact_duplicates import content_hash
-from jaxgpt.corpus.parts import SCHEMA, DocumentWriter, Part, hash_rows, read_partition
+from jaxgpt.corpus.partition import KEPT_NAME, gather_partitions
+from jaxgpt.corpus.parts import FILE_NAME, SCHEMA, DocumentWriter, hash_rows
 
 
 def documents(number):
@@ -22,7 +26,7 @@ def write(folder, given, num_partitions, seed=0):
     with DocumentWriter(folder, num_partitions, seed) as writer:
         for document in given:
             writer.write(document, len(document.text.encode()))
-    return Part(folder, writer.batches)
+    return folder / FILE_NAME, writer.batches
 
 
 @pytest.mark.parametrize("num_partitions", [1, 7])
@@ -34,8 +38,10 @@ def test_every_document_comes_back_once_in_order_of_partitions(
     written = [write(tmp_path / "0", given[:200], num_partitions)]
     written.append(write(tmp_path / "1", given[200:], num_partitions))
     found, orders = {}, []
-    for partition in range(num_partitions):
-        rows = [row for batch in read_partition(written, partition) for row in batch.to_pylist()]
+    partitions = gather_partitions(written, num_partitions)
+    for partition in partitions:
+        rows = [row for batch in partition.batches() for row in batch.to_pylist()]
+        assert partition.num_bytes == sum(row["num_bytes"] for row in rows)
         orders.append([row["order"] for row in rows])
         found |= {row["id"]: row for row in rows}
     assert sorted(found) == sorted(document.id for document in given)
@@ -50,8 +56,8 @@ def test_every_document_comes_back_once_in_order_of_partitions(
 
 def test_the_place_of_a_document_follows_content_and_seed(tmp_path):
     def order(name, seed):
-        part = write(tmp_path / name, documents(3), 1, seed)
-        (batch,) = read_partition([part], 0, ("order",))
+        (partition,) = gather_partitions([write(tmp_path / name, documents(3), 1, seed)], 1)
+        (batch,) = partition.batches(("order",))
         return batch.column(0).to_pylist()
 
     assert order("a", 1) == order("b", 1)
@@ -59,9 +65,25 @@ def test_the_place_of_a_document_follows_content_and_seed(tmp_path):
 
 
 def test_columns_can_be_read_alone(tmp_path):
-    part = write(tmp_path / "0", documents(5), 1)
-    (batch,) = read_partition([part], 0, ("hash", "id"))
+    (partition,) = gather_partitions([write(tmp_path / "0", documents(5), 1)], 1)
+    (batch,) = partition.batches(("hash", "id"))
     assert batch.schema.names == ["hash", "id"]
     assert SCHEMA.names[1] == "hash"
     hashes = [bytes(row) for row in hash_rows(batch.slice(2))]
     assert hashes == batch.column("hash").to_pylist()[2:]
+
+
+def test_removed_rows_are_gone_stage_after_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "_BATCH_BYTES", 100)
+    (partition,) = gather_partitions([write(tmp_path / "0", documents(40), 1)], 1)
+    ids = partition.table(("id",))["id"].to_pylist()
+    chooser = random.Random(0)
+    for stage in range(3):
+        stays = [chooser.random() < 0.7 for _ in ids]
+        folder = tmp_path / f"stage {stage}"
+        folder.mkdir()
+        np.save(folder / KEPT_NAME, np.array(stays))
+        partition = pickle.loads(pickle.dumps(partition.without(folder)))
+        ids = [own_id for own_id, stay in zip(ids, stays, strict=True) if stay]
+        assert partition.table(("id",))["id"].to_pylist() == ids
+    assert 5 < len(ids) < 25

@@ -18,6 +18,7 @@ from jaxgpt.config import replace
 from jaxgpt.corpus import pipeline, reading
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.exact_duplicates import content_hash
+from jaxgpt.corpus.executors.config import ExecutorConfig
 from jaxgpt.corpus.pipeline import build_dataset
 from jaxgpt.corpus.repair import RepairConfig, repair
 from jaxgpt.corpus.sources import SourcesConfig
@@ -31,6 +32,7 @@ CONFIG = DatasetConfig(
     sources=SourcesConfig(max_bad_share=1.0),
     split=HashSplit(val_fraction=0.2),
     tokenizer=DatasetTokenizer(kind="char", vocab_size=400),
+    executor=ExecutorConfig(kind="serial"),
 )
 
 
@@ -178,8 +180,10 @@ def test_a_finished_dataset_holds_what_the_contract_says_and_no_more():
         "report.html",
         "report.md",
         "tokenizer/tokenizer.model",
+        "train/documents.parquet",
         "train/shard-00000.bin",
         "train/shard-00000.idx.npy",
+        "val/documents.parquet",
         "val/shard-00000.bin",
         "val/shard-00000.idx.npy",
     ]

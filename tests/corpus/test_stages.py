@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from jaxgpt.corpus.executors.executor import SerialExecutor
 from jaxgpt.corpus.progress import Progress
-from jaxgpt.corpus.stages import Task, run_stage
+from jaxgpt.corpus.stages import Stages, Task, carry_out
 from jaxgpt.stopping import StopSignal
 
 
@@ -35,7 +36,8 @@ def tasks(*texts):
 
 
 def run(work, kernel, *texts):
-    return run_stage(work, "testing", kernel, tasks(*texts), Progress(StopSignal()))
+    stages = Stages(work, SerialExecutor(), Progress(StopSignal()))
+    return stages.run("testing", kernel, tasks(*texts))
 
 
 def test_results_come_in_order_and_are_not_made_twice(tmp_path):
@@ -82,8 +84,24 @@ def test_a_damaged_result_is_made_again(tmp_path, damage):
 
 
 def test_leftovers_of_a_killed_task_do_no_harm(tmp_path):
-    (tmp_path / "kernel" / ".00000.tmp").mkdir(parents=True)
-    (tmp_path / "kernel" / ".00000.tmp" / "junk").write_text("junk")
+    (tmp_path / "kernel" / ".00000.abc.tmp").mkdir(parents=True)
+    (tmp_path / "kernel" / ".00000.abc.tmp" / "junk").write_text("junk")
     (done,) = run(tmp_path, Kernel(), "a")
     assert sorted(path.name for path in done.folder.iterdir()) == ["done.json", "out.txt"]
     assert json.loads((done.folder / "done.json").read_text())["result"] == {"length": 1}
+    assert [path.name for path in (tmp_path / "kernel").iterdir()] == ["00000"]
+
+
+def test_two_that_do_the_same_task_at_once_do_not_disturb_each_other(tmp_path):
+    class Twice(Kernel):
+        def __call__(self, folder, advance, text):
+            if not self.calls:
+                self.calls.append("the other")
+                carry_out(folder.parent, Kernel(), task, advance)
+            return super().__call__(folder, advance, text)
+
+    (task,) = tasks("a")
+    (tmp_path / "kernel").mkdir()
+    done = carry_out(tmp_path / "kernel", Twice(), task, lambda amount: None)
+    assert (done.folder / "out.txt").read_text() == "a"
+    assert [path.name for path in (tmp_path / "kernel").iterdir()] == ["00000"]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.corpus.document import Document
-from jaxgpt.corpus.tally import OTHER_SOURCES, Tally, make_sample
+from jaxgpt.corpus.tally import OTHER_SOURCES, SourceTally, Tally, make_sample
 
 EVENTS = st.lists(
     st.tuples(
@@ -24,9 +24,12 @@ def count(events):
     for number, (source, reason, repairs) in enumerate(events):
         document = Document(id=str(number), text="t", location="l", source=source, license="MIT")
         tally.count_read(document)
+        num_bytes = 1 + len(repairs)
+        tally.count_text(source, num_bytes)
         tally.count_repaired(repairs)
         if reason is not None:
-            tally.count_dropped(reason, make_sample("l", "", "t"), is_bad=reason != "empty")
+            sample = make_sample("l", "", "t")
+            tally.count_dropped(source, reason, num_bytes, sample, is_bad=reason != "empty")
     return tally
 
 
@@ -40,6 +43,30 @@ def test_merged_parts_equal_the_whole_by_way_of_json(events, cut):
         merged.merge(Tally.from_json(json.loads(json.dumps(count(part).to_json()))))
     assert merged == whole
     assert whole.num_read == len(events) == whole.num_kept + whole.dropped.total()
+    assert sum(source.read_bytes for source in whole.sources.values()) == whole.read_bytes
+    assert sum(source.dropped.total() for source in whole.sources.values()) == (
+        whole.dropped.total()
+    )
+
+
+def test_bytes_that_vanish_are_noticed():
+    tally = count([("p", None, {})] * 5)
+    tally.count_edited("lines", 2, 3)
+    tally.check()
+    assert (tally.read_bytes, tally.kept_bytes) == (5, 2)
+    tally.edited_bytes["lines"] += 1
+    with pytest.raises(AssertionError, match="5 bytes were read"):
+        tally.check()
+
+
+def test_what_the_encoder_kept_must_be_what_was_left():
+    tally = count([("p", None, {}), ("p", "empty", {}), ("q", None, {})])
+    encoded = {"p": SourceTally(kept=1, num_bytes=1), "q": SourceTally(kept=1, num_bytes=1)}
+    tally.merge_later_stage(Tally(sources=encoded))
+    tally.check_kept()
+    tally.sources["p"].kept += 1
+    with pytest.raises(AssertionError, match="p: the account"):
+        tally.check_kept()
 
 
 def test_an_account_that_does_not_close_is_refused():

@@ -73,6 +73,9 @@ def run(folder, repository):
 
     def start(*arguments, patch="", **options):
         command = [sys.executable, "-c", DRIVER.format(tools=tools, patch=patch), *arguments]
+        if "--executor.kind" not in arguments:
+            # What is patched must happen in this very process.
+            command += ["--executor.kind", "serial"]
         return subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=120, **options
         )
@@ -223,8 +226,9 @@ WRONG = [
     (["--output", "out"], 2, ["--input"]),
     (["--input", "in"], 2, ["--output"]),
     (["--input", "in", "--output", "in/0.jsonl"], 2, ["in/0.jsonl"]),
-    ([*ARGUMENTS, "--output", "out", "--executor.kind", "ray"], 2, ["'ray'", "'serial'"]),
-    ([*ARGUMENTS, "--output", "out", "--executor.kind", "processes"], 2, ["'serial'"]),
+    ([*ARGUMENTS, "--output", "out", "--executor.kind", "spark"], 2, ["'ray'", "'serial'"]),
+    ([*ARGUMENTS, "--output", "out", "--executor.workers", "0"], 78, ["workers", "0"]),
+    ([*ARGUMENTS, "--output", "out", "--executor.address", "auto"], 78, ["address", "'ray'"]),
     ([*ARGUMENTS, "--output", "out", "--filters.profile", "web-en"], 2, ["'web-en'", "'none'"]),
     ([*ARGUMENTS, "--output", "out", "--tokenizer.vocab", "9"], 2, ["--tokenizer.vocab-size"]),
     ([*ARGUMENTS, "--output", "out", "--tokenizer.path", "gone"], 2, ["gone"]),
