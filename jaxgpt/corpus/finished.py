@@ -20,8 +20,8 @@ _MAX_DIFFERENCES = 5
 
 
 def recorded_settings(config: DatasetConfig) -> dict[str, Any]:
-    """The settings as a manifest has them."""
-    return to_dict(config)
+    """The settings as a manifest has them: who did the work does not count."""
+    return {name: value for name, value in to_dict(config).items() if name != "executor"}
 
 
 def check_finished(output: Path, config: DatasetConfig, inputs: Inputs) -> dict[str, Any]:
@@ -61,10 +61,8 @@ def _differences(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, A
     """(dotted name, value there, value here) of settings that decide what a dataset holds."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted(there.keys() | here.keys()):
-            # Whoever does the work, the result is the same.
-            if name or key != "executor":
-                dotted = f"{name}.{key}" if name else key
-                yield from _differences(there.get(key), here.get(key), dotted)
+            dotted = f"{name}.{key}" if name else key
+            yield from _differences(there.get(key), here.get(key), dotted)
     elif there != here:
         yield name, there, here
 

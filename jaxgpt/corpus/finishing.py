@@ -98,8 +98,7 @@ def _about(outcome: Outcome) -> dict[str, Any]:
             for stage, count in sorted(tally.edited_documents.items())
         },
         "sources": [
-            {"name": name, **source.to_json()}
-            for name, source in sorted(tally.sources.items())
+            {"name": name, **source.to_json()} for name, source in sorted(tally.sources.items())
         ],
         "inputs": {
             "num_files": len(outcome.inputs.files),

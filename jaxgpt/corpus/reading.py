@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxgpt.corpus.cleaning import clean
 from jaxgpt.corpus.document import Document, Rejected, RemovedWriter
+from jaxgpt.corpus.html import extract_text, is_page
 from jaxgpt.corpus.parts import FILE_NAME, Batch, DocumentWriter
 from jaxgpt.corpus.readers import FileReader
 from jaxgpt.corpus.removal import REMOVED_NAME
@@ -71,7 +72,7 @@ def read_part(
             reader, num_read_bytes, num_records = FileReader(file, plan.sources), 0, 0
             for record in reader:
                 num_records += 1
-                if (kept := keep(record)) is not None:
+                if (kept := keep(record, file.path)) is not None:
                     documents.write(*kept)
                 advance(reader.num_read_bytes - num_read_bytes)
                 num_read_bytes = reader.num_read_bytes
@@ -93,14 +94,15 @@ def batches_of(done: Done) -> tuple[Path, list[Batch]]:
 
 
 class _Gate:
-    """Repairs records one by one; counts them and lists those that go."""
+    """Repairs records and takes the text out of pages; counts them and lists those that go."""
 
     def __init__(self, plan: ReadPlan, tally: Tally, removed: RemovedWriter) -> None:
         self._repair_config = plan.repair
+        self._html = plan.sources.html
         self._tally = tally
         self._removed = removed
 
-    def __call__(self, record: Document | Rejected) -> tuple[Document, int] | None:
+    def __call__(self, record: Document | Rejected, path: str) -> tuple[Document, int] | None:
         """The repaired document and the bytes of its text; None if it must go."""
         self._tally.count_read(record)
         stage = "read" if isinstance(record, Rejected) else "repair"
@@ -111,8 +113,16 @@ class _Gate:
             return None
         num_bytes = len(cleaned.text.encode())
         self._tally.count_text(cleaned.source, num_bytes)
+        if is_page(path, cleaned.text, self._html):
+            text = extract_text(cleaned.text)
+            if not text:
+                self._drop(_without_text(cleaned, "no_text_in_page"), "html", num_bytes)
+                return None
+            cleaned = dataclasses.replace(cleaned, text=text)
+            num_page_bytes, num_bytes = num_bytes, len(text.encode())
+            self._tally.count_edited("html", 1, num_page_bytes - num_bytes)
         if not cleaned.text.strip():
-            self._drop(_empty(cleaned), stage, num_bytes)
+            self._drop(_without_text(cleaned, "empty"), stage, num_bytes)
             return None
         return cleaned, num_bytes
 
@@ -125,9 +135,13 @@ class _Gate:
         )
 
 
-def _empty(document: Document) -> Rejected:
+def _without_text(document: Document, reason: str) -> Rejected:
     return Rejected(
-        id=document.id, location=document.location, source=document.source, reason="empty"
+        id=document.id,
+        location=document.location,
+        source=document.source,
+        reason=reason,
+        sample=document.text,
     )
 
 

@@ -29,6 +29,8 @@ REASONS = {
     "unreadable_file": "a file of which nothing could be read",
     "invalid_utf8": "too many characters that were not valid UTF-8",
     "empty": "nothing but whitespace",
+    "no_text_in_page": "a web page without text",
+    "empty_after_edits": "nothing was left of it after edits",
     "exact_duplicate": "the same text as another document",
 }
 REPAIRS = {

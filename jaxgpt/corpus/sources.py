@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 
 from jaxgpt.config import configclass
 from jaxgpt.corpus.file_kinds import RECORD_SUFFIXES, kind_of
+from jaxgpt.corpus.html import Policy
 from jaxgpt.corpus.streams import DECODERS
 from jaxgpt.errors import UsageError
 
@@ -34,6 +35,9 @@ class SourcesConfig:
     exclude: tuple[str, ...] = ()
     """Patterns of files in input folders to leave out, such as "*/tests/*"; matched against "/" and
     the path within the folder."""
+    html: Policy = "files"
+    """Web pages become their main text. files: what lies in .html, .htm and .xhtml files; records:
+    also records and other files that begin like a page; keep: markup is text like any other."""
     max_record_bytes: int = 8 << 20
     """A longer JSON line is dropped and counted; a longer text file becomes several documents."""
     max_bad_share: float = 0.01

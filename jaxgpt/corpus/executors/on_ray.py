@@ -5,6 +5,7 @@ machine must see under the same path. Ray places the tasks and does lost ones ag
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,7 +30,15 @@ class RayExecutor:
                 "--executor.kind processes"
             ) from error
         self._ray: Any = ray
-        here = {"num_cpus": num_workers, "include_dashboard": False} if address is None else {}
+        # Ray reports on itself over the network unless told not to.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        here: dict[str, Any] = {}
+        if address is None:
+            here = {
+                "num_cpus": num_workers,
+                "include_dashboard": False,
+                "_node_ip_address": "127.0.0.1",
+            }
         try:
             ray.init(
                 address=address or "local",
