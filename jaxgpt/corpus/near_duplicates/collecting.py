@@ -1,0 +1,113 @@
+"""The stage that collects what the comparison needs of documents in candidate clusters.
+
+Sets of shingles go to a file that is mapped into memory, so that a comparison reads only the
+sets it asks for, however large a cluster is.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jaxgpt.corpus.document import shorten
+from jaxgpt.corpus.exact_duplicates import HASH_BYTES
+from jaxgpt.corpus.near_duplicates.joining import CLUSTERS_NAME, DOCUMENTS_NAME, GROUPS_NAME
+from jaxgpt.corpus.near_duplicates.shingles import shingle
+from jaxgpt.corpus.near_duplicates.signing import SignedPartition
+from jaxgpt.corpus.near_duplicates.tables import map_table, write_table
+
+SHINGLES_NAME = "shingles.u64"
+MEMBERS_NAME = "members.arrow"
+MEMBERS_SCHEMA = pa.schema(
+    {
+        "document": pa.int64(),
+        "cluster": pa.int64(),
+        "group": pa.int64(),
+        "first_shingle": pa.int64(),
+        "num_shingles": pa.int64(),
+        "hash": pa.binary(HASH_BYTES),
+        "id": pa.string(),
+        "location": pa.string(),
+        "source": pa.string(),
+        "num_bytes": pa.int64(),
+        "text": pa.string(),
+    }
+)
+_STORED = ("hash", "id", "location", "source", "num_bytes")
+
+
+def collect_members(
+    folder: Path,
+    advance: Callable[[int], None],
+    signed: SignedPartition,
+    connected: Path,
+    ngram: int,
+) -> dict[str, Any]:
+    """Kernel: write the documents of a partition that are in clusters, by the group they are in.
+
+    members.arrow: rows as MEMBERS_SCHEMA, sorted by group; `text` is the beginning of the text.
+    shingles.u64: their sets of shingles, each sorted; `first_shingle` is the place in the file.
+    """
+    documents = np.load(connected / DOCUMENTS_NAME, mmap_mode="r", allow_pickle=False)
+    start, stop = np.searchsorted(documents, (signed.first, signed.stop))
+    rows_N = documents[start:stop] - signed.first
+    table = {
+        name: np.load(connected / file, mmap_mode="r", allow_pickle=False)[start:stop]
+        for name, file in (
+            ("document", DOCUMENTS_NAME),
+            ("cluster", CLUSTERS_NAME),
+            ("group", GROUPS_NAME),
+        )
+    }
+    sizes, stored, beginnings = [], [], []
+    row = 0
+    with open(folder / SHINGLES_NAME, "wb") as file:
+        for batch in signed.partition.batches((*_STORED, "text")) if len(rows_N) else ():
+            first, end = np.searchsorted(rows_N, (row, row + batch.num_rows))
+            chosen = batch.take(pa.array(rows_N[first:end] - row))
+            texts = chosen.column("text").to_pylist()
+            shingles = shingle(texts, ngram)
+            for document in range(len(texts)):
+                hashes = shingles.unique(document)
+                sizes.append(len(hashes))
+                file.write(hashes.astype("<u8").tobytes())
+            stored.append(chosen.select(_STORED))
+            beginnings += map(shorten, texts)
+            row += batch.num_rows
+            advance(sum(batch.column("num_bytes").to_pylist()))
+    sizes_N = np.array(sizes, np.int64)
+    names = pa.Table.from_batches(stored, pa.schema([MEMBERS_SCHEMA.field(n) for n in _STORED]))
+    columns = {
+        **table,
+        "first_shingle": np.cumsum(sizes_N) - sizes_N,
+        "num_shingles": sizes_N,
+        **{name: names[name] for name in _STORED},
+        "text": beginnings,
+    }
+    members = pa.table({name: columns[name] for name in MEMBERS_SCHEMA.names}, MEMBERS_SCHEMA)
+    order = np.argsort(table["group"], kind="stable")
+    write_table(folder / MEMBERS_NAME, members.take(order))
+    return {"num_documents": len(rows_N)}
+
+
+class Collected:
+    """What `collect_members` has written for a partition, read lazily."""
+
+    def __init__(self, folder: Path) -> None:
+        self._members = map_table(folder / MEMBERS_NAME)
+        path = folder / SHINGLES_NAME
+        # An empty file cannot be mapped.
+        has_any = path.stat().st_size > 0
+        self._shingles = np.memmap(path, "<u8", "r") if has_any else np.zeros(0, np.uint64)
+
+    def members(self, group: int) -> pa.Table:
+        """Those of one group, rows as MEMBERS_SCHEMA."""
+        groups = self._members["group"].to_numpy()
+        start, stop = np.searchsorted(groups, (group, group + 1))
+        return self._members.slice(start, stop - start)
+
+    def shingles(self, first: int, num: int) -> np.ndarray:
+        """One set of shingles: uint64, sorted."""
+        return self._shingles[first : first + num]

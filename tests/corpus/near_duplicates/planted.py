@@ -1,0 +1,79 @@
+"""Documents with planted edits, and what comparing every pair of them finds."""
+
+import random
+from pathlib import Path
+
+from jaxgpt.corpus.document import Document
+from jaxgpt.corpus.executors.executor import Executor, SerialExecutor
+from jaxgpt.corpus.near_duplicates.config import NearDuplicatesConfig
+from jaxgpt.corpus.near_duplicates.removing import NearDuplicates, remove_near_duplicates
+from jaxgpt.corpus.near_duplicates.shingles import shingle
+from jaxgpt.corpus.partition import Partition, gather_partitions
+from jaxgpt.corpus.parts import FILE_NAME, DocumentWriter
+from jaxgpt.corpus.progress import Progress
+from jaxgpt.corpus.stages import Stages
+from jaxgpt.stopping import StopSignal
+
+_VOCABULARY = [f"w{number}" for number in range(4000)]
+# As in natural text, the n-th most frequent word is n times as rare as the first.
+_WEIGHTS = [1 / (number + 1) for number in range(len(_VOCABULARY))]
+
+
+def natural_text(rng: random.Random, num_words: int) -> str:
+    """Words by Zipf's law."""
+    return " ".join(rng.choices(_VOCABULARY, _WEIGHTS, k=num_words))
+
+
+def edit_words(text: str, share: float, rng: random.Random) -> str:
+    """Replace (60 %), insert (20 %) or delete (20 %) a word at so many places in a hundred."""
+    words = []
+    for word in text.split(" "):
+        kind = rng.choices(["replace", "insert", "delete"], [6, 2, 2])[0]
+        if rng.random() >= share:
+            words.append(word)
+        elif kind != "delete":
+            other = rng.choice(_VOCABULARY)
+            words += [word, other] if kind == "insert" else [other]
+    return " ".join(words)
+
+
+def make_documents(texts: list[str]) -> list[Document]:
+    """Documents named by their place in `texts`."""
+    return [
+        Document(id=f"id-{number}", text=text, location=f"file:{number}", source=f"s{number % 3}")
+        for number, text in enumerate(texts)
+    ]
+
+
+def store(folder: Path, documents: list[Document], num_partitions: int) -> list[Partition]:
+    """Documents as reading leaves them."""
+    folder.mkdir(parents=True)
+    with DocumentWriter(folder, num_partitions, 0) as writer:
+        for document in documents:
+            writer.write(document, len(document.text.encode()))
+    return gather_partitions([(folder / FILE_NAME, writer.batches)], num_partitions)
+
+
+def run(
+    folder: Path,
+    partitions: list[Partition],
+    config: NearDuplicatesConfig | None = None,
+    executor: Executor | None = None,
+    older: list[Partition] | None = None,
+) -> NearDuplicates:
+    """All stages, from stored documents on."""
+    stages = Stages(folder / "work", executor or SerialExecutor(), Progress(StopSignal()))
+    return remove_near_duplicates(
+        stages, partitions, config or NearDuplicatesConfig(), "key", older or []
+    )
+
+
+def shingle_sets(texts: list[str]) -> list[set[int]]:
+    """The set of shingles of each text."""
+    shingles = shingle(texts, 5)
+    return [set(shingles.unique(number).tolist()) for number in range(len(texts))]
+
+
+def jaccard(one: set[int], other: set[int]) -> float:
+    """Of two sets that are not both empty."""
+    return len(one & other) / len(one | other)
