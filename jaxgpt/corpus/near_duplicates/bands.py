@@ -33,7 +33,9 @@ def band_keys(signatures_DK: np.ndarray, num_bands: int, num_rows: int) -> np.nd
     return keys_DB
 
 
-def candidate_probability(similarity: float, num_bands: int, num_rows: int) -> float:
+def candidate_probability(
+    similarity: float | np.ndarray, num_bands: int, num_rows: int
+) -> float | np.ndarray:
     """The probability that two documents of this Jaccard similarity share a band."""
     return 1 - (1 - similarity**num_rows) ** num_bands
 

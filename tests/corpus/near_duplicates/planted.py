@@ -1,6 +1,8 @@
 """Documents with planted edits, and what comparing every pair of them finds."""
 
 import random
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxgpt.corpus.document import Document
@@ -24,17 +26,24 @@ def natural_text(rng: random.Random, num_words: int) -> str:
     return " ".join(rng.choices(_VOCABULARY, _WEIGHTS, k=num_words))
 
 
-def edit_words(text: str, share: float, rng: random.Random) -> str:
-    """Replace (60 %), insert (20 %) or delete (20 %) a word at so many places in a hundred."""
-    words = []
-    for word in text.split(" "):
-        kind = rng.choices(["replace", "insert", "delete"], [6, 2, 2])[0]
+def edit_words(
+    text: str, share: float, rng: random.Random, vocabulary: Sequence[str] = _VOCABULARY
+) -> str:
+    """Replace (60 %), insert (20 %) or delete (20 %) a word, at this share of the words."""
+    pieces = []
+    for piece in re.findall(r"\S+\s*", text):
+        word = piece.rstrip()
+        space = piece[len(word) :]
         if rng.random() >= share:
-            words.append(word)
-        elif kind != "delete":
-            other = rng.choice(_VOCABULARY)
-            words += [word, other] if kind == "insert" else [other]
-    return " ".join(words)
+            pieces.append(piece)
+            continue
+        kind = rng.choices(["replace", "insert", "delete"], [6, 2, 2])[0]
+        other = rng.choice(vocabulary)
+        if kind == "replace":
+            pieces.append(other + space)
+        elif kind == "insert":
+            pieces.append(f"{other} {piece}")
+    return "".join(pieces)
 
 
 def make_documents(texts: list[str]) -> list[Document]:
