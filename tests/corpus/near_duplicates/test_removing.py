@@ -41,7 +41,8 @@ def planted_texts(seed: int = 0, num_pairs: int = 40) -> list[str]:
         for number, share in enumerate((0.01, 0.05, 0.1, 0.2))
         for place in range(num_pairs)
     ]
-    return natural + edited
+    # Where no word happened to be edited it is an exact duplicate, and gone before.
+    return list(dict.fromkeys(natural + edited))
 
 
 def removed_lines(found: NearDuplicates) -> dict[str, dict]:
