@@ -54,8 +54,8 @@ class Elected:
         kept_N: int64, the member that is kept for each; itself, if it stays.
         similarity_N: float64, exact Jaccard similarity with that one.
         num_compared: pairs whose shingles were compared.
-        num_cut: pairs that share a band and were not looked at, because their bucket had had
-            MAX_JUDGES judges.
+        num_cut: times that a pair sharing a band was passed over, because its bucket had had
+            MAX_JUDGES judges; another band may have brought it together.
     """
 
     kept_N: np.ndarray
@@ -80,36 +80,21 @@ def rank(lengths_N: np.ndarray, hashes_N: np.ndarray, is_fixed_N: np.ndarray) ->
 
 
 def elect(members: Members, threshold: float) -> Elected:
-    """Decide who stays, in time proportional to the pairs that share a band.
+    """Decide who stays.
 
-    In a bucket at most MAX_JUDGES members judge, so that work is linear in its size.
+    Work is linear in the sizes of the buckets: in each, at most MAX_JUDGES members judge.
     """
     num = len(members.keys_NB)
-    buckets_NB = _number_buckets(members.keys_NB)
-    by_bucket, offsets = _group_by_bucket(buckets_NB)
-    num_judges = np.zeros(len(offsets) - 1, np.int64)
+    buckets = _Buckets(members.keys_NB, members.num_fixed)
     kept_N, similarity_N = np.arange(num), np.ones(num)
-    # Judges are fixed when their turn comes; who comes after and is not removed is undecided.
-    is_undecided_N = np.arange(num) >= members.num_fixed
     num_compared = num_cut = 0
     for judge in range(num):
         if kept_N[judge] != judge:
             continue
-        is_undecided_N[judge] = False
-        neighbours = []
-        for bucket in buckets_NB[judge]:
-            inside = by_bucket[offsets[bucket] : offsets[bucket + 1]]
-            undecided = inside[is_undecided_N[inside]]
-            if not len(undecided):
-                continue
-            if num_judges[bucket] == MAX_JUDGES:
-                num_cut += len(undecided)
-                continue
-            num_judges[bucket] += 1
-            neighbours.append(undecided)
-        if not neighbours:
+        rivals, num_passed = buckets.take_rivals(judge)
+        num_cut += num_passed
+        if not len(rivals):
             continue
-        rivals = np.unique(np.concatenate(neighbours))
         rivals = _promising(members, judge, rivals, threshold)
         num_compared += len(rivals)
         similarity_C = _exact_similarity(members, judge, rivals)
@@ -117,23 +102,52 @@ def elect(members: Members, threshold: float) -> Elected:
         removed = rivals[is_duplicate_C]
         kept_N[removed] = judge
         similarity_N[removed] = similarity_C[is_duplicate_C]
-        is_undecided_N[removed] = False
+        buckets.decide(removed)
     return Elected(
         kept_N=kept_N, similarity_N=similarity_N, num_compared=num_compared, num_cut=num_cut
     )
 
 
-def _number_buckets(keys_NB: np.ndarray) -> np.ndarray:
-    """Small numbers for band keys: int64 [N, B]."""
-    _, numbers = np.unique(keys_NB, return_inverse=True)
-    return numbers.reshape(keys_NB.shape)
+class _Buckets:
+    """Members that have a band key in common, and which of them are still undecided.
 
+    Fixed members are decided from the start, any other when it is removed or its turn comes.
+    """
 
-def _group_by_bucket(buckets_NB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Members bucket after bucket, in order of rank in each, and where each bucket begins."""
-    order = np.argsort(buckets_NB, axis=None, kind="stable")
-    counts = np.bincount(buckets_NB.ravel())
-    return order // buckets_NB.shape[1], np.concatenate([[0], np.cumsum(counts)])
+    def __init__(self, keys_NB: np.ndarray, num_fixed: int) -> None:
+        _, numbers = np.unique(keys_NB, return_inverse=True)
+        self._buckets_NB = numbers.reshape(keys_NB.shape)
+        order = np.argsort(self._buckets_NB, axis=None, kind="stable")
+        # Bucket after bucket, in order of rank in each.
+        self._members = order // keys_NB.shape[1]
+        self._num_undecided = np.bincount(numbers.ravel())
+        self._offsets = np.concatenate([[0], np.cumsum(self._num_undecided)])
+        self._num_judges = np.zeros(len(self._num_undecided), np.int64)
+        self._is_undecided_N = np.ones(len(keys_NB), bool)
+        self.decide(np.arange(num_fixed))
+
+    def decide(self, members: np.ndarray) -> None:
+        """These are undecided no more."""
+        self._is_undecided_N[members] = False
+        np.subtract.at(self._num_undecided, self._buckets_NB[members].ravel(), 1)
+
+    def take_rivals(self, judge: int) -> tuple[np.ndarray, int]:
+        """The undecided members that share a band with a judge, in order of rank.
+
+        Returns also how many were passed over in buckets that have had their judges.
+        """
+        if self._is_undecided_N[judge]:
+            self.decide(np.array([judge]))
+        buckets = np.unique(self._buckets_NB[judge])
+        buckets = buckets[self._num_undecided[buckets] > 0]
+        is_open = self._num_judges[buckets] < MAX_JUDGES
+        self._num_judges[buckets[is_open]] += 1
+        inside = [np.zeros(0, np.int64)]
+        for bucket in buckets[is_open]:
+            inside.append(self._members[self._offsets[bucket] : self._offsets[bucket + 1]])
+        members = np.concatenate(inside)
+        rivals = np.unique(members[self._is_undecided_N[members]])
+        return rivals, int(self._num_undecided[buckets[~is_open]].sum())
 
 
 def _promising(members: Members, judge: int, rivals: np.ndarray, threshold: float) -> np.ndarray:

@@ -55,7 +55,7 @@ def sign(shingles: Shingles, num_permutations: int = NUM_PERMUTATIONS) -> np.nda
 
 def estimate_similarity(signatures_DK: np.ndarray, signature_K: np.ndarray) -> np.ndarray:
     """The estimated Jaccard similarity of each document with one other: float64 [D]."""
-    return (signatures_DK == signature_K).mean(axis=1)
+    return np.count_nonzero(signatures_DK == signature_K, axis=1) / len(signature_K)
 
 
 def wrap_signature(signature_K: np.ndarray) -> datasketch.MinHash:
