@@ -7,7 +7,7 @@ for example `--tokenizer.vocab-size 8192`.
 """
 
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.filters import FiltersConfig
+from jaxgpt.corpus.filters.config import FiltersConfig
 from jaxgpt.corpus.repair import RepairConfig
 from jaxgpt.corpus.sources import SourcesConfig
 from jaxgpt.corpus.splits import HashSplit

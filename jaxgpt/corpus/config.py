@@ -1,8 +1,11 @@
 """`DatasetConfig`: everything that decides what a dataset holds."""
 
 from jaxgpt.config import configclass
+from jaxgpt.corpus.decontamination import DecontaminationConfig
 from jaxgpt.corpus.executors.config import ExecutorConfig
-from jaxgpt.corpus.filters import FiltersConfig
+from jaxgpt.corpus.filters.config import FiltersConfig
+from jaxgpt.corpus.near_duplicates.config import NearDuplicatesConfig
+from jaxgpt.corpus.privacy import PrivacyConfig
 from jaxgpt.corpus.repair import RepairConfig
 from jaxgpt.corpus.sources import SourcesConfig
 from jaxgpt.corpus.splits import HashSplit, Split
@@ -32,6 +35,12 @@ class DatasetConfig:
     """How damaged text is repaired."""
     filters: FiltersConfig = FiltersConfig()
     """Which documents are good enough."""
+    near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
+    """Which documents repeat another one."""
+    privacy: PrivacyConfig = PrivacyConfig()
+    """What is replaced in texts."""
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """Which evaluation texts must not be trained on."""
     split: Split = HashSplit()
     """How validation text is held out."""
     tokenizer: DatasetTokenizer = DatasetTokenizer()

@@ -5,6 +5,9 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+
+from jaxgpt.corpus.scripts import is_spaced, letters_by_script
 from jaxgpt.corpus.words import Words, space_separated_words
 
 
@@ -30,6 +33,40 @@ class TextBatch:
         """The lines of each text, without their ends."""
         return [text.split("\n") for text in self.texts]
 
+    @functools.cached_property
+    def letters_DS(self) -> np.ndarray:
+        """int64 [documents, scripts]: letters of each text in each of `scripts.SCRIPTS`."""
+        return letters_by_script(self.texts)
+
+    @functools.cached_property
+    def is_spaced_D(self) -> np.ndarray:
+        """bool [documents]: whether the text puts spaces between words, so that they can be
+        counted; Chinese, Japanese, Thai and some others do not."""
+        return is_spaced(self.letters_DS)
+
+    def select(self, rows: Sequence[int]) -> "TextBatch":
+        """The batch of these documents; what has been computed is taken along."""
+        chosen = TextBatch(
+            texts=[self.texts[row] for row in rows], urls=[self.urls[row] for row in rows]
+        )
+        known = vars(self)
+        if "words" in known:
+            vars(chosen)["words"] = select_words(self.words, np.asarray(rows, np.int64))
+        if "lines" in known:
+            vars(chosen)["lines"] = [self.lines[row] for row in rows]
+        for name in ("letters_DS", "is_spaced_D"):
+            if name in known:
+                vars(chosen)[name] = known[name][list(rows)]
+        return chosen
+
+
+def select_words(words: Words, rows: np.ndarray) -> Words:
+    """The words of some documents; `rows` are their numbers, int64."""
+    counts = words.counts_D[rows]
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    chosen = np.arange(offsets[-1]) + np.repeat(words.offsets_D1[rows] - offsets[:-1], counts)
+    return Words(words.hashes_W[chosen], words.lengths_W[chosen], offsets)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
@@ -47,13 +84,12 @@ class Judged:
 
 
 class Step(Protocol):
-    """A filter or an edit of documents, a pure function of each of them alone.
+    """A filter or an edit of documents, a pure function of each of them alone."""
 
-    Attributes:
-        stage: the name under which documents that it rejects are listed.
-    """
-
-    stage: str
+    @property
+    def stage(self) -> str:
+        """The name under which documents that it rejects are listed."""
+        ...
 
     def __call__(self, batch: TextBatch) -> Judged:
         """Judge, and perhaps edit, every document."""

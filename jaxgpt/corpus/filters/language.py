@@ -1,0 +1,194 @@
+"""The language gate: documents in other languages than those asked for go.
+
+Built in: the script that most letters belong to, and in scripts that many languages share a vote
+of small words (`stop_words.py`). With a fastText model of languages (such as lid.176.bin, which
+is not part of jaxgpt) that model decides instead, as in FineWeb.
+
+Axes: D documents, L languages, W words.
+"""
+
+import dataclasses
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.config import configclass
+from jaxgpt.corpus.filters.stop_words import LANGUAGE_OF_SCRIPT, LANGUAGES, STOP_WORDS
+from jaxgpt.corpus.scripts import SCRIPTS
+from jaxgpt.corpus.text_batch import Judged, TextBatch
+from jaxgpt.corpus.words import space_separated_words
+from jaxgpt.errors import UsageError, did_you_mean
+
+UNKNOWN = "unknown"
+# A text that has fewer stop words of its language than this share of its words is hardly prose.
+_MIN_STOP_WORD_SHARE = 0.05
+# Japanese writes more Han than Kana at times, Chinese no Kana at all.
+_MIN_KANA_SHARE = 0.05
+
+
+@configclass
+class LanguageConfig:
+    """The language gate."""
+
+    languages: tuple[str, ...] = ("en",)
+    """Kept languages, ISO 639-1 codes; with a fastText model, its labels."""
+    min_score: float = 0.65
+    """How sure it must be: with fastText its probability; built in, the share of the letters that
+    are of the script, or of the votes for the two likeliest languages that are for this one."""
+    fasttext_model: str | None = None
+    """Model file that decides instead; needs the package fasttext."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_score <= 1:
+            raise ValueError(f"min_score = {self.min_score}; it must lie in [0, 1]")
+        if not self.languages:
+            raise ValueError("languages = (); name one at least, or switch the gate off with None")
+        if self.fasttext_model is None and (unknown := sorted(set(self.languages) - LANGUAGES)):
+            raise ValueError(
+                f"languages = {', '.join(unknown)}: not among the built-in ones "
+                f"({', '.join(sorted(LANGUAGES))}){did_you_mean(unknown[0], LANGUAGES)}; others "
+                "need fasttext_model"
+            )
+
+    @property
+    def files_read(self) -> tuple[str, ...]:
+        """The model."""
+        return () if self.fasttext_model is None else (self.fasttext_model,)
+
+    def build(self) -> "Language":
+        """The step that applies it.
+
+        Raises:
+            UsageError: there is no such model, or the package that reads it is absent.
+        """
+        if self.fasttext_model is not None:
+            _load_fasttext(self.fasttext_model)
+        return Language(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Language:
+    """Rejects documents in other languages, and those whose language is uncertain."""
+
+    config: LanguageConfig
+    stage: str = "language"
+
+    def __call__(self, batch: TextBatch) -> Judged:
+        """Judge every document; none is edited."""
+        if self.config.fasttext_model is None:
+            guesses = guess_languages(batch)
+        else:
+            guesses = _ask_fasttext(batch, self.config.fasttext_model)
+        return Judged(reasons=[self._judge(*guess) for guess in guesses])
+
+    def _judge(self, language: str, score: float) -> str | None:
+        if language == UNKNOWN or score < self.config.min_score:
+            return "language_uncertain"
+        return None if language in self.config.languages else f"language_{language}"
+
+
+def guess_languages(batch: TextBatch) -> list[tuple[str, float]]:
+    """The likeliest language of each document and how sure that is, in [0, 1]."""
+    letters_DS = batch.letters_DS.copy()
+    # A Japanese text is one in Kana, whatever else it has.
+    kana, han = SCRIPTS.index("Kana"), SCRIPTS.index("Han")
+    both_D = letters_DS[:, kana] + letters_DS[:, han]
+    is_japanese_D = letters_DS[:, kana] > _MIN_KANA_SHARE * both_D
+    letters_DS[:, kana] = np.where(is_japanese_D, both_D, 0)
+    letters_DS[:, han] = np.where(is_japanese_D, 0, both_D)
+    script_D = letters_DS.argmax(1)
+    share_D = letters_DS.max(1) / np.maximum(letters_DS.sum(1), 1)
+    votes_DL = _count_votes(batch)
+    return [
+        _decide(SCRIPTS[script], share, votes_L, num_words)
+        for script, share, votes_L, num_words in zip(
+            script_D.tolist(), share_D.tolist(), votes_DL, batch.words.counts_D, strict=True
+        )
+    ]
+
+
+def _decide(script: str, share: float, votes_L: np.ndarray, num_words: int) -> tuple[str, float]:
+    if share == 0:
+        return UNKNOWN, 0.0
+    if script in LANGUAGE_OF_SCRIPT:
+        return LANGUAGE_OF_SCRIPT[script], share
+    _, _, languages = _ballot()
+    own = [number for number, (of_script, _) in enumerate(languages) if of_script == script]
+    votes = votes_L[own]
+    first = int(votes.argmax())
+    if votes[first] < max(_MIN_STOP_WORD_SHARE * num_words, 1):
+        return UNKNOWN, 0.0
+    second = int(np.delete(votes, first).max())
+    return languages[own[first]][1], float(votes[first] / (votes[first] + second))
+
+
+def _count_votes(batch: TextBatch) -> np.ndarray:
+    """int64 [D, L]: how many words of each document are stop words of each language."""
+    hashes, lists_HL, languages = _ballot()
+    votes_DL = np.zeros((len(batch.texts), len(languages)), np.int64)
+    hashes_W = batch.words.hashes_W
+    # Most words are none, and a table of the low 16 bits of the hashes tells most of those.
+    places = np.flatnonzero(_is_likely()[hashes_W & np.uint64(0xFFFF)])
+    found = np.searchsorted(hashes, hashes_W[places])
+    found[found == len(hashes)] = 0
+    is_found = hashes[found] == hashes_W[places]
+    places, found = places[is_found], found[is_found]
+    document = np.searchsorted(batch.words.offsets_D1, places, side="right") - 1
+    times = np.bincount(
+        document * len(hashes) + found, minlength=len(batch.texts) * len(hashes)
+    ).reshape(len(batch.texts), len(hashes))
+    return np.matmul(times, lists_HL, out=votes_DL)
+
+
+@functools.cache
+def _ballot() -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
+    """Hashes of all stop words, ascending; int64 [hashes, L], 1 where a language has the word;
+    script and code of each language."""
+    languages = [(script, code) for script, lists in STOP_WORDS.items() for code in lists]
+    hashes_L = [
+        space_separated_words([STOP_WORDS[script][code]]).hashes_W for script, code in languages
+    ]
+    hashes = np.unique(np.concatenate(hashes_L))
+    lists_HL = np.stack([np.isin(hashes, own) for own in hashes_L], axis=1).astype(np.int64)
+    return hashes, lists_HL, languages
+
+
+@functools.cache
+def _is_likely() -> np.ndarray:
+    table = np.zeros(1 << 16, bool)
+    table[_ballot()[0] & np.uint64(0xFFFF)] = True
+    return table
+
+
+def _ask_fasttext(batch: TextBatch, path: str) -> list[tuple[str, float]]:
+    model = _load_fasttext(path)
+    guesses = []
+    for text in batch.texts:
+        # The package's own `predict` breaks with numpy 2; what it calls does not.
+        found = model.f.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")
+        score, label = found[0] if found else (0.0, UNKNOWN)
+        guesses.append((label.removeprefix("__label__"), min(float(score), 1.0)))
+    return guesses
+
+
+@functools.cache
+def _load_fasttext(path: str) -> Any:
+    if not Path(path).is_file():
+        raise UsageError(
+            f"--filters.language.fasttext-model {path}: no such file; it must be a model of "
+            "languages, such as fastText's lid.176.bin"
+        )
+    try:
+        fasttext = importlib.import_module("fasttext")
+    except ImportError:
+        raise UsageError(
+            "--filters.language.fasttext-model needs the package fasttext, which is not "
+            "installed: pip install fasttext; without a model, the built-in gate needs nothing"
+        ) from None
+    try:
+        return fasttext.load_model(path)
+    except ValueError as error:
+        raise UsageError(f"--filters.language.fasttext-model {path}: {error}") from None
