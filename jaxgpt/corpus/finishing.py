@@ -12,6 +12,7 @@ from typing import Any
 import zstandard
 
 from jaxgpt.corpus.config import DatasetConfig
+from jaxgpt.corpus.decontamination import Decontamination, summarize
 from jaxgpt.corpus.document import RemovedWriter
 from jaxgpt.corpus.finished import INPUTS_NAME, recorded_settings
 from jaxgpt.corpus.removal import REMOVED_NAME
@@ -29,6 +30,7 @@ class Outcome:
 
     Attributes:
         step_counts: what filters and edits counted, by their stage.
+        near_duplicates: counts and examples of `NearDuplicates`; empty if none were looked for.
         lengths: documents by the number of bits of their length in bytes.
         split_note: what a user should know about the split; or "".
         read: results of the first stage.
@@ -39,6 +41,7 @@ class Outcome:
     inputs: Inputs
     tally: Tally
     step_counts: Mapping[str, Mapping[str, int]]
+    near_duplicates: Mapping[str, Any]
     lengths: Mapping[int, int]
     split_note: str
     shards: Mapping[str, Sequence[Shard]]
@@ -71,6 +74,7 @@ def write_outcome(output: Path, outcome: Outcome) -> dict[str, Any]:
         outcome.tokenizer.describe(),
         outcome.lengths,
         outcome.tally.samples,
+        outcome.near_duplicates.get("examples", []),
     )
     return write_manifest(output, outcome.tokenizer, dict(outcome.shards), about)
 
@@ -94,7 +98,10 @@ def _about(outcome: Outcome) -> dict[str, Any]:
             "edited": dict(sorted(tally.edited_bytes.items())),
         },
         "edits": {
-            stage: {"documents": count, "counts": dict(outcome.step_counts.get(stage, {}))}
+            stage: {
+                "documents": count,
+                "counts": dict(sorted(outcome.step_counts.get(stage, {}).items())),
+            }
             for stage, count in sorted(tally.edited_documents.items())
         },
         "sources": [
@@ -106,6 +113,10 @@ def _about(outcome: Outcome) -> dict[str, Any]:
             "problems": dict(sorted(problems.items())),
             "skipped": outcome.inputs.skipped,
         },
+        "near_duplicates": outcome.near_duplicates.get("counts", {}),
+        "benchmarks": summarize(
+            outcome.config.decontamination, outcome.step_counts.get(Decontamination.stage, {})
+        ),
         "repaired": {
             kind: {"documents": count, "places": tally.repaired_places[kind]}
             for kind, count in sorted(tally.repaired_documents.items())

@@ -3,6 +3,7 @@
     read_part           files -> repaired documents, in partitions by content hash
     remove_duplicates   a partition -> which of its documents are kept
     filter_documents    a partition -> the documents that are good enough
+    near_duplicates/    all partitions -> which documents repeat another one that is kept
     edit_documents      a partition -> without private data and benchmark texts
     settle_vocabulary   training text -> tokenizer
     encode_partition    a partition -> token ids, in final order
@@ -29,6 +30,8 @@ from jaxgpt.corpus.encoding import SPLITS, encode_partition, write_shards
 from jaxgpt.corpus.executors.executor import Executor
 from jaxgpt.corpus.finished import check_finished, refuse_foreign_folder
 from jaxgpt.corpus.finishing import Outcome, write_outcome
+from jaxgpt.corpus.near_duplicates.depletion import find_depleted
+from jaxgpt.corpus.near_duplicates.removing import remove_near_duplicates
 from jaxgpt.corpus.partition import Partition, gather_partitions
 from jaxgpt.corpus.passes import Steps, apply_steps, partition_of
 from jaxgpt.corpus.progress import Progress
@@ -119,6 +122,7 @@ class _Build:
         self._tally = Tally()
         self._removing: list[Done] = []
         self._step_counts: dict[str, Counter[str]] = {}
+        self._near_duplicates: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
         config = self._config
@@ -128,6 +132,9 @@ class _Build:
         key = combined_key(read)
         partitions, key = self._remove_duplicates(partitions, key)
         partitions, key = self._apply_steps("filter_documents", partitions, [config.filters], key)
+        partitions, key = self._remove_near_duplicates(partitions, key)
+        edits = [config.privacy, config.decontamination]
+        partitions, key = self._apply_steps("edit_documents", partitions, edits, key)
         check_left(self._tally, self._inputs)
         assignment = config.split.plan(_hashes(partitions), config.seed)
         if assignment.note:
@@ -145,6 +152,7 @@ class _Build:
             inputs=self._inputs,
             tally=self._tally,
             step_counts=self._step_counts,
+            near_duplicates=self._near_duplicates,
             lengths=_sum_lengths(encoded),
             split_note=assignment.note,
             shards=shards,
@@ -193,10 +201,7 @@ class _Build:
         tasks = _tasks(partitions, lambda partition: (partition,), [key])
         done = self._stages.run("removing duplicates", remove_duplicates, tasks)
         self._count_removed(done, [part.result for part in done])
-        left = [
-            partition.without(part.folder) for partition, part in zip(partitions, done, strict=True)
-        ]
-        return left, combined_key(done)
+        return _without(partitions, done), combined_key(done)
 
     def _apply_steps(
         self, name: str, partitions: Sequence[Partition], configs: Sequence[Steps], key: str
@@ -212,6 +217,19 @@ class _Build:
             for stage, counts in part.result["counts"].items():
                 self._step_counts.setdefault(stage, Counter()).update(counts)
         return [partition_of(number, part) for number, part in enumerate(done)], combined_key(done)
+
+    def _remove_near_duplicates(
+        self, partitions: Sequence[Partition], key: str
+    ) -> tuple[list[Partition], str]:
+        config = self._config.near_duplicates
+        if not config.enabled:
+            return list(partitions), key
+        found = remove_near_duplicates(self._stages, partitions, config, key)
+        self._near_duplicates = {"counts": found.counts, "examples": found.examples}
+        self._count_removed(found.done, [part.result for part in found.done])
+        for sentence in find_depleted(self._tally):
+            logger.warning("%s", sentence)
+        return _without(partitions, found.done), combined_key(found.done)
 
     def _settle_vocabulary(
         self, partitions: Sequence[Partition], assignment: Assignment, basis: Any
@@ -303,6 +321,13 @@ def _tasks(
             num_bytes=partition.num_bytes,
         )
         for partition in partitions
+    ]
+
+
+def _without(partitions: Sequence[Partition], done: Sequence[Done]) -> list[Partition]:
+    """What stages that wrote which rows stay have left of each partition."""
+    return [
+        partition.without(part.folder) for partition, part in zip(partitions, done, strict=True)
     ]
 
 

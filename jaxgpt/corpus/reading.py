@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxgpt.corpus.cleaning import clean
 from jaxgpt.corpus.document import Document, Rejected, RemovedWriter
-from jaxgpt.corpus.html import extract_text, is_page
+from jaxgpt.corpus.html import Policy, extract_text, is_page
 from jaxgpt.corpus.parts import FILE_NAME, Batch, DocumentWriter
 from jaxgpt.corpus.readers import FileReader
 from jaxgpt.corpus.removal import REMOVED_NAME
@@ -98,7 +98,7 @@ class _Gate:
 
     def __init__(self, plan: ReadPlan, tally: Tally, removed: RemovedWriter) -> None:
         self._repair_config = plan.repair
-        self._html = plan.sources.html
+        self._html: Policy = plan.sources.html
         self._tally = tally
         self._removed = removed
 

@@ -9,6 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.corpus.report_removals import (
+    benchmark_sections,
+    dropped_by_source,
+    edit_sections,
+    near_duplicate_sections,
+)
 from jaxgpt.dataset_manifest import Shard
 from jaxgpt.durable import write_atomically
 from jaxgpt.plots import bar_chart
@@ -32,6 +38,8 @@ REASONS = {
     "no_text_in_page": "a web page without text",
     "empty_after_edits": "nothing was left of it after edits",
     "exact_duplicate": "the same text as another document",
+    "near_duplicate": "nearly the same words as another document",
+    "benchmark_overlap": "shares a run of words with an evaluation file",
 }
 REPAIRS = {
     "invalid_bytes": "bytes that are not UTF-8 became U+FFFD",
@@ -44,6 +52,11 @@ REPAIRS = {
 }
 
 
+def explain(reason: str) -> str:
+    """What a reason means; a rule of a filter is named so that it needs no more words."""
+    return REASONS.get(reason, reason.replace("_", " "))
+
+
 def write_reports(
     output: Path,
     about: Mapping[str, Any],
@@ -51,10 +64,11 @@ def write_reports(
     tokenizer: Mapping[str, Any],
     lengths: Mapping[int, int],
     samples: Mapping[str, Sequence[Mapping[str, str]]],
+    families: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write both reports into `output`; arguments as in `finishing.py`."""
     headline = _headline(about, shards, tokenizer)
-    sections = _sections(about, shards, lengths, samples)
+    sections = _sections(about, shards, lengths, samples, families)
     title = f"Dataset {output.resolve().name}"
     write_atomically(output / HTML_NAME, to_html(title, headline, sections))
     write_atomically(output / MARKDOWN_NAME, to_markdown(title, headline, sections))
@@ -81,11 +95,16 @@ def _sections(
     shards: Mapping[str, Sequence[Shard]],
     lengths: Mapping[int, int],
     samples: Mapping[str, Sequence[Mapping[str, str]]],
+    families: Sequence[Mapping[str, Any]],
 ) -> list[Section]:
     return [
-        _account(about["counts"]),
+        _account(about["counts"], about["bytes"]),
         _splits(shards, about["split_note"]),
         *_sources(about["sources"]),
+        *dropped_by_source(about["sources"]),
+        *near_duplicate_sections(about["near_duplicates"], families),
+        *edit_sections(about["edits"], about["bytes"]["edited"]),
+        *benchmark_sections(about["benchmarks"]),
         _lengths(lengths),
         *_repairs(about["repaired"]),
         _files(about["inputs"]),
@@ -94,14 +113,21 @@ def _sections(
     ]
 
 
-def _account(counts: Mapping[str, Any]) -> Section:
+def _account(counts: Mapping[str, Any], num_bytes: Mapping[str, Any]) -> Section:
     read, dropped = counts["read"], counts["dropped"]
-    rows = [["read", f"{read:,}", "100%", ""], ["kept", *_share(counts["kept"], read), ""]]
+    rows = [["read", f"{read:,}", "100%", format_bytes(num_bytes["read"]), ""]]
+    rows.append(["kept", *_share(counts["kept"], read), format_bytes(num_bytes["kept"]), ""])
     rows += [
-        [f"dropped: {reason}", *_share(count, read), REASONS.get(reason, "")]
+        [
+            f"dropped: {reason}",
+            *_share(count, read),
+            format_bytes(num_bytes["dropped"].get(reason, 0)),
+            explain(reason),
+        ]
         for reason, count in sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
     ]
-    table = Table(("documents", "number", "share", "meaning"), rows, frozenset({0, 3}))
+    columns = ("documents", "number", "share", "text", "meaning")
+    table = Table(columns, rows, frozenset({0, 4}))
     text = (
         "Every document that was read is kept or dropped for one reason: "
         f"{read:,} = {counts['kept']:,} + {sum(dropped.values()):,}. Each dropped one is a line "

@@ -1,0 +1,113 @@
+"""The sections of the report about what was removed from among good documents, and edited."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxgpt.report_page import Section, Table, format_bytes
+
+_MAX_SOURCES = 30
+
+
+def near_duplicate_sections(
+    counts: Mapping[str, int], examples: Sequence[Mapping[str, Any]]
+) -> list[Section]:
+    """What was compared, and families of a kept document and some that were removed for it."""
+    if not counts:
+        return []
+    rows = [
+        ["documents that share a band with another", f"{counts['num_candidates']:,}"],
+        ["clusters of these", f"{counts['num_clusters']:,}"],
+        ["documents in the largest cluster", f"{counts['largest_cluster']:,}"],
+        ["pairs that were compared", f"{counts['num_compared']:,}"],
+        ["pairs left out in crowded bands", f"{counts['num_cut']:,}"],
+    ]
+    text = (
+        "Documents that share a band of their MinHash signatures are candidates. One is removed "
+        "only if its words, compared with those of a document that is kept, are similar enough; "
+        "removed.jsonl.zst names that document and the similarity."
+    )
+    families = {
+        f"{family['num_removed']:,} removed for {family['kept']['location']}": [
+            _sample(family["kept"], "kept"),
+            *(
+                _sample(member, f"removed: similarity {member['similarity']:.3f}")
+                for member in family["removed"]
+            ),
+        ]
+        for family in examples
+    }
+    section = Section("Near duplicates", text, Table(("what", "number"), rows))
+    if not families:
+        return [section]
+    shown = Section(
+        "Families of near duplicates",
+        "The largest, and some drawn at random; of each the least similar members.",
+        samples=families,
+        folded=frozenset(families),
+    )
+    return [section, shown]
+
+
+def benchmark_sections(benchmarks: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """How much of each evaluation file is in the corpus."""
+    if not benchmarks:
+        return []
+    rows = [
+        [
+            entry["file"],
+            f"{entry['num_items']:,}",
+            f"{entry['num_checkable_items']:,}",
+            f"{entry['num_items_found']:,}",
+            f"{entry['num_documents_hit']:,}",
+        ]
+        for entry in benchmarks
+    ]
+    columns = ("file", "items", "long enough to check", "found in the corpus", "documents hit")
+    text = "Evaluation texts that share a run of words with a document."
+    return [Section("Overlap with evaluation files", text, Table(columns, rows))]
+
+
+def edit_sections(
+    edits: Mapping[str, Mapping[str, Any]], num_bytes: Mapping[str, int]
+) -> list[Section]:
+    """What was changed in documents that stayed in."""
+    if not edits:
+        return []
+    rows = []
+    for stage, edit in edits.items():
+        rows.append([stage, f"{edit['documents']:,} documents", _signed(num_bytes[stage])])
+        rows += [
+            ["", f"{count:,} {kind.replace('_', ' ')}", ""]
+            for kind, count in edit["counts"].items()
+        ]
+    return [Section("Edits", "", Table(("stage", "what", "text"), rows, frozenset({0, 1})))]
+
+
+def dropped_by_source(sources: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """For each reason, how many documents each source has lost."""
+    reasons = sorted({reason for source in sources for reason in source["dropped"]})
+    losing = [source for source in sources if source["dropped"]]
+    if not reasons or len(sources) < 2:
+        return []
+    by_loss = sorted(losing, key=lambda source: (source["kept"] - source["read"], source["name"]))
+    rows = [
+        [
+            source["name"],
+            f"{source['read']:,}",
+            *(f"{source['dropped'].get(reason, 0):,}" for reason in reasons),
+            f"{1 - source['kept'] / max(source['read'], 1):.1%}",
+        ]
+        for source in by_loss[:_MAX_SOURCES]
+    ]
+    columns = ("source", "read", *(reason.replace("_", " ") for reason in reasons), "lost")
+    text = "Sources that lost documents, and to what; manifest.json has all."
+    return [Section("What was dropped, by source", text, Table(columns, rows))]
+
+
+def _sample(member: Mapping[str, Any], detail: str) -> dict[str, str]:
+    return {"location": member["location"], "detail": detail, "text": member["text"]}
+
+
+def _signed(num_bytes: int) -> str:
+    sign = "-" if num_bytes > 0 else "+"
+    return f"{sign}{format_bytes(abs(num_bytes))}"
