@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import tyro
 
 from jaxgpt.command_line import find_option, parse_options, run_verb
-from jaxgpt.config import load_config
+from jaxgpt.config import load_config, replace
 from jaxgpt.corpus.config import DatasetConfig
+from jaxgpt.corpus.filters.config import with_profile_option
 from jaxgpt.corpus.pipeline import build_dataset
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "dataset.py"
@@ -35,6 +36,7 @@ class BuildOptions:
 def main(argv: Sequence[str]) -> None:
     """Parse, build, say what came out."""
     config = load_config(find_option(argv, "--config") or DEFAULT_CONFIG, DatasetConfig)
+    config = replace(config, filters=with_profile_option(config.filters, argv))
     default = BuildOptions(
         input=tyro.MISSING,  # type: ignore[arg-type]
         output=tyro.MISSING,  # type: ignore[arg-type]

@@ -205,6 +205,7 @@ def test_duplicates_name_the_document_that_is_kept_and_the_smallest_id_stays():
             "kept_id": "c",
             "similarity": 1.0,
             "location": location,
+            "detail": "same text as in/b.jsonl:1",
         }
         for id, location in (("m", "in/a.jsonl:1"), ("z", "in/a.jsonl:2"))
     ]

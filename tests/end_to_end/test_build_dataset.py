@@ -229,7 +229,7 @@ WRONG = [
     ([*ARGUMENTS, "--output", "out", "--executor.kind", "spark"], 2, ["'ray'", "'serial'"]),
     ([*ARGUMENTS, "--output", "out", "--executor.workers", "0"], 78, ["workers", "0"]),
     ([*ARGUMENTS, "--output", "out", "--executor.address", "auto"], 78, ["address", "'ray'"]),
-    ([*ARGUMENTS, "--output", "out", "--filters.profile", "web-en"], 2, ["'web-en'", "'none'"]),
+    ([*ARGUMENTS, "--output", "out", "--filters.profile", "web"], 2, ["'web'", "'web-en'"]),
     ([*ARGUMENTS, "--output", "out", "--tokenizer.vocab", "9"], 2, ["--tokenizer.vocab-size"]),
     ([*ARGUMENTS, "--output", "out", "--tokenizer.path", "gone"], 2, ["gone"]),
     ([*ARGUMENTS, "--output", "out", "--split.val-fraction", "2"], 78, ["val_fraction", "2"]),
@@ -286,6 +286,11 @@ def test_help_lists_the_options_of_the_contract(run):
         "--split.val-fraction",
         "--repair.unicode-form",
         "--shards.max-tokens",
+        "--filters.profile",
+        "--near-duplicates.threshold",
+        "--decontamination.files",
+        "--privacy.email-replacement",
+        "--executor.workers",
     ):
         assert option in shown
 
@@ -308,6 +313,9 @@ def test_the_real_corpus_in_bounded_memory(shared_data, tmp_path, repository):
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)["counts"]
-    assert counts == {"read": 9887, "kept": 9870, "dropped": {"exact_duplicate": 17}}
+    assert counts["read"] == 9887 == counts["kept"] + sum(counts["dropped"].values())
+    assert counts["dropped"]["exact_duplicate"] == 17
+    # The manuals of five versions of PowerShell alone repeat some 1,700 pages.
+    assert 2000 < counts["dropped"]["near_duplicate"] < 2600
     assert int(done.stderr.splitlines()[-1]) < 2**20, "KiB"
-    assert TokenDataset.open(tmp_path / "out").verify() > 10**8
+    assert TokenDataset.open(tmp_path / "out").verify() > 9 * 10**7

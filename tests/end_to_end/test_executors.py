@@ -1,0 +1,190 @@
+"""Whoever does the work and whoever is killed meanwhile, the dataset is the same, byte for byte."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+# Cuts even a small corpus into several parts and partitions; both are planned by the parent.
+DRIVER = """
+import sys
+sys.path.insert(0, {tools!r})
+import build_dataset
+from jaxgpt.command_line import run_verb
+from jaxgpt.corpus import reading
+from jaxgpt.corpus.near_duplicates import removing
+reading.PART_BYTES, reading.PARTITION_BYTES, removing._RANGE_KEYS = 40_000, 30_000, 4_000
+if __name__ == "__main__":
+    run_verb(build_dataset.main)
+"""
+ARGUMENTS = [
+    *("--input", "in", "--tokenizer.vocab-size", "400", "--split.val-fraction", "0.1"),
+    *("--filters.profile", "web-any", "--filters.gopher-quality.min-words", "20"),
+    *("--privacy.email-replacement", "email@example.com"),
+    *("--decontamination.files", "benchmark.jsonl"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A corpus with something for every stage to do."""
+    chooser = random.Random(0)
+    words = ["".join(chooser.choices("abcdefghilmnorstu", k=6)) for _ in range(4000)]
+
+    def text(num_words):
+        return " ".join(chooser.choices(words, k=num_words))
+
+    benchmark = [text(30) for _ in range(5)]
+    with open(tmp_path / "benchmark.jsonl", "w") as file:
+        file.writelines(json.dumps({"question": item}) + "\n" for item in benchmark)
+    (tmp_path / "in").mkdir()
+    for number in range(8):
+        with open(tmp_path / "in" / f"{number}.jsonl", "w") as file:
+            for line in range(40):
+                content = text(chooser.randint(10, 120))
+                if line % 10 == 0:
+                    content += " " + benchmark[number % 5]
+                if line % 10 == 1:
+                    content += " write to some.body@mail.org today"
+                file.write(json.dumps({"id": f"{number}-{line}", "text": content}) + "\n")
+                if line % 5 == 0:
+                    # One word of many is another one.
+                    edited = content.split(" ")
+                    edited[len(edited) // 2] = chooser.choice(words)
+                    file.write(json.dumps({"text": " ".join(edited)}) + "\n")
+            file.write(json.dumps({"text": "the same everywhere " * 20}) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def driver(folder, repository):
+    path = folder / "driver.py"
+    path.write_text(DRIVER.format(tools=str(repository / "tools")))
+    return path
+
+
+def start(driver, output, kind, workers):
+    """The builder as a process of its own session, in the folder of its driver."""
+    command = [sys.executable, str(driver), *ARGUMENTS, "--output", output]
+    return subprocess.Popen(
+        [*command, "--executor.kind", kind, "--executor.workers", str(workers)],
+        cwd=driver.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output
+
+
+def everything(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def children(pid):
+    try:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except FileNotFoundError:
+        return []
+    return [int(child) for child in listed.split()]
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def check_all_stages_had_work(folder):
+    counts = json.loads((folder / "manifest.json").read_text())["counts"]
+    assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
+    for reason in ("exact_duplicate", "near_duplicate", "benchmark_overlap"):
+        assert counts["dropped"][reason] > 5
+    assert any(reason.startswith("gopher") for reason in counts["dropped"])
+    edits = json.loads((folder / "manifest.json").read_text())["edits"]
+    assert edits["privacy"]["documents"] > 5
+
+
+FEW = [("processes", 2)]
+MANY = [("processes", 1), ("processes", 4), ("ray", 1), ("ray", 2)]
+
+
+@pytest.mark.parametrize(
+    "executors", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_the_same_bytes_whoever_does_the_work(driver, executors):
+    finish(start(driver, "serial/out", "serial", 1))
+    expected = everything(driver.parent / "serial/out")
+    check_all_stages_had_work(driver.parent / "serial/out")
+    for kind, workers in executors:
+        if kind == "ray":
+            pytest.importorskip("ray", reason="Ray is an extra: pip install 'jaxgpt[ray]'")
+        name = f"{kind}{workers}/out"
+        finish(start(driver, name, kind, workers))
+        assert everything(driver.parent / name) == expected, name
+
+
+@pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_random_kills_of_the_builder_or_a_worker_change_nothing(driver, num_kills):
+    started = time.monotonic()
+    finish(start(driver, "whole/out", "processes", 2))
+    seconds = time.monotonic() - started
+    expected = everything(driver.parent / "whole/out")
+    chooser = random.Random(num_kills)
+    trial = num_killed = 0
+    while num_killed < num_kills:
+        trial += 1
+        assert trial < 5 * num_kills, "hardly anything was alive to be killed"
+        process = start(driver, f"killed{trial}/out", "processes", 2)
+        time.sleep(chooser.uniform(0.15, 0.95) * seconds)
+        workers = children(process.pid)
+        # The resource tracker of multiprocessing is a child as well.
+        victim = process.pid if chooser.random() < 0.5 or not workers else chooser.choice(workers)
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        num_killed += 1
+        if victim == process.pid:
+            process.communicate(timeout=60)
+            deadline = time.monotonic() + 20
+            while any(map(is_running, workers)) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not any(map(is_running, workers)), "workers outlived the builder"
+            finish(start(driver, f"killed{trial}/out", "processes", 2))
+        else:
+            finish(process)
+        assert everything(driver.parent / f"killed{trial}/out") == expected, (trial, victim)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_to_all_processes_stops_in_good_order(driver, number, code):
+    """As Ctrl-C does, which reaches the workers too."""
+    process = start(driver, "1/out", "processes", 2)
+    deadline = time.monotonic() + 60
+    while len(children(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors
+    finish(start(driver, "1/out", "processes", 2))
+    finish(start(driver, "2/out", "serial", 1))
+    assert everything(driver.parent / "1/out") == everything(driver.parent / "2/out")
