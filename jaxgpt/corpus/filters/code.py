@@ -7,6 +7,7 @@ section 3.1) and The Stack; share of letters and markers of generated files as i
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -56,27 +57,29 @@ class Code:
     def __call__(self, batch: TextBatch) -> Judged:
         """Judge every document; none is edited."""
         config = self.config
-        reasons = Reasons(len(batch.texts))
+        reasons = Reasons([*map(self._judge_lines, batch.texts, batch.lines)])
         lengths_D = np.array([max(len(text), 1) for text in batch.texts], np.int64)
-        if config.max_line_characters is not None:
-            longest = [max(map(len, lines)) for lines in batch.lines]
-            is_over_D = np.array(longest, np.int64) > config.max_line_characters
-            reasons.add(is_over_D, "code_long_line")
-        if config.max_mean_line_characters is not None:
-            num_lines_D = np.array([len(lines) for lines in batch.lines], np.int64)
-            mean_D = (lengths_D - num_lines_D + 1) / num_lines_D
-            reasons.add(mean_D > config.max_mean_line_characters, "code_long_mean_line")
         letters_D, alphanumerics_D = _count_characters(batch)
-        if config.min_alphanumeric_share is not None:
-            is_under_D = alphanumerics_D / lengths_D < config.min_alphanumeric_share
-            reasons.add(is_under_D, "code_too_few_alphanumerics")
-        if config.min_letter_share is not None:
-            is_under_D = letters_D / lengths_D < config.min_letter_share
-            reasons.add(is_under_D, "code_too_few_letters")
-        reasons.add(np.array([*map(self._is_generated, batch.lines)], bool), "code_generated")
+        for count_D, least, reason in (
+            (alphanumerics_D, config.min_alphanumeric_share, "code_too_few_alphanumerics"),
+            (letters_D, config.min_letter_share, "code_too_few_letters"),
+        ):
+            if least is not None:
+                reasons.add(np.flatnonzero(count_D / lengths_D < least), reason)
         return Judged(reasons=reasons.first)
 
-    def _is_generated(self, lines: list[str]) -> bool:
+    def _judge_lines(self, text: str, lines: Sequence[str]) -> str | None:
+        longest, longest_mean = (
+            self.config.max_line_characters,
+            self.config.max_mean_line_characters,
+        )
+        if longest is not None and max(map(len, lines)) > longest:
+            return "code_long_line"
+        if longest_mean is not None and (len(text) - len(lines) + 1) / len(lines) > longest_mean:
+            return "code_long_mean_line"
+        return "code_generated" if self._is_generated(lines) else None
+
+    def _is_generated(self, lines: Sequence[str]) -> bool:
         beginning = "\n".join(lines[: self.config.marker_lines]).lower()
         return any(marker in beginning for marker in self.config.generated_markers)
 

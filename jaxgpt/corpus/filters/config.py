@@ -39,9 +39,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
             max_duplicate_paragraph_character_share=None,
             max_duplicate_line_character_share=None,
         ),
-        "gopher_quality": GopherQualityConfig(
-            max_mean_word_length=None, min_letter_word_share=0.7, min_stop_words=None
-        ),
+        "gopher_quality": GopherQualityConfig(max_mean_word_length=None, min_stop_words=None),
         "fineweb": FineWebConfig(
             min_punctuated_line_share=None,
             max_short_line_share=None,

@@ -5,13 +5,11 @@ datatrove's FineWebQualityFilter.
 """
 
 import dataclasses
-
-import numpy as np
+from collections.abc import Sequence
 
 from jaxgpt.config import configclass
-from jaxgpt.corpus.filters.gopher_repetition import count_duplicates
 from jaxgpt.corpus.filters.punctuation import SENTENCE_ENDS
-from jaxgpt.corpus.filters.reasons import Reasons
+from jaxgpt.corpus.filters.repeated_blocks import count_duplicates
 from jaxgpt.corpus.text_batch import Judged, TextBatch
 
 
@@ -47,34 +45,27 @@ class FineWeb:
 
     def __call__(self, batch: TextBatch) -> Judged:
         """Judge every document; none is edited."""
+        documents = zip(batch.texts, batch.lines, batch.is_spaced_D.tolist(), strict=True)
+        return Judged(reasons=[self._judge(*document) for document in documents])
+
+    def _judge(self, text: str, lines: Sequence[str], is_spaced: bool) -> str | None:
         config = self.config
-        reasons = Reasons(len(batch.texts))
-        lines = [[line for line in some if line and not line.isspace()] for some in batch.lines]
-        num_lines_D = np.array([max(len(some), 1) for some in lines], np.int64)
-        if config.min_punctuated_line_share is not None:
-            num_D = _array(sum(line[-1] in SENTENCE_ENDS for line in some) for some in lines)
-            is_under_D = num_D / num_lines_D < config.min_punctuated_line_share
-            reasons.add(is_under_D, "fineweb_too_few_punctuated_lines")
-        if config.max_short_line_share is not None:
-            limit = config.short_line_characters
-            num_D = _array(sum(len(line) <= limit for line in some) for some in lines)
-            is_over_D = num_D / num_lines_D > config.max_short_line_share
-            reasons.add(is_over_D, "fineweb_too_many_short_lines")
-        num_newlines_D = _array(len(some) - 1 for some in batch.lines)
-        if config.max_duplicate_line_character_share is not None:
-            lengths_D = _array(map(len, batch.texts)) - num_newlines_D
-            share_D = count_duplicates(lines)[1] / np.maximum(lengths_D, 1)
-            is_over_D = share_D > config.max_duplicate_line_character_share
-            reasons.add(is_over_D, "fineweb_duplicate_line_characters")
-        if config.max_newlines_per_word is not None:
-            is_over_D = num_newlines_D / _num_words(batch) > config.max_newlines_per_word
-            reasons.add(is_over_D & batch.is_spaced_D, "fineweb_too_many_newlines")
-        return Judged(reasons=reasons.first)
-
-
-def _num_words(batch: TextBatch) -> np.ndarray:
-    return np.maximum(_array(len(text.split()) for text in batch.texts), 1)
-
-
-def _array(numbers) -> np.ndarray:
-    return np.fromiter(numbers, np.int64)
+        num_newlines = len(lines) - 1
+        lines = [line for line in lines if line and not line.isspace()]
+        num_lines = max(len(lines), 1)
+        if (least := config.min_punctuated_line_share) is not None:
+            num_punctuated = sum([line[-1] in SENTENCE_ENDS for line in lines])
+            if num_punctuated / num_lines < least:
+                return "fineweb_too_few_punctuated_lines"
+        if (most := config.max_short_line_share) is not None:
+            longest = config.short_line_characters
+            if sum([len(line) <= longest for line in lines]) / num_lines > most:
+                return "fineweb_too_many_short_lines"
+        if (most := config.max_duplicate_line_character_share) is not None:
+            _, num_characters = count_duplicates(lines)
+            if num_characters / max(len(text) - num_newlines, 1) > most:
+                return "fineweb_duplicate_line_characters"
+        most = config.max_newlines_per_word if is_spaced else None
+        if most is not None and num_newlines / max(len(text.split()), 1) > most:
+            return "fineweb_too_many_newlines"
+        return None

@@ -68,7 +68,7 @@ class GopherQuality:
 
     def __call__(self, batch: TextBatch) -> Judged:
         """Judge every document; none is edited."""
-        reasons = Reasons(len(batch.texts))
+        reasons = Reasons([None] * len(batch.texts))
         is_spaced_D, config = batch.is_spaced_D, self.config
         shapes = word_shapes(batch.texts)
         num_words_D = np.maximum(batch.words.counts_D, 1)
@@ -87,15 +87,15 @@ class GopherQuality:
                 "gopher_too_many_ellipses",
             ),
         ):
-            reasons.add(is_over_D & is_spaced_D, reason)
+            reasons.add(np.flatnonzero(is_over_D & is_spaced_D), reason)
         self._judge_lines(batch, reasons)
         share_D = shapes.num_with_letter_D / num_words_D
         is_under_D = _below(share_D, config.min_letter_word_share)
-        reasons.add(is_under_D & is_spaced_D, "gopher_too_few_words_with_letters")
+        reasons.add(np.flatnonzero(is_under_D & is_spaced_D), "gopher_too_few_words_with_letters")
         if config.min_stop_words is not None:
             found_D = _num_found(batch.words, config.stop_words)
             is_under_D = found_D < config.min_stop_words
-            reasons.add(is_under_D & is_spaced_D, "gopher_too_few_stop_words")
+            reasons.add(np.flatnonzero(is_under_D & is_spaced_D), "gopher_too_few_stop_words")
         return Judged(reasons=reasons.first)
 
     def _judge_lines(self, batch: TextBatch, reasons: Reasons) -> None:
@@ -122,7 +122,7 @@ class GopherQuality:
                 # Few lines can be marked by signs that the whole text has few of.
                 if sum(map(text.count, signs)) / num_lines > share:
                     is_over_D[document] = sum(map(is_marked, lines)) / num_lines > share
-            reasons.add(is_over_D, reason)
+            reasons.add(np.flatnonzero(is_over_D), reason)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,14 +6,16 @@ every share being one of the characters of the text.
 """
 
 import dataclasses
-import re
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxgpt.config import configclass
 from jaxgpt.corpus.filters.reasons import Reasons
+from jaxgpt.corpus.filters.repeated_blocks import count_duplicates, split_paragraphs
 from jaxgpt.corpus.filters.repeated_n_grams import (
     MAX_DOCUMENTS,
+    bound_top_characters,
     covered_characters,
     duplicate_characters,
     group_n_grams,
@@ -21,8 +23,6 @@ from jaxgpt.corpus.filters.repeated_n_grams import (
 )
 from jaxgpt.corpus.text_batch import Judged, TextBatch, select_words
 from jaxgpt.corpus.words import Words
-
-_PARAGRAPH_END = re.compile(r"\n{2,}")
 
 
 @configclass
@@ -73,58 +73,66 @@ class GopherRepetition:
 
     def __call__(self, batch: TextBatch) -> Judged:
         """Judge every document; none is edited."""
-        reasons = Reasons(len(batch.texts))
         lengths_D = np.array([max(len(text), 1) for text in batch.texts], np.int64)
-        self._judge_blocks(batch, lengths_D, reasons)
+        reasons = Reasons([*map(self._judge_blocks, batch.texts, batch.lines)])
         rows = np.flatnonzero(reasons.is_open_D & batch.is_spaced_D)
         for first in range(0, len(rows), MAX_DOCUMENTS):
             some = rows[first : first + MAX_DOCUMENTS]
             words = select_words(batch.words, some)
-            some, words = self._judge_top(some, words, lengths_D, reasons)
+            self._judge_top(some, words, lengths_D, reasons)
             self._judge_duplicates(some, words, lengths_D, reasons)
         return Judged(reasons=reasons.first)
 
-    def _judge_blocks(self, batch: TextBatch, lengths_D: np.ndarray, reasons: Reasons) -> None:
+    def _judge_blocks(self, text: str, lines: Sequence[str]) -> str | None:
         config = self.config
-        paragraphs = [_PARAGRAPH_END.split(text.strip()) for text in batch.texts]
-        lines = [[line for line in lines if line] for lines in batch.lines]
-        rules = (
+        lines = list(filter(None, lines))
+        num_lines, line_characters = count_duplicates(lines)
+        if not num_lines:
+            return None  # a paragraph that came before is made of lines that came before
+        paragraphs = split_paragraphs(text)
+        num_paragraphs, paragraph_characters = count_duplicates(paragraphs)
+        for value, total, limit, reason in (
             (
-                "paragraph",
-                paragraphs,
+                num_paragraphs,
+                len(paragraphs),
                 config.max_duplicate_paragraph_share,
-                config.max_duplicate_paragraph_character_share,
+                "gopher_duplicate_paragraphs",
             ),
             (
-                "line",
-                lines,
-                config.max_duplicate_line_share,
-                config.max_duplicate_line_character_share,
+                paragraph_characters,
+                len(text),
+                config.max_duplicate_paragraph_character_share,
+                "gopher_duplicate_paragraph_characters",
             ),
-        )
-        for kind, blocks, max_share, max_character_share in rules:
-            num_D, characters_D = count_duplicates(blocks)
-            totals_D = np.array([max(len(some), 1) for some in blocks], np.int64)
-            if max_share is not None:
-                reasons.add(num_D / totals_D > max_share, f"gopher_duplicate_{kind}s")
-            if max_character_share is not None:
-                is_over_D = characters_D / lengths_D > max_character_share
-                reasons.add(is_over_D, f"gopher_duplicate_{kind}_characters")
+            (num_lines, len(lines), config.max_duplicate_line_share, "gopher_duplicate_lines"),
+            (
+                line_characters,
+                len(text),
+                config.max_duplicate_line_character_share,
+                "gopher_duplicate_line_characters",
+            ),
+        ):
+            if limit is not None and value / max(total, 1) > limit:
+                return reason
+        return None
 
     def _judge_top(
         self, rows: np.ndarray, words: Words, lengths_D: np.ndarray, reasons: Reasons
-    ) -> tuple[np.ndarray, Words]:
-        """Judge the documents `rows`, whose words are `words`; return what is left of both."""
-        for num in (2, 3, 4):
-            share = getattr(self.config, f"max_top_{num}_gram_share")
-            if share is None or not len(rows):
-                continue
-            n_grams = group_n_grams(words, num)
-            is_over = top_characters(n_grams) / lengths_D[rows] > share
-            _reject(reasons, rows[is_over], f"gopher_top_{num}_gram")
-            left = np.flatnonzero(~is_over)
-            rows, words = rows[left], select_words(words, left)
-        return rows, words
+    ) -> None:
+        """Judge the documents `rows`, whose words are `words`."""
+        shares = {
+            num: share
+            for num in (2, 3, 4)
+            if (share := getattr(self.config, f"max_top_{num}_gram_share")) is not None
+        }
+        if not shares:
+            return
+        bound = 2 * bound_top_characters(words) / lengths_D[rows]
+        suspects = np.flatnonzero(bound > min(shares.values()))
+        rows, words = rows[suspects], select_words(words, suspects)
+        for num, share in shares.items():
+            characters = top_characters(group_n_grams(words, num))
+            reasons.add(rows[characters / lengths_D[rows] > share], f"gopher_top_{num}_gram")
 
     def _judge_duplicates(
         self, rows: np.ndarray, words: Words, lengths_D: np.ndarray, reasons: Reasons
@@ -143,25 +151,8 @@ class GopherRepetition:
             suspects = np.flatnonzero(covered > share)
             characters = duplicate_characters(n_grams, suspects)
             guilty = suspects[characters / lengths_D[rows[suspects]] > share]
-            _reject(reasons, rows[guilty], f"gopher_duplicate_{num}_grams")
+            reasons.add(rows[guilty], f"gopher_duplicate_{num}_grams")
             is_left = covered > min(shares.values())
             is_left[guilty] = False
             left = np.flatnonzero(is_left)
             rows, words = rows[left], select_words(words, left)
-
-
-def count_duplicates(blocks: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [D] each: the blocks of each document that came before in it, and their characters."""
-    num, characters = [], []
-    for some in blocks:
-        unique = set(some)
-        num.append(len(some) - len(unique))
-        same = len(some) == len(unique)
-        characters.append(0 if same else sum(map(len, some)) - sum(map(len, unique)))
-    return np.array(num, np.int64), np.array(characters, np.int64)
-
-
-def _reject(reasons: Reasons, documents: np.ndarray, reason: str) -> None:
-    is_rejected_D = np.zeros(len(reasons.first), bool)
-    is_rejected_D[documents] = True
-    reasons.add(is_rejected_D, reason)

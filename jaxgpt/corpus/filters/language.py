@@ -4,7 +4,7 @@ Built in: the script that most letters belong to, and in scripts that many langu
 of small words (`stop_words.py`). With a fastText model of languages (such as lid.176.bin, which
 is not part of jaxgpt) that model decides instead, as in FineWeb.
 
-Axes: D documents, L languages, W words.
+Axes: D documents, H stop words of any language, L languages, S scripts, W words.
 """
 
 import dataclasses
@@ -127,8 +127,7 @@ def _decide(script: str, share: float, votes_L: np.ndarray, num_words: int) -> t
 
 def _count_votes(batch: TextBatch) -> np.ndarray:
     """int64 [D, L]: how many words of each document are stop words of each language."""
-    hashes, lists_HL, languages = _ballot()
-    votes_DL = np.zeros((len(batch.texts), len(languages)), np.int64)
+    hashes, lists_HL, _ = _ballot()
     hashes_W = batch.words.hashes_W
     # Most words are none, and a table of the low 16 bits of the hashes tells most of those.
     places = np.flatnonzero(_is_likely()[hashes_W & np.uint64(0xFFFF)])
@@ -137,22 +136,23 @@ def _count_votes(batch: TextBatch) -> np.ndarray:
     is_found = hashes[found] == hashes_W[places]
     places, found = places[is_found], found[is_found]
     document = np.searchsorted(batch.words.offsets_D1, places, side="right") - 1
-    times = np.bincount(
-        document * len(hashes) + found, minlength=len(batch.texts) * len(hashes)
-    ).reshape(len(batch.texts), len(hashes))
-    return np.matmul(times, lists_HL, out=votes_DL)
+    cells = document * len(hashes) + found
+    times = np.bincount(cells, minlength=len(batch.texts) * len(hashes))
+    # In floating point this is a fast product of matrices, and whole numbers stay exact.
+    times_DH = times.reshape(len(batch.texts), len(hashes)).astype(np.float64)
+    return (times_DH @ lists_HL).astype(np.int64)
 
 
 @functools.cache
 def _ballot() -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
-    """Hashes of all stop words, ascending; int64 [hashes, L], 1 where a language has the word;
+    """Hashes of all stop words, ascending; float64 [hashes, L], 1 where a language has the word;
     script and code of each language."""
     languages = [(script, code) for script, lists in STOP_WORDS.items() for code in lists]
     hashes_L = [
         space_separated_words([STOP_WORDS[script][code]]).hashes_W for script, code in languages
     ]
     hashes = np.unique(np.concatenate(hashes_L))
-    lists_HL = np.stack([np.isin(hashes, own) for own in hashes_L], axis=1).astype(np.int64)
+    lists_HL = np.stack([np.isin(hashes, own) for own in hashes_L], axis=1).astype(np.float64)
     return hashes, lists_HL, languages
 
 

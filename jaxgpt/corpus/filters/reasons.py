@@ -1,5 +1,7 @@
 """The first reason against each document of a batch."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -10,12 +12,12 @@ class Reasons:
         first: for each document its reason, or None.
     """
 
-    def __init__(self, num_documents: int) -> None:
-        self.first: list[str | None] = [None] * num_documents
+    def __init__(self, first: Sequence[str | None]) -> None:
+        self.first = list(first)
 
-    def add(self, is_rejected_D: np.ndarray, reason: str) -> None:
-        """Give `reason` to the documents where bool [D] `is_rejected_D` is true."""
-        for document in np.flatnonzero(is_rejected_D):
+    def add(self, documents: np.ndarray, reason: str) -> None:
+        """Give `reason` to these documents, by number."""
+        for document in documents.tolist():
             if self.first[document] is None:
                 self.first[document] = reason
 
