@@ -1,0 +1,117 @@
+"""Documents of a finished dataset: what the index says of them, and their text from the shards."""
+
+import dataclasses
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jaxgpt.corpus.document_index import index_rows
+from jaxgpt.errors import MismatchError
+from jaxgpt.shards import TokenDataset
+from jaxgpt.tokenizer import Tokenizer
+
+_NAMES = ("id", "location", "source", "license", "url")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDocument:
+    """A document in the shards.
+
+    Attributes:
+        split: `train` or `val`.
+        number: in its split, counted from 0.
+        first_token: where it begins, counted from 0 through the split; it begins with BOS.
+        num_tokens: BOS and EOS included.
+        num_bytes: of its text as UTF-8.
+        id, location, source, license, url: as in `Document`.
+    """
+
+    split: str
+    number: int
+    first_token: int
+    num_tokens: int
+    num_bytes: int
+    id: str
+    location: str
+    source: str
+    license: str
+    url: str
+
+
+def stored_documents(
+    dataset: TokenDataset, split: str, column: str = "", values: Collection[str] = ()
+) -> Iterator[StoredDocument]:
+    """The documents of a split in the order of the shards; a batch of the index is in memory.
+
+    Args:
+        dataset: a finished dataset.
+        split: which split.
+        column: of `id`, `location` and `source`; only documents that have one of `values` there.
+            "" for all documents.
+        values: see `column`.
+
+    Raises:
+        MismatchError: the index is missing or damaged, or is not that of the shards.
+    """
+    number, first_token = 0, 0
+    value_set = pa.array(sorted(values), pa.string())
+    for batch in index_rows(dataset.directory, split):
+        num_tokens_N = batch.column("num_tokens").to_numpy()
+        ends_N = first_token + np.cumsum(num_tokens_N)
+        wanted = batch
+        rows = np.arange(batch.num_rows)
+        if column:
+            is_wanted = pc.is_in(batch.column(column), value_set=value_set)  # type: ignore
+            rows = np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False))
+            wanted = batch.take(pa.array(rows))
+        names = (wanted.column(name).to_pylist() for name in _NAMES)
+        sizes = wanted.column("num_bytes").to_pylist()
+        for row, num_bytes, *name in zip(rows.tolist(), sizes, *names, strict=True):
+            num_tokens = int(num_tokens_N[row])
+            yield StoredDocument(
+                split=split,
+                number=number + row,
+                first_token=int(ends_N[row]) - num_tokens,
+                num_tokens=num_tokens,
+                num_bytes=num_bytes,
+                **dict(zip(_NAMES, name, strict=True)),
+            )
+        number += batch.num_rows
+        first_token = int(ends_N[-1]) if len(ends_N) else first_token
+    stored = dataset.splits[split]
+    if (number, first_token) != (stored.num_documents, stored.num_tokens):
+        raise MismatchError(
+            f"{dataset.directory}: the index of {split} has {number} documents of {first_token} "
+            f"tokens, its shards have {stored.num_documents} of {stored.num_tokens}; build the "
+            f"dataset again"
+        )
+
+
+def read_text(
+    dataset: TokenDataset,
+    tokenizer: Tokenizer,
+    document: StoredDocument,
+    max_tokens: int | None = None,
+) -> str:
+    """The text of a document, or of its first `max_tokens` tokens.
+
+    Raises:
+        MismatchError: the shards have no document there.
+    """
+    split = dataset.splits[document.split]
+    stop = document.first_token + document.num_tokens
+    try:
+        edges = [int(split.read(place, place + 1)[0]) for place in (document.first_token, stop - 1)]
+    except IndexError:
+        edges = []
+    if edges != [tokenizer.bos_id, tokenizer.eos_id]:
+        raise MismatchError(
+            f"{dataset.directory}: the index says that document {document.number} of "
+            f"{document.split} ({document.location}) is at tokens {document.first_token}.."
+            f"{stop - 1}, and the shards have no document there; build the dataset again"
+        )
+    if max_tokens is not None:
+        stop = min(stop, document.first_token + max_tokens)
+    return tokenizer.decode(split.read(document.first_token, stop).tolist())
