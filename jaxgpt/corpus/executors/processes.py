@@ -128,7 +128,13 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
-        self.process.start()
+        # Ctrl-C reaches every process of a terminal; the parent decides what it means. A child is
+        # born with what is blocked here, so that it is not even interrupted while it imports.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
 
     def end(self) -> None:
@@ -140,8 +146,6 @@ class _Worker:
 def _serve(connection: Connection, parent: int) -> None:
     """The life of a worker: pieces of work in, results out."""
     _die_with(parent)
-    # Ctrl-C reaches every process of a terminal; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
             piece = connection.recv()
