@@ -17,6 +17,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -129,7 +130,9 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         # Ctrl-C reaches every process of a terminal; the parent decides what it means. A child is
-        # born with what is blocked here, so that it is not even interrupted while it imports.
+        # born with what is blocked here, so that it is not even interrupted while it imports. The
+        # first start of a tracker of resources would unblock it again.
+        resource_tracker.ensure_running()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
