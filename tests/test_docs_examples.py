@@ -1,4 +1,4 @@
-"""The Python of docs/model.md runs as printed, and its tables say what the model has."""
+"""The Python of the docs runs as printed, and the tables of docs/model.md say what the model has."""
 
 import re
 from typing import Any
@@ -93,3 +93,10 @@ def test_the_table_of_parameters_is_the_models() -> None:
             name = "/".join(key.key for key in path)
             found[name] = (box.value.shape, tuple(box.names))
     assert documented == found
+
+
+def test_the_kernels_run_in_a_function_of_arrow_batches() -> None:
+    """As PySpark's mapInArrow calls it."""
+    page = (REPOSITORY / "docs" / "executors.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    exec(code, {})

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def driver(folder, repository):
     return path
 
 
-def start(driver, output, kind, workers):
+def start(driver, output, kind, workers, **options):
     """The builder as a process of its own session, in the folder of its driver."""
     command = [sys.executable, str(driver), *ARGUMENTS, "--output", output]
     return subprocess.Popen(
@@ -79,6 +80,7 @@ def start(driver, output, kind, workers):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        **options,
     )
 
 
@@ -188,3 +190,29 @@ def test_a_signal_to_all_processes_stops_in_good_order(driver, number, code):
     finish(start(driver, "1/out", "processes", 2))
     finish(start(driver, "2/out", "serial", 1))
     assert everything(driver.parent / "1/out") == everything(driver.parent / "2/out")
+
+
+@pytest.mark.parametrize("kind", ["serial", pytest.param("processes", marks=pytest.mark.slow)])
+def test_a_disk_that_is_full_in_any_stage_leaves_what_was_done(driver, kind):
+    finish(start(driver, "whole/out", "serial", 1))
+    expected = everything(driver.parent / "whole/out")
+    stages = set()
+    for limit in (1_000, 4_000, 12_000, 16_000, 20_000, 28_000, 60_000):
+
+        def small_files(limit=limit):
+            # No file may grow beyond this: writes fail in the middle, as on a full disk.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        process = start(driver, "full/out", kind, 2, preexec_fn=small_files)
+        _, errors = process.communicate(timeout=120)
+        if process.returncode:
+            assert process.returncode == 1, errors
+            (error,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+            assert "make room" in error
+            assert "Traceback" not in errors
+            stages.add(len([line for line in errors.splitlines() if ": 100% of" in line]))
+            assert not (driver.parent / "full/out/manifest.json").exists()
+            assert not list((driver.parent / "full/out").rglob("*.tmp"))
+    assert len(stages) >= 4, "a stage that is never hit is not tested"
+    finish(start(driver, "full/out", kind, 2))
+    assert everything(driver.parent / "full/out") == expected
