@@ -4,12 +4,13 @@ Axes: C code points, D documents, S scripts.
 """
 
 import functools
+import string
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 
-from jaxgpt.corpus.characters import chunks, sums_of
+from jaxgpt.corpus.characters import chunks
 
 # Blocks that hold the letters of each script, first and last code point (Unicode 16, Blocks.txt).
 BLOCKS = {
@@ -44,6 +45,7 @@ SCRIPTS = tuple(BLOCKS)
 # Written without spaces between words.
 UNSPACED = ("Thai", "Lao", "Tibetan", "Myanmar", "Khmer", "Kana", "Han")
 _OTHER = len(SCRIPTS)
+_NOT_ASCII_LETTERS = bytes(set(range(128)) - set(string.ascii_letters.encode()))
 
 
 def letters_by_script(texts: Sequence[str]) -> np.ndarray:
@@ -52,17 +54,15 @@ def letters_by_script(texts: Sequence[str]) -> np.ndarray:
     Signs and digits in the block of a script count as its letters, but for ASCII and Latin-1.
     """
     counts_DS = np.zeros((len(texts), len(SCRIPTS)), np.int64)
+    others = [number for number, text in enumerate(texts) if not text.isascii()]
     table = _script_of_code_point()
-    for documents, codes_C, starts_D in chunks(texts):
-        scripts_C = table[codes_C]
-        if codes_C.dtype == np.uint8:
-            counts_DS[documents, SCRIPTS.index("Latin")] = sums_of(scripts_C == 0, starts_D)
-            continue
-        lengths_D = np.diff(starts_D, append=len(codes_C))
-        document_C = np.repeat(np.arange(len(starts_D)), lengths_D)
-        cells_C = document_C * (_OTHER + 1) + scripts_C
-        counts = np.bincount(cells_C, minlength=len(starts_D) * (_OTHER + 1))
-        counts_DS[documents] = counts.reshape(-1, _OTHER + 1)[:, :_OTHER]
+    for documents, codes_C, starts_D in chunks([texts[number] for number in others]):
+        places = np.flatnonzero(codes_C > 0x7F)
+        document = np.searchsorted(starts_D, places, side="right") - 1
+        cells = document * (_OTHER + 1) + table[codes_C[places]]
+        counts = np.bincount(cells, minlength=len(starts_D) * (_OTHER + 1))
+        counts_DS[np.array(others[documents])] = counts.reshape(-1, _OTHER + 1)[:, :_OTHER]
+    counts_DS[:, SCRIPTS.index("Latin")] += np.array([*map(_count_ascii_letters, texts)], np.int64)
     return counts_DS
 
 
@@ -70,6 +70,10 @@ def is_spaced(letters_DS: np.ndarray) -> np.ndarray:
     """bool [D]: whether at least half of the letters are of scripts with spaces between words."""
     unspaced = [SCRIPTS.index(script) for script in UNSPACED]
     return 2 * letters_DS[:, unspaced].sum(1) <= letters_DS.sum(1)
+
+
+def _count_ascii_letters(text: str) -> int:
+    return len(text.encode("ascii", "ignore").translate(None, delete=_NOT_ASCII_LETTERS))
 
 
 @functools.cache

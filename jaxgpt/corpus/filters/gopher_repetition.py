@@ -87,8 +87,6 @@ class GopherRepetition:
         config = self.config
         lines = list(filter(None, lines))
         num_lines, line_characters = count_duplicates(lines)
-        if not num_lines:
-            return None  # a paragraph that came before is made of lines that came before
         paragraphs = split_paragraphs(text)
         num_paragraphs, paragraph_characters = count_duplicates(paragraphs)
         for value, total, limit, reason in (

@@ -23,8 +23,9 @@ from jaxgpt.corpus.words import space_separated_words
 from jaxgpt.errors import UsageError, did_you_mean
 
 UNKNOWN = "unknown"
-# A text that has fewer stop words of its language than this share of its words is hardly prose.
+# A text that has fewer stop words of its language than these is hardly prose.
 _MIN_STOP_WORD_SHARE = 0.05
+_MIN_STOP_WORDS = 2
 # Japanese writes more Han than Kana at times, Chinese no Kana at all.
 _MIN_KANA_SHARE = 0.05
 
@@ -37,7 +38,8 @@ class LanguageConfig:
     """Kept languages, ISO 639-1 codes; with a fastText model, its labels."""
     min_score: float = 0.65
     """How sure it must be: with fastText its probability; built in, the share of the letters that
-    are of the script, or of the votes for the two likeliest languages that are for this one."""
+    are of the script, or of the small words that tell the two likeliest languages apart those
+    that are of this one."""
     fasttext_model: str | None = None
     """Model file that decides instead; needs the package fasttext."""
 
@@ -101,32 +103,31 @@ def guess_languages(batch: TextBatch) -> list[tuple[str, float]]:
     letters_DS[:, han] = np.where(is_japanese_D, 0, both_D)
     script_D = letters_DS.argmax(1)
     share_D = letters_DS.max(1) / np.maximum(letters_DS.sum(1), 1)
-    votes_DL = _count_votes(batch)
+    votes = _vote(batch)
     return [
-        _decide(SCRIPTS[script], share, votes_L, num_words)
-        for script, share, votes_L, num_words in zip(
-            script_D.tolist(), share_D.tolist(), votes_DL, batch.words.counts_D, strict=True
+        _decide(SCRIPTS[script], share, votes, document)
+        for document, (script, share) in enumerate(
+            zip(script_D.tolist(), share_D.tolist(), strict=True)
         )
     ]
 
 
-def _decide(script: str, share: float, votes_L: np.ndarray, num_words: int) -> tuple[str, float]:
-    if share == 0:
-        return UNKNOWN, 0.0
-    if script in LANGUAGE_OF_SCRIPT:
-        return LANGUAGE_OF_SCRIPT[script], share
-    _, _, languages = _ballot()
-    own = [number for number, (of_script, _) in enumerate(languages) if of_script == script]
-    votes = votes_L[own]
-    first = int(votes.argmax())
-    if votes[first] < max(_MIN_STOP_WORD_SHARE * num_words, 1):
-        return UNKNOWN, 0.0
-    second = int(np.delete(votes, first).max())
-    return languages[own[first]][1], float(votes[first] / (votes[first] + second))
+@dataclasses.dataclass(frozen=True)
+class _Votes:
+    """How often stop words occur.
+
+    Attributes:
+        of_words_DH: float64, of each stop word in each document.
+        of_languages_DL: float64, of all stop words of each language.
+        num_words_D: words of all kinds.
+    """
+
+    of_words_DH: np.ndarray
+    of_languages_DL: np.ndarray
+    num_words_D: np.ndarray
 
 
-def _count_votes(batch: TextBatch) -> np.ndarray:
-    """int64 [D, L]: how many words of each document are stop words of each language."""
+def _vote(batch: TextBatch) -> _Votes:
     hashes, lists_HL, _ = _ballot()
     hashes_W = batch.words.hashes_W
     # Most words are none, and a table of the low 16 bits of the hashes tells most of those.
@@ -140,7 +141,31 @@ def _count_votes(batch: TextBatch) -> np.ndarray:
     times = np.bincount(cells, minlength=len(batch.texts) * len(hashes))
     # In floating point this is a fast product of matrices, and whole numbers stay exact.
     times_DH = times.reshape(len(batch.texts), len(hashes)).astype(np.float64)
-    return (times_DH @ lists_HL).astype(np.int64)
+    return _Votes(times_DH, times_DH @ lists_HL, batch.words.counts_D)
+
+
+def _decide(script: str, share: float, votes: _Votes, document: int) -> tuple[str, float]:
+    if share == 0:
+        return UNKNOWN, 0.0
+    if script in LANGUAGE_OF_SCRIPT:
+        return LANGUAGE_OF_SCRIPT[script], share
+    _, lists_HL, languages = _ballot()
+    own = _languages_of(script)
+    votes_L = votes.of_languages_DL[document, own]
+    second, first = np.argsort(votes_L, kind="stable")[-2:]
+    if votes_L[first] < max(_MIN_STOP_WORD_SHARE * votes.num_words_D[document], _MIN_STOP_WORDS):
+        return UNKNOWN, 0.0
+    # Words that both have, as neighbours do, tell nothing about which of the two it is.
+    is_shared_H = lists_HL[:, own[first]] * lists_HL[:, own[second]]
+    shared = votes.of_words_DH[document] @ is_shared_H
+    total = votes_L[first] + votes_L[second] - 2 * shared
+    score = float((votes_L[first] - shared) / total) if total else 0.5
+    return languages[own[first]][1], score
+
+
+@functools.cache
+def _languages_of(script: str) -> np.ndarray:
+    return np.array([n for n, (of_script, _) in enumerate(_ballot()[2]) if of_script == script])
 
 
 @functools.cache
