@@ -86,32 +86,13 @@ def import_tokens(
         if not order:
             raise BadInputError(f"{path} has no document with text in it")
         assignment = split.plan((hashes[number].tobytes() for number in order), settings.seed)
-        with (
-            _SplitWriter(folder, "train", tokenizer) as train,
-            _SplitWriter(folder, "val", tokenizer) as val,
-        ):
-            for number in order:
-                digest, ids = hashes[number].tobytes(), file.read(number)
-                cut = _divide(assignment, digest, ids, settings.val_fraction)
-                name = {
-                    "hash": digest,
-                    "id": _location(file, number),
-                    "location": _location(file, number),
-                    "source": settings.source,
-                    "license": settings.license,
-                    "url": "",
-                }
-                train.add(ids[:cut], name)
-                val.add(ids[cut:], name)
-        if not (train.shards and val.shards):
-            raise BadInputError(f"{path} has too little text to hold any out for validation")
+        shards = _write_splits(folder, file, tokenizer, hashes, order, assignment, settings)
         empty = np.flatnonzero(is_empty_D).tolist()
         with RemovedWriter(folder / REMOVED_NAME) as removed:
             for number in empty:
                 location = _location(file, number)
                 removed.write(id=location, stage="read", reason="empty", location=location)
         tokenizer.save(folder / TOKENIZER_FOLDER)
-        shards: dict[str, Sequence[Shard]] = {"train": train.shards, "val": val.shards}
         about = _about(file, settings, shards, len(empty))
         about["split_note"] = assignment.note
         return write_manifest(folder, tokenizer, shards, about)
@@ -141,6 +122,38 @@ def _final_order(hashes: np.ndarray, is_empty_D: np.ndarray, seed: int) -> list[
     draws = [draw("order", seed, hashes[number].tobytes()) for number in numbers]
     high, low = hashes[numbers].view(">u8").reshape(-1, 2).T
     return numbers[np.lexsort((low, high, np.array(draws, np.uint64)))].tolist()
+
+
+def _write_splits(
+    folder: Path,
+    file: TokenFile,
+    tokenizer: Tokenizer,
+    hashes: np.ndarray,
+    order: Sequence[int],
+    assignment: Assignment,
+    settings: ImportSettings,
+) -> dict[str, Sequence[Shard]]:
+    """Write shards and index of both splits; `order` numbers the documents."""
+    with (
+        _SplitWriter(folder, "train", tokenizer) as train,
+        _SplitWriter(folder, "val", tokenizer) as val,
+    ):
+        for number in order:
+            digest, ids = hashes[number].tobytes(), file.read(number)
+            cut = _divide(assignment, digest, ids, settings.val_fraction)
+            name = {
+                "hash": digest,
+                "id": _location(file, number),
+                "location": _location(file, number),
+                "source": settings.source,
+                "license": settings.license,
+                "url": "",
+            }
+            train.add(ids[:cut], name)
+            val.add(ids[cut:], name)
+    if not (train.shards and val.shards):
+        raise BadInputError(f"{file.path} has too little text to hold any out for validation")
+    return {"train": train.shards, "val": val.shards}
 
 
 def _divide(assignment: Assignment, digest: bytes, ids: np.ndarray, val_fraction: float) -> int:
