@@ -1,5 +1,6 @@
 """Documents as token ids -> shards of one split. The format is described in `shards.py`."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -158,5 +159,7 @@ class _OpenShard:
         )
 
     def discard(self) -> None:
-        self._file.close()
+        # First, because closing writes what is buffered, which a full disk refuses again.
         self._temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._file.close()

@@ -1,4 +1,4 @@
-"""The Python of the docs runs as printed, and the tables of docs/model.md say what the model has."""
+"""The Python of the docs runs as printed, and what docs/model.md lists is what the model has."""
 
 import re
 from typing import Any

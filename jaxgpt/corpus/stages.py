@@ -82,8 +82,7 @@ class Stages:
         """
         stage = self._work / (name or kernel.__name__)
         stage.mkdir(parents=True, exist_ok=True)
-        for leftover in stage.glob(".*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_leftovers(stage)
         self._progress.begin(title, sum(task.num_bytes for task in tasks))
         results: dict[str, Done] = {}
         try:
@@ -102,6 +101,8 @@ class Stages:
             self._progress.finish()
         finally:
             self._progress.close()
+            # Of workers that were stopped in the middle; a full disk needs the room.
+            _remove_leftovers(stage)
         if num_reused:
             logger.info("%s: %d of %d parts were done before", title, num_reused, len(tasks))
         return [results[task.name] for task in tasks]
@@ -155,6 +156,11 @@ def carry_out(stage: Path, kernel: Kernel, task: Task, advance: Callable[[int], 
     sync_folder(stage)
     # What was returned must be what a later run would read.
     return Done(folder=folder, key=key, result=json.loads(json.dumps(result)))
+
+
+def _remove_leftovers(stage: Path) -> None:
+    for leftover in stage.glob(".*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _reuse(stage: Path, task: Task) -> Done | None:
