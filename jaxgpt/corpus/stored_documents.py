@@ -101,17 +101,18 @@ def read_text(
         MismatchError: the shards have no document there.
     """
     split = dataset.splits[document.split]
-    stop = document.first_token + document.num_tokens
+    start, stop = document.first_token, document.first_token + document.num_tokens
+    shown_stop = stop if max_tokens is None else min(stop, start + max_tokens)
     try:
-        edges = [int(split.read(place, place + 1)[0]) for place in (document.first_token, stop - 1)]
+        ids = split.read(start, shown_stop)
+        last = ids[-1] if shown_stop == stop else split.read(stop - 1, stop)[0]
+        is_document = (ids[0], last) == (tokenizer.bos_id, tokenizer.eos_id)
     except IndexError:
-        edges = []
-    if edges != [tokenizer.bos_id, tokenizer.eos_id]:
+        is_document, ids = False, np.empty(0, np.int32)
+    if not is_document:
         raise MismatchError(
             f"{dataset.directory}: the index says that document {document.number} of "
-            f"{document.split} ({document.location}) is at tokens {document.first_token}.."
+            f"{document.split} ({document.location}) is at tokens {start}.."
             f"{stop - 1}, and the shards have no document there; build the dataset again"
         )
-    if max_tokens is not None:
-        stop = min(stop, document.first_token + max_tokens)
-    return tokenizer.decode(split.read(document.first_token, stop).tolist())
+    return tokenizer.decode(ids.tolist())

@@ -5,6 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -253,3 +255,21 @@ def test_an_index_of_other_shards_is_refused(
     assert "the index of train has" in error
     (tmp_path / "data" / "train" / "documents.parquet").unlink()
     assert fail(tmp_path, capsys, "--id", "page-003")[0] == 79
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_index_whose_documents_begin_elsewhere_is_refused(
+    split: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(folder / "data", tmp_path / "data")
+    path = tmp_path / "data" / split / "documents.parquet"
+    rows = pq.read_table(path)
+    # The number of documents and of tokens stays what it was; where the first one ends does not.
+    sizes = rows["num_tokens"].to_pylist()
+    sizes[0], sizes[1] = sizes[0] - 1, sizes[1] + 1
+    column = rows.schema.get_field_index("num_tokens")
+    pq.write_table(rows.set_column(column, "num_tokens", pa.array(sizes)), path)
+    for more in ([], ["--full"]):
+        code, error = fail(tmp_path, capsys, "--location", rows["location"][1].as_py(), *more)
+        assert code == 79
+        assert "the shards have no document there" in error
