@@ -55,7 +55,7 @@ def apply_steps(
         for batch in partition.batches():
             rows = _Rows(batch)
             for step in steps:
-                judged = step(rows.to_judge())
+                judged = step(rows.texts)
                 stage_counts = counts.setdefault(step.stage, {})
                 for kind, count in judged.counts.items():
                     stage_counts[kind] = stage_counts.get(kind, 0) + count
@@ -85,21 +85,17 @@ class _Rows:
 
     Attributes:
         kept: rows that are still in.
+        texts: their texts as they are now.
         num_bytes: of every row's text as it is now.
     """
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self._batch = batch
-        self._texts: list[str] = batch.column("text").to_pylist()
-        self._urls: list[str] = batch.column("url").to_pylist()
         self._is_edited = False
         self.num_bytes: list[int] = batch.column("num_bytes").to_pylist()
         self.kept = list(range(batch.num_rows))
-
-    def to_judge(self) -> TextBatch:
-        return TextBatch(
-            texts=[self._texts[row] for row in self.kept],
-            urls=[self._urls[row] for row in self.kept],
+        self.texts = TextBatch(
+            texts=batch.column("text").to_pylist(), urls=batch.column("url").to_pylist()
         )
 
     def apply(self, judged: Judged, stage: str, log: RemovalLog) -> None:
@@ -107,40 +103,45 @@ class _Rows:
         reasons = list(judged.reasons)
         if judged.texts is not None:
             self._edit(judged.texts, reasons, stage, log)
-        for row, reason in zip(self.kept, reasons, strict=True):
+        for place, (row, reason) in enumerate(zip(self.kept, reasons, strict=True)):
             if reason is not None:
-                self._drop(row, reason, stage, log)
-        self.kept = [row for row, reason in zip(self.kept, reasons, strict=True) if reason is None]
+                self._drop(row, self.texts.texts[place], reason, stage, log)
+        stays = [place for place, reason in enumerate(reasons) if reason is None]
+        if len(stays) < len(reasons):
+            self.kept = [self.kept[place] for place in stays]
+            # Takes along what has been computed of the texts.
+            self.texts = self.texts.select(stays)
 
     def to_batch(self) -> pa.RecordBatch:
         """What is left, as it is to be stored."""
-        batch = self._batch
-        if self._is_edited:
-            batch = batch.set_column(
-                SCHEMA.names.index("text"), "text", pa.array(self._texts, pa.large_string())
-            ).set_column(
-                SCHEMA.names.index("num_bytes"), "num_bytes", pa.array(self.num_bytes, pa.int64())
-            )
-        return batch.take(pa.array(self.kept, pa.int64()))
+        batch = self._batch.take(pa.array(self.kept, pa.int64()))
+        if not self._is_edited:
+            return batch
+        num_bytes = [self.num_bytes[row] for row in self.kept]
+        texts = pa.array(list(self.texts.texts), pa.large_string())
+        batch = batch.set_column(SCHEMA.names.index("text"), "text", texts)
+        place = SCHEMA.names.index("num_bytes")
+        return batch.set_column(place, "num_bytes", pa.array(num_bytes, pa.int64()))
 
     def _edit(
         self, texts: Sequence[str], reasons: list[str | None], stage: str, log: RemovalLog
     ) -> None:
         num_edited = num_removed_bytes = 0
         for place, (row, text) in enumerate(zip(self.kept, texts, strict=True)):
-            if text == self._texts[row]:
+            if text == self.texts.texts[place]:
                 continue
             num_bytes = len(text.encode())
             num_edited += 1
             num_removed_bytes += self.num_bytes[row] - num_bytes
-            self._texts[row], self.num_bytes[row] = text, num_bytes
+            self.num_bytes[row] = num_bytes
             if not text.strip() and reasons[place] is None:
                 reasons[place] = EMPTIED
         if num_edited:
             self._is_edited = True
+            self.texts = TextBatch(texts=texts, urls=self.texts.urls)
             log.count_edited(stage, num_edited, num_removed_bytes)
 
-    def _drop(self, row: int, reason: str, stage: str, log: RemovalLog) -> None:
+    def _drop(self, row: int, text: str, reason: str, stage: str, log: RemovalLog) -> None:
         column = self._batch.column
         log.drop(
             id=column("id")[row].as_py(),
@@ -148,6 +149,6 @@ class _Rows:
             source=column("source")[row].as_py(),
             reason=reason,
             num_bytes=self.num_bytes[row],
-            text=self._texts[row],
+            text=text,
             stage=stage,
         )
