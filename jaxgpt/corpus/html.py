@@ -14,7 +14,8 @@ HTML_SUFFIXES = frozenset({".html", ".htm", ".xhtml"})
 Policy = Literal["files", "records", "keep"]
 
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
-# How a page, or a piece of one, begins.
+# How a page, or a piece of one, begins; some come with a block of metadata before it.
+_FRONT_MATTER = re.compile(r"\s*---\n(?:(?!---\n).*\n){1,100}---\n")
 _PAGE = re.compile(
     r"\s*<(?:!doctype|html|head|body|main|article|section|div|table|ul|ol|dl|p|h[1-6])\b",
     re.IGNORECASE,
@@ -35,12 +36,14 @@ def is_page(path: str, text: str, policy: Policy) -> bool:
         suffix = os.path.splitext(stem)[1]
     if suffix in HTML_SUFFIXES:
         return _TAG.search(text) is not None
-    return policy == "records" and _PAGE.match(text) is not None
+    return policy == "records" and _PAGE.match(_without_front_matter(text)) is not None
 
 
 def extract_text(page: str) -> str:
     """The main text of a page, paragraphs on lines of their own; "" where there is none."""
     import trafilatura
+
+    page = _without_front_matter(page)
 
     # It warns of every page without text; what becomes of those is the caller's to say.
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
@@ -51,3 +54,9 @@ def extract_text(page: str) -> str:
         # What it deems too short for an article is all there is.
         _, text, _ = trafilatura.baseline(page)
     return text.strip()
+
+
+def _without_front_matter(page: str) -> str:
+    """The page behind a block between two lines ---, as site generators have it."""
+    found = _FRONT_MATTER.match(page)
+    return page[found.end() :] if found else page

@@ -24,6 +24,12 @@ def test_the_text_of_a_page_stays_and_nothing_else():
         assert gone not in text
 
 
+def test_what_site_generators_put_before_a_page_is_no_text():
+    text = extract_text("---\ntitle: secret\ntags:\n  - x\n---\n" + PAGE)
+    assert "secret" not in text
+    assert text == extract_text(PAGE)
+
+
 def test_a_page_too_short_for_an_article_keeps_its_text():
     assert "Hi there" in extract_text("<html><body><p>Hi there, you and me.</p></body></html>")
     assert extract_text("<html><body><script>x()</script></body></html>") == ""
@@ -40,6 +46,8 @@ def test_a_page_too_short_for_an_article_keeps_its_text():
         ("a/crawl.jsonl", PAGE, "records", True),
         ("a/crawl.jsonl", "  <div class='x'>hello</div>", "records", True),
         ("a/notes.md", "<p>not markdown", "records", True),
+        ("a/notes.md", "---\ntitle: Rivers\n---\n<p>of the world", "records", True),
+        ("a/notes.md", "---\ntitle: Rivers\n---\n# Of the <b>world</b>", "records", False),
         ("a/notes.md", "# Use of <div>\n<p>in pages</p>", "records", False),
         ("a/code.py", "<pattern>", "records", False),
         ("s3://bucket/page.xhtml.zst", PAGE, "files", True),
