@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from jaxgpt.corpus.characters import code_points
+
 # Code points that are looked at together; the arrays for them stay in the processor's cache.
 _CHUNK_CHARACTERS = 1 << 18
 # Odd, so that it has an inverse modulo 2**64; the digits are those of the golden ratio.
@@ -117,17 +119,17 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[slice, np.ndarray, list[int]
     for number, text in enumerate(texts):
         if len(text) > _CHUNK_CHARACTERS or size + len(text) > _CHUNK_CHARACTERS:
             if starts:
-                yield slice(first, number), _codes("\n".join(texts[first:number])), starts
+                yield slice(first, number), code_points("\n".join(texts[first:number])), starts
             first, size, starts = number, 0, []
         if len(text) > _CHUNK_CHARACTERS:
             for piece in _pieces(text):
-                yield slice(number, number + 1), _codes(piece), [0]
+                yield slice(number, number + 1), code_points(piece), [0]
             first = number + 1
         else:
             starts.append(size)
             size += len(text) + 1
     if starts:
-        yield slice(first, len(texts)), _codes("\n".join(texts[first:])), starts
+        yield slice(first, len(texts)), code_points("\n".join(texts[first:])), starts
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -139,12 +141,6 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:end]
         start = end
     yield text[start:]
-
-
-def _codes(text: str) -> np.ndarray:
-    if text.isascii():
-        return np.frombuffer(text.encode("ascii"), np.uint8)
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _boundaries(kinds_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,15 +10,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.config import replace
 from jaxgpt.corpus import pipeline, reading
-from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.exact_duplicates import content_hash
-from jaxgpt.corpus.executors.config import ExecutorConfig
 from jaxgpt.corpus.pipeline import build_dataset
 from jaxgpt.corpus.repair import RepairConfig, repair
 from jaxgpt.corpus.sources import SourcesConfig
@@ -27,12 +24,13 @@ from jaxgpt.corpus.vocabulary import DatasetTokenizer
 from jaxgpt.durable import FolderLock
 from jaxgpt.errors import BadInputError, JaxgptError, MismatchError, UsageError
 from jaxgpt.shards import TokenDataset
-
-CONFIG = DatasetConfig(
-    sources=SourcesConfig(max_bad_share=1.0),
-    split=HashSplit(val_fraction=0.2),
-    tokenizer=DatasetTokenizer(kind="char", vocab_size=400),
-    executor=ExecutorConfig(kind="serial"),
+from tests.corpus.building import (
+    CONFIG,
+    everything,
+    make_corpus,
+    removed,
+    stored_texts,
+    write_lines,
 )
 
 
@@ -40,43 +38,6 @@ CONFIG = DatasetConfig(
 def here(tmp_path, monkeypatch):
     """Every test runs in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-
-def write_lines(path, *records):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    lines = (
-        record if isinstance(record, bytes) else json.dumps(record).encode() for record in records
-    )
-    Path(path).write_bytes(b"".join(line + b"\n" for line in lines))
-
-
-def removed(output):
-    with zstandard.open(Path(output) / "removed.jsonl.zst", "rt") as file:
-        return [json.loads(line) for line in file]
-
-
-def stored_texts(output):
-    """{split: texts in order}, decoded from the shards."""
-    dataset = TokenDataset.open(output)
-    tokenizer = dataset.load_tokenizer()
-    texts = {}
-    for name, split in dataset.splits.items():
-        starts = [*split.document_starts(0, split.num_tokens), split.num_tokens]
-        texts[name] = []
-        for start, stop in itertools.pairwise(starts):
-            ids = split.read(start, stop).tolist()
-            assert (ids[0], ids[-1]) == (tokenizer.bos_id, tokenizer.eos_id)
-            texts[name].append(tokenizer.decode(ids))
-    return texts
-
-
-def everything(folder):
-    """{path: bytes} of all files of a dataset."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
 
 
 LINES = st.lists(
@@ -120,30 +81,6 @@ def test_every_record_is_kept_or_dropped_for_a_reason(tmp_path_factory, lines):
             )
             expected.append(repair(values["text"], RepairConfig()).text)
     assert sorted(texts) == sorted(expected)
-
-
-def make_corpus(folder, seed=0):
-    """A few files of several kinds, with bad records, duplicates and empties."""
-    chooser = random.Random(seed)
-    words = [f"word{i}" for i in range(50)]
-
-    def text():
-        return " ".join(chooser.choices(words, k=chooser.randint(3, 60)))
-
-    texts = [text() for _ in range(150)]
-    write_lines(
-        f"{folder}/a.jsonl", *({"id": f"a{i}", "text": t} for i, t in enumerate(texts[:80]))
-    )
-    write_lines(
-        f"{folder}/sub/b.jsonl",
-        *({"id": f"b{i}", "text": t} for i, t in enumerate(texts[60:])),
-        {"text": ""},
-        b"not json",
-        {"text": "caf\u0000e\r\n"},
-    )
-    for i in range(20):
-        Path(f"{folder}/sub/{i}.txt").write_text(chooser.choice(texts) + "\n")
-    return texts
 
 
 def test_the_same_files_in_any_order_and_under_any_division_of_work_give_the_same_dataset(
@@ -457,53 +394,6 @@ def test_the_vocabulary_is_lowered_to_what_the_text_supports_and_recorded():
     manifest = build_dataset(["a.jsonl"], Path("out"), config)
     assert manifest["tokenizer"]["vocab_size"] < 300
     assert manifest["settings"]["tokenizer"]["vocab_size"] == 5000
-
-
-def test_the_sources_account_for_every_document_and_token():
-    make_corpus("in")
-    manifest = build_dataset(["in"], Path("out"), CONFIG)
-    sources = manifest["sources"]
-    assert [source["name"] for source in sources] == ["in", "in/sub"]
-    assert sum(source["read"] for source in sources) == manifest["counts"]["read"]
-    assert sum(source["kept"] for source in sources) == manifest["counts"]["kept"]
-    for measure in ("num_tokens", "num_bytes"):
-        in_splits = sum(split[measure] for split in manifest["splits"].values())
-        assert sum(source[measure] for source in sources) == in_splits
-
-
-def test_the_manifest_names_the_licences_of_each_source():
-    write_lines(
-        "a.jsonl",
-        {"text": "one", "source": "books", "license": "MIT"},
-        {"text": "two", "source": "books", "license": "CC0-1.0"},
-        {"text": "three", "source": "books"},
-        {"text": "four", "license": ""},
-    )
-    manifest = build_dataset(["a.jsonl"], Path("out"), CONFIG)
-    licenses = {source["name"]: source["licenses"] for source in manifest["sources"]}
-    assert licenses == {"a.jsonl": [], "books": ["CC0-1.0", "MIT"]}
-
-
-def test_the_report_tells_counts_and_shows_what_was_dropped():
-    make_corpus("in")
-    manifest = build_dataset(["in"], Path("out"), CONFIG)
-    page = Path("out/report.html").read_text()
-    markdown = Path("out/report.md").read_text()
-    for report in (page, markdown):
-        assert f"{manifest['counts']['read']:,}" in report
-        assert "exact_duplicate" in report
-    assert "in/sub/b.jsonl:92" in page
-    assert "same text as" in page
-    # Nothing is loaded from elsewhere.
-    assert "http" not in page.replace("http://www.w3.org/", "").replace("http://purl.org", "")
-
-
-def test_samples_of_dropped_text_cannot_inject_markup():
-    write_lines("a.jsonl", {"text": "one"}, {"text": "two"}, b"<script>alert(1)</script>")
-    build_dataset(["a.jsonl"], Path("out"), CONFIG)
-    page = Path("out/report.html").read_text()
-    assert "&lt;script&gt;alert(1)" in page
-    assert "<script>alert" not in page
 
 
 def test_all_of_a_shared_real_text(shared_data, tmp_path):
