@@ -3,18 +3,15 @@
 Starts a run or continues it; what is trained and how is decided in the sections it composes.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
@@ -22,33 +19,27 @@ from jaxgpt.checkpoints.lineage import check_resume, make_lineage
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import from_dict, to_dict
 from jaxgpt.data.loader import TrainingBatches, open_training_batches
-from jaxgpt.durable import FolderLock, write_json
-from jaxgpt.errors import ConfigError, MismatchError, NoCheckpointError, UsageError
-from jaxgpt.experiment import FORMAT_VERSION, TrainConfig
+from jaxgpt.durable import FolderLock
+from jaxgpt.errors import ConfigError
+from jaxgpt.experiment import TrainConfig
 from jaxgpt.hooks import Surroundings, interval, make_hooks
 from jaxgpt.model.cost import flops_per_token, num_parameters
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.runtime import configure_runtime, describe_devices, peak_flops
 from jaxgpt.parallel.sharding import batch_shards, to_devices
 from jaxgpt.reporting.run_report import HTML_NAME, write_run_report
+from jaxgpt.run_files import Resume, check_resume_mode, read_lineage, write_description
+from jaxgpt.run_state import save_state, start_state
 from jaxgpt.shards import TokenDataset
 from jaxgpt.stopping import StopSignal
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.training.loop import Loop, fit
 from jaxgpt.training.loss import language_model_loss
 from jaxgpt.training.metrics import MetricsLog, Progress
-from jaxgpt.training.state import (
-    StatePlan,
-    TrainState,
-    init_parameters,
-    init_state,
-    plan_state,
-)
+from jaxgpt.training.state import plan_state
 from jaxgpt.training.step import compile_step, make_train_step
 
 logger = logging.getLogger(__name__)
-
-Resume = Literal["auto", "never", "must"]
 
 
 @dataclass(frozen=True)
@@ -72,17 +63,17 @@ def train_run(config: TrainConfig, run_dir: Path, resume: Resume, allow_data_cha
     # A run that eval could not open afterwards is not worth starting.
     from_dict(to_dict(config), TrainConfig)
     if not run_dir.exists():
-        _check_resume_mode(resume, None, run_dir)  # Before the lock creates the folder.
+        check_resume_mode(resume, None, run_dir)  # Before the lock creates the folder.
     configure_runtime(config.runtime)
     sources = _open_sources(config)
     with FolderLock(run_dir), StopSignal() as stop:
         checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
         with closing(checkpoints):
             latest = checkpoints.latest()
-            _check_resume_mode(resume, latest, run_dir)
+            check_resume_mode(resume, latest, run_dir)
             lineage = _lineage(config, sources)
             if latest is not None:
-                lineage_then = _read_lineage(run_dir)
+                lineage_then = read_lineage(run_dir)
                 for difference in check_resume(lineage_then, lineage, allow_data_change):
                     logger.info("differs from the run so far: %s", difference)
             if latest is None or latest < config.schedule.num_steps:
@@ -113,10 +104,10 @@ def _train(
     loss = language_model_loss(model, jnp.asarray(sources.tokenizer.bytes_per_token), config.loss)
     step = make_train_step(loss, optimizer, config.batch.num_micro_batches)
     with jax.set_mesh(mesh):
-        state, seconds = _start_state(config, plan, optimizer, model, mesh, checkpoints, latest)
+        state, seconds = start_state(config, plan, optimizer, model, mesh, checkpoints, latest)
         start = 0 if latest is None else latest
         # Only now: a resume that is refused must leave the folder as it was.
-        _write_description(run_dir, config, sources.tokenizer, lineage)
+        write_description(run_dir, config, sources.tokenizer, lineage)
         with MetricsLog(run_dir, start, config.logging.tensorboard) as log:
             vocab_size, num_steps = sources.tokenizer.vocab_size, config.schedule.num_steps
             size = num_parameters(config.model, vocab_size)
@@ -137,7 +128,7 @@ def _train(
                 peak_flops=_total_peak(),
                 log_every=config.logging.every_steps,
                 save_every=interval(config.checkpoint.every_steps, num_steps),
-                save=lambda done, state, meta: _save(checkpoints, log, done, state, meta),
+                save=lambda done, state, meta: save_state(checkpoints, log, done, state, meta),
                 hooks=make_hooks(
                     Surroundings(
                         config=config,
@@ -163,37 +154,6 @@ def _open_sources(config: TrainConfig) -> _Sources:
     return _Sources(batches, dataset, dataset.load_tokenizer())
 
 
-def _start_state(
-    config: TrainConfig,
-    plan: StatePlan,
-    optimizer: optax.GradientTransformation,
-    model: nn.Module,
-    mesh: Mesh,
-    checkpoints: Checkpoints,
-    latest: int | None,
-) -> tuple[TrainState, float]:
-    """The state to train from, and the seconds already spent on it."""
-    if latest is None:
-        params = init_parameters(model, config.sharding, mesh, config.seed)
-        return init_state(params, optimizer, plan, config.seed), 0.0
-    abstract = plan.abstract
-    rest = {"step": abstract.step, "opt_state": abstract.opt_state, "rng": abstract.rng}
-    params, rest, metadata = checkpoints.restore(latest, abstract.trainable, rest)
-    return TrainState(trainable=params, frozen={}, **rest), float(metadata["seconds"])
-
-
-def _save(
-    checkpoints: Checkpoints,
-    log: MetricsLog,
-    step: int,
-    state: TrainState,
-    metadata: dict[str, Any],
-) -> None:
-    rest = {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
-    checkpoints.save(step, state.trainable, rest, metadata)
-    log.event("save", step)
-
-
 def _placed(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
     return (to_devices(batch, mesh) for batch in batches)
 
@@ -205,44 +165,6 @@ def _lineage(config: TrainConfig, sources: _Sources) -> dict[str, Any]:
         tokenizer=sources.tokenizer.fingerprint,
         devices=describe_devices(),
     )
-
-
-def _write_description(
-    run_dir: Path, config: TrainConfig, tokenizer: Tokenizer, lineage: dict[str, Any]
-) -> None:
-    """Everything that eval, generate and a later resume need besides the checkpoints."""
-    tokenizer.save(run_dir / "tokenizer")
-    write_json(run_dir / "config.json", {"version": FORMAT_VERSION, "config": to_dict(config)})
-    write_json(run_dir / "env.json", lineage["environment"])
-    write_json(run_dir / "lineage.json", lineage)
-
-
-def _read_lineage(run_dir: Path) -> dict[str, Any]:
-    try:
-        return json.loads((run_dir / "lineage.json").read_text())
-    except (OSError, ValueError) as error:
-        raise MismatchError(
-            f"{run_dir}/lineage.json, which says what the run was made from, is missing or damaged "
-            f"({error}); restore it, or choose another --run-dir"
-        ) from None
-
-
-def _check_resume_mode(resume: Resume, latest: int | None, run_dir: Path) -> None:
-    if resume == "never" and latest is not None:
-        raise UsageError(
-            f"{run_dir} holds a run at step {latest} and --resume is never; choose another "
-            "--run-dir, or --resume auto to continue it"
-        )
-    damaged = sorted(path.name for path in (run_dir / "checkpoints").glob("damaged-*"))
-    if latest is None and damaged:
-        raise NoCheckpointError(
-            f"{run_dir} holds no whole checkpoint, only {', '.join(damaged)}; choose another "
-            "--run-dir, or delete this one to start over"
-        )
-    if resume == "must" and latest is None:
-        raise NoCheckpointError(
-            f"{run_dir} holds no checkpoint and --resume is must; --resume auto starts a run"
-        )
 
 
 def _check_divisible(config: TrainConfig, shards: int) -> None:

@@ -1,0 +1,65 @@
+"""What a run folder says of its run: config, lineage, tokenizer; and whether a run may go on there.
+
+Checkpoints and what they hold are in run_state.py.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxgpt.config import to_dict
+from jaxgpt.durable import write_json
+from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError
+from jaxgpt.experiment import FORMAT_VERSION, TrainConfig
+from jaxgpt.tokenizer import Tokenizer
+
+Resume = Literal["auto", "never", "must"]
+
+
+def write_description(
+    run_dir: Path, config: TrainConfig, tokenizer: Tokenizer, lineage: dict[str, Any]
+) -> None:
+    """Everything that eval, generate and a later resume need besides the checkpoints."""
+    tokenizer.save(run_dir / "tokenizer")
+    write_json(run_dir / "config.json", {"version": FORMAT_VERSION, "config": to_dict(config)})
+    write_json(run_dir / "env.json", lineage["environment"])
+    write_json(run_dir / "lineage.json", lineage)
+
+
+def read_lineage(run_dir: Path) -> dict[str, Any]:
+    """What the run was made from.
+
+    Raises:
+        MismatchError: lineage.json is missing or damaged.
+    """
+    try:
+        return json.loads((run_dir / "lineage.json").read_text())
+    except (OSError, ValueError) as error:
+        raise MismatchError(
+            f"{run_dir}/lineage.json, which says what the run was made from, is missing or damaged "
+            f"({error}); restore it, or choose another --run-dir"
+        ) from None
+
+
+def check_resume_mode(resume: Resume, latest: int | None, run_dir: Path) -> None:
+    """Refuse a folder that holds what `resume` forbids, or lacks what it demands.
+
+    Raises:
+        UsageError: `resume` is "never" and there is a checkpoint.
+        NoCheckpointError: `resume` is "must" and there is none, or all that are there are damaged.
+    """
+    if resume == "never" and latest is not None:
+        raise UsageError(
+            f"{run_dir} holds a run at step {latest} and --resume is never; choose another "
+            "--run-dir, or --resume auto to continue it"
+        )
+    damaged = sorted(path.name for path in (run_dir / "checkpoints").glob("damaged-*"))
+    if latest is None and damaged:
+        raise NoCheckpointError(
+            f"{run_dir} holds no whole checkpoint, only {', '.join(damaged)}; choose another "
+            "--run-dir, or delete this one to start over"
+        )
+    if resume == "must" and latest is None:
+        raise NoCheckpointError(
+            f"{run_dir} holds no checkpoint and --resume is must; --resume auto starts a run"
+        )
