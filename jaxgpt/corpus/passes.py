@@ -126,20 +126,20 @@ class _Rows:
     def _edit(
         self, texts: Sequence[str], reasons: list[str | None], stage: str, log: RemovalLog
     ) -> None:
-        num_edited = num_removed_bytes = 0
+        sources = self._batch.column("source")
+        is_edited = False
         for place, (row, text) in enumerate(zip(self.kept, texts, strict=True)):
             if text == self.texts.texts[place]:
                 continue
             num_bytes = len(text.encode())
-            num_edited += 1
-            num_removed_bytes += self.num_bytes[row] - num_bytes
+            is_edited = True
+            log.count_edited(sources[row].as_py(), stage, self.num_bytes[row] - num_bytes)
             self.num_bytes[row] = num_bytes
             if not text.strip() and reasons[place] is None:
                 reasons[place] = EMPTIED
-        if num_edited:
+        if is_edited:
             self._is_edited = True
             self.texts = TextBatch(texts=texts, urls=self.texts.urls)
-            log.count_edited(stage, num_edited, num_removed_bytes)
 
     def _drop(self, row: int, text: str, reason: str, stage: str, log: RemovalLog) -> None:
         column = self._batch.column

@@ -33,7 +33,9 @@ def read_documents(inputs: Inputs, config: SourcesConfig) -> Iterator[Document]:
                 yield repaired
             else:
                 sample = make_sample(repaired.location, repaired.detail, repaired.sample)
-                tally.count_dropped(repaired.source, repaired.reason, 0, sample, repaired.is_bad)
+                tally.count_dropped(
+                    repaired.source, "read", repaired.reason, 0, sample, repaired.is_bad
+                )
         if problem := reader.problem:
             damaged_files.append(
                 {

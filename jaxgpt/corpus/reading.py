@@ -120,7 +120,7 @@ class _Gate:
                 return None
             cleaned = dataclasses.replace(cleaned, text=text)
             num_page_bytes, num_bytes = num_bytes, len(text.encode())
-            self._tally.count_edited("html", 1, num_page_bytes - num_bytes)
+            self._tally.count_edited(cleaned.source, "html", num_page_bytes - num_bytes)
         if not cleaned.text.strip():
             self._drop(_without_text(cleaned, "empty"), stage, num_bytes)
             return None
@@ -128,7 +128,9 @@ class _Gate:
 
     def _drop(self, record: Rejected, stage: str, num_bytes: int = 0) -> None:
         sample = make_sample(record.location, record.detail, record.sample)
-        self._tally.count_dropped(record.source, record.reason, num_bytes, sample, record.is_bad)
+        self._tally.count_dropped(
+            record.source, stage, record.reason, num_bytes, sample, record.is_bad
+        )
         more = {"detail": record.detail} if record.detail else {}
         self._removed.write(
             id=record.id, stage=stage, reason=record.reason, location=record.location, **more

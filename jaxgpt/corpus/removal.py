@@ -51,15 +51,14 @@ class RemovalLog:
             more: for `removed.jsonl.zst`, such as `kept_id` and `similarity`; `detail` is also
                 shown with the samples.
         """
-        self._writer.write(
-            id=id, stage=stage or self._stage, reason=reason, location=location, **more
-        )
+        stage = stage or self._stage
+        self._writer.write(id=id, stage=stage, reason=reason, location=location, **more)
         sample = make_sample(location, str(more.get("detail", "")), text)
-        self._tally.count_dropped(source, reason, num_bytes, sample)
+        self._tally.count_dropped(source, stage, reason, num_bytes, sample)
 
-    def count_edited(self, kind: str, num_documents: int, num_bytes: int) -> None:
-        """`num_documents` documents were changed, and lost `num_bytes` (or, negative, gained)."""
-        self._tally.count_edited(kind, num_documents, num_bytes)
+    def count_edited(self, source: str, stage: str, num_bytes: int) -> None:
+        """A document was changed, and lost `num_bytes` (or, negative, gained)."""
+        self._tally.count_edited(source, stage, num_bytes)
 
     def result(self) -> dict[str, Any]:
         """The counts, for the result of the task: `Tally.apply` takes them."""

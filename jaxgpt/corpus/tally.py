@@ -23,12 +23,18 @@ class SourceTally:
 
     Attributes:
         read_bytes: of the text of the documents read, repaired.
+        dropped: documents by reason.
+        dropped_at, dropped_bytes: the same documents, and their bytes, by stage.
+        edited_bytes: by stage, bytes that it took out of documents; negative if it added.
         num_bytes, num_tokens: of the documents kept.
     """
 
     read: int = 0
     read_bytes: int = 0
     dropped: Counter[str] = dataclasses.field(default_factory=Counter)
+    dropped_at: Counter[str] = dataclasses.field(default_factory=Counter)
+    dropped_bytes: Counter[str] = dataclasses.field(default_factory=Counter)
+    edited_bytes: Counter[str] = dataclasses.field(default_factory=Counter)
     kept: int = 0
     num_bytes: int = 0
     num_tokens: int = 0
@@ -36,23 +42,22 @@ class SourceTally:
 
     def add(self, other: "SourceTally") -> None:
         """Count the documents of `other` too."""
-        self.read += other.read
-        self.read_bytes += other.read_bytes
-        self.dropped.update(other.dropped)
-        self.kept += other.kept
-        self.num_bytes += other.num_bytes
-        self.num_tokens += other.num_tokens
+        _add_counts(self, other)
         self.licenses = sorted({*self.licenses, *other.licenses})[:MAX_SAMPLES]
 
     def to_json(self) -> dict[str, Any]:
         """As plain dicts and lists."""
         # Not dataclasses.asdict, which makes a Counter of a Counter's items.
-        return vars(self) | {"dropped": dict(sorted(self.dropped.items()))}
+        values = vars(self).items()
+        return {
+            name: dict(sorted(value.items())) if isinstance(value, Counter) else value
+            for name, value in values
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "SourceTally":
         """Back from `to_json`."""
-        return cls(**{**data, "dropped": Counter(data["dropped"])})
+        return cls(**_with_counters(cls, data))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -67,8 +72,8 @@ class Tally:
         dropped: documents by reason.
         bad: of these, the ones that count towards `sources.max_bad_share`.
         read_bytes, kept_bytes, dropped_bytes: the same in bytes.
-        edited_documents: by kind of edit, documents whose text it changed.
-        edited_bytes: by kind of edit, bytes that it took out of documents; negative if it added.
+        edited_documents: by stage, documents whose text it changed.
+        edited_bytes: by stage, bytes that it took out of documents; negative if it added.
         repaired_documents, repaired_places: by kind of damage, documents that had it, and places.
         sources: by name.
         samples: by reason, a few dropped documents: location, detail, text.
@@ -107,6 +112,7 @@ class Tally:
     def count_dropped(
         self,
         source: str,
+        stage: str,
         reason: str,
         num_bytes: int,
         sample: dict[str, str],
@@ -117,18 +123,22 @@ class Tally:
         self.kept_bytes -= num_bytes
         self.dropped[reason] += 1
         self.dropped_bytes[reason] += num_bytes
-        self._source(source).dropped[reason] += 1
+        of_source = self._source(source)
+        of_source.dropped[reason] += 1
+        of_source.dropped_at[stage] += 1
+        of_source.dropped_bytes[stage] += num_bytes
         if is_bad:
             self.bad[reason] += 1
         samples = self.samples.setdefault(reason, [])
         if len(samples) < MAX_SAMPLES:
             samples.append(sample)
 
-    def count_edited(self, kind: str, num_documents: int, num_bytes: int) -> None:
-        """Documents stay in with less text: `num_bytes` less together."""
-        self.edited_documents[kind] += num_documents
-        self.edited_bytes[kind] += num_bytes
+    def count_edited(self, source: str, stage: str, num_bytes: int) -> None:
+        """A document stays in with `num_bytes` less text; with more, if negative."""
+        self.edited_documents[stage] += 1
+        self.edited_bytes[stage] += num_bytes
         self.kept_bytes -= num_bytes
+        self._source(source).edited_bytes[stage] += num_bytes
 
     def count_repaired(self, counts: dict[str, int]) -> None:
         """A document was repaired; `counts` as of `repair`."""
@@ -137,12 +147,7 @@ class Tally:
 
     def merge(self, other: "Tally") -> None:
         """Add the counts of another part, or of a later stage that dropped and edited."""
-        for field in dataclasses.fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if isinstance(mine, int):
-                setattr(self, field.name, mine + theirs)
-            elif isinstance(mine, Counter):
-                mine.update(theirs)
+        _add_counts(self, other)
         for name, source in other.sources.items():
             self._source(name).add(source)
         for reason, samples in other.samples.items():
@@ -184,7 +189,13 @@ class Tally:
     def check_kept(self) -> None:
         """Raise if what the sources have kept is not what the stages left, as `check` does."""
         for name, source in self.sources.items():
-            if source.read != source.kept + source.dropped.total():
+            num_dropped = source.dropped.total()
+            gone = source.dropped_bytes.total() + source.edited_bytes.total()
+            if (
+                source.read != source.kept + num_dropped
+                or source.dropped_at.total() != num_dropped
+                or source.read_bytes != source.num_bytes + gone
+            ):
                 raise AssertionError(f"{name}: the account does not close: {source}")
         num_bytes = sum(source.num_bytes for source in self.sources.values())
         if num_bytes != self.kept_bytes:
@@ -199,16 +210,33 @@ class Tally:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Tally":
         """Back from `to_json`."""
-        data = dict(data)
-        for field in dataclasses.fields(cls):
-            if field.default_factory is Counter:
-                data[field.name] = Counter(data[field.name])
+        data = _with_counters(cls, data)
         sources = data["sources"].items()
         data["sources"] = {name: SourceTally.from_json(source) for name, source in sources}
         return cls(**data)
 
     def _source(self, name: str) -> SourceTally:
         return self.sources.setdefault(name, SourceTally())
+
+
+def _add_counts(mine: Any, theirs: Any) -> None:
+    """Add up the numbers and counters of two objects of one dataclass."""
+    for field in dataclasses.fields(mine):
+        value = getattr(mine, field.name)
+        if isinstance(value, int):
+            setattr(mine, field.name, value + getattr(theirs, field.name))
+        elif isinstance(value, Counter):
+            value.update(getattr(theirs, field.name))
+
+
+def _with_counters(cls: type, data: dict[str, Any]) -> dict[str, Any]:
+    """A copy of what came from JSON, with counters where `cls` has them."""
+    counters = {
+        field.name: Counter(data[field.name])
+        for field in dataclasses.fields(cls)
+        if field.default_factory is Counter
+    }
+    return data | counters
 
 
 def make_sample(location: str, detail: str, text: str) -> dict[str, str]:

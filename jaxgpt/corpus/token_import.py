@@ -229,6 +229,7 @@ def _about(
         read=len(file.starts_D),
         read_bytes=num_bytes,
         dropped=Counter(dropped),
+        dropped_at=Counter({"read": num_empty} if num_empty else {}),
         kept=len(file.starts_D) - num_empty,
         num_bytes=num_bytes,
         num_tokens=sum(shard.num_tokens for shard in written),

@@ -29,7 +29,7 @@ def count(events):
         tally.count_repaired(repairs)
         if reason is not None:
             sample = make_sample("l", "", "t")
-            tally.count_dropped(source, reason, num_bytes, sample, is_bad=reason != "empty")
+            tally.count_dropped(source, "read", reason, num_bytes, sample, is_bad=reason != "empty")
     return tally
 
 
@@ -44,14 +44,17 @@ def test_merged_parts_equal_the_whole_by_way_of_json(events, cut):
     assert merged == whole
     assert whole.num_read == len(events) == whole.num_kept + whole.dropped.total()
     assert sum(source.read_bytes for source in whole.sources.values()) == whole.read_bytes
-    assert sum(source.dropped.total() for source in whole.sources.values()) == (
-        whole.dropped.total()
-    )
+    for by in ("dropped", "dropped_at"):
+        counts = (getattr(source, by).total() for source in whole.sources.values())
+        assert sum(counts) == whole.dropped.total()
+    dropped_bytes = sum(source.dropped_bytes.total() for source in whole.sources.values())
+    assert dropped_bytes == whole.dropped_bytes.total()
 
 
 def test_bytes_that_vanish_are_noticed():
     tally = count([("p", None, {})] * 5)
-    tally.count_edited("lines", 2, 3)
+    tally.count_edited("p", "lines", 2)
+    tally.count_edited("p", "lines", 1)
     tally.check()
     assert (tally.read_bytes, tally.kept_bytes) == (5, 2)
     tally.edited_bytes["lines"] += 1
@@ -66,6 +69,11 @@ def test_what_the_encoder_kept_must_be_what_was_left():
     tally.check_kept()
     tally.sources["p"].kept += 1
     with pytest.raises(AssertionError, match="p: the account"):
+        tally.check_kept()
+    tally.sources["p"].kept -= 1
+    tally.check_kept()
+    tally.sources["q"].edited_bytes["lines"] += 1
+    with pytest.raises(AssertionError, match="q: the account"):
         tally.check_kept()
 
 
