@@ -4,22 +4,20 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
+from jaxgpt.corpus.account import Account, write_account
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.decontamination import Decontamination, summarize
 from jaxgpt.corpus.document import RemovedWriter
 from jaxgpt.corpus.finished import INPUTS_NAME, recorded_settings
 from jaxgpt.corpus.removal import REMOVED_NAME
 from jaxgpt.corpus.report import write_reports
-from jaxgpt.corpus.sources import Inputs
-from jaxgpt.corpus.stages import Done
-from jaxgpt.corpus.tally import Tally
+from jaxgpt.corpus.splits import Assignment
 from jaxgpt.dataset_manifest import Shard, write_manifest
 from jaxgpt.tokenizer import Tokenizer
 
@@ -29,62 +27,54 @@ class Outcome:
     """All that is known at the end of a build.
 
     Attributes:
-        step_counts: what filters and edits counted, by their stage.
-        near_duplicates: counts and examples of `NearDuplicates`; empty if none were looked for.
-        lengths: documents by the number of bits of their length in bytes.
-        split_note: what a user should know about the split; or "".
-        read: results of the first stage.
-        removing: results of all stages that removed documents, in order.
+        assignment: how documents were divided between the splits.
+        files: the input files, as they are to be listed.
+        removed: folders of lists of removed documents, in order.
     """
 
     config: DatasetConfig
-    inputs: Inputs
-    tally: Tally
-    step_counts: Mapping[str, Mapping[str, int]]
-    near_duplicates: Mapping[str, Any]
-    lengths: Mapping[int, int]
-    split_note: str
+    account: Account
+    assignment: Assignment
     shards: Mapping[str, Sequence[Shard]]
     tokenizer: Tokenizer
-    read: Sequence[Done]
-    removing: Sequence[Done]
+    files: Sequence[Mapping[str, Any]]
+    removed: Sequence[Path]
 
 
 def write_outcome(output: Path, outcome: Outcome) -> dict[str, Any]:
     """Write everything that is left to write, the manifest last; return the manifest."""
-    outcome.tally.check()
+    account = outcome.account
+    account.check()
     with (
         _appearing_whole(output / REMOVED_NAME) as path,
         RemovedWriter(path) as removed,
     ):
-        for done in outcome.removing:
-            removed.copy(done.folder / REMOVED_NAME)
+        for folder in outcome.removed:
+            removed.copy(folder / REMOVED_NAME)
     with (
         _appearing_whole(output / INPUTS_NAME) as path,
         open(path, "wb") as file,
         zstandard.ZstdCompressor().stream_writer(file, closefd=False) as stream,
     ):
-        for entry in _input_files(outcome.read):
+        for entry in outcome.files:
             stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-    about = _about(outcome)
+    write_account(output, account, outcome.assignment)
+    about = _about(account, outcome.config, outcome.assignment)
     write_reports(
         output,
         about,
         {name: tuple(shards) for name, shards in outcome.shards.items()},
         outcome.tokenizer.describe(),
-        outcome.lengths,
-        outcome.tally.samples,
-        outcome.near_duplicates.get("examples", []),
+        account.lengths,
+        account.tally.samples,
+        account.near_duplicate_examples,
     )
     return write_manifest(output, outcome.tokenizer, dict(outcome.shards), about)
 
 
-def _about(outcome: Outcome) -> dict[str, Any]:
+def _about(account: Account, config: DatasetConfig, assignment: Assignment) -> dict[str, Any]:
     """What a manifest says beyond what reading a dataset needs."""
-    tally = outcome.tally
-    problems = Counter(
-        entry["problem"] for entry in _input_files(outcome.read) if "problem" in entry
-    )
+    tally = account.tally
     return {
         "counts": {
             "read": tally.num_read,
@@ -100,7 +90,7 @@ def _about(outcome: Outcome) -> dict[str, Any]:
         "edits": {
             stage: {
                 "documents": count,
-                "counts": dict(sorted(outcome.step_counts.get(stage, {}).items())),
+                "counts": dict(sorted(account.step_counts.get(stage, {}).items())),
             }
             for stage, count in sorted(tally.edited_documents.items())
         },
@@ -108,27 +98,22 @@ def _about(outcome: Outcome) -> dict[str, Any]:
             {"name": name, **source.to_json()} for name, source in sorted(tally.sources.items())
         ],
         "inputs": {
-            "num_files": len(outcome.inputs.files),
-            "num_bytes": outcome.inputs.num_bytes,
-            "problems": dict(sorted(problems.items())),
-            "skipped": outcome.inputs.skipped,
+            "num_files": account.num_files,
+            "num_bytes": account.num_file_bytes,
+            "problems": dict(sorted(account.problems.items())),
+            "skipped": dict(sorted(account.skipped.items())),
         },
-        "near_duplicates": outcome.near_duplicates.get("counts", {}),
+        "near_duplicates": dict(account.near_duplicate_counts),
         "benchmarks": summarize(
-            outcome.config.decontamination, outcome.step_counts.get(Decontamination.stage, {})
+            config.decontamination, account.step_counts.get(Decontamination.stage, {})
         ),
         "repaired": {
             kind: {"documents": count, "places": tally.repaired_places[kind]}
             for kind, count in sorted(tally.repaired_documents.items())
         },
-        "split_note": outcome.split_note,
-        "settings": recorded_settings(outcome.config),
+        "split_note": assignment.note,
+        "settings": recorded_settings(config),
     }
-
-
-def _input_files(read: Sequence[Done]) -> Iterator[dict[str, Any]]:
-    for done in read:
-        yield from done.result["files"]
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ an `Assignment` that decides document by document.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import xxhash
 
@@ -27,6 +28,21 @@ class Assignment:
     def divide(self, content_hash: bytes, text: str) -> tuple[str, str]:
         """(training text, validation text) of a document; either may be empty."""
         raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """As a plain dict."""
+        return {"type": type(self).__name__, **dataclasses.asdict(self)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Assignment":
+        """Back from `to_json`.
+
+        Raises:
+            KeyError: no class of that name derives from this one.
+        """
+        known = {cls.__name__: cls for cls in Assignment.__subclasses__()}
+        fields = {name: value for name, value in data.items() if name != "type"}
+        return known[data["type"]](**fields)
 
 
 @configclass

@@ -111,6 +111,7 @@ def test_a_finished_dataset_holds_what_the_contract_says_and_no_more():
     make_corpus("in")
     manifest = build_dataset(["in"], Path("out"), CONFIG)
     assert sorted(everything("out")) == [
+        "account.json",
         "inputs.jsonl.zst",
         "manifest.json",
         "removed.jsonl.zst",

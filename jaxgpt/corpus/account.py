@@ -1,0 +1,148 @@
+"""`account.json`: all that is known of how a dataset came about, to be added to later.
+
+The manifest and the reports are made of it. What is added to a dataset, or taken out of it, changes
+the account by as much, and both are made anew.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.corpus.near_duplicates.examples import merge_examples
+from jaxgpt.corpus.splits import Assignment
+from jaxgpt.corpus.tally import Tally
+from jaxgpt.durable import write_json
+from jaxgpt.errors import MismatchError
+
+ACCOUNT_NAME = "account.json"
+VERSION = 1
+
+
+@dataclasses.dataclass(kw_only=True)
+class Account:
+    """The account of a dataset, or of a part of it that is being made.
+
+    Attributes:
+        tally: documents and bytes by reason and by source.
+        step_counts: what filters and edits counted, by their stage.
+        near_duplicate_counts: candidates, comparisons, ...; empty if none were looked for.
+        near_duplicate_examples: families of a kept document and some removed for it, JSON.
+        lengths: documents kept by the number of bits of their length in bytes.
+        num_files, num_file_bytes: input files and their size as stored.
+        problems, skipped: damaged input files, and what was no input, by kind.
+        history: what was done to the dataset after it was built, JSON, in order.
+    """
+
+    tally: Tally = dataclasses.field(default_factory=Tally)
+    step_counts: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
+    near_duplicate_counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    near_duplicate_examples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    lengths: Counter[int] = dataclasses.field(default_factory=Counter)
+    num_files: int = 0
+    num_file_bytes: int = 0
+    problems: Counter[str] = dataclasses.field(default_factory=Counter)
+    skipped: Counter[str] = dataclasses.field(default_factory=Counter)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def count_steps(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Add what filters and edits counted."""
+        for stage, those in counts.items():
+            self.step_counts.setdefault(stage, Counter()).update(those)
+
+    def count_near_duplicates(
+        self, counts: Mapping[str, int], examples: Iterable[dict[str, Any]]
+    ) -> None:
+        """Add what the search for near duplicates found."""
+        largest = max(self.near_duplicate_counts["largest_cluster"], counts["largest_cluster"])
+        self.near_duplicate_counts.update(counts)
+        self.near_duplicate_counts["largest_cluster"] = largest
+        self.near_duplicate_examples = merge_examples([*self.near_duplicate_examples, *examples])
+
+    def count_files(self, files: Iterable[Mapping[str, Any]]) -> None:
+        """Add input files, as they are listed with the dataset."""
+        for file in files:
+            self.num_files += 1
+            self.num_file_bytes += file["num_bytes"]
+            if "problem" in file:
+                self.problems[file["problem"]] += 1
+
+    def add(self, other: "Account") -> None:
+        """Take in the account of a part that was made later."""
+        self.tally.merge(other.tally)
+        self.tally.fold_sources()
+        self.count_steps(other.step_counts)
+        if other.near_duplicate_counts:
+            self.count_near_duplicates(other.near_duplicate_counts, other.near_duplicate_examples)
+        self.lengths.update(other.lengths)
+        self.num_files += other.num_files
+        self.num_file_bytes += other.num_file_bytes
+        self.problems.update(other.problems)
+        self.skipped.update(other.skipped)
+        self.history += other.history
+
+    def check(self) -> None:
+        """Raise if it does not close: that would be a defect of this program."""
+        self.tally.check()
+        self.tally.check_kept()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain dicts and lists."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        steps = {stage: _sorted(counts) for stage, counts in sorted(self.step_counts.items())}
+        counters = {
+            name: _sorted(value) for name, value in fields.items() if isinstance(value, Counter)
+        }
+        return fields | counters | {"tally": self.tally.to_json(), "step_counts": steps}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Account":
+        """Back from `to_json`."""
+        fields = dict(data)
+        for field in dataclasses.fields(cls):
+            if field.default_factory is Counter:
+                fields[field.name] = Counter(fields[field.name])
+        fields["tally"] = Tally.from_json(fields["tally"])
+        steps = fields["step_counts"].items()
+        fields["step_counts"] = {stage: Counter(counts) for stage, counts in steps}
+        lengths = fields["lengths"].items()
+        fields["lengths"] = Counter({int(bits): count for bits, count in lengths})
+        return cls(**fields)
+
+
+def write_account(folder: Path, account: Account, assignment: Assignment) -> None:
+    """Write `account.json`: the account, and how documents are divided between the splits."""
+    write_json(
+        folder / ACCOUNT_NAME,
+        {"version": VERSION, "split": assignment.to_json(), "account": account.to_json()},
+    )
+
+
+def read_account(dataset: Path) -> tuple[Account, Assignment]:
+    """What `write_account` wrote.
+
+    Raises:
+        MismatchError: there is none, or it is damaged, or of another version.
+    """
+    path = dataset / ACCOUNT_NAME
+    try:
+        data = json.loads(path.read_text())
+        if data["version"] != VERSION:
+            raise MismatchError(
+                f"{path} has format version {data['version']!r}, and this jaxgpt reads version "
+                f"{VERSION}: use the jaxgpt that wrote it, or build the dataset again"
+            )
+        return Account.from_json(data["account"]), Assignment.from_json(data["split"])
+    except FileNotFoundError:
+        raise MismatchError(
+            f"{dataset} has no {ACCOUNT_NAME}: it was imported, or built by an older jaxgpt, and "
+            f"cannot be changed; build it again from its text"
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise MismatchError(f"{path} is damaged ({error}); build the dataset again") from None
+
+
+def _sorted(counts: Mapping[Any, int]) -> dict[Any, int]:
+    return dict(sorted(counts.items()))

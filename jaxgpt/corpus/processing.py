@@ -1,0 +1,200 @@
+"""The stages of a corpus on its way from input files to token ids, and what they counted.
+
+Each method is a stage: it makes the tasks, has them carried out, and brings what they counted into
+the account. Which stages come in which order is for `pipeline.py`.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.config import to_dict
+from jaxgpt.corpus.account import Account
+from jaxgpt.corpus.config import DatasetConfig
+from jaxgpt.corpus.deduplication import remove_duplicates
+from jaxgpt.corpus.encoding import encode_partition
+from jaxgpt.corpus.near_duplicates.depletion import find_depleted
+from jaxgpt.corpus.near_duplicates.removing import remove_near_duplicates
+from jaxgpt.corpus.partition import Partition, gather_partitions
+from jaxgpt.corpus.passes import Steps, apply_steps, partition_of
+from jaxgpt.corpus.reading import ReadPlan, batches_of, plan_num_partitions, plan_parts, read_part
+from jaxgpt.corpus.sources import Inputs
+from jaxgpt.corpus.splits import Assignment
+from jaxgpt.corpus.stages import Done, Stages, Task, combined_key
+from jaxgpt.corpus.tally import SourceTally, Tally
+from jaxgpt.corpus.verdict import check_read
+from jaxgpt.corpus.vocabulary import settle_vocabulary
+from jaxgpt.durable import hash_file
+from jaxgpt.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+class Processing:
+    """The documents of some input files, from stage to stage.
+
+    Attributes:
+        account: of what was done so far.
+        partitions: the documents that are still in.
+        key: a hash of everything that they depend on.
+        removing: results of the stages that removed documents, in order.
+        files: the input files as they are listed with the dataset.
+    """
+
+    def __init__(self, inputs: Inputs, config: DatasetConfig, stages: Stages) -> None:
+        self.account = Account(skipped=Counter(inputs.skipped))
+        self.partitions: list[Partition] = []
+        self.key = ""
+        self.removing: list[Done] = []
+        self.files: list[dict[str, Any]] = []
+        self._inputs = inputs
+        self._config = config
+        self._stages = stages
+
+    @functools.cached_property
+    def num_partitions(self) -> int:
+        """How many partitions the documents are divided into."""
+        return plan_num_partitions(self._inputs.files)
+
+    def read(self) -> None:
+        """Files -> repaired documents.
+
+        Raises:
+            BadInputError: too much of it is bad.
+        """
+        config = self._config
+        plan = ReadPlan(
+            sources=config.sources,
+            repair=config.repair,
+            num_partitions=self.num_partitions,
+            seed=config.seed,
+        )
+        # Limits that are applied after reading may change without reading again.
+        settings = to_dict(config.sources) | {"max_bad_share": None, "truncated_files": None}
+        depends_on = [settings, to_dict(config.repair), self.num_partitions, config.seed]
+        tasks = [
+            Task(
+                name=f"{number:05d}",
+                depends_on=[depends_on, [dataclasses.astuple(file) for file in files]],
+                arguments=(files, plan),
+                num_bytes=sum(file.size for file in files),
+            )
+            for number, files in enumerate(plan_parts(self._inputs.files))
+        ]
+        done = self._stages.run("reading", read_part, tasks)
+        tally = self.account.tally
+        for part in done:
+            tally.merge(Tally.from_json(part.result["tally"]))
+            tally.fold_sources()
+        self.removing += done
+        self.files = [file for part in done for file in part.result["files"]]
+        self.account.count_files(self.files)
+        check_read(tally, self.files, config.sources)
+        self.partitions = gather_partitions(map(batches_of, done), self.num_partitions)
+        self.key = combined_key(done)
+
+    def remove_duplicates(self) -> None:
+        """Leave one of each text."""
+        tasks = self._tasks(lambda partition: (partition,))
+        done = self._stages.run("removing duplicates", remove_duplicates, tasks)
+        self._count_removed(done, [part.result for part in done])
+        self._leave_out(done)
+
+    def apply_steps(self, name: str, configs: Sequence[Steps]) -> None:
+        """Judge and edit documents one by one; without any steps they stay as they are."""
+        if not any(config.build() for config in configs):
+            return
+        identity = [[to_dict(config), _hash_files(config.files_read)] for config in configs]
+        tasks = self._tasks(lambda partition: (partition, configs), identity)
+        done = self._stages.run(name.replace("_", "ing "), apply_steps, tasks, name)
+        self._count_removed(done, [part.result["tally"] for part in done])
+        for part in done:
+            self.account.count_steps(part.result["counts"])
+        self.partitions = [partition_of(number, part) for number, part in enumerate(done)]
+        self.key = combined_key(done)
+
+    def remove_near_duplicates(self) -> None:
+        """Leave one of texts that are nearly the same."""
+        config = self._config.near_duplicates
+        if not config.enabled:
+            return
+        found = remove_near_duplicates(self._stages, self.partitions, config, self.key)
+        self.account.count_near_duplicates(found.counts, found.examples)
+        self._count_removed(found.done, [part.result for part in found.done])
+        for sentence in find_depleted(self.account.tally):
+            logger.warning("%s", sentence)
+        self._leave_out(found.done)
+
+    def hashes(self) -> Iterator[bytes]:
+        """The content hashes of the documents that are still in."""
+        for partition in self.partitions:
+            for batch in partition.batches(("hash",)):
+                yield from batch.column(0).to_pylist()
+
+    def settle_vocabulary(self, assignment: Assignment, given: Tokenizer | None) -> Done:
+        """Train the tokenizer, or take the given one."""
+        # Everything after this depends on these documents, divided so.
+        basis = [self.key, type(assignment).__name__, dataclasses.asdict(assignment)]
+        config = self._config.tokenizer
+        task = Task(
+            name="tokenizer",
+            depends_on=[to_dict(config) if given is None else given.fingerprint, basis],
+            arguments=(self.partitions, assignment, config),
+            num_bytes=sum(partition.num_bytes for partition in self.partitions),
+        )
+        title = "training the tokenizer" if given is None else "copying the tokenizer"
+        return self._stages.run(title, settle_vocabulary, [task])[0]
+
+    def encode(self, assignment: Assignment, tokenizer_file: Path, key: str) -> list[Path]:
+        """Texts -> token ids; return the folders of them, in final order.
+
+        Args:
+            key: stands for the documents, their assignment and the tokenizer.
+        """
+        self.key = key
+        tasks = self._tasks(lambda partition: (partition, assignment, tokenizer_file))
+        encoded = self._stages.run("encoding", encode_partition, tasks)
+        for done in encoded:
+            sources = done.result["sources"].items()
+            kept = {name: SourceTally.from_json(counts) for name, counts in sources}
+            self.account.tally.merge_later_stage(Tally(sources=kept))
+            lengths = done.result["lengths"].items()
+            self.account.lengths.update({int(bits): count for bits, count in lengths})
+        self.account.check()
+        return [done.folder for done in encoded]
+
+    def _count_removed(self, done: Sequence[Done], tallies: Sequence[Any]) -> None:
+        self.removing += done
+        for tally in tallies:
+            self.account.tally.merge_later_stage(Tally.from_json(tally))
+        self.account.tally.check()
+
+    def _leave_out(self, done: Sequence[Done]) -> None:
+        """Go on with what stages that wrote which rows stay have left of each partition."""
+        self.partitions = [
+            partition.without(part.folder)
+            for partition, part in zip(self.partitions, done, strict=True)
+        ]
+        self.key = combined_key(done)
+
+    def _tasks(
+        self, arguments_of: Callable[[Partition], tuple[Any, ...]], *depends_on: Any
+    ) -> list[Task]:
+        """One task for each partition."""
+        return [
+            Task(
+                name=f"{partition.number:05d}",
+                depends_on=[partition.number, self.key, *depends_on],
+                arguments=arguments_of(partition),
+                num_bytes=partition.num_bytes,
+            )
+            for partition in self.partitions
+        ]
+
+
+def _hash_files(paths: Sequence[str]) -> list[str]:
+    return [hash_file(path) for path in paths]
