@@ -20,7 +20,7 @@ from jaxgpt.model.attention import Attention, AttentionContext, GroupedQueryAtte
 from jaxgpt.model.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.heads import Head, LanguageModelHead
 from jaxgpt.model.kv_cache import KVCache
-from jaxgpt.model.layer_stack import LayerStack, Unrolled
+from jaxgpt.model.layer_stack import LayerStack, Shared, Unrolled
 from jaxgpt.model.layers import Dropout, Embedding, Initialization, LayerSettings
 from jaxgpt.model.masks import AttentionMask
 from jaxgpt.model.norms import Norm, RmsNorm
@@ -260,20 +260,27 @@ class Gpt(nn.Module):
         key = self.make_rng("dropout") if needs_key else None
 
         def apply_layer(
-            params: Any, carry: tuple[jax.Array, KVCache | None], layer: int | jax.Array, kind: int
+            params: Any,
+            shared: Shared,
+            carry: tuple[jax.Array, KVCache | None],
+            layer: int | jax.Array,
+            kind: int,
         ) -> tuple[jax.Array, KVCache | None]:
             x_BTD, cache = carry
+            key = shared.dropout_key
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, layer)}
             block = Block(config=self.config, kind=kind, parent=None)
-            inputs = (x_BTD, context, cache, layer, deterministic)
+            inputs = (x_BTD, shared.context, cache, layer, deterministic)
             return cast(
                 tuple[jax.Array, KVCache | None],
                 block.apply({"params": params}, *inputs, rngs=rngs),
             )
 
-        return self.config.layers.run(
+        layers = self.config.layers if cache is None else self.config.layers.with_cache
+        return layers.run(
             apply_layer,
             self.blocks,
+            Shared(context, key),
             (x_BTD, cache),
             self.config.num_layers,
             self.config.attention.num_kinds,

@@ -7,24 +7,46 @@ not know which one made it. Axes: L layers.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import flax.struct
 import jax
 
 from jaxgpt.config import configclass
 from jaxgpt.model.remat import Remat
 
 Carry = TypeVar("Carry")
-# (parameters of one layer, carry, number of the layer, kind of the layer) -> carry
-ApplyLayer = Callable[[Any, Carry, int | jax.Array, int], Carry]
+
+
+@flax.struct.dataclass
+class Shared:
+    """What every layer of one forward pass is given beside its parameters and the carry.
+
+    Attributes:
+        context: pytree with leaves [B, ...] of the rows, or [1, ...] of all of them alike.
+        dropout_key: from which each layer folds its own; None for no dropout.
+    """
+
+    context: Any
+    dropout_key: jax.Array | None = None
+
+
+# (parameters of one layer, shared, carry, number of the layer, kind of the layer) -> carry
+ApplyLayer = Callable[[Any, Shared, Carry, int | jax.Array, int], Carry]
 
 
 @configclass
 class LayerStack:
     """Base of the ways to run layers."""
 
+    @property
+    def with_cache(self) -> "LayerStack":
+        """The stack that runs the layers where the carry holds a cache."""
+        return self
+
     def run(
         self,
         apply_layer: ApplyLayer[Carry],
         params: Any,
+        shared: Shared,
         carry: Carry,
         num_layers: int,
         num_kinds: int,
@@ -35,6 +57,7 @@ class LayerStack:
         Args:
             apply_layer: one layer; its kind, `layer % num_kinds`, is always a Python integer.
             params: pytree with leaves [L, ...].
+            shared: what all layers are given.
             carry: what a layer receives and returns.
             num_layers: L.
             num_kinds: length of the pattern of layers.
@@ -51,6 +74,7 @@ class Unrolled(LayerStack):
         self,
         apply_layer: ApplyLayer[Carry],
         params: Any,
+        shared: Shared,
         carry: Carry,
         num_layers: int,
         num_kinds: int,
@@ -59,7 +83,7 @@ class Unrolled(LayerStack):
         """See `LayerStack.run`."""
         for layer, layer_params in enumerate(_unstack(params, num_layers)):
             carry = _rematerialised(apply_layer, layer, layer % num_kinds, remat)(
-                layer_params, carry
+                layer_params, shared, carry
             )
         return carry
 
@@ -79,6 +103,7 @@ class Scanned(LayerStack):
         self,
         apply_layer: ApplyLayer[Carry],
         params: Any,
+        shared: Shared,
         carry: Carry,
         num_layers: int,
         num_kinds: int,
@@ -95,7 +120,9 @@ class Scanned(LayerStack):
             index, round_params = step
             for kind, layer_params in enumerate(_unstack(round_params, num_kinds)):
                 layer = index * num_kinds + kind
-                carry = _rematerialised(apply_layer, layer, kind, remat)(layer_params, carry)
+                carry = _rematerialised(apply_layer, layer, kind, remat)(
+                    layer_params, shared, carry
+                )
             return carry, None
 
         if num_rounds:
@@ -103,14 +130,16 @@ class Scanned(LayerStack):
             carry, _ = jax.lax.scan(run_round, carry, steps, unroll=self.unroll)
         rest = jax.tree.map(lambda leaf: leaf[looped:], params)
         for kind, layer_params in enumerate(_unstack(rest, num_layers - looped)):
-            carry = _rematerialised(apply_layer, looped + kind, kind, remat)(layer_params, carry)
+            carry = _rematerialised(apply_layer, looped + kind, kind, remat)(
+                layer_params, shared, carry
+            )
         return carry
 
 
 def _rematerialised(
     apply_layer: ApplyLayer[Carry], layer: int | jax.Array, kind: int, remat: Remat
-) -> Callable[[Any, Carry], Carry]:
-    return remat.wrap(lambda params, carry: apply_layer(params, carry, layer, kind))
+) -> Callable[[Any, Shared, Carry], Carry]:
+    return remat.wrap(lambda params, shared, carry: apply_layer(params, shared, carry, layer, kind))
 
 
 def _unstack(params: Any, num_layers: int) -> list[Any]:
