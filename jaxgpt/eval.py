@@ -5,8 +5,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import jax
-
 from jaxgpt.command_line import parse_options, require_at_least, run_verb
 from jaxgpt.data.loader import evaluation_batches
 from jaxgpt.errors import DivergedError, UsageError
@@ -16,7 +14,7 @@ from jaxgpt.evaluation.perplexity import measure_perplexity
 from jaxgpt.experiment import Run, open_run
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.runtime import configure_runtime
-from jaxgpt.parallel.sharding import batch_shards
+from jaxgpt.parallel.sharding import batch_shards, check_length, on_mesh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,8 @@ def main(argv: Sequence[str]) -> None:
     split = open_split(data, options.split, run.tokenizer, options.checkpoint)
     length = options.sequence_length or run.config.batch.sequence_length
     mesh = make_mesh(options.mesh)
-    with jax.set_mesh(mesh):
+    check_length(length, mesh)
+    with on_mesh(mesh, run.config.sharding):
         program = EvalProgram(run.build_model(), run.tokenizer.bytes_per_token, mesh)
         rows = -(-options.batch_size // batch_shards(mesh)) * batch_shards(mesh)
         batches = evaluation_batches(

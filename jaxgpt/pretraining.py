@@ -26,7 +26,7 @@ from jaxgpt.hooks import Surroundings, interval, make_hooks
 from jaxgpt.model.cost import flops_per_token, num_parameters
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.runtime import configure_runtime, describe_devices, peak_flops
-from jaxgpt.parallel.sharding import batch_shards, to_devices
+from jaxgpt.parallel.sharding import batch_shards, check_length, on_mesh, to_devices
 from jaxgpt.reporting.run_report import HTML_NAME, write_run_report
 from jaxgpt.run_files import Resume, check_resume_mode, read_lineage, write_description
 from jaxgpt.run_state import save_state, start_state
@@ -95,6 +95,7 @@ def _train(
 ) -> None:
     mesh = make_mesh(config.mesh)
     _check_divisible(config, batch_shards(mesh))
+    check_length(config.batch.sequence_length, mesh)
     progress = Progress(config.schedule.num_steps, config.logging.progress_seconds)
     model = config.model.build(sources.tokenizer.vocab_size)
     schedule = config.schedule.build()
@@ -103,7 +104,7 @@ def _train(
     )
     loss = language_model_loss(model, jnp.asarray(sources.tokenizer.bytes_per_token), config.loss)
     step = make_train_step(loss, optimizer, config.batch.num_micro_batches)
-    with jax.set_mesh(mesh):
+    with on_mesh(mesh, config.sharding):
         state, seconds = start_state(config, plan, optimizer, model, mesh, checkpoints, latest)
         start = 0 if latest is None else latest
         # Only now: a resume that is refused must leave the folder as it was.

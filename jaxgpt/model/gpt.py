@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import meta
-from flax.linen.spmd import with_logical_constraint
 
 from jaxgpt.config import configclass
 from jaxgpt.model.attention import Attention, AttentionContext, GroupedQueryAttention
@@ -24,6 +23,7 @@ from jaxgpt.model.layer_stack import LayerStack, Shared, Unrolled
 from jaxgpt.model.layers import Dropout, Embedding, Initialization, LayerSettings
 from jaxgpt.model.masks import AttentionMask
 from jaxgpt.model.norms import Norm, RmsNorm
+from jaxgpt.model.placement import constrain
 from jaxgpt.model.positions import Position, Rotary
 from jaxgpt.model.remat import NoRemat, Remat
 
@@ -142,7 +142,7 @@ class Block(nn.Module):
         y_BTD = config.norm.build(config.d_model, "norm", settings, "feed_forward_norm")(x_BTD)
         y_BTD = feed_forward(y_BTD, deterministic)
         x_BTD = x_BTD + drop(self._normalise_output(y_BTD, "feed_forward_output_norm"))
-        return constrain(x_BTD), cache
+        return constrain(x_BTD, "batch", "time", "residual"), cache
 
     def _normalise_output(self, y_BTD: jax.Array, name: str) -> jax.Array:
         norm = self.config.norm.build_output(self.config.d_model, self.config.settings, name)
@@ -240,7 +240,8 @@ class Gpt(nn.Module):
         if self.position is not None:
             x_BTD = self.position(x_BTD, positions_BT)
         x_BTD = self.embedding_dropout(x_BTD, deterministic=deterministic)
-        x_BTD, cache = self._run_blocks(constrain(x_BTD), context, cache, deterministic)
+        x_BTD = constrain(x_BTD, "batch", "time", "residual")
+        x_BTD, cache = self._run_blocks(x_BTD, context, cache, deterministic)
         if cache is not None:
             cache = cache.advance(valid_BT)
         return self.final_norm(x_BTD), cache
@@ -300,11 +301,6 @@ class Gpt(nn.Module):
 
         stacked = jax.vmap(init_layer)(jax.random.split(key, self.config.num_layers))
         return meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "layers"})
-
-
-def constrain(x_BTD: jax.Array) -> jax.Array:
-    """Name the axes of the residual stream, for whoever places them on a mesh."""
-    return with_logical_constraint(x_BTD, ("batch", "time", "residual"))
 
 
 def _valid(tokens_BT: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:

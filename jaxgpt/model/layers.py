@@ -95,9 +95,9 @@ def add_param(
 ) -> jax.Array:
     """Give `module` a parameter whose axes have logical names; return its array."""
     dtype = jnp.dtype(settings.param_dtype)
-    return cast(
-        jax.Array, module.param(name, nn.with_logical_partitioning(init, axes), shape, dtype)
-    )
+    # No rules: linen would apply those of activations to a parameter while it is made.
+    named = nn.with_logical_partitioning(init, axes, rules=())
+    return cast(jax.Array, module.param(name, named, shape, dtype))
 
 
 def accumulator_dtype(dtype: Any) -> Any:

@@ -14,6 +14,9 @@ from jax.sharding import AxisType, Mesh
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
 
+# Outermost first: devices along the last axes talk most, and are the nearest neighbours.
+AXES = ("data", "fsdp", "context", "tensor")
+
 
 @configclass
 class MeshConfig:
@@ -23,33 +26,39 @@ class MeshConfig:
     """Copies of the model, each with its share of the batch."""
     fsdp: int = 1
     """Shares of the batch whose devices also split parameters and optimiser state."""
+    context: int = 1
+    """Shares of every row's tokens, for long sequences."""
     tensor: int = 1
     """Shares of heads, hidden units and vocabulary."""
 
     def __post_init__(self) -> None:
-        sizes = (self.data, self.fsdp, self.tensor)
+        sizes = tuple(self.sizes.values())
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             raise ValueError(
-                f"data={self.data}, fsdp={self.fsdp}, tensor={self.tensor}: each must be at least "
-                "1, and at most one of them -1 (the devices that are left)"
+                f"{_list(self.sizes)}: each must be at least 1, and at most one of them -1 "
+                "(the devices that are left)"
             )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Size of each axis, outermost first."""
+        return {name: getattr(self, name) for name in AXES}
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Arrange `devices` (default: all) in a mesh with axes `data`, `fsdp`, `tensor`.
+    """Arrange `devices` (default: all) in a mesh with the axes `AXES`.
 
     Raises:
         ConfigError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
+    sizes = config.sizes
     given = math.prod(size for size in sizes.values() if size != -1)
     shape = tuple(len(devices) // given if size == -1 else size for size in sizes.values())
     if math.prod(shape) != len(devices):
-        wanted = ", ".join(f"{name}={size}" for name, size in sizes.items())
         raise ConfigError(
-            f"mesh {wanted} does not divide the {len(devices)} devices here; change mesh.data "
-            "(-1 takes what is left)"
+            f"mesh {_list(sizes)} does not divide the {len(devices)} devices here; change "
+            "mesh.data (-1 takes what is left)"
         )
     return jax.make_mesh(
         shape, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=list(devices)
@@ -59,3 +68,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 def single_device_mesh() -> Mesh:
     """A mesh of the first device alone."""
     return make_mesh(MeshConfig(data=1), jax.devices()[:1])
+
+
+def _list(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())

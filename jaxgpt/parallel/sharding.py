@@ -1,9 +1,15 @@
-"""Where arrays lie: one typed table from the axes that the model names to those of the mesh.
+"""Where arrays lie: typed tables from the axes that the model names to those of the mesh.
 
-The model names axes ("embed", "heads", ...) and knows no devices; `ShardingRules` places them.
+The model names axes ("embed", "heads", ...) and knows no devices. `ShardingRules` places what is
+kept from step to step, `ActivationRules` what flows through the model, under `on_mesh`.
+
+Axes: B rows (global batch), T tokens of a row (time).
 """
 
 import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
@@ -42,7 +48,36 @@ class ShardingRules:
     """Outputs of a classification head."""
 
 
-BATCH_AXES = ("data", "fsdp")
+@dataclasses.dataclass(frozen=True)
+class ActivationRules:
+    """For each axis that activations alone have, the mesh axes that split it."""
+
+    batch: tuple[str, ...] = ("data", "fsdp")
+    """Rows of the batch."""
+    time: tuple[str, ...] = ("context",)
+    """Tokens of a row."""
+    residual: tuple[str, ...] = ()
+    """Width of the residual stream."""
+
+
+ACTIVATIONS = ActivationRules()
+
+
+def activation_rules(rules: ShardingRules) -> tuple[tuple[str, Any], ...]:
+    """Every logical axis with the mesh axes that split it in an activation or a gathered weight.
+
+    Heads, hidden units and vocabulary lie as in the kernels that make them. The width does not:
+    `fsdp` splits the rows of an activation, so a weight is gathered along it before use.
+    """
+    table = dataclasses.asdict(rules) | {"embed": None} | dataclasses.asdict(ACTIVATIONS)
+    return tuple((name, mesh_axes or None) for name, mesh_axes in table.items())
+
+
+@contextmanager
+def on_mesh(mesh: Mesh, rules: ShardingRules) -> Iterator[None]:
+    """Trace and run on `mesh`, with the model's activations placed by the rules."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(activation_rules(rules)):
+        yield
 
 
 def partition_spec(axes: tuple[str | None, ...], rules: ShardingRules) -> PartitionSpec:
@@ -85,13 +120,15 @@ def parameter_shardings(abstract_boxed: Any, rules: ShardingRules, mesh: Mesh) -
     """
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        spec = partition_spec(logical_axes(leaf), rules)
+        names = logical_axes(leaf)
+        spec = partition_spec(names, rules)
         shape = nn.unbox(leaf).shape
-        for dim, mesh_axis in zip(shape, spec, strict=True):
+        for dim, name, mesh_axis in zip(shape, names, spec, strict=True):
             if mesh_axis is not None and dim % mesh.shape[mesh_axis]:
                 raise ConfigError(
                     f"parameter {jax.tree_util.keystr(path)} of shape {shape} cannot be split: "
-                    f"{dim} is not divisible by mesh axis {mesh_axis}={mesh.shape[mesh_axis]}"
+                    f"{dim} is not divisible by mesh axis {mesh_axis}={mesh.shape[mesh_axis]}; "
+                    f"use a divisor of it, or keep a copy on each device (sharding.{name}=None)"
                 )
         return NamedSharding(mesh, spec)
 
@@ -104,13 +141,27 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows split over the batch axes, whole rows on each device."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    """Rows [B, T] split over the batch axes, their tokens over the time axes."""
+    return NamedSharding(mesh, PartitionSpec(ACTIVATIONS.batch, ACTIVATIONS.time))
 
 
 def batch_shards(mesh: Mesh) -> int:
     """In how many parts the rows of a batch are split."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.prod(mesh.shape[name] for name in ACTIVATIONS.batch)
+
+
+def check_length(sequence_length: int, mesh: Mesh) -> None:
+    """Refuse rows whose tokens cannot be split evenly.
+
+    Raises:
+        ConfigError: the time axes do not divide the length.
+    """
+    parts = math.prod(mesh.shape[name] for name in ACTIVATIONS.time)
+    if sequence_length % parts:
+        raise ConfigError(
+            f"a sequence of {sequence_length} tokens is not divisible by mesh.context={parts}; "
+            f"use a multiple of {parts}"
+        )
 
 
 def to_devices(batch: Batch, mesh: Mesh) -> Batch:

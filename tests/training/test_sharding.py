@@ -13,7 +13,7 @@ from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.model.feed_forward import SwiGlu
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh, single_device_mesh
-from jaxgpt.parallel.sharding import ShardingRules, partition_spec, to_devices
+from jaxgpt.parallel.sharding import ShardingRules, on_mesh, partition_spec, to_devices
 from jaxgpt.training.loss import LossConfig, language_model_loss
 from jaxgpt.training.optimizer import AdamW, Muon
 from jaxgpt.training.state import init_parameters, init_state, plan_state
@@ -30,7 +30,7 @@ CONFIG = GptConfig(
 
 def _batch(seed: int) -> Batch:
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(3, VOCAB, (16, 17))
+    tokens = rng.integers(3, VOCAB, (16, 33))
     return make_rows(tokens, rng.random(tokens.shape) < 0.1)
 
 
@@ -40,7 +40,7 @@ def _train(mesh, num_steps, make_optimizer, parts=1):
     loss = language_model_loss(model, jnp.ones(VOCAB, jnp.int32), LossConfig())
     step = compile_step(make_train_step(loss, optimizer, parts), plan.abstract, mesh)
     losses = []
-    with jax.set_mesh(mesh):
+    with on_mesh(mesh, rules):
         params = init_parameters(model, rules, mesh, seed=0)
         state = init_state(params, optimizer, plan, seed=0)
         for seed in range(num_steps):
@@ -60,6 +60,7 @@ def alone():
 
 MESHES = [
     MeshConfig(data=8),
+    MeshConfig(data=2, context=4),
     pytest.param(MeshConfig(data=1, fsdp=8), marks=pytest.mark.slow),
     pytest.param(MeshConfig(data=4, tensor=2), marks=pytest.mark.slow),
     pytest.param(MeshConfig(data=2, fsdp=2, tensor=2), marks=pytest.mark.slow),
