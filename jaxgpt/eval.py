@@ -4,14 +4,16 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxgpt.command_line import parse_options, require_at_least, run_verb
 from jaxgpt.data.loader import evaluation_batches
-from jaxgpt.errors import DivergedError, UsageError
+from jaxgpt.errors import DivergedError
 from jaxgpt.evaluation.eval_step import EvalProgram
 from jaxgpt.evaluation.held_out import open_split
 from jaxgpt.evaluation.perplexity import measure_perplexity
-from jaxgpt.experiment import Run, open_run
+from jaxgpt.experiment import open_run
+from jaxgpt.parallel.hosts import HostsConfig, is_first_host, joined_hosts
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.runtime import configure_runtime
 from jaxgpt.parallel.sharding import batch_shards, check_length, on_mesh
@@ -36,6 +38,7 @@ class EvalOptions:
     max_tokens: int | None = None
     """Read only so many tokens, from the beginning; None: the whole split."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    hosts: HostsConfig = field(default_factory=HostsConfig)
     json: bool = False
     """Print one JSON object."""
 
@@ -44,10 +47,18 @@ def main(argv: Sequence[str]) -> None:
     """Parse, restore, score."""
     options = parse_options(EvalOptions, argv, prog="jaxgpt.eval")
     require_at_least(options, batch_size=1, sequence_length=1, max_tokens=2)
+    with joined_hosts(options.hosts):
+        values = _score(options)
+        lines = [f"{k:16} {f'{v:.4f}' if isinstance(v, float) else v}" for k, v in values.items()]
+        if is_first_host():
+            print(json.dumps(values) if options.json else "\n".join(lines))
+
+
+def _score(options: EvalOptions) -> dict[str, Any]:
     run = open_run(options.checkpoint)
     configure_runtime(run.config.runtime)
     step = run.checkpoints.resolve(options.step)
-    data = options.data or _own_data(run)
+    data = options.data or run.own_dataset()
     split = open_split(data, options.split, run.tokenizer, options.checkpoint)
     length = options.sequence_length or run.config.batch.sequence_length
     mesh = make_mesh(options.mesh)
@@ -63,16 +74,7 @@ def main(argv: Sequence[str]) -> None:
     if not math.isfinite(result.loss):
         raise DivergedError(f"the loss at step {step} is {result.loss}; try an earlier --step")
     about = {"checkpoint": options.checkpoint, "step": step, "data": data, "split": options.split}
-    values = {**about, "sequence_length": length, **result._asdict()}
-    lines = [f"{k:16} {f'{v:.4f}' if isinstance(v, float) else v}" for k, v in values.items()]
-    print(json.dumps(values) if options.json else "\n".join(lines))
-
-
-def _own_data(run: Run) -> str:
-    paths = [dataset.path for dataset in run.config.data.datasets]
-    if len(paths) != 1:
-        raise UsageError(f"the run was trained on {', '.join(paths)}; choose one with --data")
-    return paths[0]
+    return {**about, "sequence_length": length, **result._asdict()}
 
 
 if __name__ == "__main__":

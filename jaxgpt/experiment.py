@@ -97,6 +97,17 @@ class Run:
         """The model, without parameters."""
         return self.config.model.build(self.tokenizer.vocab_size)
 
+    def own_dataset(self) -> str:
+        """The folder that the run was trained on.
+
+        Raises:
+            UsageError: it was a mixture.
+        """
+        paths = [dataset.path for dataset in self.config.data.datasets]
+        if len(paths) != 1:
+            raise UsageError(f"the run was trained on {', '.join(paths)}; choose one with --data")
+        return paths[0]
+
     def restore_params(self, step: int, mesh: Mesh) -> Any:
         """Read a checkpoint's parameters onto any mesh.
 

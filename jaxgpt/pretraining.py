@@ -4,17 +4,14 @@ Starts a run or continues it; what is trained and how is decided in the sections
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from jaxgpt.batch import Batch
 from jaxgpt.checkpoints.lineage import check_resume, make_lineage
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import from_dict, to_dict
@@ -24,9 +21,17 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.hooks import Surroundings, interval, make_hooks
 from jaxgpt.model.cost import flops_per_token, num_parameters
+from jaxgpt.parallel.agreed_stop import stop_of_all_hosts
+from jaxgpt.parallel.hosts import is_first_host, share
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.runtime import configure_runtime, describe_devices, peak_flops
-from jaxgpt.parallel.sharding import batch_shards, check_length, on_mesh, to_devices
+from jaxgpt.parallel.sharding import (
+    batch_shards,
+    check_length,
+    host_rows,
+    on_mesh,
+    to_devices,
+)
 from jaxgpt.reporting.run_report import HTML_NAME, write_run_report
 from jaxgpt.run_files import Resume, check_resume_mode, read_lineage, write_description
 from jaxgpt.run_state import save_state, start_state
@@ -66,22 +71,37 @@ def train_run(config: TrainConfig, run_dir: Path, resume: Resume, allow_data_cha
         check_resume_mode(resume, None, run_dir)  # Before the lock creates the folder.
     configure_runtime(config.runtime)
     sources = _open_sources(config)
-    with FolderLock(run_dir), StopSignal() as stop:
+    # One host writes the folder; all of them write arrays of checkpoints, and read.
+    first = is_first_host()
+    with FolderLock(run_dir) if first else nullcontext(), StopSignal() as stop:
         checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
         with closing(checkpoints):
-            latest = checkpoints.latest()
-            check_resume_mode(resume, latest, run_dir)
+            latest = checkpoints.latest() if first else None
             lineage = _lineage(config, sources)
-            if latest is not None:
-                lineage_then = read_lineage(run_dir)
-                for difference in check_resume(lineage_then, lineage, allow_data_change):
-                    logger.info("differs from the run so far: %s", difference)
+            if first:
+                _check_resume(run_dir, resume, latest, lineage, allow_data_change)
+            latest = share("the step to start from", latest)
             if latest is None or latest < config.schedule.num_steps:
                 _train(config, run_dir, sources, lineage, checkpoints, latest, stop)
             else:
                 logger.info("%s is finished: step %d", run_dir, latest)
-        if not (run_dir / HTML_NAME).exists() or latest != config.schedule.num_steps:
+        is_new = not (run_dir / HTML_NAME).exists() or latest != config.schedule.num_steps
+        if first and is_new:
             logger.info("report: %s", write_run_report(run_dir))
+
+
+def _check_resume(
+    run_dir: Path,
+    resume: Resume,
+    latest: int | None,
+    lineage: dict[str, Any],
+    allow_data_change: bool,
+) -> None:
+    check_resume_mode(resume, latest, run_dir)
+    if latest is not None:
+        lineage_then = read_lineage(run_dir)
+        for difference in check_resume(lineage_then, lineage, allow_data_change):
+            logger.info("differs from the run so far: %s", difference)
 
 
 def _train(
@@ -96,7 +116,10 @@ def _train(
     mesh = make_mesh(config.mesh)
     _check_divisible(config, batch_shards(mesh))
     check_length(config.batch.sequence_length, mesh)
-    progress = Progress(config.schedule.num_steps, config.logging.progress_seconds)
+    first, num_rows = is_first_host(), config.batch.global_batch_size
+    progress = Progress(
+        config.schedule.num_steps, config.logging.progress_seconds, silent=not first
+    )
     model = config.model.build(sources.tokenizer.vocab_size)
     schedule = config.schedule.build()
     plan, optimizer = plan_state(
@@ -108,8 +131,9 @@ def _train(
         state, seconds = start_state(config, plan, optimizer, model, mesh, checkpoints, latest)
         start = 0 if latest is None else latest
         # Only now: a resume that is refused must leave the folder as it was.
-        write_description(run_dir, config, sources.tokenizer, lineage)
-        with MetricsLog(run_dir, start, config.logging.tensorboard) as log:
+        if first:
+            write_description(run_dir, config, sources.tokenizer, lineage)
+        with MetricsLog(run_dir if first else None, start, config.logging.tensorboard) as log:
             vocab_size, num_steps = sources.tokenizer.vocab_size, config.schedule.num_steps
             size = num_parameters(config.model, vocab_size)
             progress.say(
@@ -142,9 +166,11 @@ def _train(
                     )
                 ),
             )
-            host_batches = sources.batches.iterate(start, 0, config.batch.global_batch_size)
+            host_batches = sources.batches.iterate(start, host_rows(mesh, num_rows))
             with closing(host_batches):
-                fit(loop, state, _placed(host_batches, mesh), log, progress, stop, seconds)
+                batches = (to_devices(batch, mesh, num_rows) for batch in host_batches)
+                agreed = stop_of_all_hosts(stop, mesh)
+                fit(loop, state, batches, log, progress, agreed, seconds)
             checkpoints.wait()
             log.event("finished", num_steps)
 
@@ -153,10 +179,6 @@ def _open_sources(config: TrainConfig) -> _Sources:
     batches = open_training_batches(config.data, config.batch, config.seed)
     dataset = batches.datasets[0]
     return _Sources(batches, dataset, dataset.load_tokenizer())
-
-
-def _placed(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
-    return (to_devices(batch, mesh) for batch in batches)
 
 
 def _lineage(config: TrainConfig, sources: _Sources) -> dict[str, Any]:

@@ -36,6 +36,9 @@ class StopSignal:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def agree(self) -> None:
+        """Called before each step; where several processes must stop together, they agree here."""
+
     def error(self, message: str) -> JaxgptError:
         """The error that ends the command with the contract's exit code."""
         if self.received == signal.SIGINT:

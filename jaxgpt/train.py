@@ -12,6 +12,7 @@ from jaxgpt.config import load_config, replace
 from jaxgpt.data.loader import WeightedDataset
 from jaxgpt.errors import UsageError
 from jaxgpt.experiment import TrainConfig
+from jaxgpt.parallel.hosts import HostsConfig, joined_hosts
 from jaxgpt.pretraining import train_run
 
 
@@ -29,6 +30,7 @@ class TrainOptions:
     """auto: continue the run if it exists; never: refuse to; must: refuse to start a new one."""
     allow_data_change: bool = False
     """Continue a run on another dataset than it was started on."""
+    hosts: HostsConfig = field(default_factory=HostsConfig)
     settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(kw_only=True)
 
 
@@ -49,7 +51,8 @@ def main(argv: Sequence[str]) -> None:
         data = replace(config.data, datasets=(WeightedDataset(path=options.data),))
         config = replace(config, data=data)
     run_dir = Path(options.run_dir or Path("runs") / Path(options.config).stem)
-    train_run(config, run_dir, options.resume, options.allow_data_change)
+    with joined_hosts(options.hosts):
+        train_run(config, run_dir, options.resume, options.allow_data_change)
 
 
 if __name__ == "__main__":

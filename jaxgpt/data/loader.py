@@ -119,9 +119,13 @@ class TrainingBatches:
             raise IndexError(
                 f"rows {start}..{stop} of step {step}: a batch has {self._global_batch_size} rows"
             )
-        first = step * self._global_batch_size
+        return self.pick(step, range(start, stop))
+
+    def pick(self, step: int, rows: Sequence[int]) -> Batch:
+        """Return some rows of step `step`'s batch, in the order given, reading nothing else."""
         windows = []
-        for index in range(first + start, first + stop):
+        for row_of_batch in rows:
+            index = step * self._global_batch_size + row_of_batch
             dataset, row = self._interleaving.locate(index)
             windows.append(self._sequences[dataset][row])
         tokens_BW = np.stack([tokens for tokens, _ in windows])
@@ -129,15 +133,15 @@ class TrainingBatches:
         return make_rows(tokens_BW, starts_BW, mask_documents=self._mask_documents)
 
     def iterate(
-        self, start_step: int, start_row: int = 0, stop_row: int | None = None, prefetch: int = 2
+        self, start_step: int, rows: Sequence[int] | None = None, prefetch: int = 2
     ) -> Prefetched[Batch]:
-        """Return an endless iterator over `rows(k, start_row, stop_row)`, k = start_step, ...
+        """Return an endless iterator over `pick(k, rows)`, k = start_step, ...; None: all rows.
 
         Up to `prefetch` batches are read ahead by one thread; 0 reads them when asked for.
         Close it (or use `with`) to end that thread. An error in reading is raised by `next`.
         """
-        stop = self._global_batch_size if stop_row is None else stop_row
-        return Prefetched(lambda step: self.rows(step, start_row, stop), start_step, prefetch)
+        chosen = range(self._global_batch_size) if rows is None else rows
+        return Prefetched(lambda step: self.pick(step, chosen), start_step, prefetch)
 
 
 def open_training_batches(data: DataConfig, batch: BatchConfig, seed: int) -> TrainingBatches:

@@ -3,6 +3,7 @@
 Small messages only: who is there, what was found, who has gone. Arrays travel by XLA's own means.
 """
 
+import contextlib
 import json
 import socket
 import threading
@@ -66,10 +67,8 @@ class Link:
 
     def close(self) -> None:
         """End the connection; the other side sees its end."""
-        try:
+        with contextlib.suppress(OSError):  # It may have ended already.
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # It has ended already.
         self._socket.close()
 
     def _send(self, message: Message) -> bool:

@@ -65,13 +65,17 @@ class HostsConfig:
             address_of(self.coordinator)
 
 
-class _Joined:
-    """The channel of this process, if it is one of several."""
+class _State:
+    """What this process has joined, if it is one of several."""
 
-    channel: HostChannel | None = None
-    config = HostsConfig()
-    topics: collections.Counter[str] = collections.Counter()
-    on_abort: Any = None
+    def __init__(self) -> None:
+        self.channel: HostChannel | None = None
+        self.config = HostsConfig()
+        self.topics: collections.Counter[str] = collections.Counter()
+        self.on_abort: Any = None
+
+
+_joined = _State()
 
 
 def place(config: HostsConfig, environment: dict[str, str]) -> Placement | None:
@@ -132,12 +136,12 @@ def joined_hosts(config: HostsConfig) -> Iterator[None]:
 
 def is_first_host() -> bool:
     """Whether this is host 0, or the only one: who writes files and talks to the user."""
-    return _Joined.channel is None or _Joined.channel.host == 0
+    return _joined.channel is None or _joined.channel.host == 0
 
 
 def host_names() -> list[str]:
     """What the hosts are called in messages, by their number."""
-    return [_own_name()] if _Joined.channel is None else _Joined.channel.names
+    return [_own_name()] if _joined.channel is None else _joined.channel.names
 
 
 def gather(topic: str, value: Any) -> list[Any]:
@@ -150,12 +154,12 @@ def gather(topic: str, value: Any) -> list[Any]:
     Raises:
         UnfinishedError: a host did not say anything within `start_timeout_seconds`.
     """
-    channel = _Joined.channel
+    channel = _joined.channel
     if channel is None:
         return [value]
-    _Joined.topics[topic] += 1
-    key = f"{topic}#{_Joined.topics[topic]}"
-    return channel.gather(key, value, _Joined.config.start_timeout_seconds)
+    _joined.topics[topic] += 1
+    key = f"{topic}#{_joined.topics[topic]}"
+    return channel.gather(key, value, _joined.config.start_timeout_seconds)
 
 
 def share(topic: str, value: Any) -> Any:
@@ -167,8 +171,8 @@ def _join(placement: Placement, config: HostsConfig) -> HostChannel:
     host, port = address_of(placement.coordinator)
     names, links = meet(placement, _own_name(), config.start_timeout_seconds)
     channel = HostChannel(placement.host_id, names, links, config.heartbeat_seconds)
-    _Joined.channel, _Joined.config = channel, config
-    _Joined.topics.clear()
+    _joined.channel, _joined.config = channel, config
+    _joined.topics.clear()
     _exit_unfinished_on_abort()
     # It would take SIGTERM for itself; which step to stop at is agreed in agreed_stop.py.
     jax.config.update("jax_enable_preemption_service", False)
@@ -233,14 +237,14 @@ def _exit_unfinished_on_abort() -> None:
         _exit_now(UnfinishedError.exit_code)
 
     # Not signal.signal: Python would run its handler in the main thread, after the end.
-    _Joined.on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(on_abort)
-    ctypes.CDLL(None).signal(ctypes.c_int(signal.SIGABRT), _Joined.on_abort)
+    _joined.on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(on_abort)
+    ctypes.CDLL(None).signal(ctypes.c_int(signal.SIGABRT), _joined.on_abort)
 
 
 def _shut_down(channel: HostChannel) -> None:
     jax.distributed.shutdown()
     channel.close()
-    _Joined.channel = None
+    _joined.channel = None
 
 
 def _exit_now(code: int) -> None:

@@ -164,12 +164,45 @@ def check_length(sequence_length: int, mesh: Mesh) -> None:
         )
 
 
-def to_devices(batch: Batch, mesh: Mesh) -> Batch:
-    """Turn this process's rows (NumPy) into one global batch on the mesh."""
+def host_rows(mesh: Mesh, num_rows: int) -> list[int]:
+    """Which rows of a global batch this host's devices hold, or hold a part of; ascending.
+
+    Where an axis that splits a row, or one that splits no data, goes across hosts, several hosts
+    hold the same rows.
+    """
+    rows_of = NamedSharding(mesh, PartitionSpec(batch_sharding(mesh).spec[0]))
+    slices = rows_of.addressable_devices_indices_map((num_rows,)).values()
+    return sorted({row for index in slices if index for row in _range_of(index[0], num_rows)})
+
+
+def to_devices(batch: Batch, mesh: Mesh, num_rows: int | None = None) -> Batch:
+    """Turn rows (NumPy) into one global batch on the mesh.
+
+    Args:
+        batch: all rows, the same on all hosts; or this host's rows.
+        mesh: where they go.
+        num_rows: of the global batch, where `batch` is only its `host_rows`.
+    """
     sharding = batch_sharding(mesh)
-    return Batch(
-        *(jax.make_array_from_process_local_data(sharding, np.asarray(part)) for part in batch)
-    )
+    if jax.process_count() == 1:
+        return Batch(*(jax.device_put(np.asarray(part), sharding) for part in batch))
+    total = len(batch.tokens_BT) if num_rows is None else num_rows
+    rows = np.arange(total) if num_rows is None else np.array(host_rows(mesh, total))
+
+    def place(part: np.ndarray) -> jax.Array:
+        def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            wanted = _range_of(index[0], total)
+            start = int(np.searchsorted(rows, wanted.start))
+            return part[(slice(start, start + len(wanted)), *index[1:])]
+
+        return jax.make_array_from_callback((total, *part.shape[1:]), sharding, shard)
+
+    return Batch(*(place(np.asarray(part)) for part in batch))
+
+
+def _range_of(rows: slice, num_rows: int) -> range:
+    return range(*rows.indices(num_rows))
 
 
 def _is_box(leaf: Any) -> bool:

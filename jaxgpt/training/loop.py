@@ -120,6 +120,7 @@ def fit(
     clock = _Clock(seconds)
     pending: tuple[int, StepMetrics] | None = None
     while step < loop.num_steps and stop.received is None:
+        stop.agree()
         waited = time.perf_counter()
         batch = next(batches)
         clock.data_wait_seconds += time.perf_counter() - waited

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from jaxgpt.config import configclass
 from jaxgpt.durable import write_atomically
@@ -35,18 +35,20 @@ class MetricsLog:
     """Appends records to a run folder.
 
     Args:
-        run_dir: an existing folder.
+        run_dir: an existing folder; None at a host that leaves writing to another.
         last_step: records of later steps, left by a run that was killed, are dropped.
         tensorboard: also write event files below `run_dir/tensorboard`.
     """
 
-    def __init__(self, run_dir: Path, last_step: int, tensorboard: bool) -> None:
-        self._files = {}
+    def __init__(self, run_dir: Path | None, last_step: int, tensorboard: bool) -> None:
+        self._files: dict[str, IO[str]] = {}
+        self._writer = None
+        if run_dir is None:
+            return
         for name in ("metrics", "events"):
             path = run_dir / f"{name}.jsonl"
             _drop_after(path, last_step)
             self._files[name] = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._writer = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -82,8 +84,9 @@ class MetricsLog:
         self._append("events", {"event": name, "step": step, **details})
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
-        self._files[name].write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._files[name].flush()
+        if file := self._files.get(name):
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.flush()
 
     def _scalars(self, group: str, step: int, record: dict[str, Any]) -> None:
         if self._writer is not None:
@@ -114,9 +117,16 @@ def _drop_after(path: Path, last_step: int) -> None:
 
 
 class Progress:
-    """One line that is rewritten on a terminal; elsewhere a plain line every few seconds."""
+    """One line that is rewritten on a terminal; elsewhere a plain line every few seconds.
 
-    def __init__(self, num_steps: int, seconds: float) -> None:
+    Args:
+        num_steps: of the run.
+        seconds: between plain lines.
+        silent: show nothing, at a host that leaves talking to another.
+    """
+
+    def __init__(self, num_steps: int, seconds: float, silent: bool = False) -> None:
+        self._silent = silent
         self._num_steps = num_steps
         self._is_terminal = sys.stderr.isatty()
         self._interval = 0.2 if self._is_terminal else seconds
@@ -126,7 +136,7 @@ class Progress:
         """Show the newest metrics, unless the last line is younger than the interval."""
         now = time.monotonic()
         is_last = step == self._num_steps
-        if now - self._last < self._interval and not is_last:
+        if self._silent or (now - self._last < self._interval and not is_last):
             return
         self._last = now
         rate = record["tokens_per_second"]
@@ -145,5 +155,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line of its own."""
+        if self._silent:
+            return
         start = "\r\x1b[K" if self._is_terminal else ""
         print(f"{start}{text}", file=sys.stderr, flush=True)

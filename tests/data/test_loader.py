@@ -106,7 +106,8 @@ def test_the_sequence_is_the_same_for_any_hosts_and_prefetch(hosts, prefetch):
     batches = training_batches(FakeSplit(50), FakeSplit(31), global_batch_size=8)
     share = 8 // hosts
     iterators = [
-        batches.iterate(17, host * share, (host + 1) * share, prefetch) for host in range(hosts)
+        batches.iterate(17, range(host * share, (host + 1) * share), prefetch)
+        for host in range(hosts)
     ]
     for step in range(17, 30):
         parts = [next(iterator) for iterator in iterators]

@@ -29,6 +29,9 @@ class _Stop:
         kind = InterruptedByUser if self.number == signal.SIGINT else UnfinishedError
         return kind(message)
 
+    def agree(self) -> None:
+        pass
+
 
 def _loop(saves, num_steps=10, losses=None, hooks=(), stop=None, save_every=4) -> Loop:
     losses = losses or {}
