@@ -80,7 +80,7 @@ config = TrainConfig(
         every_steps=None, keep_latest=2, keep_every_steps=None, keep_best=1
     ),
     logging=LoggingConfig(every_steps=10, tensorboard=True, progress_seconds=10.0),
-    mesh=MeshConfig(data=-1, fsdp=1, context=1, tensor=1),
+    mesh=MeshConfig(data=-1, fsdp=1, context=1, tensor=1, pipeline=1),
     sharding=ShardingRules(),
     runtime=RuntimeConfig(compile_cache="~/.cache/jaxgpt/xla", deterministic=False),
     seed=0,

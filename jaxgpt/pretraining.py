@@ -115,6 +115,8 @@ def _train(
 ) -> None:
     mesh = make_mesh(config.mesh)
     _check_divisible(config, batch_shards(mesh))
+    rows = config.batch.global_batch_size // config.batch.num_micro_batches
+    config.model.layers.check(mesh.shape, rows)
     check_length(config.batch.sequence_length, mesh)
     first, num_rows = is_first_host(), config.batch.global_batch_size
     progress = Progress(

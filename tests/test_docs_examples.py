@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import replace
+from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.model.feed_forward import SwiGlu
 from jaxgpt.model.gpt import GptConfig
@@ -100,3 +101,13 @@ def test_the_kernels_run_in_a_function_of_arrow_batches() -> None:
     page = (REPOSITORY / "docs" / "executors.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     exec(code, {})
+
+
+@pytest.mark.parametrize("page", ["pipeline"])
+def test_the_configs_of_a_page_load(page: str) -> None:
+    """Every block of Python of the page runs, and what it calls `config` is one."""
+    text = (REPOSITORY / "docs" / f"{page}.md").read_text()
+    names: dict[str, Any] = {"__name__": __name__}
+    for block in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
+        exec(compile(block[1], page, "exec"), names)
+    assert isinstance(names["config"], TrainConfig)

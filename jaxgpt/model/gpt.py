@@ -277,7 +277,9 @@ class Gpt(nn.Module):
                 block.apply({"params": params}, *inputs, rngs=rngs),
             )
 
-        layers = self.config.layers if cache is None else self.config.layers.with_cache
+        # A single token, or the one row of initialisation, cannot be divided.
+        in_turn = cache is not None or self.is_initializing()
+        layers = self.config.layers.in_turn if in_turn else self.config.layers
         return layers.run(
             apply_layer,
             self.blocks,

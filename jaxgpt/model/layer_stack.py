@@ -4,16 +4,19 @@ Parameters of all layers are stacked on axis 0 of each leaf in either case, so a
 not know which one made it. Axes: L layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import flax.struct
 import jax
 
 from jaxgpt.config import configclass
+from jaxgpt.errors import ConfigError
 from jaxgpt.model.remat import Remat
 
 Carry = TypeVar("Carry")
+# The mesh axis whose devices hold different layers.
+PIPELINE = "pipeline"
 
 
 @flax.struct.dataclass
@@ -38,9 +41,26 @@ class LayerStack:
     """Base of the ways to run layers."""
 
     @property
-    def with_cache(self) -> "LayerStack":
-        """The stack that runs the layers where the carry holds a cache."""
+    def in_turn(self) -> "LayerStack":
+        """The stack that runs the layers one after another, on all rows at once."""
         return self
+
+    def check(self, mesh_sizes: Mapping[str, int], num_rows: int) -> None:
+        """Refuse a mesh that the layers cannot train on.
+
+        Args:
+            mesh_sizes: number of devices along each axis.
+            num_rows: rows of a micro-batch, of all devices together.
+
+        Raises:
+            ConfigError: names what to change.
+        """
+        if mesh_sizes[PIPELINE] > 1:
+            raise ConfigError(
+                f"mesh.pipeline={mesh_sizes[PIPELINE]} puts layers on different devices, and "
+                f"model.layers={type(self).__name__}() would fetch them all to each; use "
+                f"Pipelined (--model.layers:pipelined), or mesh.pipeline=1"
+            )
 
     def run(
         self,

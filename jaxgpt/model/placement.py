@@ -20,10 +20,12 @@ def placement(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Partition
     if not rules or mesh.empty or mesh.size == 1:
         return None
 
-    def split(dim: int, mesh_axes: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    def split(dim: int, mesh_axes: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
         names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+        # Inside of `shard_map` its own axes are split already.
+        names = tuple(name for name in names if name not in mesh.manual_axes)
         parts = math.prod(mesh.shape[name] for name in names)
-        return mesh_axes if parts > 1 and dim % parts == 0 else None
+        return names if parts > 1 and dim % parts == 0 else None
 
     spec = logical_to_mesh_axes(axes, rules)
     assert spec is not None

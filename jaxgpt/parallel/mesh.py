@@ -15,7 +15,7 @@ from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
 
 # Outermost first: devices along the last axes talk most, and are the nearest neighbours.
-AXES = ("data", "fsdp", "context", "tensor")
+AXES = ("pipeline", "data", "fsdp", "context", "tensor")
 
 
 @configclass
@@ -30,6 +30,8 @@ class MeshConfig:
     """Shares of every row's tokens, for long sequences."""
     tensor: int = 1
     """Shares of heads, hidden units and vocabulary."""
+    pipeline: int = 1
+    """Stages of the layers; model.layers must be Pipelined, so that they pass rows on."""
 
     def __post_init__(self) -> None:
         sizes = tuple(self.sizes.values())

@@ -40,7 +40,7 @@ class ShardingRules:
     """Scales and biases of norms."""
     mlp: str | None = "tensor"
     """Hidden units of the feed-forward layers."""
-    layers: str | None = None
+    layers: str | None = "pipeline"
     """The stacked blocks."""
     positions: str | None = None
     """Rows of a learned position table."""
@@ -52,8 +52,8 @@ class ShardingRules:
 class ActivationRules:
     """For each axis that activations alone have, the mesh axes that split it."""
 
-    batch: tuple[str, ...] = ("data", "fsdp")
-    """Rows of the batch."""
+    batch: tuple[str, ...] = ("data", "fsdp", "pipeline")
+    """Rows of the batch; before and after the layers, stages share them out, too."""
     time: tuple[str, ...] = ("context",)
     """Tokens of a row."""
     residual: tuple[str, ...] = ()
