@@ -22,6 +22,7 @@ from jaxgpt.model.attention_math import (
     saved_probabilities_attention,
 )
 from jaxgpt.model.masks import AttentionMask
+from jaxgpt.model.ring_attention import is_time_split, ring_attention
 from jaxgpt.model.row_attention import row_attention
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,37 @@ class RowByRow(AttentionKernel):
 
 
 @configclass
+class Ring(AttentionKernel):
+    """Keys and values travel between the devices that share a row: memory O(T / devices)."""
+
+    def refuses(
+        self,
+        q_BTNH: jax.Array,
+        mask: AttentionMask,
+        scores: Scores,
+        dropout: ProbabilityDropout | None,
+    ) -> str | None:
+        """See `AttentionKernel.refuses`."""
+        if dropout is not None:
+            return "it has no dropout of probabilities"
+        if mask.query_slots_BT is not None:
+            return "queries stand in the slots of a cache"
+        return None
+
+    def compute(
+        self,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        mask: AttentionMask,
+        scores: Scores,
+        dropout: ProbabilityDropout | None,
+    ) -> jax.Array:
+        """See `AttentionKernel.compute`."""
+        return ring_attention(q_BTNH, k_BSKH, v_BSKH, mask, scores)
+
+
+@configclass
 class Cudnn(AttentionKernel):
     """cuDNN's flash attention, on NVIDIA GPUs from compute capability 8.0 on."""
 
@@ -174,6 +206,7 @@ class Cudnn(AttentionKernel):
             # Its mask argument would become a dense [T, S] bias with a gradient of its own.
             "rows are packed: it knows no segments": mask.segment_ids_BT is not None,
             "queries stand in the slots of a cache": mask.query_slots_BT is not None,
+            "the tokens of a row lie on several devices": is_time_split(q_BTNH),
             "scores are soft-capped": scores.soft_cap is not None,
             "it has no dropout of probabilities here": dropout is not None,
             f"head_dim {head_dim} is no multiple of 8 up to {largest_head}": (
@@ -241,6 +274,8 @@ def choose_kernel(
         dropout: see there.
     """
     fast = {"cpu": (RowByRow(),), "gpu": (Cudnn(),)}.get(backend, ())
+    if is_time_split(q_BTNH):
+        fast = (Ring(),)
     reasons = []
     for kernel in (*fast, SavedProbabilities(), Reference()):
         reason = kernel.refuses(q_BTNH, mask, scores, dropout)
