@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from jaxgpt.corpus.exact_duplicates import HASH_BYTES, choose_kept
 from jaxgpt.corpus.partition import KEPT_NAME, Partition
@@ -20,20 +21,31 @@ _COLUMNS = ("id", "location", "source", "num_bytes")
 
 
 def remove_duplicates(
-    folder: Path, advance: Callable[[int], None], partition: Partition
+    folder: Path,
+    advance: Callable[[int], None],
+    partition: Partition,
+    older: Partition | None = None,
 ) -> dict[str, Any]:
-    """Kernel: write which rows of the partition are kept (bool), and the removed documents."""
-    hashes = [np.zeros((0, HASH_BYTES), dtype=np.uint8)]
-    hashes += [hash_rows(batch) for batch in partition.batches(("hash",))]
-    names = partition.table(_COLUMNS)
+    """Kernel: write which rows of the partition are kept (bool), and the removed documents.
 
-    def place_of(row: int) -> tuple[str, str, int]:
+    Args:
+        older: the same partition of a dataset that exists already; its documents stay, and remove
+            those that repeat them.
+    """
+    both = [each for each in (older, partition) if each is not None]
+    hashes = [np.zeros((0, HASH_BYTES), dtype=np.uint8)]
+    hashes += [hash_rows(batch) for each in both for batch in each.batches(("hash",))]
+    names = pa.concat_tables([each.table(_COLUMNS) for each in both])
+    num_rows = partition.num_rows()
+    num_older = len(names) - num_rows
+
+    def place_of(row: int) -> tuple[bool, str, str, int]:
         own_id, location = names["id"][row].as_py(), names["location"][row].as_py()
         file, _, line = location.rpartition(":")
-        return own_id, file, int(line)
+        return row >= num_older, own_id, file, int(line)
 
-    kept_rows = choose_kept(np.concatenate(hashes), place_of)
-    is_kept = kept_rows == np.arange(len(kept_rows))
+    kept_rows = choose_kept(np.concatenate(hashes), place_of)[num_older:]
+    is_kept = kept_rows == np.arange(num_older, num_older + num_rows)
     np.save(folder / KEPT_NAME, is_kept)
     removed_rows = np.flatnonzero(~is_kept).tolist()
     samples = dict(_texts(partition, removed_rows[:MAX_SAMPLES]))
@@ -41,7 +53,7 @@ def remove_duplicates(
         for row in removed_rows:
             kept = {name: names[name][int(kept_rows[row])].as_py() for name in ("id", "location")}
             log.drop(
-                **{name: names[name][row].as_py() for name in _COLUMNS},
+                **{name: names[name][num_older + row].as_py() for name in _COLUMNS},
                 reason=REASON,
                 text=samples.get(row, ""),
                 kept_id=kept["id"],

@@ -4,8 +4,9 @@ One row for each document of the split, in the order of the shards. Licence and 
 a document this way, and any one can be found, looked at or taken out again.
 """
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -70,6 +71,35 @@ class IndexWriter:
         if len(rows):
             self._writer.write_table(rows)
 
+    def copy(self, dataset: Path, split: str) -> None:
+        """Append the whole index of a finished dataset, group of rows by group of rows."""
+        for number, _ in enumerate(index_groups(dataset, split)):
+            self.add(pa.Table.from_batches(read_groups(dataset, split, [number]), INDEX_SCHEMA))
+
+
+def index_groups(dataset: Path, split: str) -> Iterator[tuple[int, int, int]]:
+    """(documents, tokens, bytes of text) of each group of rows of an index.
+
+    Raises:
+        MismatchError: as `index_rows`.
+    """
+    with _opened(dataset, split) as file:
+        for number in range(file.num_row_groups):
+            sizes = file.read_row_group(number, ["num_tokens", "num_bytes"])
+            tokens, num_bytes = (column.to_numpy().sum() for column in sizes.columns)
+            yield len(sizes), int(tokens), int(num_bytes)
+
+
+def read_groups(dataset: Path, split: str, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
+    """Some groups of rows of an index.
+
+    Raises:
+        MismatchError: as `index_rows`.
+    """
+    with _opened(dataset, split) as file:
+        for number in groups:
+            yield from file.read_row_group(number).to_batches()
+
 
 def index_rows(dataset: Path, split: str) -> Iterator[pa.RecordBatch]:
     """The index of a split of a finished dataset, batch by batch.
@@ -77,10 +107,16 @@ def index_rows(dataset: Path, split: str) -> Iterator[pa.RecordBatch]:
     Raises:
         MismatchError: it has none, or it is damaged.
     """
+    with _opened(dataset, split) as file:
+        yield from file.iter_batches()
+
+
+@contextlib.contextmanager
+def _opened(dataset: Path, split: str) -> Iterator[pq.ParquetFile]:
     path = dataset / split / INDEX_NAME
     try:
         with pq.ParquetFile(path) as file:
-            yield from file.iter_batches()
+            yield file
     except (OSError, pa.ArrowException) as error:
         raise MismatchError(
             f"{path}: {error}; a dataset of an older version has none: build it again"

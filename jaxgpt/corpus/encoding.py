@@ -1,7 +1,8 @@
 """The stages that turn documents into token ids, in their final order, and these into shards."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,21 +93,44 @@ class _Output:
         write_index(self._index_file, names.take(pa.array(self._rows, pa.int64())), *sizes.T)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What a dataset has already, to which shards are added.
+
+    Attributes:
+        dataset: its folder.
+        indexes: the folder into which the index of all documents goes.
+        first_shards: for each split the number of the first shard that is added.
+    """
+
+    dataset: Path
+    indexes: Path
+    first_shards: Mapping[str, int]
+
+
 def write_shards(
     directory: Path,
     encoded: Sequence[Path],
     tokenizer: Tokenizer,
     max_shard_tokens: int,
     advance: Callable[[int], None],
+    stored: Stored | None = None,
 ) -> dict[str, list[Shard]]:
-    """Write the shards of both splits, and their index, from what `encode_partition` wrote."""
+    """Write shards of both splits, and their index, from what `encode_partition` wrote.
+
+    With `stored`, the index has its documents first; only the shards that were added are returned.
+    """
     dtype = token_dtype(tokenizer.vocab_size)
     shards = {}
     for split in SPLITS:
+        first = 0 if stored is None else stored.first_shards[split]
+        index_folder = directory if stored is None else stored.indexes
         with (
-            ShardWriter(directory, split, tokenizer, max_shard_tokens) as writer,
-            IndexWriter(directory / split) as index,
+            ShardWriter(directory, split, tokenizer, max_shard_tokens, first) as writer,
+            IndexWriter(index_folder / split) as index,
         ):
+            if stored is not None:
+                index.copy(stored.dataset, split)
             for folder in encoded:
                 rows = read_index(folder / f"{split}.arrow")
                 sizes = zip(

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,47 @@ def recorded_settings(config: DatasetConfig) -> dict[str, Any]:
 def check_finished(output: Path, config: DatasetConfig, inputs: Inputs) -> dict[str, Any]:
     """Return the manifest of the dataset in `output` if building it again would change nothing.
 
+    What was added to it since, or taken out of it, does not count.
+
     Raises:
         MismatchError: it is of other settings or other input (both are named), or not whole.
     """
     manifest = TokenDataset.open(output).manifest
-    settings = recorded_settings(config)
-    differences = [
-        f"{name} = {there!r} there, {here!r} here"
-        for name, there, here in _differences(manifest.get("settings"), settings)
-    ]
-    differences += _input_differences(output / INPUTS_NAME, inputs)
+    differences = settings_differences(manifest.get("settings"), recorded_settings(config))
+    differences += _input_differences(_of_part(read_listing(output / INPUTS_NAME), 0), inputs)
     if differences:
-        shown = "; ".join(differences[:_MAX_DIFFERENCES])
-        more = len(differences) - _MAX_DIFFERENCES
         raise MismatchError(
-            f"{output} is a finished dataset of something else: {shown}"
-            f"{f'; and {more} more' if more > 0 else ''}. Choose another --output, or remove it"
+            f"{output} is a finished dataset of something else: {name_some(differences)}. Choose "
+            f"another --output, or remove it"
         )
     return manifest
+
+
+def has_part(dataset: Path, inputs: Inputs, settings: Sequence[Any], wanted: Any) -> bool:
+    """Whether a part of a finished dataset was made of these files with the `wanted` settings.
+
+    Args:
+        settings: of all parts, in order.
+    """
+    entries: dict[int, list[dict[str, Any]]] = {}
+    for entry in read_listing(dataset / INPUTS_NAME):
+        entries.setdefault(entry.get("part", 0), []).append(entry)
+    return any(
+        those == wanted and not _input_differences(entries.get(part, ()), inputs)
+        for part, those in enumerate(settings)
+    )
+
+
+def settings_differences(there: Any, here: Any) -> list[str]:
+    """Settings that are not the same, with both values."""
+    return [f"{name} = {a!r} there, {b!r} here" for name, a, b in differing(there, here)]
+
+
+def name_some(differences: Sequence[str]) -> str:
+    """The first few of some sentences, and how many more there are."""
+    more = len(differences) - _MAX_DIFFERENCES
+    shown = "; ".join(differences[:_MAX_DIFFERENCES])
+    return shown + (f"; and {more} more" if more > 0 else "")
 
 
 def refuse_foreign_folder(output: Path, work: str) -> None:
@@ -57,19 +80,23 @@ def refuse_foreign_folder(output: Path, work: str) -> None:
         )
 
 
-def _differences(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differing(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(dotted name, value there, value here) of settings that decide what a dataset holds."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted(there.keys() | here.keys()):
             dotted = f"{name}.{key}" if name else key
-            yield from _differences(there.get(key), here.get(key), dotted)
+            yield from differing(there.get(key), here.get(key), dotted)
     elif there != here:
         yield name, there, here
 
 
-def _input_differences(listing: Path, inputs: Inputs) -> list[str]:
+def _of_part(entries: Iterable[dict[str, Any]], part: int) -> list[dict[str, Any]]:
+    return [entry for entry in entries if entry.get("part", 0) == part]
+
+
+def _input_differences(listing: Iterable[dict[str, Any]], inputs: Inputs) -> list[str]:
     here = {file.name: file for file in inputs.files}
-    there = {entry["name"]: entry for entry in read_listing(listing)}
+    there = {entry["name"]: entry for entry in listing}
     differences = [f"{name} is input here, not there" for name in here if name not in there]
     differences += [f"{name} is input there, not here" for name in there if name not in here]
     differences += [

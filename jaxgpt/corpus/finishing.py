@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxgpt.corpus.account import Account, write_account
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.decontamination import Decontamination, summarize
 from jaxgpt.corpus.document import RemovedWriter
-from jaxgpt.corpus.finished import INPUTS_NAME, recorded_settings
+from jaxgpt.corpus.finished import INPUTS_NAME
 from jaxgpt.corpus.removal import REMOVED_NAME
 from jaxgpt.corpus.report import write_reports
 from jaxgpt.corpus.splits import Assignment
@@ -27,17 +27,22 @@ class Outcome:
     """All that is known at the end of a build.
 
     Attributes:
+        name: of the dataset, for people.
+        settings: as the manifest has them.
+        benchmarks: what was found of evaluation files, as `summarize` tells it.
         assignment: how documents were divided between the splits.
         files: the input files, as they are to be listed.
-        removed: folders of lists of removed documents, in order.
+        removed: lists of removed documents, in order.
     """
 
-    config: DatasetConfig
+    name: str
+    settings: Mapping[str, Any]
+    benchmarks: Sequence[Mapping[str, Any]]
     account: Account
     assignment: Assignment
     shards: Mapping[str, Sequence[Shard]]
     tokenizer: Tokenizer
-    files: Sequence[Mapping[str, Any]]
+    files: Iterable[Mapping[str, Any]]
     removed: Sequence[Path]
 
 
@@ -49,8 +54,8 @@ def write_outcome(output: Path, outcome: Outcome) -> dict[str, Any]:
         _appearing_whole(output / REMOVED_NAME) as path,
         RemovedWriter(path) as removed,
     ):
-        for folder in outcome.removed:
-            removed.copy(folder / REMOVED_NAME)
+        for listing in outcome.removed:
+            removed.copy(listing)
     with (
         _appearing_whole(output / INPUTS_NAME) as path,
         open(path, "wb") as file,
@@ -59,9 +64,10 @@ def write_outcome(output: Path, outcome: Outcome) -> dict[str, Any]:
         for entry in outcome.files:
             stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
     write_account(output, account, outcome.assignment)
-    about = _about(account, outcome.config, outcome.assignment)
+    about = _about(outcome)
     write_reports(
         output,
+        outcome.name,
         about,
         {name: tuple(shards) for name, shards in outcome.shards.items()},
         outcome.tokenizer.describe(),
@@ -72,8 +78,15 @@ def write_outcome(output: Path, outcome: Outcome) -> dict[str, Any]:
     return write_manifest(output, outcome.tokenizer, dict(outcome.shards), about)
 
 
-def _about(account: Account, config: DatasetConfig, assignment: Assignment) -> dict[str, Any]:
+def summarize_benchmarks(account: Account, config: DatasetConfig) -> list[dict[str, Any]]:
+    """What was found of the evaluation files that a config names."""
+    counts = account.step_counts.get(Decontamination.stage, {})
+    return summarize(config.decontamination, counts)
+
+
+def _about(outcome: Outcome) -> dict[str, Any]:
     """What a manifest says beyond what reading a dataset needs."""
+    account = outcome.account
     tally = account.tally
     return {
         "counts": {
@@ -104,15 +117,14 @@ def _about(account: Account, config: DatasetConfig, assignment: Assignment) -> d
             "skipped": dict(sorted(account.skipped.items())),
         },
         "near_duplicates": dict(account.near_duplicate_counts),
-        "benchmarks": summarize(
-            config.decontamination, account.step_counts.get(Decontamination.stage, {})
-        ),
+        "benchmarks": list(outcome.benchmarks),
         "repaired": {
             kind: {"documents": count, "places": tally.repaired_places[kind]}
             for kind, count in sorted(tally.repaired_documents.items())
         },
-        "split_note": assignment.note,
-        "settings": recorded_settings(config),
+        "split_note": outcome.assignment.note,
+        "history": account.history,
+        "settings": dict(outcome.settings),
     }
 
 

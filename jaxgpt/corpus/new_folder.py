@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxgpt.durable import FolderLock, sync_folder
+from jaxgpt.durable import FolderLock, sync_folder, sync_tree
 from jaxgpt.errors import UsageError
 
 _LOCK_NAME = ".lock"
@@ -29,7 +29,7 @@ def new_folder(output: Path) -> Iterator[Path]:
         try:
             _clear(temporary)
             yield temporary
-            _sync(temporary)
+            sync_tree(temporary)
             _refuse_existing(output)
             (temporary / _LOCK_NAME).unlink()
             os.replace(temporary, output)
@@ -55,12 +55,3 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(path)
         elif path.name != _LOCK_NAME:
             path.unlink()
-
-
-def _sync(folder: Path) -> None:
-    for path in [folder, *folder.rglob("*")]:
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())

@@ -48,6 +48,10 @@ class Partition:
             self.batches(columns), pa.schema([SCHEMA.field(name) for name in columns])
         )
 
+    def num_rows(self) -> int:
+        """Documents that are still in."""
+        return sum(batch.num_rows for batch in self.batches(("num_bytes",)))
+
     def without(self, folder: Path) -> "Partition":
         """What is left by a stage that wrote `KEPT_NAME` into `folder`."""
         return dataclasses.replace(self, kept_files=(*self.kept_files, folder / KEPT_NAME))

@@ -77,9 +77,14 @@ class DocumentWriter:
         finally:
             self._file.close()
 
-    def write(self, document: Document, num_bytes: int) -> None:
-        """Append a document whose text has `num_bytes` bytes."""
-        digest = content_hash(document.text)
+    def write(self, document: Document, num_bytes: int, digest: bytes | None = None) -> None:
+        """Append a document whose text has `num_bytes` bytes.
+
+        Args:
+            digest: its content hash, if its text has been edited since that was taken.
+        """
+        if digest is None:
+            digest = content_hash(document.text)
         order = draw("order", self._seed, digest)
         partition = order * len(self._rows) >> 64
         row = (

@@ -14,7 +14,7 @@ dataset folder until the manifest is written; see `stages.py` for how an interru
 and `executors/` for who does the work.
 """
 
-import errno
+import contextlib
 import logging
 import shutil
 from collections.abc import Sequence
@@ -22,18 +22,22 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.corpus.config import DatasetConfig
+from jaxgpt.corpus.disk_space import explaining_full_disk
 from jaxgpt.corpus.encoding import SPLITS, write_shards
 from jaxgpt.corpus.executors.executor import Executor
-from jaxgpt.corpus.finished import check_finished, refuse_foreign_folder
-from jaxgpt.corpus.finishing import Outcome, write_outcome
+from jaxgpt.corpus.finished import check_finished, recorded_settings, refuse_foreign_folder
+from jaxgpt.corpus.finishing import Outcome, summarize_benchmarks, write_outcome
 from jaxgpt.corpus.processing import Processing
 from jaxgpt.corpus.progress import Progress
+from jaxgpt.corpus.publication import finish_version
+from jaxgpt.corpus.reading import plan_num_partitions
+from jaxgpt.corpus.removal import REMOVED_NAME
 from jaxgpt.corpus.sources import Inputs, find_inputs
 from jaxgpt.corpus.stages import Stages
 from jaxgpt.corpus.verdict import check_left
 from jaxgpt.dataset_manifest import MANIFEST, TOKENIZER_FOLDER, Shard
 from jaxgpt.durable import FolderLock
-from jaxgpt.errors import BadInputError, JaxgptError
+from jaxgpt.errors import BadInputError
 from jaxgpt.stopping import StopSignal
 from jaxgpt.tokenizer import FILE_NAME as TOKENIZER_FILE
 from jaxgpt.tokenizer import Tokenizer
@@ -41,7 +45,6 @@ from jaxgpt.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 WORK = ".work"
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def build_dataset(arguments: Sequence[str], output: Path, config: DatasetConfig) -> dict[str, Any]:
@@ -68,23 +71,17 @@ def build_dataset(arguments: Sequence[str], output: Path, config: DatasetConfig)
     with FolderLock(output), StopSignal() as stop:
         work = output / WORK
         if (output / MANIFEST).exists():
+            finish_version(output)
             manifest = check_finished(output, config, inputs)
             shutil.rmtree(work, ignore_errors=True)
             logger.info("%s is finished already; nothing to do", output)
             return manifest
         refuse_foreign_folder(output, WORK)
-        executor = config.executor.build()
-        try:
+        with (
+            explaining_full_disk(output),
+            contextlib.closing(config.executor.build()) as executor,
+        ):
             manifest = _build(inputs, output, config, given, executor, Progress(stop))
-        except OSError as error:
-            if error.errno not in _DISK_FULL:
-                raise
-            raise JaxgptError(
-                f"cannot write below {output}: {error.strerror or error}; what was finished is "
-                f"kept: make room and run the same command again"
-            ) from error
-        finally:
-            executor.close()
         shutil.rmtree(work)
         return manifest
 
@@ -101,7 +98,8 @@ def _build(
     _warn_if_disk_is_small(inputs, output)
     # Workers elsewhere need a path that is right from wherever they run.
     stages = Stages((output / WORK).resolve(), executor, progress)
-    documents = Processing(inputs, config, stages)
+    num_bytes = sum(file.estimated_text_bytes for file in inputs.files)
+    documents = Processing(inputs, config, stages, plan_num_partitions(num_bytes))
     documents.read()
     documents.remove_duplicates()
     documents.apply_steps("filter_documents", [config.filters])
@@ -115,16 +113,18 @@ def _build(
     tokenizer_file = vocabulary.folder / TOKENIZER_FILE
     encoded = documents.encode(assignment, tokenizer_file, vocabulary.key)
     tokenizer = Tokenizer.load(tokenizer_file)
-    num_bytes = documents.account.tally.kept_bytes
-    shards = _write_shards(output, encoded, tokenizer, config, progress, num_bytes)
+    progress.begin("writing shards", documents.account.tally.kept_bytes)
+    shards = _write_shards(output, encoded, tokenizer, config, progress)
     outcome = Outcome(
-        config=config,
+        name=output.resolve().name,
+        settings=recorded_settings(config),
+        benchmarks=summarize_benchmarks(documents.account, config),
         account=documents.account,
         assignment=assignment,
         shards=shards,
         tokenizer=tokenizer,
         files=documents.files,
-        removed=[done.folder for done in documents.removing],
+        removed=[done.folder / REMOVED_NAME for done in documents.removing],
     )
     return write_outcome(output, outcome)
 
@@ -135,7 +135,6 @@ def _write_shards(
     tokenizer: Tokenizer,
     config: DatasetConfig,
     progress: Progress,
-    num_bytes: int,
 ) -> dict[str, list[Shard]]:
     # Without a manifest, whatever lies here is from a build that did not get to its end.
     for name in (*SPLITS, TOKENIZER_FOLDER):
@@ -143,7 +142,6 @@ def _write_shards(
     for path in output.glob(".*.tmp"):
         path.unlink()
     tokenizer.save(output / TOKENIZER_FOLDER)
-    progress.begin("writing shards", num_bytes)
     shards = write_shards(output, encoded, tokenizer, config.shards.max_tokens, progress.advance)
     progress.finish()
     if not shards["val"]:

@@ -5,7 +5,6 @@ the account. Which stages come in which order is for `pipeline.py`.
 """
 
 import dataclasses
-import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +20,10 @@ from jaxgpt.corpus.near_duplicates.depletion import find_depleted
 from jaxgpt.corpus.near_duplicates.removing import remove_near_duplicates
 from jaxgpt.corpus.partition import Partition, gather_partitions
 from jaxgpt.corpus.passes import Steps, apply_steps, partition_of
-from jaxgpt.corpus.reading import ReadPlan, batches_of, plan_num_partitions, plan_parts, read_part
+from jaxgpt.corpus.reading import ReadPlan, batches_of, plan_parts, read_part
 from jaxgpt.corpus.sources import Inputs
 from jaxgpt.corpus.splits import Assignment
-from jaxgpt.corpus.stages import Done, Stages, Task, combined_key
+from jaxgpt.corpus.stages import Done, Kernel, Stages, Task, combined_key
 from jaxgpt.corpus.tally import SourceTally, Tally
 from jaxgpt.corpus.verdict import check_read
 from jaxgpt.corpus.vocabulary import settle_vocabulary
@@ -32,6 +31,18 @@ from jaxgpt.durable import hash_file
 from jaxgpt.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Older:
+    """The documents of a dataset that exists already, in as many partitions as the new ones.
+
+    Attributes:
+        key: a hash of everything that they depend on.
+    """
+
+    partitions: Sequence[Partition]
+    key: str
 
 
 class Processing:
@@ -45,7 +56,9 @@ class Processing:
         files: the input files as they are listed with the dataset.
     """
 
-    def __init__(self, inputs: Inputs, config: DatasetConfig, stages: Stages) -> None:
+    def __init__(
+        self, inputs: Inputs, config: DatasetConfig, stages: Stages, num_partitions: int
+    ) -> None:
         self.account = Account(skipped=Counter(inputs.skipped))
         self.partitions: list[Partition] = []
         self.key = ""
@@ -54,11 +67,7 @@ class Processing:
         self._inputs = inputs
         self._config = config
         self._stages = stages
-
-    @functools.cached_property
-    def num_partitions(self) -> int:
-        """How many partitions the documents are divided into."""
-        return plan_num_partitions(self._inputs.files)
+        self._num_partitions = num_partitions
 
     def read(self) -> None:
         """Files -> repaired documents.
@@ -70,12 +79,12 @@ class Processing:
         plan = ReadPlan(
             sources=config.sources,
             repair=config.repair,
-            num_partitions=self.num_partitions,
+            num_partitions=self._num_partitions,
             seed=config.seed,
         )
         # Limits that are applied after reading may change without reading again.
         settings = to_dict(config.sources) | {"max_bad_share": None, "truncated_files": None}
-        depends_on = [settings, to_dict(config.repair), self.num_partitions, config.seed]
+        depends_on = [settings, to_dict(config.repair), self._num_partitions, config.seed]
         tasks = [
             Task(
                 name=f"{number:05d}",
@@ -94,13 +103,25 @@ class Processing:
         self.files = [file for part in done for file in part.result["files"]]
         self.account.count_files(self.files)
         check_read(tally, self.files, config.sources)
-        self.partitions = gather_partitions(map(batches_of, done), self.num_partitions)
+        self.partitions = gather_partitions(map(batches_of, done), self._num_partitions)
         self.key = combined_key(done)
 
-    def remove_duplicates(self) -> None:
-        """Leave one of each text."""
-        tasks = self._tasks(lambda partition: (partition,))
+    def remove_duplicates(self, older: Older | None = None) -> None:
+        """Leave one of each text, and none that `older` has."""
+        if older is None:
+            tasks = self._tasks(lambda partition: (partition,))
+        else:
+            tasks = self._tasks(
+                lambda partition: (partition, older.partitions[partition.number]), older.key
+            )
         done = self._stages.run("removing duplicates", remove_duplicates, tasks)
+        self._count_removed(done, [part.result for part in done])
+        self._leave_out(done)
+
+    def leave_out(self, title: str, kernel: Kernel, *arguments: Any, depends_on: Any) -> None:
+        """Have a kernel of (partition, *arguments) say which documents stay."""
+        tasks = self._tasks(lambda partition: (partition, *arguments), depends_on)
+        done = self._stages.run(title, kernel, tasks)
         self._count_removed(done, [part.result for part in done])
         self._leave_out(done)
 
@@ -117,12 +138,13 @@ class Processing:
         self.partitions = [partition_of(number, part) for number, part in enumerate(done)]
         self.key = combined_key(done)
 
-    def remove_near_duplicates(self) -> None:
-        """Leave one of texts that are nearly the same."""
+    def remove_near_duplicates(self, older: Older | None = None) -> None:
+        """Leave one of texts that are nearly the same, and none that is like one of `older`."""
         config = self._config.near_duplicates
         if not config.enabled:
             return
-        found = remove_near_duplicates(self._stages, self.partitions, config, self.key)
+        key, stored = (self.key, ()) if older is None else (self.key + older.key, older.partitions)
+        found = remove_near_duplicates(self._stages, self.partitions, config, key, stored)
         self.account.count_near_duplicates(found.counts, found.examples)
         self._count_removed(found.done, [part.result for part in found.done])
         for sentence in find_depleted(self.account.tally):

@@ -51,9 +51,8 @@ def plan_parts(files: Sequence[InputFile]) -> list[tuple[InputFile, ...]]:
     return [*parts, tuple(group)] if group else parts
 
 
-def plan_num_partitions(files: Sequence[InputFile]) -> int:
-    """How many partitions the documents of these files are divided into."""
-    num_bytes = sum(file.estimated_text_bytes for file in files)
+def plan_num_partitions(num_bytes: int) -> int:
+    """How many partitions documents with so much text are divided into."""
     return min(max(num_bytes // PARTITION_BYTES, 1), MAX_PARTITIONS)
 
 

@@ -59,6 +59,7 @@ def explain(reason: str) -> str:
 
 def write_reports(
     output: Path,
+    name: str,
     about: Mapping[str, Any],
     shards: Mapping[str, Sequence[Shard]],
     tokenizer: Mapping[str, Any],
@@ -69,7 +70,7 @@ def write_reports(
     """Write both reports into `output`; arguments as in `finishing.py`."""
     headline = _headline(about, shards, tokenizer)
     sections = _sections(about, shards, lengths, samples, families)
-    title = f"Dataset {output.resolve().name}"
+    title = f"Dataset {name}"
     write_atomically(output / HTML_NAME, to_html(title, headline, sections))
     write_atomically(output / MARKDOWN_NAME, to_markdown(title, headline, sections))
 

@@ -55,9 +55,12 @@ def stored_documents(
     Raises:
         MismatchError: the index is missing or damaged, or is not that of the shards.
     """
+    stored = dataset.splits[split]
     number, first_token = 0, 0
     value_set = pa.array(sorted(values), pa.string())
     for batch in index_rows(dataset.directory, split):
+        # Rows beyond those of the manifest are of an append that is just taking its place.
+        batch = batch.slice(0, stored.num_documents - number)
         num_tokens_N = batch.column("num_tokens").to_numpy()
         ends_N = first_token + np.cumsum(num_tokens_N)
         wanted = batch
@@ -80,7 +83,6 @@ def stored_documents(
             )
         number += batch.num_rows
         first_token = int(ends_N[-1]) if len(ends_N) else first_token
-    stored = dataset.splits[split]
     if (number, first_token) != (stored.num_documents, stored.num_tokens):
         raise MismatchError(
             f"{dataset.directory}: the index of {split} has {number} documents of {first_token} "
