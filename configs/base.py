@@ -77,7 +77,11 @@ config = TrainConfig(
         sample_tokens=100,
     ),
     checkpoint=CheckpointConfig(
-        every_steps=None, keep_latest=2, keep_every_steps=None, keep_best=1
+        every_steps=None,
+        keep_latest=2,
+        keep_every_steps=None,
+        keep_best=1,
+        max_failed_saves=3,
     ),
     logging=LoggingConfig(every_steps=10, tensorboard=True, progress_seconds=10.0),
     mesh=MeshConfig(data=-1, fsdp=1, context=1, tensor=1, pipeline=1),

@@ -52,8 +52,24 @@ def sync_tree(folder: Path) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            sync_file(path)
+
+
+def sync_file(path: str | Path, forget: bool = False) -> None:
+    """Make the content of a file durable.
+
+    Args:
+        path: the file.
+        forget: also drop it from the system's cache, as far as the system does: the next read is
+            of the storage itself.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        if forget and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 def hash_file(path: str | Path) -> str:

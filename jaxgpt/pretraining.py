@@ -34,7 +34,7 @@ from jaxgpt.parallel.sharding import (
 )
 from jaxgpt.reporting.run_report import HTML_NAME, write_run_report
 from jaxgpt.run_files import Resume, check_resume_mode, read_lineage, write_description
-from jaxgpt.run_state import save_state, start_state
+from jaxgpt.run_state import log_checkpoint_events, save_state, start_state
 from jaxgpt.shards import TokenDataset
 from jaxgpt.stopping import StopSignal
 from jaxgpt.tokenizer import Tokenizer
@@ -76,7 +76,10 @@ def train_run(config: TrainConfig, run_dir: Path, resume: Resume, allow_data_cha
     with FolderLock(run_dir) if first else nullcontext(), StopSignal() as stop:
         checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
         with closing(checkpoints):
-            latest = checkpoints.latest() if first else None
+            # First by name: a resume that is refused must leave the folder as it was.
+            if first:
+                check_resume_mode(resume, checkpoints.latest(), run_dir)
+            latest = checkpoints.latest_verified()
             lineage = _lineage(config, sources)
             if first:
                 _check_resume(run_dir, resume, latest, lineage, allow_data_change)
@@ -144,6 +147,7 @@ def _train(
             )
             name = "start" if latest is None else "resume"
             log.event(name, start, num_parameters=size, **describe_devices())
+            log_checkpoint_events(checkpoints, log, start)
             loop = Loop(
                 step=compile_step(step, plan.abstract, mesh),
                 learning_rates=config.schedule.values(),

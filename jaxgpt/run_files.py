@@ -56,8 +56,8 @@ def check_resume_mode(resume: Resume, latest: int | None, run_dir: Path) -> None
     damaged = sorted(path.name for path in (run_dir / "checkpoints").glob("damaged-*"))
     if latest is None and damaged:
         raise NoCheckpointError(
-            f"{run_dir} holds no whole checkpoint, only {', '.join(damaged)}; choose another "
-            "--run-dir, or delete this one to start over"
+            f"{run_dir} holds no whole checkpoint, only {', '.join(damaged)} (the reason is in its "
+            "damaged.json); choose another --run-dir, or delete this one to start over"
         )
     if resume == "must" and latest is None:
         raise NoCheckpointError(

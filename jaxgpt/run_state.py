@@ -40,5 +40,15 @@ def save_state(
 ) -> None:
     """Begin saving a state as the checkpoint of `step`; see `Checkpoints.save`."""
     rest = {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
-    checkpoints.save(step, state.trainable, rest, metadata)
-    log.event("save", step)
+    if checkpoints.save(step, state.trainable, rest, metadata):
+        log.event("save", step)
+    log_checkpoint_events(checkpoints, log, step)
+
+
+def log_checkpoint_events(checkpoints: Checkpoints, log: MetricsLog, step: int) -> None:
+    """Log what has happened to checkpoints, under the step at which it was noticed.
+
+    Events of later steps would go when the run goes back.
+    """
+    for event in checkpoints.take_events():
+        log.event(event.name, step, checkpoint=event.step, detail=event.detail)

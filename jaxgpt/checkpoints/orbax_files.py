@@ -5,6 +5,7 @@
 This file knows one folder at a time; which folder counts, and when, is in `manager.py`.
 """
 
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -52,10 +53,6 @@ class OrbaxFiles:
         arguments = ocp.args.PyTreeRestore(item=nest(specs), restore_args=nest(how))
         return unnest(self._reader.restore(_orbax_path(folder / item), args=arguments))
 
-    def is_whole(self, folder: Path, item: str) -> bool:
-        """Whether the files are there without which the item's arrays cannot be found."""
-        return all((folder / item / name).is_file() for name in ("_METADATA", "manifest.ocdbt"))
-
     def close(self) -> None:
         """Release the threads of Orbax, after `finish`."""
         for name in ("_writer", "_reader"):
@@ -86,6 +83,19 @@ class OrbaxFiles:
     @cached_property
     def _reader(self) -> Any:
         return self._orbax.PyTreeCheckpointHandler()
+
+
+def is_item_whole(folder: Path, item: str) -> bool:
+    """Whether the files are there without which the item's arrays cannot be found."""
+    return all((folder / item / name).is_file() for name in ("_METADATA", "manifest.ocdbt"))
+
+
+def writer_of(path: str) -> int:
+    """Return which process writes a file of a step folder, given relative to it."""
+    for part in path.split("/"):
+        if match := re.fullmatch(r"(?:ocdbt\.)?process_(\d+)", part):
+            return int(match[1])
+    return 0
 
 
 def _orbax_path(path: Path) -> Any:

@@ -1,12 +1,14 @@
 """The folders of a checkpoint directory: what is complete, how one appears and disappears.
 
-    100/            a complete step; it got this name by one rename, when all of it was durable
-    .saving-200/    being written, or left by a save that was killed
-    .deleting-50/   being deleted, or left by a deletion that was killed
-    damaged-150/    was named like a step and is not a whole one; kept for a person to look at
+    100/             a complete step; it got this name by one rename, when all of it was durable
+    .saving-200/     being written, or left by a save that was killed
+    .deleting-50/    being deleted, or left by a deletion that was killed
+    damaged-150/     was named like a step and is not what was written; kept for a person to look
+                     at, with the reason in its damaged.json
+    abandoned-180/   a step that the run went back from; kept until the run is past it again
 
-This file knows names and renames; what lies inside a step is told by `is_whole`, a function of
-the folder that its callers pass in.
+This file knows names and renames; what is wrong inside a step, if anything, is told by
+`find_problem`, a function of the folder that its callers pass in.
 """
 
 import logging
@@ -15,7 +17,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxgpt.durable import sync_folder
+from jaxgpt.durable import sync_folder, write_json
 from jaxgpt.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -23,8 +25,10 @@ logger = logging.getLogger(__name__)
 _SAVING = ".saving-"
 _DELETING = ".deleting-"
 _DAMAGED = "damaged-"
+_ABANDONED = "abandoned-"
+_REASON_FILE = "damaged.json"
 
-IsWhole = Callable[[Path], bool]
+FindProblem = Callable[[Path], str | None]
 
 
 def staging_folder(directory: Path, step: int) -> Path:
@@ -37,19 +41,26 @@ def step_folder(directory: Path, step: int) -> Path:
     return directory / str(step)
 
 
-def complete_steps(directory: Path, is_whole: IsWhole) -> list[int]:
-    """Return the complete steps in ascending order; none if the directory does not exist."""
+def named_steps(directory: Path) -> list[int]:
+    """Return the steps that there are folders of, whole or not, in ascending order."""
     if not directory.is_dir():
         return []
-    return sorted(int(path.name) for path in _step_like(directory) if is_whole(path))
+    return sorted(int(path.name) for path in _numbered(directory, ""))
+
+
+def complete_steps(directory: Path, find_problem: FindProblem) -> list[int]:
+    """Return the complete steps in ascending order; none if the directory does not exist."""
+    return [
+        step
+        for step in named_steps(directory)
+        if find_problem(step_folder(directory, step)) is None
+    ]
 
 
 def commit(directory: Path, step: int) -> None:
-    """Make a fully written staging folder durable, then the complete step, in one rename."""
+    """Make a staging folder, whose files are durable, the complete step, in one rename."""
     staging = staging_folder(directory, step)
-    for folder, _, files in os.walk(staging, topdown=False):
-        for name in files:
-            _sync_file(Path(folder) / name)
+    for folder, _, _ in os.walk(staging, topdown=False):
         sync_folder(folder)
     os.rename(staging, step_folder(directory, step))
     sync_folder(directory)
@@ -62,6 +73,42 @@ def delete(directory: Path, step: int) -> None:
     shutil.rmtree(doomed)
 
 
+def quarantine(directory: Path, step: int, reason: str) -> Path:
+    """Rename a step that is not what was written, and record why; return where it is now.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    path = step_folder(directory, step)
+    number, target = 1, path.with_name(f"{_DAMAGED}{step}")
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{_DAMAGED}{step}-{number}")
+    os.rename(path, target)
+    logger.warning("%s is not whole, renamed to %s: %s", path, target.name, reason)
+    try:
+        write_json(target / _REASON_FILE, {"step": step, "reason": reason})
+    except OSError as error:  # Such as a full disk: the name alone keeps it from being used.
+        logger.warning("cannot record the reason in %s: %s", target, error.strerror)
+    return target
+
+
+def abandon(directory: Path, step: int) -> Path:
+    """Rename a whole step that the run has gone back from; return where it is now."""
+    target = directory / f"{_ABANDONED}{step}"
+    if target.exists():
+        shutil.rmtree(target)
+    os.rename(step_folder(directory, step), target)
+    return target
+
+
+def delete_abandoned(directory: Path, newest: int) -> None:
+    """Remove abandoned steps that the run, now at step `newest`, has passed again."""
+    for path in _numbered(directory, _ABANDONED):
+        if int(path.name.removeprefix(_ABANDONED)) <= newest:
+            shutil.rmtree(path)
+
+
 def discard_staging(directory: Path, step: int) -> None:
     """Remove what a failed save of this step has left, if anything."""
     staging = staging_folder(directory, step)
@@ -71,7 +118,7 @@ def discard_staging(directory: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-def prepare(directory: Path, is_whole: IsWhole) -> None:
+def prepare(directory: Path, find_problem: FindProblem) -> None:
     """Make `directory` ready to be written: it exists, and killed work is cleared away.
 
     Raises:
@@ -89,32 +136,16 @@ def prepare(directory: Path, is_whole: IsWhole) -> None:
     for path in directory.iterdir():
         if path.name.startswith((_SAVING, _DELETING)):
             shutil.rmtree(path)
-    for path in _step_like(directory):
-        if not is_whole(path):
-            _set_aside(path)
+    for step in named_steps(directory):
+        if reason := find_problem(step_folder(directory, step)):
+            quarantine(directory, step, reason)
 
 
-def _step_like(directory: Path) -> list[Path]:
-    """Entries named as `step_folder` names them: plain digits, no leading zero."""
-    return [
-        path
-        for path in directory.iterdir()
-        if path.name.isascii() and path.name.isdigit() and str(int(path.name)) == path.name
-    ]
-
-
-def _set_aside(path: Path) -> None:
-    number, target = 1, path.with_name(f"{_DAMAGED}{path.name}")
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{_DAMAGED}{path.name}-{number}")
-    os.rename(path, target)
-    logger.warning("%s is not a whole checkpoint; renamed it to %s", path, target.name)
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _numbered(directory: Path, prefix: str) -> list[Path]:
+    """Entries named `prefix` and plain digits without a leading zero."""
+    found = []
+    for path in directory.iterdir():
+        number = path.name.removeprefix(prefix)
+        if path.name == f"{prefix}{number}" and number.isascii() and number.isdigit():
+            found += [path] if str(int(number)) == number else []
+    return found

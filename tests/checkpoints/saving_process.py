@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
@@ -12,10 +13,10 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.parallel.hosts import HostsConfig, joined_hosts, share
 
 
-def main(address: str, process: int, directory: str) -> None:
-    jax.distributed.initialize(address, 2, process)
+def main(directory: str) -> None:
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -26,13 +27,42 @@ def main(address: str, process: int, directory: str) -> None:
         checkpoints.save(step, {"w": array}, {"count": count}, {"eval_loss": float(step)})
     checkpoints.wait()
     assert checkpoints.steps() == [1, 3], checkpoints.steps()  # the best and the newest
-    spec = jax.ShapeDtypeStruct((8,), jnp.int32, sharding=split)
-    restored = checkpoints.restore_params(3, {"w": spec})["w"]
-    for shard in restored.addressable_shards:
-        np.testing.assert_array_equal(shard.data, (np.arange(8) + 3)[shard.index])
+    check_restore(checkpoints, split, 3)
+    # Each host hashes its share of the files; what one of them finds, both act on.
+    array, count = fill(4)
+    checkpoints.save(4, {"w": array}, {"count": count}, {})
+    checkpoints.wait()
+    if jax.process_index() == 0:
+        damage_array(Path(directory) / "4")
+    share("damaged", None)
+    assert checkpoints.latest_verified() == 1
+    check_restore(checkpoints, split, 1)
+    assert checkpoints.abandon_after(0) == [1]
+    assert checkpoints.latest_verified() is None
+    array, count = fill(1)
+    checkpoints.save(1, {"w": array}, {"count": count}, {})
+    checkpoints.wait()
+    check_restore(checkpoints, split, 1)
     checkpoints.close()
     print("done")
 
 
+def check_restore(checkpoints: Checkpoints, sharding: NamedSharding, step: int) -> None:
+    spec = jax.ShapeDtypeStruct((8,), jnp.int32, sharding=sharding)
+    restored = checkpoints.restore_params(step, {"w": spec})["w"]
+    for shard in restored.addressable_shards:
+        np.testing.assert_array_equal(shard.data, (np.arange(8) + step)[shard.index])
+
+
+def damage_array(folder: Path) -> None:
+    """Change one bit of what the second process has written."""
+    path = next((folder / "params" / "ocdbt.process_1" / "d").iterdir())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    config = HostsConfig(coordinator=sys.argv[1], num_hosts=2, host_id=int(sys.argv[2]))
+    with joined_hosts(config):
+        main(sys.argv[3])

@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, on any devices; only whole steps count."""
 
+import json
 import resource
 import shutil
 import threading
@@ -12,6 +13,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxgpt.checkpoints import step_folders
+from jaxgpt.checkpoints.integrity import hash_files, list_files, write_manifest
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
 from jaxgpt.errors import (
     ConfigError,
@@ -101,6 +103,13 @@ def save_numbers(checkpoints, steps, losses=None):
     checkpoints.wait()
 
 
+def rewrite(folder, **fields):
+    """Change fields of a step's metadata.json as a version that writes them would have."""
+    path = folder / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    write_manifest(folder, hash_files(folder, list_files(folder)))
+
+
 def number_at(checkpoints, step):
     spec = jax.ShapeDtypeStruct((4,), jnp.int32)
     return int(checkpoints.restore_params(step, {"w": spec})["w"][0])
@@ -141,7 +150,8 @@ def test_parameters_come_without_the_rest(open_checkpoints):
     checkpoints = open_checkpoints()
     checkpoints.save(1, params, state, {})
     checkpoints.wait()
-    shutil.rmtree(checkpoints.directory / "1" / "training_state" / "d")
+    for path in (checkpoints.directory / "1" / "training_state" / "d").iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
     assert_same(checkpoints.restore_params(1, like(params)), params)
 
 
@@ -329,10 +339,14 @@ def test_a_failed_commit_is_raised_later_and_the_next_save_works(open_checkpoint
         with pytest.raises(JaxgptError, match=r"step 2 .*No space left.* is step 1$"):
             checkpoints.wait()
         checkpoints.save(3, {"w": jnp.zeros(4)}, {}, {})
-        with pytest.raises(JaxgptError, match="could not save step 3"):
-            checkpoints.save(4, {"w": jnp.zeros(4)}, {}, {})
+        assert checkpoints.save(4, {"w": jnp.zeros(4)}, {}, {})  # goes on after step 3 has failed
+        with pytest.raises(JaxgptError, match=r"3 saves in a row .* not save step 4"):
+            checkpoints.save(5, {"w": jnp.zeros(4)}, {}, {})
     checkpoints.wait()
     assert [path.name for path in checkpoints.directory.iterdir()] == ["1"]
+    events = [(event.name, event.step) for event in checkpoints.take_events()]
+    assert events == [("save_failed", step) for step in (2, 3, 4)]
+    assert checkpoints.take_events() == []
     save_numbers(checkpoints, [2])
     assert checkpoints.steps() == [1, 2]
 
@@ -369,7 +383,7 @@ def test_missing_data_files_are_reported_with_the_other_steps(open_checkpoints):
     save_numbers(checkpoints, [1, 2])
     shutil.rmtree(checkpoints.directory / "2" / "params" / "d")
     shutil.rmtree(checkpoints.directory / "2" / "params" / "ocdbt.process_0")
-    with pytest.raises(NoCheckpointError, match=r"2 cannot be read.*complete checkpoints: 1, 2"):
+    with pytest.raises(NoCheckpointError, match=r"step 2 is damaged: .*complete checkpoints: 1$"):
         number_at(checkpoints, 2)
 
 
@@ -391,10 +405,9 @@ def test_read_only_makes_and_changes_nothing(tmp_path):
 def test_another_format_version_is_refused_by_name(open_checkpoints):
     checkpoints = open_checkpoints()
     save_numbers(checkpoints, [1])
-    path = checkpoints.directory / "1" / "metadata.json"
-    path.write_text('{"version": 99}')
+    rewrite(checkpoints.directory / "1", version=99)
     assert open_checkpoints().latest() == 1  # not set aside as damaged
-    with pytest.raises(MismatchError, match=r"checkpoint format 99; .* reads format 1"):
+    with pytest.raises(MismatchError, match=r"checkpoint format 99; .* reads formats 1 and 2"):
         number_at(checkpoints, 1)
 
 

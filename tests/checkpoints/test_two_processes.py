@@ -1,6 +1,5 @@
 """Two processes, as on two hosts, write one checkpoint; one process reads it."""
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +8,9 @@ import jax
 import numpy as np
 
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from tests.two_hosts import free_port
 
 PROGRAM = Path(__file__).with_name("saving_process.py")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_two_processes_save_what_one_restores(tmp_path):
@@ -40,7 +34,8 @@ def test_two_processes_save_what_one_restores(tmp_path):
             process.kill()
     checkpoints = Checkpoints(tmp_path, CheckpointConfig(), read_only=True)
     specs = jax.ShapeDtypeStruct((8,), np.int32), jax.ShapeDtypeStruct((), np.int32)
-    params, state, _ = checkpoints.restore(3, {"w": specs[0]}, {"count": specs[1]})
-    np.testing.assert_array_equal(params["w"], np.arange(8) + 3)
-    assert state["count"] == 3
+    params, state, _ = checkpoints.restore(1, {"w": specs[0]}, {"count": specs[1]})
+    np.testing.assert_array_equal(params["w"], np.arange(8) + 1)
+    assert state["count"] == 1
     checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "damaged-4"]

@@ -1,0 +1,122 @@
+"""A save beside the training: arrays, hashes, one rename; in a thread, on every host alike.
+
+Each host hashes the files that it wrote, makes them durable and reads them back; the first host
+puts all hashes into the manifest and gives the folder its name.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxgpt.checkpoints import step_folders
+from jaxgpt.checkpoints.integrity import FileHash, hash_written, list_files, write_manifest
+from jaxgpt.checkpoints.orbax_files import OrbaxFiles, writer_of
+from jaxgpt.checkpoints.step_content import METADATA_FILE
+from jaxgpt.durable import write_json
+
+_TIMEOUT_SECONDS = 1200
+_HASHES = ".hashes-"
+
+
+class Saver:
+    """Saves one step at a time into a directory.
+
+    Args:
+        directory: of the checkpoints.
+        files: writes the arrays.
+        committed: called in the thread, on the first host, when a step has got its name;
+            raises nothing.
+    """
+
+    def __init__(self, directory: Path, files: OrbaxFiles, committed: Callable[[], None]) -> None:
+        self._directory = directory
+        self._files = files
+        self._committed = committed
+        self._number = 0
+        self._pending: tuple[int, Future[None]] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="jaxgpt-checkpoint")
+
+    def start(
+        self, step: int, items: Mapping[str, Mapping[str, Any]], document: Mapping[str, Any]
+    ) -> None:
+        """Begin to save; returns once the arrays may be overwritten. `settle` comes before.
+
+        Args:
+            step: which.
+            items: arrays by name, by item.
+            document: what `metadata.json` will hold.
+        """
+        self._number += 1
+        try:
+            self._discard(step)
+            self._files.start(step_folders.staging_folder(self._directory, step), items)
+        except Exception:
+            self._discard(step)
+            raise
+        self._pending = step, self._thread.submit(self._finish, step, document, self._number)
+
+    def settle(self) -> tuple[int, BaseException | None] | None:
+        """Wait for the save under way, if any; return its step and what went wrong."""
+        if self._pending is None:
+            return None
+        (step, future), self._pending = self._pending, None
+        wait_for([future])
+        return step, future.exception()
+
+    def close(self) -> None:
+        """End the threads, after `settle`."""
+        self._thread.shutdown(wait=True)
+        self._files.close()
+
+    def _finish(self, step: int, document: Mapping[str, Any], number: int) -> None:
+        occasion = f"{step}-{number}"  # a step may be saved a second time
+        try:
+            self._files.finish()
+            try:
+                try:
+                    own = self._hash_own(step, document)
+                finally:  # the other hosts wait for this one whatever has happened
+                    self._files.barrier(f"jaxgpt-hashes-{occasion}", _TIMEOUT_SECONDS)
+                if jax.process_index() == 0:
+                    self._commit(step, own)
+                    self._committed()
+            finally:
+                self._files.barrier(f"jaxgpt-commit-{occasion}", _TIMEOUT_SECONDS)
+        except Exception:
+            self._discard(step)
+            raise
+
+    def _hash_own(self, step: int, document: Mapping[str, Any]) -> dict[str, FileHash]:
+        """Hash what this host has written; leave the hashes to the first host."""
+        staging = step_folders.staging_folder(self._directory, step)
+        index, count = jax.process_index(), jax.process_count()
+        if index == 0:
+            write_json(staging / METADATA_FILE, document)
+        paths = [path for path in list_files(staging) if not path.startswith(_HASHES)]
+        own = hash_written(staging, [path for path in paths if writer_of(path) % count == index])
+        if index > 0:
+            entries = {path: asdict(entry) for path, entry in own.items()}
+            write_json(staging / f"{_HASHES}{index}", entries)
+        return own
+
+    def _commit(self, step: int, hashes: dict[str, FileHash]) -> None:
+        staging = step_folders.staging_folder(self._directory, step)
+        for index in range(1, jax.process_count()):
+            part = staging / f"{_HASHES}{index}"
+            entries = json.loads(part.read_text())
+            hashes |= {path: FileHash(**entry) for path, entry in entries.items()}
+            part.unlink()
+        if unlike := hashes.keys() ^ set(list_files(staging)):
+            raise OSError(f"hosts see different files in {staging}: {', '.join(sorted(unlike))}")
+        write_manifest(staging, hashes)
+        step_folders.commit(self._directory, step)
+
+    def _discard(self, step: int) -> None:
+        if jax.process_index() == 0:
+            step_folders.discard_staging(self._directory, step)

@@ -1,0 +1,109 @@
+"""What lies in a step's folder besides arrays, and whether all of it is what was written.
+
+    metadata.json     {"version", "step", "items", "metadata"}
+    integrity.json    hashes of every file; since format 2
+
+Format 1 had no hashes; it is read with a warning. This file knows one folder at a time.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.checkpoints.integrity import (
+    MANIFEST,
+    Damage,
+    describe_damage,
+    find_damage,
+    read_manifest,
+)
+from jaxgpt.checkpoints.orbax_files import is_item_whole
+from jaxgpt.errors import MismatchError
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 2
+PARAMS = "params"
+TRAINING_STATE = "training_state"
+ITEMS = (PARAMS, TRAINING_STATE)
+METADATA_FILE = "metadata.json"
+_UNHASHED_VERSION = 1
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """Return `metadata.json`, compared with its hash.
+
+    Raises:
+        MismatchError: it is of a format that this version does not know.
+        OSError, ValueError: it is not there, or not what was written.
+    """
+    if (folder / MANIFEST).exists() and (damage := find_damage(folder, (METADATA_FILE,))):
+        raise ValueError(describe_damage(folder, damage))
+    document = json.loads((folder / METADATA_FILE).read_text())
+    version = document["version"]
+    if version not in (FORMAT_VERSION, _UNHASHED_VERSION):
+        raise MismatchError(
+            f"{folder} has checkpoint format {version}; this version of jaxgpt reads formats "
+            f"{_UNHASHED_VERSION} and {FORMAT_VERSION}: use the one that wrote it"
+        )
+    if version == FORMAT_VERSION and not (folder / MANIFEST).exists():
+        raise ValueError(describe_damage(folder, [Damage(MANIFEST, "is missing")]))
+    return document
+
+
+def find_obvious_problem(folder: Path) -> str | None:
+    """Say why a folder is not a whole step, as far as names, sizes and small files show it.
+
+    Arrays are not read: of their files, whether they are there and how long they are is compared.
+    A step of a later format is none of our business; reading it is refused by name.
+    """
+    try:
+        document = read_document(folder)
+        if document["version"] == FORMAT_VERSION:
+            damage = find_damage(folder, unread=ITEMS)
+        else:
+            parts = [item for item in document["items"] if not is_item_whole(folder, item)]
+            damage = [Damage(part, "is incomplete") for part in parts]
+    except MismatchError:
+        return None
+    except OSError as error:
+        return f"{folder}: {METADATA_FILE} cannot be read: {error.strerror}"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"{folder}: {METADATA_FILE} is damaged: {error}"
+    return describe_damage(folder, damage) if damage else None
+
+
+def find_content_problem(folder: Path, items: Sequence[str], share: tuple[int, int]) -> str | None:
+    """Say what is wrong with a step; every byte is read but for the items not named.
+
+    Args:
+        folder: of the step.
+        items: `ITEMS`, or some of them; of the files of the others, only sizes are compared.
+        share: (n, of): read only the n-th part, of as many; every host calls this with its own.
+
+    Raises:
+        MismatchError: it is of a format that this version does not know.
+    """
+    try:
+        if read_document(folder)["version"] == _UNHASHED_VERSION:
+            logger.warning("%s was saved without hashes: whether it is whole is unknown", folder)
+            return find_obvious_problem(folder)
+        unread = [item for item in ITEMS if item not in items]
+        if damage := find_damage(folder, unread=unread, share=share):
+            return describe_damage(folder, damage)
+    except (OSError, ValueError, KeyError, TypeError):
+        return find_obvious_problem(folder) or f"{folder} is damaged"
+    return None
+
+
+def stored_bytes(folder: Path) -> int | None:
+    """Return how much room a step takes, or None where its manifest does not say."""
+    try:
+        manifest = read_manifest(folder)
+    except MismatchError:
+        return None
+    if isinstance(manifest, Damage):
+        return None
+    return sum(entry.bytes for entry in manifest.values())

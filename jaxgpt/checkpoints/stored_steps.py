@@ -1,0 +1,133 @@
+"""The steps in a directory, read so that a wrong number is never returned.
+
+Files are compared with their hashes before they are read, and again afterwards: what rots does not
+heal, so if they are whole after the read, they were while it went on. Hosts divide the hashing, and
+agree on its result, so that all of them read the same step or none does.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgpt.checkpoints import step_folders
+from jaxgpt.checkpoints.named_trees import ArraySpec, describe_difference, named_specs, refill
+from jaxgpt.checkpoints.orbax_files import OrbaxFiles
+from jaxgpt.checkpoints.step_content import (
+    PARAMS,
+    find_content_problem,
+    find_obvious_problem,
+    read_document,
+)
+from jaxgpt.errors import MismatchError, NoCheckpointError
+from jaxgpt.parallel.hosts import gather
+
+
+class StoredSteps:
+    """Reads the steps in one directory.
+
+    Args:
+        directory: of the checkpoints.
+        files: reads the arrays.
+    """
+
+    def __init__(self, directory: Path, files: OrbaxFiles) -> None:
+        self._directory = directory
+        self._files = files
+        self._damaged: set[int] = set()
+        self._fresh: tuple[int, frozenset[str]] | None = None
+
+    def complete(self) -> list[int]:
+        """Return the steps without obvious or known damage, ascending."""
+        steps = step_folders.complete_steps(self._directory, find_obvious_problem)
+        return [step for step in steps if step not in self._damaged]
+
+    def forget(self, step: int) -> None:
+        """A folder of this name, if there will be one, will be another."""
+        self._damaged.discard(step)
+        self._fresh = None
+
+    def find_problem(self, step: int, items: Sequence[str]) -> str | None:
+        """Hash some items of a step; say what is wrong. Every host calls this and gets the same."""
+        share = (jax.process_index(), jax.process_count())
+        problem = find_content_problem(self._folder(step), items, share)
+        problem = next(filter(None, gather(f"damage of checkpoint {step}", problem)), None)
+        if problem is None:
+            self._fresh = step, frozenset(items)
+        else:
+            self._damaged.add(step)
+        return problem
+
+    def read_metadata(self, step: int) -> dict[str, Any]:
+        """Return what the step was saved with; its file is compared with its hash."""
+        return self._read_document(step)["metadata"]
+
+    def restore(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Read items of a step. Every host calls this.
+
+        Args:
+            step: which.
+            wanted: by item, a tree of `ShapeDtypeStruct`. Parameters that are read alone are cast
+                from one floating dtype to another.
+
+        Raises:
+            MismatchError: other names, shapes or dtypes are stored.
+            NoCheckpointError: the files are damaged, which are named, or cannot be read.
+        """
+        fresh, self._fresh = self._fresh, None
+        if fresh is None or fresh[0] != step or not fresh[1] >= wanted.keys():
+            self.require_whole(step, list(wanted))
+        alone = set(wanted) == {PARAMS}
+        trees = {item: self._read(step, item, tree, alone) for item, tree in wanted.items()}
+        self.require_whole(step, list(wanted))
+        return trees
+
+    def require_whole(self, step: int, items: Sequence[str]) -> None:
+        """Raise NoCheckpointError unless these items of a step are whole. Every host calls this."""
+        self._read_document(step)  # "there is none" is another message than "it is damaged"
+        if problem := self.find_problem(step, items):
+            raise NoCheckpointError(f"step {step} is damaged: {problem}; {self._others()}")
+
+    def _read(self, step: int, item: str, abstract: Any, cast_floats: bool) -> Any:
+        folder, document = self._folder(step), self._read_document(step)
+        specs = named_specs(abstract)
+        wanted = {name: ArraySpec(spec.shape, np.dtype(spec.dtype)) for name, spec in specs.items()}
+        try:
+            stored = self._files.specs(folder, item) if item in document["items"] else {}
+            if difference := describe_difference(stored, wanted, cast_floats):
+                raise MismatchError(f"{item} of checkpoint {folder} do not fit: {difference}")
+            arrays = self._files.read(folder, item, specs) if specs else {}
+        except MismatchError:
+            raise
+        except Exception as error:
+            raise NoCheckpointError(
+                f"checkpoint {folder} cannot be read: {one_line(error)}; {self._others()}"
+            ) from error
+        return refill(abstract, arrays)
+
+    def _read_document(self, step: int) -> dict[str, Any]:
+        folder = self._folder(step)
+        if not folder.is_dir():
+            raise NoCheckpointError(
+                f"no checkpoint of step {step} in {self._directory}; {self._others()}"
+            )
+        try:
+            return read_document(folder)
+        except (OSError, ValueError, KeyError, TypeError):
+            problem = find_obvious_problem(folder)
+            raise NoCheckpointError(
+                f"step {step} is damaged: {problem}; {self._others()}"
+            ) from None
+
+    def _folder(self, step: int) -> Path:
+        return step_folders.step_folder(self._directory, step)
+
+    def _others(self) -> str:
+        return f"complete checkpoints: {', '.join(map(str, self.complete())) or 'none'}"
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's type and text, short and without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
