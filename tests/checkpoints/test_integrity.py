@@ -1,4 +1,4 @@
-"""A manifest of hashes: every change of every file below it is found and named, and nothing else."""
+"""A manifest of hashes: every change of every file is found and named, and nothing else."""
 
 import json
 import os
@@ -140,7 +140,7 @@ def test_what_the_storage_does_not_give_back_is_an_error(folder, monkeypatch):
     monkeypatch.setattr(
         integrity, "sync_file", lambda path, forget: path.name == "b" and flip(path, 0)
     )
-    with pytest.raises(OSError, match="does not give back what was written to .*sub/b"):
+    with pytest.raises(OSError, match=r"does not give back what was written to .*sub/b"):
         hash_written(folder, ["a", "sub/b"])
 
 
