@@ -103,7 +103,7 @@ def inspect(dataset: TokenDataset, selection: Selection, full: bool = False) -> 
     if not num_kept + num_removed:
         raise UsageError(
             f"{dataset.directory} has no document with {column} {value!r}, kept or removed"
-            f"{_suggest(dataset, column, value)}"
+            f"{suggest_name(dataset, column, value)}"
             if column
             else f"{dataset.directory} has no documents"
         )
@@ -217,8 +217,8 @@ def _removed_documents(dataset: TokenDataset) -> Iterator[Removed]:
     return read_listing(dataset.directory / REMOVED_NAME)
 
 
-def _suggest(dataset: TokenDataset, column: str, value: str) -> str:
-    """The closest name that the dataset has, as a half-sentence."""
+def suggest_name(dataset: TokenDataset, column: str, value: str) -> str:
+    """The closest id, location, source or reason that the dataset has, as a half-sentence."""
     if column == "reason":
         return did_you_mean(value, dataset.manifest.get("counts", {}).get("dropped", ()))
     if column == "source":

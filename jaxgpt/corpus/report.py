@@ -40,6 +40,7 @@ REASONS = {
     "exact_duplicate": "the same text as another document",
     "near_duplicate": "nearly the same words as another document",
     "benchmark_overlap": "shares a run of words with an evaluation file",
+    "takedown": "taken out on request, or the same text as one that was",
 }
 REPAIRS = {
     "invalid_bytes": "bytes that are not UTF-8 became U+FFFD",

@@ -76,7 +76,7 @@ class Tally:
         edited_bytes: by stage, bytes that it took out of documents; negative if it added.
         repaired_documents, repaired_places: by kind of damage, documents that had it, and places.
         sources: by name.
-        samples: by reason, a few dropped documents: location, detail, text.
+        samples: by reason, a few dropped documents: location, detail, text, source.
     """
 
     num_read: int = 0
@@ -131,7 +131,7 @@ class Tally:
             self.bad[reason] += 1
         samples = self.samples.setdefault(reason, [])
         if len(samples) < MAX_SAMPLES:
-            samples.append(sample)
+            samples.append({**sample, "source": source})
 
     def count_edited(self, source: str, stage: str, num_bytes: int) -> None:
         """A document stays in with `num_bytes` less text; with more, if negative."""
