@@ -31,7 +31,9 @@ from jaxgpt.parallel.sharding import ShardingRules
 from jaxgpt.training.loss import LossConfig
 from jaxgpt.training.metrics import LoggingConfig
 from jaxgpt.training.optimizer import AdamW
+from jaxgpt.training.recovery import SkipSpikes
 from jaxgpt.training.schedule import Cosine
+from jaxgpt.training.watchdog import WatchdogConfig
 
 config = TrainConfig(
     model=GptConfig(
@@ -69,6 +71,15 @@ config = TrainConfig(
     ),
     optimizer=AdamW(weight_decay=0.1, clip_norm=1.0, b1=0.9, b2=0.95, eps=1e-8),
     loss=LossConfig(z_loss=0.0),
+    recovery=SkipSpikes(
+        window=128,
+        sigmas=6.0,
+        min_steps=64,
+        max_in_a_row=8,
+        max_in_window=32,
+        rewind_steps=100,
+        rollbacks=5,
+    ),
     evaluation=EvaluationConfig(
         every_steps=None,
         max_tokens=1_000_000,
@@ -84,6 +95,7 @@ config = TrainConfig(
         max_failed_saves=3,
     ),
     logging=LoggingConfig(every_steps=10, tensorboard=True, progress_seconds=10.0),
+    watchdog=WatchdogConfig(medians=10.0, least_seconds=300.0, slow_seconds=1800.0),
     mesh=MeshConfig(data=-1, fsdp=1, context=1, tensor=1, pipeline=1),
     sharding=ShardingRules(),
     runtime=RuntimeConfig(compile_cache="~/.cache/jaxgpt/xla", deterministic=False),

@@ -22,8 +22,10 @@ from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.training.loss import LossConfig
 from jaxgpt.training.metrics import LoggingConfig
 from jaxgpt.training.optimizer import AdamW, Optimizer
+from jaxgpt.training.recovery import Recovery, SkipSpikes
 from jaxgpt.training.schedule import Cosine, Schedule
 from jaxgpt.training.state import abstract_parameters
+from jaxgpt.training.watchdog import WatchdogConfig
 
 FORMAT_VERSION = 1
 
@@ -65,9 +67,11 @@ class TrainConfig:
     schedule: Schedule = Cosine()
     optimizer: Optimizer = AdamW()
     loss: LossConfig = LossConfig()
+    recovery: Recovery = SkipSpikes()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
     mesh: MeshConfig = MeshConfig()
     sharding: ShardingRules = ShardingRules()
     runtime: RuntimeConfig = RuntimeConfig()

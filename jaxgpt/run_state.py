@@ -1,15 +1,41 @@
 """A run's state: made anew or read from a checkpoint, and saved as one."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
+import jax
 import optax
 from jax.sharding import Mesh
 
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.training.metrics import MetricsLog
+from jaxgpt.training.recovery import Recovery
+from jaxgpt.training.rollback import Jump
 from jaxgpt.training.state import StatePlan, TrainState, init_parameters, init_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run starts from, or goes on.
+
+    Attributes:
+        state: at that moment.
+        step: steps done.
+        seconds: already spent on it.
+        jumps: batches that the run has passed over until there; see rollback.py.
+    """
+
+    state: TrainState
+    step: int = 0
+    seconds: float = 0.0
+    jumps: tuple[Jump, ...] = ()
+
+    @property
+    def batch_offset(self) -> int:
+        """The next step reads the batch of this number more than steps are done."""
+        return sum(jump.num_batches for jump in self.jumps)
 
 
 def start_state(
@@ -19,27 +45,46 @@ def start_state(
     model: nn.Module,
     mesh: Mesh,
     checkpoints: Checkpoints,
-    latest: int | None,
-) -> tuple[TrainState, float]:
-    """The state to train from, and the seconds already spent on it."""
-    if latest is None:
+    step: int | None,
+) -> Start:
+    """Read the checkpoint of a step, or make the state of step 0 if that is None."""
+    if step is None:
         params = init_parameters(model, config.sharding, mesh, config.seed)
-        return init_state(params, optimizer, plan, config.seed), 0.0
+        return Start(state=init_state(params, optimizer, plan, config.seed))
     abstract = plan.abstract
     rest = {"step": abstract.step, "opt_state": abstract.opt_state, "rng": abstract.rng}
-    params, rest, metadata = checkpoints.restore(latest, abstract.trainable, rest)
-    return TrainState(trainable=params, frozen={}, **rest), float(metadata["seconds"])
+    params, rest, metadata = checkpoints.restore(step, abstract.trainable, rest)
+    # A checkpoint of an earlier version, or of a run that skipped nothing, has no memory.
+    memory = config.recovery.recall(metadata.get("recovery", {}))
+    memory = jax.tree.map(
+        lambda value, leaf: jax.device_put(value, leaf.sharding), memory, abstract.memory
+    )
+    return Start(
+        state=TrainState(trainable=params, frozen={}, memory=memory, **rest),
+        step=step,
+        seconds=float(metadata["seconds"]),
+        jumps=tuple(Jump(*jump) for jump in metadata.get("jumps", ())),
+    )
 
 
 def save_state(
     checkpoints: Checkpoints,
     log: MetricsLog,
+    recovery: Recovery,
+    start: Start,
     step: int,
     state: TrainState,
     metadata: dict[str, Any],
 ) -> None:
-    """Begin saving a state as the checkpoint of `step`; see `Checkpoints.save`."""
+    """Begin saving a state as the checkpoint of `step`; see `Checkpoints.save`.
+
+    What recovery needs is a few hundred numbers; as JSON they need not fit the next run's settings.
+    """
     rest = {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
+    metadata = metadata | {
+        "recovery": recovery.remembered(jax.device_get(state.memory)),
+        "jumps": [list(jump) for jump in start.jumps],
+    }
     if checkpoints.save(step, state.trainable, rest, metadata):
         log.event("save", step)
     log_checkpoint_events(checkpoints, log, step)

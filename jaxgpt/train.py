@@ -14,6 +14,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.parallel.hosts import HostsConfig, joined_hosts
 from jaxgpt.pretraining import train_run
+from jaxgpt.training.time_account import process_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         config = replace(config, data=data)
     run_dir = Path(options.run_dir or Path("runs") / Path(options.config).stem)
     with joined_hosts(options.hosts):
-        train_run(config, run_dir, options.resume, options.allow_data_change)
+        train_run(config, run_dir, options.resume, options.allow_data_change, process_start())
 
 
 if __name__ == "__main__":

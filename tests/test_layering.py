@@ -29,7 +29,7 @@ LAYERS = [
     {"checkpoints"},
     {"training", "inference"},
     {"evaluation", "reporting"},
-    {"experiment", "hooks", "pretraining", "run_files", "run_state", "tour"},
+    {"experiment", "hooks", "pretraining", "run_course", "run_files", "run_state", "tour"},
     {"train", "eval", "generate", "quickstart", "cli"},
 ]
 WITHOUT_JAX = {

@@ -1,12 +1,13 @@
 """The training loop: step, report, evaluate, save, stop. Knows no model, no data format, no text.
 
 It never waits for the step just dispatched: metrics of step k-1 are read while step k runs.
-Before anything is saved the newest loss and gradient are read: what they came from was finite.
+Before anything is saved the newest loss and gradient are read, and the state is looked through:
+what is not finite is never saved. Every moment is booked in the run's `TimeAccount`.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +18,12 @@ from jaxgpt.batch import Batch
 from jaxgpt.errors import DivergedError, JaxgptError
 from jaxgpt.stopping import StopSignal
 from jaxgpt.training.metrics import MetricsLog, Progress
+from jaxgpt.training.recovery import NoSkipping, Recovery, Skips, UnstableError
 from jaxgpt.training.state import TrainState
 from jaxgpt.training.step import StepMetrics
+from jaxgpt.training.time_account import TimeAccount
+
+_ADVICE = "Lower schedule.peak_learning_rate, or lengthen schedule.warmup_share, and resume"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +47,8 @@ class Loop:
 
     Attributes:
         step: the compiled step; donates the state it is given.
-        learning_rates: of each step, counted from 0; on the host, so that reading one waits for
-            no device.
+        learning_rates: of each update, counted from 0; on the host, so that reading one waits
+            for no device.
         num_steps: where the run ends.
         tokens_per_step: for throughput.
         flops_per_token: training FLOPs, for MFU.
@@ -52,6 +57,10 @@ class Loop:
         save_every: steps between saves.
         save: called with (step, state, metadata).
         hooks: in the order in which they run.
+        recovery: what it takes to give up; the step itself decides what is skipped.
+        is_finite: whether a state may be saved.
+        batch_offset: batches that the run has passed over: step k reads batch k - 1 + this.
+        account: where time is booked.
     """
 
     step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
@@ -64,6 +73,10 @@ class Loop:
     save_every: int
     save: Callable[[int, TrainState, dict[str, Any]], None]
     hooks: Sequence[Hook] = ()
+    recovery: Recovery = field(default_factory=NoSkipping)
+    is_finite: Callable[[TrainState], bool] = lambda state: True
+    batch_offset: int = 0
+    account: TimeAccount = field(default_factory=TimeAccount)
 
 
 @dataclass
@@ -113,19 +126,23 @@ def fit(
         seconds: time that earlier processes of this run have spent.
 
     Raises:
-        DivergedError: the loss is not finite; nothing of it is saved.
+        UnstableError: the run cannot go on from here; nothing of it is saved.
         InterruptedByUser, UnfinishedError: a signal came; the state is saved.
     """
     step = saved = int(state.step)
     clock = _Clock(seconds)
     pending: tuple[int, StepMetrics] | None = None
+    account, first = loop.account, True
     while step < loop.num_steps and stop.received is None:
         stop.agree()
         waited = time.perf_counter()
-        batch = next(batches)
+        with account.spending("data_wait"):
+            batch = next(batches)
         clock.data_wait_seconds += time.perf_counter() - waited
-        state, metrics = loop.step(state, batch)
-        step += 1
+        account.enter_step(step + 1)
+        with account.spending("compile") if first else nullcontext():
+            state, metrics = loop.step(state, batch)
+        step, first = step + 1, False
         if pending is not None:
             _report(loop, *pending, clock, log, progress)
         pending = (step, metrics)
@@ -136,18 +153,20 @@ def fit(
             pending = None
             if stop.received is not None:
                 # Whoever sent the signal may not wait for an evaluation.
-                loop.save(step, state, {"step": step, "seconds": clock.seconds})
+                _save(loop, step, state, {"step": step, "seconds": clock.seconds})
                 saved = step
             metadata = _run_hooks(loop, due, step, state, clock.seconds)
             if saved != step and (save_due or stop.received is not None):
-                loop.save(step, state, metadata)
+                _save(loop, step, state, metadata)
                 saved = step
+                log.goodput(step, account.record())
             clock.restart()
+            account.forget_pace()
     if step < loop.num_steps:
         if pending is not None:
             _report(loop, *pending, clock, log, progress)
         if saved != step:
-            loop.save(step, state, {"step": step, "seconds": clock.seconds})
+            _save(loop, step, state, {"step": step, "seconds": clock.seconds})
         raise _stopped(loop, step, log, stop)
     return state
 
@@ -159,14 +178,24 @@ def _run_hooks(
     metadata: dict[str, Any] = {"step": step, "seconds": seconds}
     try:
         for hook in due:
-            metadata |= hook.run(step, state)
+            with loop.account.spending("eval"):
+                metadata |= hook.run(step, state)
     except DivergedError:
         raise
     except Exception:
         # An evaluation that fails must not cost the training before it.
-        loop.save(step, state, metadata)
+        _save(loop, step, state, metadata)
         raise
     return metadata
+
+
+def _save(loop: Loop, step: int, state: TrainState, metadata: dict[str, Any]) -> None:
+    with loop.account.spending("save"):
+        if not loop.is_finite(state):
+            raise UnstableError(
+                step, f"parameters or optimiser state are not finite; not saved. {_ADVICE}"
+            )
+        loop.save(step, state, metadata)
 
 
 def _stopped(loop: Loop, step: int, log: MetricsLog, stop: StopSignal) -> JaxgptError:
@@ -181,26 +210,33 @@ def _stopped(loop: Loop, step: int, log: MetricsLog, stop: StopSignal) -> Jaxgpt
 def _report(
     loop: Loop, step: int, metrics: StepMetrics, clock: _Clock, log: MetricsLog, progress: Progress
 ) -> None:
-    values = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
+    read = jax.device_get(metrics)
+    skips = Skips(*(int(number) for number in read.skips))
+    values = {name: float(value) for name, value in read._asdict().items() if name != "skips"}
     clock.count_step()
-    if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-        log.event("diverged", step, loss=repr(values["loss"]), grad_norm=repr(values["grad_norm"]))
-        raise DivergedError(
-            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; not saved. "
-            "Lower schedule.peak_learning_rate, or lengthen schedule.warmup_share, and resume"
-        )
+    loop.account.finish_step(step)
+    seen = {"loss": repr(values["loss"]), "grad_norm": repr(values["grad_norm"])}
+    if skips.now:
+        log.event("skip", step, batch=step - 1 + loop.batch_offset, **seen)
+        progress.say(f"step {step}: update skipped, loss {seen['loss']}")
+    reason = loop.recovery.complaint(values["loss"], values["grad_norm"], skips)
+    if reason is not None:
+        log.event("diverged", step, **seen)
+        raise UnstableError(step, f"{reason}; not saved. {_ADVICE}")
     rate = clock.steps * loop.tokens_per_step / max(clock.step_seconds, 1e-9)
     record = {
         "step": step,
         "tokens": step * loop.tokens_per_step,
         "loss": values["loss"],
         "bits_per_byte": values["bits_per_byte"],
-        "learning_rate": float(loop.learning_rates[step - 1]),
+        # A skipped update takes no step of the schedule.
+        "learning_rate": float(loop.learning_rates[step - 1 - skips.total + skips.now]),
         "grad_norm": values["grad_norm"],
         "tokens_per_second": rate,
         "mfu": loop.flops_per_token * rate / loop.peak_flops if loop.peak_flops else None,
         "seconds": clock.seconds,
         "data_wait_seconds": clock.data_wait_seconds,
+        "skipped_steps": skips.total,
     }
     progress.show(step, record)
     if _is_due(step, loop.log_every, loop.num_steps):

@@ -5,6 +5,7 @@ dropped so that no step stands twice.
 """
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -70,14 +71,18 @@ class MetricsLog:
             self._writer.close()
 
     def train(self, record: dict[str, Any]) -> None:
-        """Append one training step; `record` has `step`."""
-        self._append("metrics", record)
+        """Append one training step; `record` has `step`. What is not finite becomes null."""
+        self._append("metrics", {key: _finite(value) for key, value in record.items()})
         self._scalars("train", record["step"], record)
 
     def evaluation(self, step: int, result: dict[str, float]) -> None:
         """Append one evaluation."""
         self._append("metrics", {"step": step, "eval": result})
         self._scalars("eval", step, result)
+
+    def goodput(self, step: int, account: dict[str, float]) -> None:
+        """Append what the run's time was spent on so far; see time_account.py."""
+        self._append("metrics", {"step": step, "goodput": account})
 
     def event(self, name: str, step: int, **details: Any) -> None:
         """Append something that happened: start, resume, save, sample, stop."""
@@ -93,6 +98,11 @@ class MetricsLog:
             for key, value in record.items():
                 if key != "step" and isinstance(value, int | float):
                     self._writer.add_scalar(f"{group}/{key}", value, step)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

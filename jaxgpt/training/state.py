@@ -18,6 +18,7 @@ from jaxgpt.parallel.sharding import (
     parameter_shardings,
     replicated,
 )
+from jaxgpt.training.recovery import NoSkipping, Recovery
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -29,6 +30,7 @@ class TrainState(flax.struct.PyTreeNode):
         frozen: parameters that stay as they are.
         opt_state: the optimiser's, shaped and placed like `trainable`.
         rng: key from which every step's dropout key is derived by folding in the step.
+        memory: what `Recovery.judge` keeps from step to step; a few small arrays, or none.
     """
 
     step: Any
@@ -36,6 +38,7 @@ class TrainState(flax.struct.PyTreeNode):
     frozen: Any
     opt_state: Any
     rng: Any
+    memory: Any = flax.struct.field(default_factory=dict)
 
 
 class StatePlan(flax.struct.PyTreeNode):
@@ -79,12 +82,14 @@ def plan_state(
     make_optimizer: Any,
     rules: ShardingRules,
     mesh: Mesh,
+    recovery: Recovery | None = None,
 ) -> tuple[StatePlan, optax.GradientTransformation]:
     """Work out a state without allocating it.
 
     Args:
         model: a linen module with logical axes on its parameters.
         make_optimizer: from the parameters' logical axes to an optax transformation.
+        recovery: what decides about updates; None: as `NoSkipping`.
     """
     params, axes = abstract_parameters(model, rules, mesh)
     optimizer = make_optimizer(axes)
@@ -97,6 +102,10 @@ def plan_state(
         frozen={},
         opt_state=opt_state,
         rng=jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=scalar),
+        memory=jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=scalar),
+            jax.eval_shape((recovery or NoSkipping()).init),
+        ),
     )
     return StatePlan(abstract=abstract, axes=axes), optimizer
 
@@ -114,6 +123,10 @@ def init_state(
         frozen={},
         opt_state=opt_state,
         rng=jax.device_put(jax.random.fold_in(jax.random.key(seed), 1), scalar),
+        memory=jax.tree.map(
+            lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding),
+            plan.abstract.memory,
+        ),
     )
 
 

@@ -15,31 +15,43 @@ from jax.sharding import Mesh
 from jaxgpt.batch import Batch
 from jaxgpt.parallel.sharding import batch_sharding
 from jaxgpt.training.loss import LossFunction, LossSums
+from jaxgpt.training.recovery import NoSkipping, Recovery, Skips, choose
 from jaxgpt.training.state import TrainState
 
 
 class StepMetrics(NamedTuple):
-    """Float32 scalars on the device, read by the host one step late.
+    """Scalars on the device, float32 but for `skips`, read by the host one step late.
 
     Attributes:
         loss: mean cross-entropy per predicted token, in nats.
         bits_per_byte: the same sum over the bytes that the predicted tokens stand for.
         grad_norm: global norm of the mean gradient before clipping.
         weight: number of predicted tokens.
+        skips: whether this update was left out, and how many were; int32.
     """
 
     loss: jax.Array
     bits_per_byte: jax.Array
     grad_norm: jax.Array
     weight: jax.Array
+    skips: Skips = Skips()
 
 
 def make_train_step(
     loss_function: LossFunction,
     optimizer: optax.GradientTransformation,
     num_micro_batches: int = 1,
+    recovery: Recovery | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """Return the pure step; wrap it with `compile_step` to run it."""
+    """Return the pure step; wrap it with `compile_step` to run it.
+
+    Args:
+        loss_function: what is minimised.
+        optimizer: from mean gradients to updates.
+        num_micro_batches: parts that a batch is computed in.
+        recovery: which updates are left out; None: as `NoSkipping`.
+    """
+    judge = (recovery or NoSkipping()).judge
 
     def objective(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, LossSums]:
         sums = loss_function(params, batch, rng)
@@ -51,16 +63,21 @@ def make_train_step(
         weight = jnp.maximum(sums.weight, 1.0)
         grads = jax.tree.map(lambda grad: grad / weight.astype(grad.dtype), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        loss, grad_norm = sums.loss / weight, optax.tree.norm(grads)
+        accepted, memory, skips = judge(state.memory, state.step, loss, grad_norm)
+        trainable = optax.apply_updates(state.trainable, updates)
         new_state = state.replace(
             step=state.step + 1,
-            trainable=optax.apply_updates(state.trainable, updates),
-            opt_state=opt_state,
+            trainable=choose(accepted, trainable, state.trainable),
+            opt_state=choose(accepted, opt_state, state.opt_state),
+            memory=memory,
         )
         metrics = StepMetrics(
-            loss=sums.loss / weight,
+            loss=loss,
             bits_per_byte=sums.loss / jnp.log(2.0) / jnp.maximum(sums.num_bytes, 1.0),
-            grad_norm=optax.tree.norm(grads),
+            grad_norm=grad_norm,
             weight=sums.weight,
+            skips=skips,
         )
         return new_state, metrics
 

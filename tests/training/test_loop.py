@@ -1,7 +1,10 @@
 """The loop: what is saved when, what is never saved, what a signal or a failing hook does."""
 
+import dataclasses
 import itertools
+import json
 import signal
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +13,9 @@ import pytest
 from jaxgpt.errors import DivergedError, InterruptedByUser, UnfinishedError
 from jaxgpt.training.loop import Hook, Loop, fit
 from jaxgpt.training.metrics import MetricsLog, Progress, read_records
+from jaxgpt.training.recovery import Skips, SkipSpikes, UnstableError
 from jaxgpt.training.step import StepMetrics
+from jaxgpt.training.time_account import TimeAccount
 
 
 class _State(SimpleNamespace):
@@ -69,6 +74,9 @@ def test_it_saves_at_the_interval_and_at_the_end_and_logs_every_step_once(tmp_pa
     assert state.step == 10
     assert [step for step, _ in saves] == [4, 8, 10]
     records = read_records(tmp_path / "metrics.jsonl")
+    accounts = [record for record in records if "goodput" in record]
+    assert [record["step"] for record in accounts] == [4, 8, 10]
+    records = [record for record in records if "loss" in record]
     assert [record["step"] for record in records] == list(range(1, 11))
     assert records[2]["tokens"] == 24
     assert records[0]["learning_rate"] == 1.0
@@ -143,3 +151,58 @@ def test_lines_past_the_restored_step_are_dropped_and_half_lines_too(tmp_path) -
         log.train({"step": 3})
     records = read_records(path)
     assert records == [{"step": 1}, {"step": 2}, {"step": 2, "eval": {}}, {"step": 3}]
+
+
+@pytest.mark.parametrize("broken_at", [4, 10])
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path, broken_at: int) -> None:
+    """The loss before an update can be fine and the update not."""
+    saves: list = []
+    loop = dataclasses.replace(_loop(saves), is_finite=lambda state: state.step < broken_at)
+    with pytest.raises(UnstableError, match=f"step {broken_at}: parameters"):
+        _fit(tmp_path, loop)
+    assert all(step < broken_at for step, _ in saves)
+
+
+def test_a_skipped_step_is_told_with_its_batch_and_takes_no_step_of_the_schedule(tmp_path) -> None:
+    plain, skipped = _loop([]), (3, 4)
+
+    def step(state, batch):
+        after, metrics = plain.step(state, batch)
+        total = sum(bad <= after.step for bad in skipped)
+        now = int(after.step in skipped)
+        return after, metrics._replace(skips=Skips(now, now, total, total))
+
+    loop = dataclasses.replace(plain, step=step, batch_offset=100, recovery=SkipSpikes())
+    _fit(tmp_path, loop)
+    events = read_records(tmp_path / "events.jsonl")
+    assert [(e["step"], e["batch"]) for e in events if e["event"] == "skip"] == [(3, 102), (4, 103)]
+    records = [r for r in read_records(tmp_path / "metrics.jsonl") if "loss" in r]
+    rates = [record["learning_rate"] for record in records]
+    assert [record["skipped_steps"] for record in records] == [0, 0, 1, 2, 2, 2, 2, 2, 2, 2]
+    assert rates == pytest.approx([1 - n / 9 for n in (0, 1, 2, 2, 2, 3, 4, 5, 6, 7)])
+
+
+def test_a_loss_that_is_not_finite_is_null_in_the_log(tmp_path) -> None:
+    loop = dataclasses.replace(_loop([], losses={2: float("nan")}), recovery=SkipSpikes())
+    _fit(tmp_path, loop)
+    lines = (tmp_path / "metrics.jsonl").read_text().split("\n")
+    assert json.loads(lines[1], parse_constant=pytest.fail)["loss"] is None
+
+
+def test_every_second_of_fit_is_accounted_for(tmp_path) -> None:
+    def work(step, state):
+        time.sleep(0.05)
+        return {}
+
+    account = TimeAccount()
+    loop = _loop([], hooks=(Hook(name="evaluation", every_steps=5, run=work),))
+    slow = dataclasses.replace(
+        loop, account=account, save=lambda step, state, metadata: time.sleep(0.05)
+    )
+    began = time.monotonic()
+    _fit(tmp_path, slow)
+    wall = time.monotonic() - began
+    seconds = account.seconds()
+    assert sum(seconds.values()) == pytest.approx(wall, rel=0.01, abs=0.005)
+    assert seconds["eval"] == pytest.approx(0.1, rel=0.5)
+    assert seconds["save"] == pytest.approx(0.15, rel=0.5)

@@ -1,0 +1,165 @@
+"""What stays the same wherever a run starts from: mesh, model, optimiser, compiled step, loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxgpt.batch import Batch
+from jaxgpt.checkpoints.manager import Checkpoints
+from jaxgpt.data.loader import TrainingBatches, open_training_batches
+from jaxgpt.errors import ConfigError
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.hooks import Surroundings, interval, make_hooks
+from jaxgpt.model.cost import flops_per_token
+from jaxgpt.model.gpt import Gpt
+from jaxgpt.parallel.hosts import is_first_host
+from jaxgpt.parallel.mesh import make_mesh
+from jaxgpt.parallel.runtime import peak_flops
+from jaxgpt.parallel.sharding import batch_shards, check_length
+from jaxgpt.run_state import Start, save_state
+from jaxgpt.shards import TokenDataset
+from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.training.loop import Loop
+from jaxgpt.training.loss import language_model_loss
+from jaxgpt.training.metrics import MetricsLog, Progress
+from jaxgpt.training.recovery import all_finite
+from jaxgpt.training.state import StatePlan, TrainState, plan_state
+from jaxgpt.training.step import StepMetrics, compile_step, make_train_step
+from jaxgpt.training.time_account import TimeAccount
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run reads."""
+
+    batches: TrainingBatches
+    dataset: TokenDataset
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A run that is set up and has not started; made by `set_course`."""
+
+    config: TrainConfig
+    run_dir: Path
+    sources: Sources
+    checkpoints: Checkpoints
+    account: TimeAccount
+    mesh: Mesh
+    model: Gpt
+    plan: StatePlan
+    optimizer: optax.GradientTransformation
+    step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+    is_finite: Callable[[TrainState], bool]
+    progress: Progress
+
+
+def open_sources(config: TrainConfig) -> Sources:
+    """Open the datasets of a config; see `open_training_batches` for what it raises."""
+    batches = open_training_batches(config.data, config.batch, config.seed)
+    dataset = batches.datasets[0]
+    return Sources(batches, dataset, dataset.load_tokenizer())
+
+
+def set_course(
+    config: TrainConfig,
+    run_dir: Path,
+    sources: Sources,
+    checkpoints: Checkpoints,
+    account: TimeAccount,
+) -> Course:
+    """Set up what a config describes on the devices that there are.
+
+    Raises:
+        ConfigError: it does not fit on the mesh.
+    """
+    mesh = make_mesh(config.mesh)
+    _check_divisible(config, batch_shards(mesh))
+    rows = config.batch.global_batch_size // config.batch.num_micro_batches
+    config.model.layers.check(mesh.shape, rows)
+    check_length(config.batch.sequence_length, mesh)
+    model = config.model.build(sources.tokenizer.vocab_size)
+    schedule = config.schedule.build()
+    plan, optimizer = plan_state(
+        model,
+        lambda axes: config.optimizer.build(schedule, axes),
+        config.sharding,
+        mesh,
+        config.recovery,
+    )
+    loss = language_model_loss(model, jnp.asarray(sources.tokenizer.bytes_per_token), config.loss)
+    step = make_train_step(loss, optimizer, config.batch.num_micro_batches, config.recovery)
+    look_through = jax.jit(all_finite)
+    return Course(
+        config=config,
+        run_dir=run_dir,
+        sources=sources,
+        checkpoints=checkpoints,
+        account=account,
+        mesh=mesh,
+        model=model,
+        plan=plan,
+        optimizer=optimizer,
+        step=compile_step(step, plan.abstract, mesh),
+        is_finite=lambda state: bool(look_through((state.trainable, state.opt_state))),
+        progress=Progress(
+            config.schedule.num_steps,
+            config.logging.progress_seconds,
+            silent=not is_first_host(),
+        ),
+    )
+
+
+def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
+    """The loop from a start to the end of the run."""
+    config, num_steps = course.config, course.config.schedule.num_steps
+    return Loop(
+        step=course.step,
+        learning_rates=config.schedule.values(),
+        num_steps=num_steps,
+        tokens_per_step=config.batch.global_batch_size * config.batch.sequence_length,
+        flops_per_token=flops_per_token(
+            config.model, course.sources.tokenizer.vocab_size, config.batch.sequence_length
+        ),
+        peak_flops=_total_peak(),
+        log_every=config.logging.every_steps,
+        save_every=interval(config.checkpoint.every_steps, num_steps),
+        save=lambda done, state, meta: save_state(
+            course.checkpoints, log, config.recovery, start, done, state, meta
+        ),
+        hooks=make_hooks(
+            Surroundings(
+                config=config,
+                model=course.model,
+                dataset=course.sources.dataset,
+                tokenizer=course.sources.tokenizer,
+                mesh=course.mesh,
+                log=log,
+                progress=course.progress,
+            )
+        ),
+        recovery=config.recovery,
+        is_finite=course.is_finite,
+        batch_offset=start.batch_offset,
+        account=course.account,
+    )
+
+
+def _check_divisible(config: TrainConfig, shards: int) -> None:
+    rows, parts = config.batch.global_batch_size, config.batch.num_micro_batches
+    if rows % (shards * parts):
+        raise ConfigError(
+            f"batch.global_batch_size={rows} is not divisible by {shards} batch shards x "
+            f"batch.num_micro_batches={parts}; use a multiple of {shards * parts}"
+        )
+
+
+def _total_peak() -> float | None:
+    peaks = [peak_flops(device) for device in jax.devices()]
+    return None if None in peaks else sum(peak for peak in peaks if peak is not None)

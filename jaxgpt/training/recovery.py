@@ -1,0 +1,229 @@
+"""Which updates a run does without: losses and gradients that are not finite, or far off.
+
+The decision is made on the device, inside the step: a refused update leaves parameters and
+optimiser as if the batch had not been, and nobody waits for the host. What the decision needs, the
+losses and gradient norms of the steps accepted lately, is part of the train state and of every
+checkpoint. What repeated refusals lead to is in rollback.py.
+
+Axes: W steps of the window.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.config import configclass
+from jaxgpt.errors import DivergedError
+
+# A value counts as far off only if it is so by this share of the mean, too: equal losses have no
+# spread at all, and nearly equal ones have one of rounding.
+_LEAST_SPREAD = 1e-3
+
+
+class Skips(NamedTuple):
+    """Updates that were left out; int32 scalars, on the device or read from it.
+
+    Attributes:
+        now: 1 if this step's was, else 0.
+        in_a_row: those up to this step, without one accepted between.
+        in_window: those among the last W steps.
+        total: those of the whole run.
+    """
+
+    now: Any = 0
+    in_a_row: Any = 0
+    in_window: Any = 0
+    total: Any = 0
+
+
+class UnstableError(DivergedError):
+    """The run cannot go on from here; from an older checkpoint it may.
+
+    Attributes:
+        step: steps done when it was noticed.
+    """
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(f"step {step}: {reason}")
+        self.step = step
+
+
+@configclass
+class Recovery:
+    """What becomes of an update that would do harm; choose `SkipSpikes` or `NoSkipping`."""
+
+    @property
+    def max_rollbacks(self) -> int:
+        """How often a run may go back to an older checkpoint."""
+        return 0
+
+    def init(self) -> dict[str, jax.Array]:
+        """What is remembered from step to step, before the first one."""
+        return {}
+
+    def judge(
+        self, memory: dict[str, jax.Array], step: jax.Array, loss: jax.Array, grad_norm: jax.Array
+    ) -> tuple[jax.Array | bool, dict[str, jax.Array], Skips]:
+        """Decide, inside the compiled step, whether its update is applied.
+
+        Args:
+            memory: as `init` or the step before returned it.
+            step: int32 scalar, steps done before this one.
+            loss: float32 scalar of this step.
+            grad_norm: float32 scalar, before clipping.
+
+        Returns:
+            Whether the update is accepted, the memory after this step, and what was skipped.
+        """
+        raise TypeError("choose a recovery: SkipSpikes or NoSkipping")
+
+    def complaint(self, loss: float, grad_norm: float, skips: Skips) -> str | None:
+        """Say, on the host, why a run must not go on after a step; None if it may."""
+        raise TypeError("choose a recovery: SkipSpikes or NoSkipping")
+
+    def remembered(self, memory: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The memory as JSON values, exactly."""
+        return {name: np.asarray(value).tolist() for name, value in memory.items()}
+
+    def recall(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The memory that `remembered` was given; what was kept by other settings starts anew."""
+        memory = {name: np.asarray(value) for name, value in self.init().items()}
+        read = {
+            name: np.asarray(values[name], memory[name].dtype) for name in memory.keys() & values
+        }
+        same = all(read[name].shape == memory[name].shape for name in read)
+        # The number of skipped steps is true whatever the window: the learning rate follows it.
+        return memory | {name: read[name] for name in read if same or name == "total"}
+
+
+@configclass
+class NoSkipping(Recovery):
+    """Apply every update; a loss or gradient that is not finite ends the run."""
+
+    def judge(
+        self, memory: dict[str, jax.Array], step: jax.Array, loss: jax.Array, grad_norm: jax.Array
+    ) -> tuple[jax.Array | bool, dict[str, jax.Array], Skips]:
+        return True, memory, Skips()
+
+    def complaint(self, loss: float, grad_norm: float, skips: Skips) -> str | None:
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            return None
+        return f"loss {loss}, gradient norm {grad_norm}"
+
+
+@configclass
+class SkipSpikes(Recovery):
+    """Leave out updates whose loss or gradient norm is not finite or a spike.
+
+    A spike lies more than `sigmas` standard deviations above the mean of the last `window` accepted
+    steps (as OLMo does, arXiv:2501.00656, section 3.1.3). If many are left out, the run
+    goes back to an older checkpoint and passes over the batches since (as for PaLM,
+    arXiv:2204.02311, section 5.1).
+    """
+
+    window: int = 128
+    """Accepted steps whose losses and gradient norms are remembered."""
+    sigmas: float = 6.0
+    """Standard deviations above the mean from which a value is a spike."""
+    min_steps: int = 64
+    """Accepted steps before any value is called a spike; not finite is refused from the first."""
+    max_in_a_row: int = 8
+    """So many skipped steps in a row make the run go back."""
+    max_in_window: int = 32
+    """So many skipped steps among the last `window` make the run go back, too."""
+    rewind_steps: int = 100
+    """It goes back to the newest checkpoint at least so many steps ago, or the oldest there is."""
+    rollbacks: int = 5
+    """How often a run may go back; after that it ends as diverged."""
+
+    def __post_init__(self) -> None:
+        least = {"window": 2, "min_steps": 2, "max_in_a_row": 1, "max_in_window": 1}
+        for name, minimum in (least | {"rewind_steps": 0, "rollbacks": 0}).items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {minimum}")
+        if self.sigmas <= 0:
+            raise ValueError(f"sigmas={self.sigmas} must be positive")
+
+    @property
+    def max_rollbacks(self) -> int:
+        return self.rollbacks
+
+    def init(self) -> dict[str, jax.Array]:
+        return {
+            "losses_W": jnp.zeros(self.window, jnp.float32),
+            "grad_norms_W": jnp.zeros(self.window, jnp.float32),
+            "accepted": jnp.zeros((), jnp.int32),
+            "skipped_W": jnp.zeros(self.window, jnp.int32),
+            "in_a_row": jnp.zeros((), jnp.int32),
+            "total": jnp.zeros((), jnp.int32),
+        }
+
+    def judge(
+        self, memory: dict[str, jax.Array], step: jax.Array, loss: jax.Array, grad_norm: jax.Array
+    ) -> tuple[jax.Array | bool, dict[str, jax.Array], Skips]:
+        accepted = memory["accepted"]
+        seen = jnp.minimum(accepted, self.window)
+        usual = (loss <= self._limit(memory["losses_W"], seen)) & (
+            grad_norm <= self._limit(memory["grad_norms_W"], seen)
+        )
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & ((accepted < self.min_steps) | usual)
+        skipped = jnp.where(good, 0, 1)
+        place = accepted % self.window
+        skipped_W = memory["skipped_W"].at[step % self.window].set(skipped)
+        skips = Skips(
+            now=skipped,
+            in_a_row=jnp.where(good, 0, memory["in_a_row"] + 1),
+            in_window=jnp.sum(skipped_W),
+            total=memory["total"] + skipped,
+        )
+        after = {
+            "losses_W": _put(memory["losses_W"], place, loss, good),
+            "grad_norms_W": _put(memory["grad_norms_W"], place, grad_norm, good),
+            "accepted": accepted + 1 - skipped,
+            "skipped_W": skipped_W,
+            "in_a_row": skips.in_a_row,
+            "total": skips.total,
+        }
+        return good, after, skips
+
+    def complaint(self, loss: float, grad_norm: float, skips: Skips) -> str | None:
+        if skips.in_a_row >= self.max_in_a_row:
+            return (
+                f"{skips.in_a_row} updates in a row were skipped, the last one for a loss of "
+                f"{loss:.4g} and a gradient norm of {grad_norm:.4g}"
+            )
+        if skips.in_window >= self.max_in_window:
+            return f"{skips.in_window} of the last {self.window} updates were skipped"
+        return None
+
+    def _limit(self, values_W: jax.Array, seen: jax.Array) -> jax.Array:
+        """The largest usual value, given the first `seen` of the window."""
+        valid_W = jnp.arange(self.window) < seen
+        # Relative to one of them: the mean of equal values is then that value exactly.
+        first = values_W[0]
+        offsets_W = jnp.where(valid_W, values_W - first, 0)
+        number = jnp.maximum(seen, 1).astype(jnp.float32)
+        mean = jnp.sum(offsets_W) / number
+        variance = jnp.sum(jnp.where(valid_W, jnp.square(offsets_W - mean), 0)) / number
+        center = first + mean
+        spread = jnp.maximum(jnp.sqrt(variance), _LEAST_SPREAD * jnp.abs(center))
+        return center + self.sigmas * spread
+
+
+def choose(accepted: jax.Array | bool, new: Any, old: Any) -> Any:
+    """The new tree where an update is accepted, else the old one, bit for bit."""
+    return jax.tree.map(lambda after, before: jnp.where(accepted, after, before), new, old)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every floating value of a tree of arrays is finite; to be compiled."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats] or [jnp.array(True)]))
+
+
+def _put(values_W: jax.Array, place: jax.Array, value: jax.Array, wanted: jax.Array) -> jax.Array:
+    return values_W.at[place].set(jnp.where(wanted, value, values_W[place]))

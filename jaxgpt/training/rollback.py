@@ -1,0 +1,34 @@
+"""Going back: to which step, and which batches are then passed over.
+
+A run that goes back to step S at step K must not read the same batches again: from the same state
+they would lead to the same place. So step S + 1 reads the batch after the last one read, and all
+later steps follow from there: batch index = steps done + batches passed over. What is passed over
+is recorded in every checkpoint after the jump, so the sequence of batches stays a pure function of
+what a checkpoint holds (as for PaLM, arXiv:2204.02311, section 5.1).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Jump(NamedTuple):
+    """After `step` steps, `num_batches` batches were passed over."""
+
+    step: int
+    num_batches: int
+
+
+def rollback_step(steps: Sequence[int], now: int, rewind_steps: int) -> int | None:
+    """The step to go back to: the newest at least `rewind_steps` ago, or the oldest there is.
+
+    Args:
+        steps: those that can be restored.
+        now: steps done.
+        rewind_steps: how far back a run should go.
+
+    Returns:
+        One of `steps` before `now`; None if there is none.
+    """
+    before = sorted(step for step in steps if step < now)
+    far = [step for step in before if step <= now - rewind_steps]
+    return (far or before[:1] or [None])[-1]

@@ -1,0 +1,124 @@
+"""A thread that ends a process which makes no progress, and says where it hangs.
+
+It reads the run's `TimeAccount`: what is being done, since when, and how long steps take.
+"""
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from jaxgpt.config import configclass
+from jaxgpt.errors import UnfinishedError
+from jaxgpt.training.time_account import TimeAccount
+
+_WRITE_SECONDS = 5.0
+_TICK_SECONDS = 1.0
+_STEP_PURPOSES = ("step", "replay", "data_wait")
+
+
+@configclass
+class WatchdogConfig:
+    """When a run counts as hanging; it then ends with exit code 75."""
+
+    medians: float = 10.0
+    """A step may take so many times the median of the steps before it,"""
+    least_seconds: float = 300.0
+    """and always this many seconds, waiting for data included."""
+    slow_seconds: float = 1800.0
+    """Compiling, restoring, one evaluation, one save: each may take so long."""
+
+    def __post_init__(self) -> None:
+        for name in ("medians", "least_seconds", "slow_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+
+    def allowed_seconds(self, purpose: str, median_step_seconds: float) -> float:
+        """How long a purpose may go on without a sign of progress."""
+        least = max(self.least_seconds, self.medians * median_step_seconds)
+        return least if purpose in _STEP_PURPOSES else max(least, self.slow_seconds)
+
+
+class Watchdog:
+    """Watches within its context; every few seconds it also writes the account down.
+
+    Args:
+        config: what is too long.
+        account: of the run.
+        run_dir: where the stacks of all threads go, besides stderr.
+        leave: ends the process; another function only in tests.
+    """
+
+    def __init__(
+        self,
+        config: WatchdogConfig,
+        account: TimeAccount,
+        run_dir: Path,
+        leave: Callable[[int], object] = os._exit,
+    ) -> None:
+        self._config = config
+        self._account = account
+        self._run_dir = run_dir
+        self._leave = leave
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="jaxgpt-watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        tick = min(_TICK_SECONDS, self._config.least_seconds / 10)
+        written = time.monotonic()
+        while not self._done.wait(tick):
+            purpose, idle = self._account.purpose, self._account.idle_seconds()
+            allowed = self._config.allowed_seconds(purpose, self._account.median_step_seconds)
+            if idle > allowed:
+                self._give_up(purpose, idle, allowed)
+                return
+            if time.monotonic() - written > _WRITE_SECONDS:
+                self._account.write()
+                written = time.monotonic()
+
+    def _give_up(self, purpose: str, idle: float, allowed: float) -> None:
+        message = (
+            f"error: no progress for {idle:.0f} s ({purpose}; allowed {allowed:.0f} s); the stacks "
+            f"of all threads are above and in {self._run_dir}. Run the same command again to "
+            "continue from the newest checkpoint\n"
+        )
+        faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+        os.write(2, message.encode())
+        # In a thread of its own: the disk may be what hangs.
+        writer = threading.Thread(target=self._write_down, args=(purpose, idle), daemon=True)
+        writer.start()
+        writer.join(_WRITE_SECONDS)
+        self._leave(UnfinishedError.exit_code)
+
+    def _write_down(self, purpose: str, idle: float) -> None:
+        self._account.write()
+        name = time.strftime(f"stacks-%Y%m%d-%H%M%S-{os.getpid()}.txt", time.gmtime())
+        with open(self._run_dir / name, "w") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+        event = {
+            "event": "hang",
+            "step": self._account.steps_done,
+            "purpose": purpose,
+            "seconds": round(idle, 1),
+            "stacks": name,
+        }
+        with open(self._run_dir / "events.jsonl", "a") as file:
+            file.write(json.dumps(event) + "\n")
