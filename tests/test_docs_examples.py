@@ -54,6 +54,12 @@ def namespace() -> dict[str, Any]:
     return names
 
 
+def test_the_page_on_experts_runs() -> None:
+    page = (REPOSITORY / "docs" / "mixture_of_experts.md").read_text()
+    code = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    exec("\n".join(code), {})
+
+
 @pytest.mark.parametrize("name", ["maxout", "reglu"])
 def test_the_worked_example_runs_and_is_causal(namespace: dict[str, Any], name: str) -> None:
     config = namespace[name]

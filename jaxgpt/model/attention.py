@@ -22,15 +22,17 @@ from jaxgpt.model.positions import Position, Rotation, rotate
 
 @flax.struct.dataclass
 class AttentionContext:
-    """What the attention of every layer shares in one forward pass.
+    """What every layer shares in one forward pass.
 
     Attributes:
         mask: which keys each query sees, before any window of a layer.
         rotation: angles of the positions; None if positions are not rotary.
+        valid_BT: bool, which tokens are not padding.
     """
 
     mask: AttentionMask
     rotation: Rotation | None
+    valid_BT: jax.Array
 
 
 @configclass

@@ -20,8 +20,12 @@ class FeedForward:
     """Base of the feed-forward variants."""
 
     def build(self, settings: LayerSettings, name: str) -> nn.Module:
-        """Return a module (x_BTD, deterministic) -> x_BTD."""
+        """Return a module (x_BTD, valid_BT, deterministic) -> x_BTD; padding is not valid."""
         raise NotImplementedError(f"{type(self).__name__} has no build")
+
+    def count_experts(self) -> tuple[int, int] | None:
+        """(Experts, experts that each token goes through); None if there is no such choice."""
+        return None
 
 
 @configclass
@@ -129,7 +133,7 @@ class PlainFeedForwardLayer(nn.Module):
     settings: LayerSettings
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, valid_BT: jax.Array, deterministic: bool) -> jax.Array:
         """Map [B, T, D] to [B, T, D]."""
         h_BTF = _project_up(self.settings, self.hidden, self.use_bias, "up")(x_BTD)
         return _project_down(self.settings, self.hidden, self.use_bias)(self.activation(h_BTF))
@@ -144,7 +148,7 @@ class GatedFeedForwardLayer(nn.Module):
     settings: LayerSettings
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, valid_BT: jax.Array, deterministic: bool) -> jax.Array:
         """Map [B, T, D] to [B, T, D]."""
         gate_BTF = _project_up(self.settings, self.hidden, self.use_bias, "gate")(x_BTD)
         h_BTF = _project_up(self.settings, self.hidden, self.use_bias, "up")(x_BTD)

@@ -7,7 +7,7 @@
 Axes: B batch, T time, D model, V padded vocabulary, L layers.
 """
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -26,8 +26,17 @@ from jaxgpt.model.norms import Norm, RmsNorm
 from jaxgpt.model.placement import constrain
 from jaxgpt.model.positions import Position, Rotary
 from jaxgpt.model.remat import NoRemat, Remat
+from jaxgpt.model.routing import (
+    ROUTING,
+    Routing,
+    no_routing,
+    publish_routing,
+    published_routing,
+)
 
 Dtype = Literal["float32", "bfloat16"]
+# What one layer hands to the next: x_BTD, the cache if there is one, the routing if it is wanted.
+_Carry = tuple[jax.Array, KVCache | None, Routing | None]
 
 
 @configclass
@@ -140,7 +149,7 @@ class Block(nn.Module):
         x_BTD = x_BTD + drop(self._normalise_output(y_BTD, "attention_output_norm"))
 
         y_BTD = config.norm.build(config.d_model, "norm", settings, "feed_forward_norm")(x_BTD)
-        y_BTD = feed_forward(y_BTD, deterministic)
+        y_BTD = feed_forward(y_BTD, context.valid_BT, deterministic)
         x_BTD = x_BTD + drop(self._normalise_output(y_BTD, "feed_forward_output_norm"))
         return constrain(x_BTD, "batch", "time", "residual"), cache
 
@@ -193,6 +202,9 @@ class Gpt(nn.Module):
             cache: keys and values of the tokens before these; None to start at these.
             deterministic: no dropout; otherwise `rngs={"dropout": key}` is needed.
 
+        With `apply(..., mutable=[ROUTING])` a model with experts also returns what its routers did;
+        see `routing.py`.
+
         Returns:
             The head's output in float32: logits [B, T, V] of the next token, -1e30 in the columns
             that pad the vocabulary; or [B, C] of classes. And the cache, if one was given, with
@@ -232,7 +244,8 @@ class Gpt(nn.Module):
         else:
             mask = AttentionMask(query_slots_BT=cache.new_slots(valid_BT))
         head_dim = config.attention.resolve_head_dim(config.d_model)
-        context = AttentionContext(mask, config.position.rotation(positions_BT, head_dim))
+        rotation = config.position.rotation(positions_BT, head_dim)
+        context = AttentionContext(mask, rotation, valid_BT)
 
         x_BTD = self.embedding(tokens_BT)
         if config.scale_embedding:
@@ -261,34 +274,43 @@ class Gpt(nn.Module):
         key = self.make_rng("dropout") if needs_key else None
 
         def apply_layer(
-            params: Any,
-            shared: Shared,
-            carry: tuple[jax.Array, KVCache | None],
-            layer: int | jax.Array,
-            kind: int,
-        ) -> tuple[jax.Array, KVCache | None]:
-            x_BTD, cache = carry
+            params: Any, shared: Shared, carry: _Carry, layer: int | jax.Array, kind: int
+        ) -> _Carry:
+            x_BTD, cache, routing = carry
             key = shared.dropout_key
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, layer)}
             block = Block(config=self.config, kind=kind, parent=None)
             inputs = (x_BTD, shared.context, cache, layer, deterministic)
-            return cast(
-                tuple[jax.Array, KVCache | None],
-                block.apply({"params": params}, *inputs, rngs=rngs),
+            (x_BTD, cache), written = block.apply(
+                {"params": params}, *inputs, rngs=rngs, mutable=[ROUTING]
             )
+            if routing is not None:
+                one = published_routing(written[ROUTING]["feed_forward"])
+                routing = routing.add_layer(layer, one)
+            return x_BTD, cache, routing
 
         # A single token, or the one row of initialisation, cannot be divided.
         in_turn = cache is not None or self.is_initializing()
         layers = self.config.layers.in_turn if in_turn else self.config.layers
-        return layers.run(
+        x_BTD, cache, routing = layers.run(
             apply_layer,
             self.blocks,
             Shared(context, key),
-            (x_BTD, cache),
+            (x_BTD, cache, self._start_routing(x_BTD.shape[0])),
             self.config.num_layers,
             self.config.attention.num_kinds,
             self.config.remat,
         )
+        if routing is not None:
+            publish_routing(self, routing)
+        return x_BTD, cache
+
+    def _start_routing(self, num_rows: int) -> Routing | None:
+        counts = self.config.feed_forward.count_experts()
+        wanted = self.is_mutable_collection(ROUTING) and not self.is_initializing()
+        if counts is None or not wanted:
+            return None
+        return no_routing(num_rows, self.config.num_layers, counts[0])
 
     def _init_blocks(self, key: jax.Array) -> Any:
         """Initialise every layer from its own key; leaves [L, ...], axis 0 named "layers"."""
@@ -296,7 +318,7 @@ class Gpt(nn.Module):
         x_BTD = jnp.zeros((1, 1, self.config.d_model), jnp.dtype(self.config.compute_dtype))
         head_dim = self.config.attention.resolve_head_dim(self.config.d_model)
         rotation = self.config.position.rotation(jnp.zeros((1, 1), jnp.int32), head_dim)
-        context = AttentionContext(AttentionMask(), rotation)
+        context = AttentionContext(AttentionMask(), rotation, jnp.ones((1, 1), bool))
 
         def init_layer(layer_key: jax.Array) -> Any:
             return block.init(layer_key, x_BTD, context, None, 0, True)["params"]

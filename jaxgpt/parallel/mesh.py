@@ -15,7 +15,7 @@ from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
 
 # Outermost first: devices along the last axes talk most, and are the nearest neighbours.
-AXES = ("pipeline", "data", "fsdp", "context", "tensor")
+AXES = ("pipeline", "data", "fsdp", "expert", "context", "tensor")
 
 
 @configclass
@@ -26,6 +26,8 @@ class MeshConfig:
     """Copies of the model, each with its share of the batch."""
     fsdp: int = 1
     """Shares of the batch whose devices also split parameters and optimiser state."""
+    expert: int = 1
+    """Shares of the batch whose devices also divide the experts of a mixture among them."""
     context: int = 1
     """Shares of every row's tokens, for long sequences."""
     tensor: int = 1

@@ -40,6 +40,10 @@ class ShardingRules:
     """Scales and biases of norms."""
     mlp: str | None = "tensor"
     """Hidden units of the feed-forward layers."""
+    expert: str | None = "expert"
+    """Experts of a mixture."""
+    router: str | None = None
+    """Outputs of a router, one for each expert."""
     layers: str | None = "pipeline"
     """The stacked blocks."""
     positions: str | None = None
@@ -52,7 +56,7 @@ class ShardingRules:
 class ActivationRules:
     """For each axis that activations alone have, the mesh axes that split it."""
 
-    batch: tuple[str, ...] = ("data", "fsdp", "pipeline")
+    batch: tuple[str, ...] = ("data", "fsdp", "expert", "pipeline")
     """Rows of the batch; before and after the layers, stages share them out, too."""
     time: tuple[str, ...] = ("context",)
     """Tokens of a row."""

@@ -212,7 +212,7 @@ def _report(
 ) -> None:
     read = jax.device_get(metrics)
     skips = Skips(*(int(number) for number in read.skips))
-    values = {name: float(value) for name, value in read._asdict().items() if name != "skips"}
+    values = jax.tree.map(lambda value: np.asarray(value).tolist(), read._asdict())
     clock.count_step()
     loop.account.finish_step(step)
     seen = {"loss": repr(values["loss"]), "grad_norm": repr(values["grad_norm"])}
@@ -238,6 +238,8 @@ def _report(
         "data_wait_seconds": clock.data_wait_seconds,
         "skipped_steps": skips.total,
     }
+    if values["routing"] is not None:
+        record["routing"] = values["routing"]
     progress.show(step, record)
     if _is_due(step, loop.log_every, loop.num_steps):
         log.train(record)

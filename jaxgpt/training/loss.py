@@ -11,22 +11,25 @@ import optax
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
+from jaxgpt.model.routing import ROUTING, RoutingSums, published_routing
 
 
 class LossSums(NamedTuple):
-    """What one (micro-)batch contributes; every field is a float32 scalar and adds up.
+    """What one (micro-)batch contributes; every field adds up, and all but the last are scalars.
 
     Attributes:
         objective: what is minimised, times weight.
         loss: cross-entropy alone, in nats, times weight.
         weight: sum of loss weights, i.e. the number of predicted tokens.
         num_bytes: bytes of text that the predicted tokens stand for.
+        routing: what routers did; None for a model without experts.
     """
 
     objective: jax.Array
     loss: jax.Array
     weight: jax.Array
     num_bytes: jax.Array
+    routing: RoutingSums | None = None
 
 
 class LossFunction(Protocol):
@@ -74,17 +77,27 @@ def next_token_loss(
 
 
 def language_model_loss(model: Any, bytes_per_token_V: jax.Array, config: LossConfig) -> Any:
-    """The `LossFunction` of next-token prediction with `model`."""
+    """The `LossFunction` of next-token prediction with `model`.
+
+    Every predicted token adds the auxiliary losses that the routers of a model with experts have
+    of its row: a sum over tokens like the cross-entropy, and divided with it.
+    """
 
     def loss(params: Any, batch: Batch, rng: jax.Array | None) -> LossSums:
-        logits_BTV, _ = model.apply(
+        (logits_BTV, _), written = model.apply(
             {"params": params},
             batch.tokens_BT,
             segment_ids_BT=batch.segment_ids_BT,
             positions_BT=batch.positions_BT,
             deterministic=rng is None,
             rngs=None if rng is None else {"dropout": rng},
+            mutable=[ROUTING],
         )
-        return next_token_loss(logits_BTV, batch, bytes_per_token_V, config.z_loss)
+        sums = next_token_loss(logits_BTV, batch, bytes_per_token_V, config.z_loss)
+        routing = published_routing(written.get(ROUTING, {}))
+        if routing is None:
+            return sums
+        of_rows = routing.sum_rows(jnp.sum(batch.loss_weights_BT, axis=1))
+        return sums._replace(objective=sums.objective + of_rows.auxiliary, routing=of_rows)
 
     return loss

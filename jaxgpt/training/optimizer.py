@@ -14,6 +14,8 @@ from optax.contrib import MuonDimensionNumbers
 from jaxgpt.config import configclass
 
 Axes = tuple[str | None, ...]
+# Axes along which matrices that have nothing to do with each other are stacked.
+_STACKING = ("layers", "expert")
 
 
 @configclass
@@ -128,8 +130,9 @@ def is_matrix(axes: Axes) -> bool:
 def matrix_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
     """How Muon sees a block's matrix: which axes are summed over and which are produced.
 
-    None for everything else (embeddings, heads, norms, biases): AdamW. The stacked "layers" axis
-    is in neither list, so that each layer's matrix is orthogonalised by itself.
+    None for everything else (embeddings, heads, norms, biases): AdamW. The axes that stack
+    matrices are in neither list, so that each layer's, and each expert's, is orthogonalised by
+    itself.
     """
     if "layers" not in axes or not is_matrix(axes):
         return None
@@ -142,8 +145,8 @@ def matrix_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
 
 
 def _own_axes(axes: Axes) -> list[int]:
-    """Positions of the axes of one layer's parameter."""
-    return [position for position, name in enumerate(axes) if name != "layers"]
+    """Positions of the axes of one layer's, and one expert's, parameter."""
+    return [position for position, name in enumerate(axes) if name not in _STACKING]
 
 
 def _map_axes(function: Callable[[Axes], Any], axes: Any) -> Any:

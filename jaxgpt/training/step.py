@@ -20,7 +20,7 @@ from jaxgpt.training.state import TrainState
 
 
 class StepMetrics(NamedTuple):
-    """Scalars on the device, float32 but for `skips`, read by the host one step late.
+    """Float32 scalars but for the last two, on the device, read by the host one step late.
 
     Attributes:
         loss: mean cross-entropy per predicted token, in nats.
@@ -28,6 +28,7 @@ class StepMetrics(NamedTuple):
         grad_norm: global norm of the mean gradient before clipping.
         weight: number of predicted tokens.
         skips: whether this update was left out, and how many were; int32.
+        routing: see `RoutingSums.metrics`; None for a model without experts.
     """
 
     loss: jax.Array
@@ -35,6 +36,7 @@ class StepMetrics(NamedTuple):
     grad_norm: jax.Array
     weight: jax.Array
     skips: Skips = Skips()
+    routing: dict[str, jax.Array] | None = None
 
 
 def make_train_step(
@@ -78,6 +80,7 @@ def make_train_step(
             grad_norm=grad_norm,
             weight=sums.weight,
             skips=skips,
+            routing=None if sums.routing is None else sums.routing.metrics(weight),
         )
         return new_state, metrics
 

@@ -10,12 +10,14 @@ from jaxgpt.model.cost import (
     abstract_params,
     flops_per_token,
     kv_bytes_per_token,
+    num_active_parameters,
     num_matmul_parameters,
     num_parameters,
 )
 from jaxgpt.model.feed_forward import Gelu, SwiGlu
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import ClassificationHead, LanguageModelHead
+from jaxgpt.model.mixture_of_experts import MixtureOfExperts
 from jaxgpt.model.norms import LayerNorm
 from jaxgpt.model.positions import Learned
 from tests.model.tiny_model import PLAIN, VARIANTS, VOCAB_SIZE
@@ -50,6 +52,21 @@ def test_parameters_are_those_of_the_model(config):
 def test_published_sizes():
     assert num_parameters(GPT2, 50257) == 124_439_808
     assert num_parameters(LLAMA3_8B, 128_256) == 8_030_261_248
+
+
+def test_mixtral_8x7b():
+    """46.7 billion parameters, of which 12.9 billion for each token (arXiv:2401.04088, table 1)."""
+    mixtral = replace(
+        LLAMA3_8B, feed_forward=MixtureOfExperts(expert=SwiGlu(hidden=14336)), vocab_multiple=1
+    )
+    size, active = (count(mixtral, 32_000) for count in (num_parameters, num_active_parameters))
+    assert size == 46_702_792_704
+    assert size - active == 32 * 6 * 3 * 4096 * 14336
+    assert round(active / 1e9, 1) == 12.9
+    # Of what a token goes through, all but the embedding and the norms are matrices.
+    rest = 32_000 * 4096 + (2 * 32 + 1) * 4096
+    assert num_matmul_parameters(mixtral, 32_000) == active - rest
+    assert flops_per_token(mixtral, 32_000, 1) == 6 * (active - rest) + 12 * 32 * 4096
 
 
 def test_operations_of_gpt2():

@@ -17,10 +17,12 @@ def run(feed_forward):
     """Output, and parameters as float64, of a layer with random biases."""
     layer = feed_forward.build(PLAIN.settings, "feed_forward")
     x = jnp.asarray(X, jnp.float32)
-    shapes = nn.meta.unbox(jax.eval_shape(layer.init, jax.random.key(0), x, True))
+    inputs = (x, jnp.ones((1, 3), bool), True)
+    shapes = nn.meta.unbox(jax.eval_shape(layer.init, jax.random.key(0), *inputs))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape), shapes)
-    output = layer.apply(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params), x, True)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    output = layer.apply(variables, *inputs)
     return output, params["params"]
 
 

@@ -163,6 +163,8 @@ def test_every_axis_of_every_parameter_has_a_name(config):
         "kv_heads",
         "head_dim",
         "mlp",
+        "expert",
+        "router",
         "norm",
         "positions",
     }

@@ -7,12 +7,15 @@ import numpy as np
 from jaxgpt.config import replace
 from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.model.cost import abstract_params
+from jaxgpt.model.dispatch import Capacity, Dropless
 from jaxgpt.model.feed_forward import GeGlu, Gelu, Relu2, SwiGlu
 from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.model.mixture_of_experts import MixtureOfExperts
 from jaxgpt.model.norms import LayerNorm, RmsNorm, Sandwich
 from jaxgpt.model.positions import Learned, NoPosition, Rotary, Sinusoidal
 from jaxgpt.model.rope_scaling import Linear, Llama3, Yarn
+from jaxgpt.model.router import SoftmaxGates
 
 VOCAB_SIZE = 50
 
@@ -82,6 +85,22 @@ VARIANTS = FAMILIES | {
         PLAIN,
         num_layers=4,
         attention=GroupedQueryAttention(num_heads=4, windows=(3, None, 2)),
+    ),
+    "experts, dropless": replace(
+        PLAIN,
+        feed_forward=MixtureOfExperts(
+            num_experts=4, expert=SwiGlu(hidden=16), dispatch=Dropless(block_size=4)
+        ),
+    ),
+    "experts, capacity": replace(
+        PLAIN,
+        feed_forward=MixtureOfExperts(
+            num_experts=4,
+            expert=Gelu(hidden=16, use_bias=True),
+            shared=SwiGlu(hidden=24),
+            gates=SoftmaxGates(),
+            dispatch=Capacity(factor=2.0),  # E / K: nothing is ever dropped.
+        ),
     ),
 }
 

@@ -23,6 +23,11 @@ LEAVES = [
     (("layers", "heads", "head_dim", "embed"), True, (1, 2), (3,)),
     (("layers", "embed", "mlp"), True, (1,), (2,)),
     (("layers", "mlp", "embed"), True, (1,), (2,)),
+    (("layers", "expert", "embed", "mlp"), True, (2,), (3,)),
+    (("layers", "expert", "mlp", "embed"), True, (2,), (3,)),
+    (("layers", "expert", "mlp"), False, None, None),
+    (("layers", "expert", "embed"), False, None, None),
+    (("layers", "embed", "router"), True, (1,), (2,)),
 ]
 
 
@@ -50,6 +55,22 @@ def test_adamw_decays_matrices_only() -> None:
     updates = _update(AdamW(weight_decay=0.5), axes, params, zero)
     np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates["scale"], 0)
+
+
+def test_muon_orthogonalises_each_expert_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    grads = {"kernel": jnp.asarray(rng.normal(size=(2, 3, 8, 16)), jnp.float32)}
+    params = jax.tree.map(jnp.zeros_like, grads)
+    optimizer = Muon(weight_decay=0.0, clip_norm=None)
+    stacked = _update(optimizer, {"kernel": ("layers", "expert", "embed", "mlp")}, params, grads)
+    for expert in range(3):
+        alone = _update(
+            optimizer,
+            {"kernel": ("layers", "embed", "mlp")},
+            {"kernel": params["kernel"][:, expert]},
+            {"kernel": grads["kernel"][:, expert]},
+        )
+        np.testing.assert_allclose(stacked["kernel"][:, expert], alone["kernel"], rtol=1e-4)
 
 
 def test_muon_orthogonalises_each_layer_by_itself_and_at_adams_size() -> None:

@@ -1,0 +1,116 @@
+"""Devices that share the experts of a layer: who has which rows, and how tokens travel.
+
+The mesh axis that the rules give to "expert" splits the experts, and outside of their layers the
+rows of the batch like any other. Here every device works on the rows and experts it has, and the
+collectives are written out: XLA need not guess them.
+
+Axes: B rows, T tokens, E experts, C slots, D model, N tokens of all rows.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jax.sharding import PartitionSpec
+
+from jaxgpt.model.placement import placement
+from jaxgpt.model.router import Choice
+
+
+class Peers(NamedTuple):
+    """The devices along the expert axis, as one of them sees it.
+
+    Attributes:
+        axis: name of the mesh axis; None if there is only this device.
+        split_rows: whether each peer has rows of its own; else all have the same.
+    """
+
+    axis: str | None = None
+    split_rows: bool = False
+
+    @property
+    def index(self) -> int | jax.Array:
+        """This device's number: it has experts `index * E / peers` and on."""
+        return 0 if self.axis is None else jax.lax.axis_index(self.axis)
+
+    def send(self, x_BECD: jax.Array) -> jax.Array:
+        """From this device's slots of all experts to all rows' slots of its own experts."""
+        if self.axis is None:
+            return x_BECD
+        if self.split_rows:
+            return jax.lax.all_to_all(x_BECD, self.axis, split_axis=1, concat_axis=0, tiled=True)
+        own = x_BECD.shape[1] // jax.lax.axis_size(self.axis)
+        return jax.lax.dynamic_slice_in_dim(x_BECD, self.index * own, own, axis=1)
+
+    def send_back(self, y_BECD: jax.Array) -> jax.Array:
+        """Undo `send`."""
+        if self.axis is None:
+            return y_BECD
+        if self.split_rows:
+            return jax.lax.all_to_all(y_BECD, self.axis, split_axis=0, concat_axis=1, tiled=True)
+        return jax.lax.all_gather(y_BECD, self.axis, axis=1, tiled=True)
+
+    def gather(self, rows: jax.Array) -> jax.Array:
+        """Return the [N, ...] of all peers, in their order."""
+        if self.axis is None or not self.split_rows:
+            return rows
+        return jax.lax.all_gather(rows, self.axis, axis=0, tiled=True)
+
+    def sum_and_scatter(self, rows: jax.Array) -> jax.Array:
+        """Add up what each peer has for the gathered [N, ...]; return this device's part."""
+        if self.axis is None:
+            return rows
+        if not self.split_rows:
+            return jax.lax.psum(rows, self.axis)
+        return jax.lax.psum_scatter(rows, self.axis, scatter_dimension=0, tiled=True)
+
+
+# (parameters of the experts here, x_BTD, choice, peers) -> (y_BTD, dropped_B)
+OnOwnRows = Callable[[Any, jax.Array, Choice, Peers], tuple[jax.Array, jax.Array]]
+
+
+def on_each_device(
+    function: OnOwnRows, params: Any, x_BTD: jax.Array, choice: Choice, split_time: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Run a function on the rows and experts of each device.
+
+    Without a mesh, or where nothing splits, it runs as it is. Mesh axes that split neither rows
+    nor experts (tensor) stay XLA's business.
+
+    Args:
+        function: uses `peers` for what it needs of other devices.
+        params: leaves [E, ...].
+        x_BTD: tokens.
+        choice: of their experts.
+        split_time: whether tokens of a row may lie on several devices; else a row is whole.
+    """
+    num_experts = jax.tree.leaves(params)[0].shape[0]
+    rows, time = (
+        placement(x_BTD.shape[:2], ("batch", "time" if split_time else None)) or (None,) * 2
+    )
+    (expert,) = placement((num_experts,), ("expert",)) or (None,)
+    row_axes, manual = _names(rows), {*_names(rows), *_names(time), *_names(expert)}
+    if not manual:
+        return function(params, x_BTD, choice, Peers())
+    peers = Peers(expert, expert in row_axes)
+
+    def run_here(params: Any, x_BTD: jax.Array, choice: Choice) -> tuple[jax.Array, jax.Array]:
+        # The names of axes stand for whole arrays; here each is a device's part.
+        with nn.logical_axis_rules(()):
+            return function(params, x_BTD, choice, peers)
+
+    by_token = PartitionSpec(rows, time)
+    run = jax.shard_map(
+        run_here,
+        in_specs=(PartitionSpec(expert), by_token, by_token),
+        out_specs=(by_token, PartitionSpec(rows)),
+        axis_names=manual,
+        # The loop over blocks starts from zeros that are nobody's in particular.
+        check_vma=False,
+    )
+    return run(params, x_BTD, choice)
+
+
+def _names(mesh_axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()

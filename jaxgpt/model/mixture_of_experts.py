@@ -1,0 +1,136 @@
+"""`MixtureOfExperts`: many feed-forward layers, of which a router chooses a few for each token.
+
+    y = sum over the K chosen experts e of gate_e * expert_e(x)  (+ shared(x))
+
+Parameters grow with the number of experts, operations with the number that is chosen.
+
+Axes: B rows, T tokens, D model, E experts, K chosen experts.
+"""
+
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+
+from jaxgpt.config import configclass
+from jaxgpt.model.dispatch import Capacity, Dispatch
+from jaxgpt.model.feed_forward import FeedForward, SwiGlu
+from jaxgpt.model.layers import LayerSettings
+from jaxgpt.model.router import (
+    Choice,
+    Gates,
+    NormalizedGates,
+    Router,
+    count_load,
+    load_balance_loss,
+    router_z_loss,
+)
+from jaxgpt.model.routing import RoutingOfLayer, publish_routing
+
+
+@configclass
+class MixtureOfExperts(FeedForward):
+    """Experts of one kind, chosen by a router for each token (Shazeer et al. 2017)."""
+
+    num_experts: int = 8
+    """Number of experts that the router chooses among."""
+    num_active: int = 2
+    """Number of experts that each token goes through."""
+    expert: FeedForward = SwiGlu()
+    """What an expert is."""
+    shared: FeedForward | None = None
+    """What every token goes through besides (DeepSeekMoE, arXiv:2401.06066); None for nothing."""
+    gates: Gates = NormalizedGates()
+    """How the outputs of the chosen experts are weighed."""
+    dispatch: Dispatch = Capacity()
+    """How tokens reach their experts, and whether some are dropped on the way."""
+    load_balance: float = 0.01
+    """Weight of each layer's load-balance loss in the objective."""
+    router_z_loss: float = 1e-3
+    """Weight of each router's squared log-normaliser in the objective."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_active <= self.num_experts:
+            raise ValueError(
+                f"num_active must be from 1 to num_experts={self.num_experts}, "
+                f"not {self.num_active}"
+            )
+        for name in ("load_balance", "router_z_loss"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name, part in (("expert", self.expert), ("shared", self.shared)):
+            if part is not None and part.count_experts() is not None:
+                raise ValueError(f"{name} must be a feed-forward layer without experts of its own")
+        self.gates.check(self.num_active)
+
+    def count_experts(self) -> tuple[int, int] | None:
+        """See `FeedForward.count_experts`."""
+        return self.num_experts, self.num_active
+
+    def build(self, settings: LayerSettings, name: str) -> nn.Module:
+        """See `FeedForward.build`."""
+        return MixtureOfExpertsLayer(config=self, settings=settings, name=name)
+
+
+class MixtureOfExpertsLayer(nn.Module):
+    """See `MixtureOfExperts`.
+
+    Parameters: `router`, `experts` (an expert's, every leaf [E, ...]), `shared` (if there is one).
+    """
+
+    config: MixtureOfExperts
+    settings: LayerSettings
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, valid_BT: jax.Array, deterministic: bool) -> jax.Array:
+        """Map [B, T, D] to [B, T, D]; padding goes to no expert and counts in no statistic."""
+        config = self.config
+        router = Router(
+            num_experts=config.num_experts,
+            num_active=config.num_active,
+            gates=config.gates,
+            settings=self.settings,
+            name="router",
+        )
+        choice, logits_BTE = router(x_BTD, valid_BT)
+        expert = config.expert.build(self.settings, "expert").clone(parent=None)
+
+        def apply_expert(params: Any, x_BTD: jax.Array) -> jax.Array:
+            valid_BT = jnp.ones(x_BTD.shape[:2], bool)
+            return cast(jax.Array, expert.apply({"params": params}, x_BTD, valid_BT, True))
+
+        experts = self.param("experts", self._init_experts, expert)
+        y_BTD, dropped_B = config.dispatch.run(apply_expert, experts, x_BTD, choice)
+        self._report(choice, logits_BTE, dropped_B)
+        if config.shared is not None:
+            shared = config.shared.build(self.settings, "shared")
+            y_BTD = y_BTD + shared(x_BTD, valid_BT, deterministic)
+        return y_BTD
+
+    def _report(self, choice: Choice, logits_BTE: jax.Array, dropped_B: jax.Array) -> None:
+        """Write what the router did, if the caller of `apply` asks for it."""
+        load_BE = count_load(choice, self.config.num_experts)
+        balance_B = load_balance_loss(logits_BTE, load_BE, choice.valid_BT)
+        z_loss_B = router_z_loss(logits_BTE, choice.valid_BT)
+        config = self.config
+        routing = RoutingOfLayer(
+            auxiliary_B=config.load_balance * balance_B + config.router_z_loss * z_loss_B,
+            balance_B=balance_B,
+            z_loss_B=z_loss_B,
+            load_BE=load_BE,
+            dropped_B=dropped_B,
+        )
+        publish_routing(self, routing)
+
+    def _init_experts(self, key: jax.Array, expert: nn.Module) -> Any:
+        """Initialise every expert from its own key; leaves [E, ...], axis 0 named "expert"."""
+        x_BTD = jnp.zeros((1, 1, self.settings.d_model), jnp.dtype(self.settings.compute_dtype))
+        valid_BT = jnp.ones((1, 1), bool)
+
+        def init_expert(key: jax.Array) -> Any:
+            return expert.init(key, x_BTD, valid_BT, True)["params"]
+
+        stacked = jax.vmap(init_expert)(jax.random.split(key, self.config.num_experts))
+        return meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "expert"})
