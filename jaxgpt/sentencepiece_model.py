@@ -154,6 +154,16 @@ def bytes_of(piece: Any) -> bytes:
     return piece.piece.replace(SPACE_SYMBOL, " ").encode()
 
 
+def texts_inside(proto: Any) -> list[bytes]:
+    """The text of every piece that encoding may pass through, though it may not come out."""
+    kinds = (PieceType.NORMAL, PieceType.USER_DEFINED, PieceType.UNUSED)
+    return [
+        piece.piece.replace(SPACE_SYMBOL, " ").encode()
+        for piece in proto.pieces
+        if piece.type in kinds
+    ]
+
+
 def fingerprint_of(proto: Any) -> str:
     """SHA-256, in hexadecimal, of what decides ids, and of nothing else in the file."""
     digest = hashlib.sha256(b"jaxgpt tokenizer, version 1\n")

@@ -6,9 +6,9 @@ How a tokenizer is trained is in `tokenizer_training.py`.
 """
 
 import codecs
+import itertools
 import re
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,13 @@ from jaxgpt.sentencepiece_model import (
     fingerprint_of,
     one_line,
     parse_model,
+    texts_inside,
 )
+from jaxgpt.text_units import UnitEncoder
 
 FILE_NAME = "tokenizer.model"
 # Far above any real vocabulary: 256k pieces take 5 MB.
 MAX_FILE_BYTES = 64 * 2**20
-
-# Text is encoded in units cut between a word and the space after it, and between an end of line and
-# a letter: no piece spans these places, so the ids are those of the whole text. Most units have
-# been seen before, and are not encoded again.
-_CUT = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\w)")
-_NO_CUT = re.compile(r"(?!)")
-_MAX_REMEMBERED = 2**16
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -74,17 +69,14 @@ class Tokenizer:
         self._bytes = [bytes_of(piece) for piece in proto.pieces]
         self.bytes_per_token = np.array([len(text) for text in self._bytes], dtype=np.int32)
         self.bytes_per_token.setflags(write=False)
-        # A vocabulary made elsewhere may have pieces that span the cuts.
-        spanning = any(_CUT.search(text.decode("utf-8", "replace")) for text in self._bytes)
-        self._units = _NO_CUT if spanning else _CUT
-        self._encoded = _Encoded(self._processor)
         # What SentencePiece would not give back: its own sign for a space, and, where no piece is
         # a space, the space, of which it would write the sign's bytes.
         in_bytes = SPACE_SYMBOL if SPACE_SYMBOL in ids else f"{SPACE_SYMBOL} "
-        self._in_bytes = {
+        fixed = {
             character: [ids[f"<0x{byte:02X}>"] for byte in character.encode()]
             for character in in_bytes
         }
+        self._units = UnitEncoder(self._processor, texts_inside(proto), fixed)
         self.fingerprint = fingerprint_of(proto)
 
     @classmethod
@@ -151,18 +143,9 @@ class Tokenizer:
         Raises:
             BadInputError: `text` has a lone surrogate, which is no character and has no UTF-8.
         """
-        for character, character_ids in self._in_bytes.items():
-            if character in text:
-                first, *rest = text.split(character)
-                ids = self.encode(first)
-                for part in rest:
-                    ids += character_ids
-                    ids += self.encode(part)
-                return ids
         try:
-            units = self._units.split(text)
-            return list(chain.from_iterable(map(self._encoded.__getitem__, units)))
-        except RuntimeError:
+            return self._units.encode(text)
+        except UnicodeEncodeError:
             _refuse_surrogates(text)
             raise
 
@@ -172,7 +155,24 @@ class Tokenizer:
         Raises:
             BadInputError: a text has a lone surrogate.
         """
-        return [self.encode(text) for text in texts]
+        ids, offsets = self.encode_to_array(texts)
+        return [ids[start:stop].tolist() for start, stop in itertools.pairwise(offsets.tolist())]
+
+    def encode_to_array(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of all `texts`, one after the other, and where each begins.
+
+        Returns:
+            int32 [number of ids], int64 [number of texts + 1].
+
+        Raises:
+            BadInputError: a text has a lone surrogate.
+        """
+        try:
+            return self._units.encode_many(texts)
+        except UnicodeEncodeError:
+            for text in texts:
+                _refuse_surrogates(text)
+            raise
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; `decode(encode(text)) == text`.
@@ -224,21 +224,6 @@ class StreamDecoder:
     def flush(self) -> str:
         """Return what is left: U+FFFD for an unfinished character, otherwise nothing."""
         return self._decoder.decode(b"", final=True)
-
-
-class _Encoded(dict[str, list[int]]):
-    """Ids of the units met so far, worked out when first asked for."""
-
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
-        super().__init__()
-        self._processor = processor
-
-    def __missing__(self, unit: str) -> list[int]:
-        ids = self._processor.encode(unit)
-        if len(self) >= _MAX_REMEMBERED:
-            self.clear()
-        self[unit] = ids
-        return ids
 
 
 def _refuse_surrogates(text: str) -> None:

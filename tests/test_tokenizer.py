@@ -150,23 +150,6 @@ def test_a_stream_never_shows_half_a_character(tokenizer: Tokenizer, name: str) 
     assert (shown, decoder.flush()) == (text, "")
 
 
-def test_units_give_the_ids_of_the_whole_text() -> None:
-    tokenizer = tokenizer_of("bpe")
-    for text in [CODE, *LANGUAGES.values(), *AWKWARD.values(), " ".join(AWKWARD.values())]:
-        text = text.replace("\u2581", "")  # the one character that SentencePiece would lose
-        assert tokenizer.encode(text) == tokenizer._processor.encode(text)
-
-
-def test_trained_tokenizers_encode_in_units(tokenizer: Tokenizer) -> None:
-    assert tokenizer._units.split("of the world\n\nof  it") == [
-        "of",
-        " the",
-        " world\n\n",
-        "of",
-        "  it",
-    ]
-
-
 def test_pieces_that_span_units_are_used(tmp_path: Path) -> None:
     proto = Model.FromString(model_of(tokenizer_of("bpe"), tmp_path))
     longest = max(proto.pieces, key=lambda piece: len(piece.piece))

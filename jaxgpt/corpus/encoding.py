@@ -19,7 +19,9 @@ from jaxgpt.shard_writer import ShardWriter
 from jaxgpt.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
-_COLUMNS = ("order", *NAMES, "text")
+_COLUMNS = ("order", *NAMES, "num_bytes", "text")
+# Of text that is encoded together.
+_BATCH_BYTES = 4 << 20
 
 
 def encode_partition(
@@ -34,21 +36,24 @@ def encode_partition(
     outputs = {split: _Output(folder, split, tokenizer) for split in SPLITS}
     sources: dict[str, SourceTally] = {}
     lengths: Counter[int] = Counter()
-    table = partition.table(_COLUMNS)
+    table = partition.table(_COLUMNS).combine_chunks()
     names = table.select(NAMES)
-    for row in _final_order(table):
-        text = table["text"][row].as_py()
-        num_bytes = len(text.encode())
-        # The number of bits of its length: documents of 2**(n-1) .. 2**n - 1 bytes are alike.
-        lengths[num_bytes.bit_length()] += 1
-        tally = sources.setdefault(table["source"][row].as_py(), SourceTally())
-        tally.kept += 1
-        tally.num_bytes += num_bytes
-        divided = assignment.divide(table["hash"][row].as_py(), text)
-        for split, share in zip(SPLITS, divided, strict=True):
-            if share:
-                tally.num_tokens += outputs[split].add(share, row)
-        advance(num_bytes)
+    columns = [table[name] for name in ("source", "hash", "num_bytes", "text")]
+    for rows in _in_batches(_final_order(table), table["num_bytes"].to_numpy()):
+        values = zip(*(column.take(rows).to_pylist() for column in columns), strict=True)
+        for row, (source, digest, num_bytes, text) in zip(rows.tolist(), values, strict=True):
+            # The number of bits of its length: documents of 2**(n-1) .. 2**n - 1 bytes are alike.
+            lengths[num_bytes.bit_length()] += 1
+            tally = sources.setdefault(source, SourceTally())
+            tally.kept += 1
+            tally.num_bytes += num_bytes
+            divided = assignment.divide(digest, text)
+            for split, share in zip(SPLITS, divided, strict=True):
+                if share:
+                    outputs[split].add(share, row, tally)
+        for output in outputs.values():
+            output.flush()
+        advance(int(table["num_bytes"].to_numpy()[rows].sum()))
     for output in outputs.values():
         output.close(names)
     return {
@@ -57,13 +62,19 @@ def encode_partition(
     }
 
 
-def _final_order(table: pa.Table) -> list[int]:
+def _final_order(table: pa.Table) -> np.ndarray:
     """Rows by their place in the dataset; the content hash settles the rarest of ties."""
     if not len(table):
-        return []
+        return np.zeros(0, np.int64)
     hashes = np.concatenate([hash_rows(batch) for batch in table.select(["hash"]).to_batches()])
     high, low = hashes.copy().view(">u8").reshape(-1, 2).T
-    return np.lexsort((low, high, table["order"].to_numpy())).tolist()
+    return np.lexsort((low, high, table["order"].to_numpy()))
+
+
+def _in_batches(rows: np.ndarray, num_bytes: np.ndarray) -> list[np.ndarray]:
+    """Runs of `rows` whose texts have about `_BATCH_BYTES` together, or one long text more."""
+    batch_of_row = np.cumsum(num_bytes[rows]) // _BATCH_BYTES
+    return np.split(rows, np.flatnonzero(np.diff(batch_of_row)) + 1) if len(rows) else []
 
 
 class _Output:
@@ -77,14 +88,25 @@ class _Output:
         self._index_file = folder / f"{split}.arrow"
         self._rows: list[int] = []
         self._sizes: list[tuple[int, int]] = []
+        self._texts: list[str] = []
+        self._tallies: list[SourceTally] = []
 
-    def add(self, text: str, row: int) -> int:
-        """Append text of a document; return its number of tokens, with BOS and EOS."""
-        ids = np.array(self._tokenizer.encode(text), dtype=self._dtype)
-        self._file.write(ids.tobytes())
+    def add(self, text: str, row: int, tally: SourceTally) -> None:
+        """Append text of a document, with the next `flush`; `tally` counts its tokens."""
+        self._texts.append(text)
         self._rows.append(row)
-        self._sizes.append((len(ids) + 2, len(text.encode())))
-        return len(ids) + 2
+        self._tallies.append(tally)
+
+    def flush(self) -> None:
+        """Encode and write what was added."""
+        ids, offsets = self._tokenizer.encode_to_array(self._texts)
+        self._file.write(ids.astype(self._dtype).tobytes())
+        # Of every document also BOS and EOS.
+        counts = (np.diff(offsets) + 2).tolist()
+        for text, count, tally in zip(self._texts, counts, self._tallies, strict=True):
+            self._sizes.append((count, len(text.encode())))
+            tally.num_tokens += count
+        self._texts, self._tallies = [], []
 
     def close(self, names: pa.Table) -> None:
         """`names` has the index's other columns, for all rows of the partition."""

@@ -85,4 +85,3 @@ def _sizes(process: int) -> dict[str, int] | None:
         return None
     # The last second of a process: it is there, and has no memory.
     return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines} or None
-
