@@ -124,7 +124,7 @@ class UnitEncoder:
         """The ids of each of these units."""
         recent, older = self._recent, self._older
         found: list[list[int]] = []
-        missing = []
+        missing: list[int] = []
         for unit in units:
             ids = recent.get(unit)
             if ids is None:

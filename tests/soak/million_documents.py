@@ -4,15 +4,16 @@
     python -m tests.soak.million_documents build --folder SCALE [--workers 2] [OPTIONS]
 
 `grow` writes the input (`grown_corpus.py`) below SCALE/input; `build` runs tools/build_dataset.py
-on it, with further OPTIONS, watches the memory of every process, checks the account and the
-planted duplicates, and writes SCALE/figures.json. About 9 GB of disk for a million. Ends with 1
-if a process had more than 4 GiB, or fewer than 98 % of the planted duplicates were found.
+on it, with further OPTIONS, or goes on with a build that was interrupted; it watches the memory
+of every process, counts the planted duplicates that were found, and writes SCALE/figures.json.
+About 9 GB of disk for a million. Ends with 1 if a process had more than 4 GiB, or fewer than 98 %
+of the planted duplicates were found.
 """
 
 import argparse
+import itertools
 import json
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -34,7 +35,6 @@ MIB = 1 << 20
 def build(folder: Path, workers: int, more: Sequence[str]) -> dict[str, Any]:
     """Build the dataset of `folder/input`; return all figures."""
     output = folder / "dataset"
-    shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, str(REPOSITORY / "tools" / "build_dataset.py"), *more]
     command += ["--input", str(folder / "input"), "--output", str(output)]
     command += ["--executor.workers", str(workers), "--json"]
@@ -58,27 +58,30 @@ def build(folder: Path, workers: int, more: Sequence[str]) -> dict[str, Any]:
 
 
 class StageWatch:
-    """Tells which stage of a build is going on, by the folder that appeared last."""
+    """Tells which stage of a build is going on, by where something is being written."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
-        self._seen: list[str] = []
+        self._stage = "start"
 
     def __call__(self) -> str:
         if (self._output / "train").exists():
-            return "shards"
-        work = self._output / ".work"
-        new = {entry.name for entry in work.iterdir()} if work.exists() else set()
-        self._seen += sorted(new - set(self._seen))
-        return self._seen[-1] if self._seen else "start"
+            self._stage = "write_shards"
+        else:
+            active = next(self._output.glob(".work/*/.*.tmp"), None)
+            self._stage = active.parent.name if active else self._stage
+        return self._stage
 
 
 def stages_of(samples: Sequence[Sample], root: int) -> list[dict[str, Any]]:
     """Seconds and memory of every stage, in order; what is flat does not grow within one."""
     stages: dict[str, list[Sample]] = {}
-    for sample in samples:
+    used: dict[str, float] = {}
+    for before, sample in itertools.pairwise(samples):
         if sample.resident_bytes:
             stages.setdefault(sample.stage, []).append(sample)
+            more = max(sample.processor_seconds - before.processor_seconds, 0.0)
+            used[sample.stage] = used.get(sample.stage, 0.0) + more
     rows = []
     for name, those in stages.items():
         half = len(those) // 2
@@ -86,6 +89,7 @@ def stages_of(samples: Sequence[Sample], root: int) -> list[dict[str, Any]]:
             {
                 "stage": name,
                 "seconds": round(those[-1].seconds - those[0].seconds, 1),
+                "processor_seconds": round(used[name], 1),
                 "main_mib": _largest(those, lambda process: process == root),
                 "worker_mib": _largest(those, lambda process: process != root),
                 "worker_mib_first_half": _largest(those[:half], lambda process: process != root),

@@ -1,5 +1,6 @@
 """Memory of a process and of all below it, sampled while it runs."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ class Sample(NamedTuple):
             them, too.
         private_bytes: of each process; what it has for itself alone, files not counted.
         total_bytes: of all processes, pages that several have counted once.
+        processor_seconds: used so far by the processes that are there.
     """
 
     seconds: float
@@ -26,6 +28,7 @@ class Sample(NamedTuple):
     resident_bytes: dict[int, int]
     private_bytes: dict[int, int]
     total_bytes: int
+    processor_seconds: float
 
 
 class MemoryWatch(threading.Thread):
@@ -45,14 +48,16 @@ class MemoryWatch(threading.Thread):
     def run(self) -> None:
         start = time.monotonic()
         while not self._stopped.wait(SECONDS_BETWEEN_SAMPLES):
-            resident, private, total = {}, {}, 0
+            resident, private, total, used = {}, {}, 0, 0.0
             for process in tree_of(self._root):
                 sizes = _sizes(process)
                 if sizes is not None:
                     resident[process], private[process] = sizes["Rss"], sizes["Pss_Anon"]
                     total += sizes["Pss"]
+                    used += _processor_seconds(process)
             seconds = time.monotonic() - start
-            self.samples.append(Sample(seconds, self._stage_of(), resident, private, total))
+            sample = Sample(seconds, self._stage_of(), resident, private, total, used)
+            self.samples.append(sample)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -75,6 +80,16 @@ def tree_of(root: int) -> list[int]:
         found += new
         new = [child for process in new for child in children.get(process, [])]
     return found
+
+
+def _processor_seconds(process: int) -> float:
+    """What a process itself has used, 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    # utime and stime of proc(5), where the state comes third.
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _sizes(process: int) -> dict[str, int] | None:
