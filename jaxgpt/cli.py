@@ -10,6 +10,7 @@ VERBS = {
     "train": "train a model, or continue a run",
     "eval": "loss, perplexity and bits per byte of a checkpoint",
     "generate": "continue a text with a checkpoint",
+    "verify": "whether the files of a run are what was written",
     "quickstart": "the whole way on this machine's own text, in minutes",
 }
 

@@ -4,13 +4,16 @@ Not inside `train.py`: under `python -m` that module is `__main__`, and its clas
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
+from jaxgpt.checkpoints.integrity import MANIFEST, describe_damage, find_damage
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import configclass, from_dict
 from jaxgpt.data.loader import BatchConfig, DataConfig
 from jaxgpt.errors import MismatchError, UsageError
@@ -26,6 +29,8 @@ from jaxgpt.training.recovery import Recovery, SkipSpikes
 from jaxgpt.training.schedule import Cosine, Schedule
 from jaxgpt.training.state import abstract_parameters
 from jaxgpt.training.watchdog import WatchdogConfig
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 
@@ -135,6 +140,7 @@ def open_run(directory: str | Path) -> Run:
     directory = Path(directory)
     if not directory.is_dir():
         raise UsageError(f"no run folder at {directory}; python -m jaxgpt.train writes one")
+    check_run_files(directory)
     try:
         envelope = json.loads((directory / "config.json").read_text())
         lineage = json.loads((directory / "lineage.json").read_text())
@@ -151,6 +157,27 @@ def open_run(directory: str | Path) -> Run:
         lineage=lineage,
         checkpoints=Checkpoints(directory / "checkpoints", config.checkpoint, read_only=True),
     )
+
+
+def check_run_files(directory: Path, names: tuple[str, ...] = RUN_FILES) -> None:
+    """Compare config, lineage and tokenizer of a run, or some of them, with their hashes.
+
+    A run that has no manifest, or a damaged one, passes with a warning.
+
+    Raises:
+        MismatchError: one is not what was written; it is named.
+    """
+    damage = find_damage(directory, names)
+    if any(item.path == MANIFEST for item in damage):
+        # Of a version without hashes, or of a start that was killed; `jaxgpt.verify` is stricter.
+        logger.warning(
+            "%s; the next start of the run writes it", describe_damage(directory, damage)
+        )
+    elif damage:
+        raise MismatchError(
+            f"{describe_damage(directory, damage)}; put back a copy of the file, or, if it was "
+            f"changed on purpose, delete {directory / MANIFEST}"
+        )
 
 
 def read_train_config(envelope: Any, directory: Path) -> TrainConfig:

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxgpt.checkpoints.integrity import MANIFEST, hash_files, list_files, write_manifest
+from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import to_dict
 from jaxgpt.durable import write_json
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError
-from jaxgpt.experiment import FORMAT_VERSION, TrainConfig
+from jaxgpt.experiment import FORMAT_VERSION, TrainConfig, check_run_files
 from jaxgpt.tokenizer import Tokenizer
 
 Resume = Literal["auto", "never", "must"]
@@ -19,19 +21,27 @@ Resume = Literal["auto", "never", "must"]
 def write_description(
     run_dir: Path, config: TrainConfig, tokenizer: Tokenizer, lineage: dict[str, Any]
 ) -> None:
-    """Everything that eval, generate and a later resume need besides the checkpoints."""
+    """Everything that eval, generate and a later resume need besides the checkpoints.
+
+    The manifest goes first and comes last: a kill leaves no file beside the hash of another.
+    """
+    (run_dir / MANIFEST).unlink(missing_ok=True)
     tokenizer.save(run_dir / "tokenizer")
     write_json(run_dir / "config.json", {"version": FORMAT_VERSION, "config": to_dict(config)})
     write_json(run_dir / "env.json", lineage["environment"])
     write_json(run_dir / "lineage.json", lineage)
+    write_manifest(run_dir, hash_files(run_dir, list_files(run_dir, RUN_FILES)))
 
 
 def read_lineage(run_dir: Path) -> dict[str, Any]:
     """What the run was made from.
 
+    The other files of the description may be damaged: a run that goes on writes them anew.
+
     Raises:
         MismatchError: lineage.json is missing or damaged.
     """
+    check_run_files(run_dir, ("lineage.json",))
     try:
         return json.loads((run_dir / "lineage.json").read_text())
     except (OSError, ValueError) as error:

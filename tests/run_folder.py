@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgpt.checkpoints.integrity import hash_files, list_files, write_manifest
 from jaxgpt.checkpoints.lineage import make_lineage
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import load_config, replace, to_dict
 from jaxgpt.durable import write_json
 from jaxgpt.experiment import FORMAT_VERSION, TrainConfig
@@ -48,6 +50,7 @@ def make_run(folder: Path, dataset: Path, losses: dict[int, float], **model: Any
         devices={},
     )
     write_json(folder / "lineage.json", lineage)
+    write_manifest(folder, hash_files(folder, list_files(folder, RUN_FILES)))
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
     mesh = single_device_mesh()
     abstract, _ = abstract_parameters(

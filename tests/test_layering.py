@@ -31,7 +31,7 @@ LAYERS = [
     {"training", "inference"},
     {"evaluation", "reporting"},
     {"experiment", "hooks", "pretraining", "run_course", "run_files", "run_state", "tour"},
-    {"train", "eval", "generate", "quickstart", "cli"},
+    {"train", "eval", "generate", "verify", "quickstart", "cli"},
 ]
 WITHOUT_JAX = {
     "corpus",
