@@ -27,7 +27,12 @@ from typing import Any
 from jaxgpt.config import from_dict
 from jaxgpt.corpus.account import Account, read_account
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.disk_space import explaining_full_disk
+from jaxgpt.corpus.disk_space import (
+    check_disk_space,
+    explaining_full_disk,
+    forecast_build,
+    forecast_restoring,
+)
 from jaxgpt.corpus.encoding import SPLITS, Stored, write_shards
 from jaxgpt.corpus.finished import (
     INPUTS_NAME,
@@ -138,6 +143,10 @@ def _append(
 ) -> None:
     """All stages in their order."""
     account, assignment = known
+    tally, directory = account.tally, stored.directory
+    needed = forecast_restoring(tally.num_kept, tally.kept_bytes, config)
+    needed |= forecast_build(inputs.files, config)
+    check_disk_space(directory, directory / APPEND_WORK, needed, config)
     num_bytes = sum(file.estimated_text_bytes for file in inputs.files)
     num_partitions = plan_num_partitions(num_bytes + account.tally.kept_bytes)
     older = _restore(stored, config, num_partitions, stages)

@@ -15,9 +15,10 @@ from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.decontamination import Decontamination, summarize
 from jaxgpt.corpus.document import RemovedWriter
 from jaxgpt.corpus.finished import INPUTS_NAME
+from jaxgpt.corpus.licenses import list_licenses
 from jaxgpt.corpus.removal import REMOVED_NAME
 from jaxgpt.corpus.report import write_reports
-from jaxgpt.corpus.splits import Assignment
+from jaxgpt.corpus.splits import Assignment, TailAssignment
 from jaxgpt.dataset_manifest import Shard, write_manifest
 from jaxgpt.tokenizer import Tokenizer
 
@@ -64,7 +65,7 @@ def write_outcome(output: Path, outcome: Outcome) -> dict[str, Any]:
         for entry in outcome.files:
             stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
     write_account(output, account, outcome.assignment)
-    about = _about(outcome)
+    about = _about(output, outcome)
     write_reports(
         output,
         outcome.name,
@@ -84,7 +85,7 @@ def summarize_benchmarks(account: Account, config: DatasetConfig) -> list[dict[s
     return summarize(config.decontamination, counts)
 
 
-def _about(outcome: Outcome) -> dict[str, Any]:
+def _about(output: Path, outcome: Outcome) -> dict[str, Any]:
     """What a manifest says beyond what reading a dataset needs."""
     account = outcome.account
     tally = account.tally
@@ -110,6 +111,7 @@ def _about(outcome: Outcome) -> dict[str, Any]:
         "sources": [
             {"name": name, **source.to_json()} for name, source in sorted(tally.sources.items())
         ],
+        "licenses": list_licenses(output, isinstance(outcome.assignment, TailAssignment)),
         "inputs": {
             "num_files": account.num_files,
             "num_bytes": account.num_file_bytes,

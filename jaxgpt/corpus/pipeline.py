@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.disk_space import explaining_full_disk
+from jaxgpt.corpus.disk_space import check_disk_space, explaining_full_disk, forecast_build
 from jaxgpt.corpus.encoding import SPLITS, write_shards
 from jaxgpt.corpus.executors.executor import Executor
 from jaxgpt.corpus.finished import check_finished, recorded_settings, refuse_foreign_folder
@@ -95,7 +95,7 @@ def _build(
     progress: Progress,
 ) -> dict[str, Any]:
     """All stages in their order."""
-    _warn_if_disk_is_small(inputs, output)
+    check_disk_space(output, output / WORK, forecast_build(inputs.files, config), config)
     # Workers elsewhere need a path that is right from wherever they run.
     stages = Stages((output / WORK).resolve(), executor, progress)
     num_bytes = sum(file.estimated_text_bytes for file in inputs.files)
@@ -147,15 +147,3 @@ def _write_shards(
     if not shards["val"]:
         raise BadInputError("there is too little text to hold any out for validation; give more")
     return shards
-
-
-def _warn_if_disk_is_small(inputs: Inputs, output: Path) -> None:
-    needed = sum(file.estimated_text_bytes for file in inputs.files) * 3 // 2
-    free = shutil.disk_usage(output).free
-    if free < needed:
-        logger.warning(
-            "%s has %.1f GB free; this build may need about %.1f GB",
-            output,
-            free / 1e9,
-            needed / 1e9,
-        )

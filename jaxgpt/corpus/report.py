@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.corpus.licenses import license_sections
 from jaxgpt.corpus.report_removals import (
     benchmark_sections,
     dropped_by_source,
@@ -103,6 +104,7 @@ def _sections(
         _account(about["counts"], about["bytes"]),
         _splits(shards, about["split_note"]),
         *_sources(about["sources"]),
+        *license_sections(about["licenses"]),
         *dropped_by_source(about["sources"]),
         *near_duplicate_sections(about["near_duplicates"], families),
         *edit_sections(about["edits"], about["bytes"]["edited"]),

@@ -22,6 +22,8 @@ class ExecutorConfig:
     address: str | None = None
     """Of a Ray cluster: `auto` for the one this machine belongs to; by default a Ray of this
     machine alone is started."""
+    when_disk_is_small: Literal["refuse", "warn"] = "refuse"
+    """If there surely is too little room for what is to be written: do not begin, or only warn."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
