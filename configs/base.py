@@ -78,7 +78,7 @@ config = TrainConfig(
         max_in_a_row=8,
         max_in_window=32,
         rewind_steps=100,
-        rollbacks=5,
+        max_rollbacks=5,
     ),
     evaluation=EvaluationConfig(
         every_steps=None,

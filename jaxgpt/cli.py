@@ -11,6 +11,7 @@ VERBS = {
     "eval": "loss, perplexity and bits per byte of a checkpoint",
     "generate": "continue a text with a checkpoint",
     "verify": "whether the files of a run are what was written",
+    "supervise": "run a command again whenever it ends unfinished",
     "quickstart": "the whole way on this machine's own text, in minutes",
 }
 

@@ -6,6 +6,7 @@ Starts a run or continues it; what is trained and how is put together in run_cou
 import logging
 import time
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from jaxgpt.run_files import Resume, check_resume_mode, read_lineage, write_desc
 from jaxgpt.run_state import Start, log_checkpoint_events, start_state
 from jaxgpt.stopping import StopSignal
 from jaxgpt.training.loop import fit
-from jaxgpt.training.metrics import MetricsLog
+from jaxgpt.training.metrics import MetricsLog, read_records
+from jaxgpt.training.recovery import UnstableError
+from jaxgpt.training.rollback import Jump
 from jaxgpt.training.time_account import TimeAccount
 from jaxgpt.training.watchdog import Watchdog
 
@@ -121,8 +124,14 @@ def _train(course: Course, lineage: dict[str, Any], latest: int | None, stop: St
             f"{course.run_dir}: {size:,} parameters, {course.mesh.size} x "
             f"{jax.devices()[0].device_kind}, step {start.step} of {config.schedule.num_steps}"
         )
+        event = "start" if latest is None else "resume"
         details = {"num_parameters": size, **describe_devices()}
-        _follow(course, start, stop, "start" if latest is None else "resume", details)
+        while (error := _follow(course, start, stop, event, details)) is not None:
+            start, details = _go_back(course, start, error)
+            event = "rollback"
+            course.progress.say(
+                f"{error}. Going on from step {start.step}, past {details['batches'][1]} batches"
+            )
 
 
 def _start(course: Course, step: int | None) -> Start:
@@ -138,10 +147,43 @@ def _start(course: Course, step: int | None) -> Start:
         )
 
 
+def _go_back(course: Course, start: Start, error: UnstableError) -> tuple[Start, dict[str, Any]]:
+    """An older start from which other batches follow, and what the log should say of it.
+
+    Raises:
+        UnstableError: the run has gone back often enough, or there is nothing to go back to.
+    """
+    recovery, checkpoints = course.config.recovery, course.checkpoints
+    # This also waits for the save under way: to where a run goes back must not depend on its speed.
+    checkpoints.latest_verified(before=error.step)
+    step = None
+    while step is None:  # What is found damaged is no candidate the next time.
+        candidate = recovery.rollback_step(checkpoints.steps(), error.step, len(start.jumps))
+        if candidate is None:
+            raise error
+        step = checkpoints.latest_verified(before=candidate + 1)
+    checkpoints.abandon_after(step)
+    skipped = [
+        event["step"]
+        for event in read_records(course.run_dir / "events.jsonl")
+        if event.get("event") == "skip" and event["step"] > step
+    ]
+    first = step + start.batch_offset
+    jump = Jump(step, error.step - step)
+    details = {
+        "back_from": error.step,
+        "reason": str(error),
+        "batches": [first, jump.num_batches],
+        "skipped_steps": skipped,
+    }
+    again = _start(course, step)
+    return replace(again, jumps=(*start.jumps, jump), seconds=start.seconds), details
+
+
 def _follow(
     course: Course, start: Start, stop: StopSignal, event: str, details: dict[str, Any]
-) -> None:
-    """Train from a start to the end of the run."""
+) -> UnstableError | None:
+    """Train from a start to the end of the run; return what made it impossible, if anything."""
     config, account = course.config, course.account
     num_rows, num_steps = config.batch.global_batch_size, config.schedule.num_steps
     log_dir = course.run_dir if is_first_host() else None
@@ -155,11 +197,16 @@ def _follow(
             batches = (to_devices(batch, course.mesh, num_rows) for batch in host_batches)
             agreed = stop_of_all_hosts(stop, course.mesh)
             loop = make_loop(course, start, log)
-            fit(loop, start.state, batches, log, course.progress, agreed, start.seconds)
+            try:
+                fit(loop, start.state, batches, log, course.progress, agreed, start.seconds)
+            except UnstableError as error:
+                # Without its traceback, which would keep the state in memory.
+                return error.with_traceback(None)
         with account.spending("save"):
             course.checkpoints.wait()
         log.goodput(num_steps, account.record())
         log.event("finished", num_steps)
+    return None
 
 
 def _lineage(config: TrainConfig, sources: Sources) -> dict[str, Any]:

@@ -30,8 +30,17 @@ LAYERS = [
     {"checkpoints"},
     {"training", "inference"},
     {"evaluation", "reporting"},
-    {"experiment", "hooks", "pretraining", "run_course", "run_files", "run_state", "tour"},
-    {"train", "eval", "generate", "verify", "quickstart", "cli"},
+    {
+        "experiment",
+        "hooks",
+        "pretraining",
+        "run_course",
+        "run_files",
+        "run_state",
+        "supervision",
+        "tour",
+    },
+    {"train", "eval", "generate", "quickstart", "supervise", "verify", "cli"},
 ]
 WITHOUT_JAX = {
     "corpus",

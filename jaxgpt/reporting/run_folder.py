@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxgpt.dataset_manifest import MANIFEST
 from jaxgpt.training.metrics import read_records
+from jaxgpt.training.time_account import FILE_NAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class RunFolder:
         steps: records of training steps, in order.
         evaluations: {"step": ..., figures...} of each evaluation, in order.
         events: events.jsonl, in order.
+        goodput: seconds by purpose, of all processes of the run; empty if not recorded.
         manifests: of the datasets, by the path that the config gives.
         missing: sentences that name what could not be read.
     """
@@ -37,6 +39,7 @@ class RunFolder:
     evaluations: list[dict[str, Any]]
     events: list[dict[str, Any]]
     manifests: Mapping[str, Mapping[str, Any]]
+    goodput: Mapping[str, float] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -80,6 +83,7 @@ def read_run_folder(directory: str | Path) -> RunFolder:
         events=read_records(directory / "events.jsonl"),
         manifests=_read_manifests(config, documents["lineage"], missing),
         missing=missing,
+        goodput=_read_json(directory / FILE_NAME, []).get("seconds", {}),
     )
 
 

@@ -15,6 +15,7 @@ from jaxgpt.plots import bar_chart
 from jaxgpt.report_page import Section, Table, to_html
 from jaxgpt.reporting.curves import course_figures, learning_figures, mean_throughput
 from jaxgpt.reporting.description import describe_config, describe_data, describe_environment
+from jaxgpt.reporting.faults import describe_faults, describe_time
 from jaxgpt.reporting.run_folder import RunFolder, read_run_folder
 
 HTML_NAME = "report.html"
@@ -49,6 +50,8 @@ def _sections(run: RunFolder, extra: Mapping[str, Any]) -> list[Section]:
         _evaluation(run, extra.get("evaluation"), baseline),
         _samples(run, extra.get("samples", ())),
         _course(run),
+        describe_time(run),
+        describe_faults(run),
         *describe_data(run),
         describe_config(run),
         describe_environment(run),

@@ -85,7 +85,7 @@ class MetricsLog:
         self._append("metrics", {"step": step, "goodput": account})
 
     def event(self, name: str, step: int, **details: Any) -> None:
-        """Append something that happened: start, resume, save, sample, stop."""
+        """Append something that happened: start, resume, save, skip, rollback, sample, stop."""
         self._append("events", {"event": name, "step": step, **details})
 
     def _append(self, name: str, record: dict[str, Any]) -> None:

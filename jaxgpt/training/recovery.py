@@ -9,7 +9,7 @@ Axes: W steps of the window.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import DivergedError
+from jaxgpt.training.rollback import rollback_step
 
 # A value counts as far off only if it is so by this share of the mean, too: equal losses have no
 # spread at all, and nearly equal ones have one of rounding.
@@ -56,10 +57,15 @@ class UnstableError(DivergedError):
 class Recovery:
     """What becomes of an update that would do harm; choose `SkipSpikes` or `NoSkipping`."""
 
-    @property
-    def max_rollbacks(self) -> int:
-        """How often a run may go back to an older checkpoint."""
-        return 0
+    def rollback_step(self, steps: Sequence[int], now: int, num_rollbacks: int) -> int | None:
+        """The step that an unstable run goes back to; None if it must end.
+
+        Args:
+            steps: those that can be restored.
+            now: steps done.
+            num_rollbacks: how often it has gone back before.
+        """
+        return None
 
     def init(self) -> dict[str, jax.Array]:
         """What is remembered from step to step, before the first one."""
@@ -137,20 +143,21 @@ class SkipSpikes(Recovery):
     """So many skipped steps among the last `window` make the run go back, too."""
     rewind_steps: int = 100
     """It goes back to the newest checkpoint at least so many steps ago, or the oldest there is."""
-    rollbacks: int = 5
+    max_rollbacks: int = 5
     """How often a run may go back; after that it ends as diverged."""
 
     def __post_init__(self) -> None:
         least = {"window": 2, "min_steps": 2, "max_in_a_row": 1, "max_in_window": 1}
-        for name, minimum in (least | {"rewind_steps": 0, "rollbacks": 0}).items():
+        for name, minimum in (least | {"rewind_steps": 0, "max_rollbacks": 0}).items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {minimum}")
         if self.sigmas <= 0:
             raise ValueError(f"sigmas={self.sigmas} must be positive")
 
-    @property
-    def max_rollbacks(self) -> int:
-        return self.rollbacks
+    def rollback_step(self, steps: Sequence[int], now: int, num_rollbacks: int) -> int | None:
+        if num_rollbacks >= self.max_rollbacks:
+            return None
+        return rollback_step(steps, now, self.rewind_steps)
 
     def init(self) -> dict[str, jax.Array]:
         return {

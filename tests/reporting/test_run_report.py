@@ -9,6 +9,7 @@ import pytest
 
 from jaxgpt.reporting.curves import course_figures, learning_figures, mean_throughput
 from jaxgpt.reporting.run_report import write_run_report
+from jaxgpt.training.time_account import PURPOSES
 from tests.run_folder import make_run
 from tests.test_report_page import Page
 from tests.tiny import make_dataset
@@ -101,6 +102,19 @@ def test_a_report_shows_what_the_folder_holds(run: Path) -> None:
         assert expected in text, expected
     assert "Missing from this report" not in text
     assert text.index("After training") < text.index("At step 40") < text.index("At step 20")
+
+
+def test_a_report_tells_faults_and_where_the_time_went(run: Path) -> None:
+    assert "Faults" not in read(write_run_report(run))
+    seconds = dict.fromkeys(PURPOSES, 0.0) | {"step": 60.0, "replay": 15.0, "down": 25.0}
+    document = {"version": 1, "seconds": seconds, "furthest_step": 40, "until": 0}
+    (run / "goodput.json").write_text(json.dumps(document))
+    with open(run / "events.jsonl", "a") as file:
+        file.write('{"event": "skip", "step": 33, "batch": 4321, "loss": "nan"}\n')
+        file.write('{"event": "hang", "step": 35, "purpose": "data_wait"}\n')
+    text = read(write_run_report(run))
+    for expected in ("Goodput: 60.0%", "steps done again", "15.0%", "batch 4321", "hung"):
+        assert expected in text, expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""`jaxgpt supervise -- COMMAND`: run a command again whenever it ends unfinished."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import tyro
+
+from jaxgpt.command_line import find_option, parse_options, run_verb
+from jaxgpt.errors import UsageError
+from jaxgpt.supervision import Patience, newest_step, supervise
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperviseOptions:
+    """Run COMMAND, and again whenever it ends with exit code 75 or is killed, until it is done.
+
+    The command stands after --, for example: jaxgpt supervise -- jaxgpt train --config c.py
+    --run-dir runs/a. Its last exit code is the exit code.
+    """
+
+    run_dir: str | None = None
+    """Run folder whose checkpoints show progress; default: the --run-dir of COMMAND."""
+    patience: tyro.conf.OmitArgPrefixes[Patience] = field(default_factory=Patience)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, supervise, end as the command ended."""
+    arguments = list(argv)
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    own, command = arguments[:split], arguments[split + 1 :]
+    options = parse_options(
+        SuperviseOptions, own, prog="jaxgpt.supervise", default=SuperviseOptions()
+    )
+    if not command:
+        raise UsageError("no command; for example jaxgpt supervise -- jaxgpt train --config FILE")
+    run_dir = options.run_dir or find_option(command, "--run-dir") or _default_run_dir(command)
+    progress = partial(newest_step, Path(run_dir))
+    sys.exit(supervise(command, options.patience, progress))
+
+
+def _default_run_dir(command: Sequence[str]) -> str:
+    """Where `jaxgpt train` puts a run that is not told where."""
+    config = find_option(command, "--config")
+    if config is None:
+        raise UsageError("--run-dir is missing: nothing else tells whether COMMAND gets on")
+    return str(Path("runs") / Path(config).stem)
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,194 @@
+"""Running a command until it is done: again when it may go on, not when it cannot.
+
+The command says by its exit code what to do. 75 means that the same command continues; so does a
+death by a signal that nobody here has sent: the machine ran out of memory, or a peer was lost.
+Every other code is final. Progress is what checkpoints show: a run that dies again and again at
+the same step is not started for ever.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from jaxgpt.errors import UnfinishedError, UsageError
+
+logger = logging.getLogger(__name__)
+
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+_POLL_SECONDS = 0.1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """When to start a command again, and when no more."""
+
+    first_wait_seconds: float = 2.0
+    """Wait before the first restart; doubled at each that follows without progress."""
+    longest_wait_seconds: float = 300.0
+    """But never wait longer."""
+    max_restarts: int = 5
+    """End after so many restarts in a row without a new checkpoint."""
+    also: tuple[int, ...] = ()
+    """More exit codes to start again after, besides 75 and death by a signal."""
+
+    def __post_init__(self) -> None:
+        for name in ("first_wait_seconds", "longest_wait_seconds", "max_restarts"):
+            if getattr(self, name) < 0:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {getattr(self, name)} must not be negative")
+
+    def wait_seconds(self, restarts: int) -> float:
+        """How long to wait before a restart that comes after so many without progress."""
+        return min(self.longest_wait_seconds, self.first_wait_seconds * 2.0 ** min(restarts, 60))
+
+
+def newest_step(run_dir: Path) -> int | None:
+    """The newest complete checkpoint by its name; None if there is none."""
+    folder = run_dir / "checkpoints"
+    if not folder.is_dir():
+        return None
+    return max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=None)
+
+
+def supervise(
+    command: Sequence[str],
+    patience: Patience,
+    progress: Callable[[], int | None],
+    pause: Callable[[float], object] = time.sleep,
+) -> int:
+    """Run a command to its end, again and again if need be, and return its last exit code.
+
+    SIGTERM, SIGINT and SIGHUP are passed on to the command, and it is not started again then.
+    Whatever it leaves behind in its process group is killed before it is started again.
+
+    Args:
+        command: program and arguments.
+        patience: when to give up.
+        progress: something that grows as the command gets on, such as its newest checkpoint.
+        pause: waits; another function only in tests.
+
+    Raises:
+        UsageError: there is no such program.
+    """
+    restarts = 0
+    with _Child() as child:
+        while True:
+            before = progress()
+            code = child.run(command)
+            if child.told_to_stop or not _may_go_on(code, patience):
+                return _exit_code(code)
+            after = progress()
+            # Also a step back is a change: a run that went back on purpose is not stuck.
+            restarts = restarts + 1 if after == before else 0
+            if restarts > patience.max_restarts:
+                logger.warning(
+                    "ended with %s; no new checkpoint in %d restarts (newest: %s), not again",
+                    _describe(code), patience.max_restarts, "none" if after is None else after,
+                )  # fmt: skip
+                return _exit_code(code)
+            seconds = patience.wait_seconds(restarts)
+            logger.info("ended with %s; again in %.0f s", _describe(code), seconds)
+            _wait(seconds, child, pause)
+            if child.told_to_stop:
+                return _exit_code(code)
+
+
+class _Child:
+    """One process at a time, in a group of its own; signals that come here go there."""
+
+    def __init__(self) -> None:
+        self.told_to_stop = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "_Child":
+        for number in _SIGNALS:
+            self._previous[number] = signal.signal(number, self._pass_on)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._kill_group()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def run(self, command: Sequence[str]) -> int:
+        """Run to the end; a negative result is the signal that it died of."""
+        try:
+            self._process = subprocess.Popen(
+                command, start_new_session=True, preexec_fn=_die_with_parent(os.getpid())
+            )
+        except OSError as error:
+            raise UsageError(f"cannot run {command[0]}: {error.strerror}") from None
+        if self.told_to_stop:  # It came while the process was being made.
+            self._process.terminate()
+        code = self._process.wait()
+        self._kill_group()
+        return code
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.told_to_stop = True
+        if self._process is not None and self._process.returncode is None:
+            # To the leader alone: it knows what to do with those that it has started.
+            os.kill(self._process.pid, number)
+
+    def _kill_group(self) -> None:
+        if self._process is not None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+
+def _wait(seconds: float, child: _Child, pause: Callable[[float], object]) -> None:
+    """Wait in small parts: a signal must not wait."""
+    while seconds > 0 and not child.told_to_stop:
+        pause(min(_POLL_SECONDS, seconds))
+        seconds -= _POLL_SECONDS
+
+
+def _may_go_on(code: int, patience: Patience) -> bool:
+    # A shell in between says 128 + n for a death by signal n; 130 is Ctrl-C, saved.
+    by_signal = code < 0 or (code > 128 and code != 130 and code - 128 in _FATAL)
+    return code == UnfinishedError.exit_code or by_signal or code in patience.also
+
+
+_FATAL = {
+    int(number)
+    for number in (
+        signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGTERM, signal.SIGHUP
+    )
+}  # fmt: skip
+
+
+def _exit_code(code: int) -> int:
+    return code if code >= 0 else 128 - code
+
+
+def _describe(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+
+def _die_with_parent(parent: int) -> Callable[[], None]:
+    """Asks, in the child, that it be told to stop when its parent is killed."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
+    def ask() -> None:
+        if prctl is not None:
+            prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
+            if os.getppid() != parent:  # It died before we could ask.
+                os._exit(UnfinishedError.exit_code)
+
+    return ask
