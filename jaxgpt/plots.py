@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, without the yellow: told apart by colour-blind readers and in grey print.
 COLORS = ("#0b6e99", "#d55e00", "#009e73", "#8f5a9e", "#7a7a7a", "#56b4e9")
+# What stands behind what is set apart.
+_PALE = ("#b8c4ce", "#dde3e8")
 _INK, _GREY, _GRID = "#24292f", "#57606a", "#e4e7eb"
 _STYLE: Any = {
     "axes.edgecolor": _GREY,
@@ -148,7 +150,7 @@ def bar_chart(
 
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(width_inches, 0.62 + 0.3 * max(1, len(values)))
-        others = COLORS[0] if highlighted is None else "#b8c4ce"
+        others = COLORS[0] if highlighted is None else _PALE[0]
         places = range(len(values))
         axes.barh(
             places,
@@ -157,21 +159,40 @@ def bar_chart(
             color=[COLORS[0] if label == highlighted else others for label in values],
         )
         for place, value in zip(places, values.values(), strict=True):
-            axes.annotate(
-                _short_number(value),
-                (value, place),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8.5,
-            )
-        axes.set_yticks(places, list(values), color=_INK)
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
-        axes.set_xlim(left=0)
-        axes.grid(visible=False, axis="y")
-        axes.xaxis.set_major_formatter(_short_number)
-        axes.set_xlabel(x_label)
+            _write_value(axes, value, place)
+        _finish_bars(axes, list(values), x_label)
+        return _svg(figure)
+
+
+def stacked_bar_chart(
+    series: Mapping[str, Sequence[float]],
+    labels: Sequence[str],
+    *,
+    x_label: str,
+    width_inches: float = 7.2,
+) -> str:
+    """Return the SVG of horizontal bars, each made of one piece of every series.
+
+    Args:
+        series: by name, one value for each label; finite, not negative. The first is set apart.
+        labels: of the bars, first on top; each has its sum at its end.
+        x_label: what the values are, with their unit.
+        width_inches: at 96 pixels an inch on screen; the height follows from the number of bars.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        # Room for the legend above the bars.
+        figure, axes = _figure(width_inches, 0.92 + 0.3 * max(1, len(labels)))
+        starts = [0.0] * len(labels)
+        for number, (name, values) in enumerate(series.items()):
+            color = COLORS[0] if number == 0 else _PALE[(number - 1) % len(_PALE)]
+            axes.barh(range(len(labels)), values, 0.62, starts, color=color, label=name)
+            starts = [start + value for start, value in zip(starts, values, strict=True)]
+        for place, value in enumerate(starts):
+            _write_value(axes, value, place)
+        _finish_bars(axes, labels, x_label)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series), borderpad=0.2)
         return _svg(figure)
 
 
@@ -195,6 +216,28 @@ def _figure(width_inches: float, height_inches: float) -> "tuple[Figure, Axes]":
 
     figure = Figure(figsize=(width_inches, height_inches), dpi=96, layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _write_value(axes: "Axes", value: float, place: int) -> None:
+    """At the end of a horizontal bar."""
+    axes.annotate(
+        _short_number(value),
+        (value, place),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8.5,
+    )
+
+
+def _finish_bars(axes: "Axes", labels: Sequence[str], x_label: str) -> None:
+    axes.set_yticks(range(len(labels)), labels, color=_INK)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_formatter(_short_number)
+    axes.set_xlabel(x_label)
 
 
 def _is_drawable(value: float, scale: str) -> bool:

@@ -1,5 +1,6 @@
 """Sections of a report as one HTML page, or as Markdown. Knows nothing of what they say."""
 
+import difflib
 import html
 import re
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,8 @@ from dataclasses import dataclass, field
 
 # Characters that may not stand in HTML, such as text of a model may hold.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# Words with the white space after them; together they are the text.
+_WORDS = re.compile(r"\S+\s*|^\s+")
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,13 @@ class Section:
     Attributes:
         text: a plain sentence or two.
         figure: SVG; only in HTML.
+        table_is_folded: in HTML the table is folded away, below the figure that shows the same.
         figures: small SVGs that stand two abreast; only in HTML.
         tables: small tables by name that stand two abreast; only in HTML.
         samples: by name, documents as {location, detail, text}, perhaps with {prompt}, which the
             text continues; only in HTML.
+        compared: as `samples`, side by side and folded away; words of a text that the first one
+            of its name does not have at that place are marked.
         folded: names of the samples that are folded away at first.
         preformatted: text that is shown as it stands; folded away in HTML, not in Markdown.
     """
@@ -37,9 +43,11 @@ class Section:
     text: str = ""
     table: Table | None = None
     figure: str = ""
+    table_is_folded: bool = False
     figures: Sequence[str] = ()
     tables: Mapping[str, Table] = field(default_factory=dict)
     samples: Mapping[str, Sequence[Mapping[str, str]]] | None = None
+    compared: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
     folded: frozenset[str] = frozenset()
     preformatted: str = ""
 
@@ -104,10 +112,12 @@ def _section_html(section: Section) -> str:
     pieces = [f"<section><h2>{_escape(section.title)}</h2>"]
     if section.text:
         pieces.append(f"<p>{_escape(section.text)}</p>")
-    if section.table is not None:
+    if section.table is not None and not section.table_is_folded:
         pieces.append(_table_html(section.table))
     if section.figure:
         pieces.append(f"<figure>{section.figure}</figure>")
+    if section.table is not None and section.table_is_folded:
+        pieces.append(f"<details><summary>numbers</summary>{_table_html(section.table)}</details>")
     if section.figures:
         figures = "".join(f"<figure>{figure}</figure>" for figure in section.figures)
         pieces.append(f'<div class="pair">{figures}</div>')
@@ -122,6 +132,13 @@ def _section_html(section: Section) -> str:
         pieces.append(f"<details{state}><summary>{_escape(name)}</summary>")
         pieces += [_sample_html(sample) for sample in samples]
         pieces.append("</details>")
+    for name, samples in section.compared.items():
+        first, *others = samples
+        abreast = [_sample_html(first), *(_sample_html(other, first["text"]) for other in others)]
+        pieces.append(
+            f"<details><summary>{_escape(name)}</summary>"
+            f'<div class="pair">{"".join(abreast)}</div></details>'
+        )
     if section.preformatted:
         pieces.append(
             f"<details><summary>show</summary><pre>{_escape(section.preformatted)}</pre></details>"
@@ -141,16 +158,29 @@ def _table_html(table: Table) -> str:
     return f'<div class="wide"><table>{head}<tbody>\n{rows}\n</tbody></table></div>'
 
 
-def _sample_html(sample: Mapping[str, str]) -> str:
+def _sample_html(sample: Mapping[str, str], compared_with: str | None = None) -> str:
     detail = f": {_escape(sample['detail'])}" if sample["detail"] else ""
     prompt = f"<b>{_escape(sample['prompt'])}</b>" if sample.get("prompt") else ""
-    text = f"{prompt}{_escape(sample['text'])}"
+    text = sample["text"]
+    marked = _escape(text) if compared_with is None else _mark_changes(compared_with, text)
+    text = f"{prompt}{marked}"
     # HTML drops a newline that directly follows <pre>.
     block = f"<pre>\n{text}</pre>" if prompt or sample["text"].strip() else ""
     location = ""
     if sample["location"] or detail:
         location = f'<p class="where"><code>{_escape(sample["location"])}</code>{detail}</p>'
     return f'<div class="sample">{location}{block}</div>'
+
+
+def _mark_changes(before: str, after: str) -> str:
+    """`after` as HTML; words that `before` does not have at that place are marked."""
+    old, new = _WORDS.findall(before), _WORDS.findall(after)
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    pieces = []
+    for kind, _, _, start, stop in matcher.get_opcodes():
+        piece = _escape("".join(new[start:stop]))
+        pieces.append(piece if kind == "equal" or not piece.strip() else f"<mark>{piece}</mark>")
+    return "".join(pieces)
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -163,9 +193,16 @@ def _escape(text: str) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light; --ink: #24292f; --grey: #57606a; --line: #e4e7eb; --blue: #0b6e99; }
+:root { color-scheme: light dark; --ink: #24292f; --grey: #57606a; --line: #e4e7eb;
+  --page: #f6f7f9; --card: #fff; --mark: #ffe8a3; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e2e6ea; --grey: #9aa4ae; --line: #343b43; --page: #15191d; --card: #1d2329;
+    --mark: #6b5310; }
+  /* Figures are drawn for paper: their ink turns light and keeps its hue. */
+  figure svg { filter: invert(0.9) hue-rotate(180deg); }
+}
 * { box-sizing: border-box; }
-body { margin: 0; background: #f6f7f9; color: var(--ink);
+body { margin: 0; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
 main { max-width: 900px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 26px; margin: 0 0 16px; }
@@ -173,7 +210,7 @@ h2 { font-size: 17px; margin: 0 0 8px; }
 p { margin: 0 0 10px; color: var(--grey); }
 .cards { display: grid; grid-template-columns: repeat(var(--columns), 1fr); gap: 10px; }
 @media screen and (max-width: 700px) { .cards { grid-template-columns: repeat(2, 1fr); } }
-.card, section { background: #fff; border: 1px solid var(--line); border-radius: 8px; }
+.card, section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 .card { padding: 12px 14px; }
 .card b { display: block; font-size: 19px; font-variant-numeric: tabular-nums; }
 .card span { color: var(--grey); font-size: 13px; }
@@ -181,10 +218,12 @@ section { padding: 16px 18px; margin-top: 14px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th { text-align: left; color: var(--grey); font-weight: 600; border-bottom: 2px solid var(--line); }
-th, td { padding: 4px 14px 4px 0; vertical-align: top; overflow-wrap: anywhere; }
+th, td { padding: 4px 14px 4px 0; vertical-align: top; overflow-wrap: break-word; }
+td:first-child { min-width: 8em; overflow-wrap: anywhere; }
 td { border-bottom: 1px solid var(--line); }
 tbody tr:last-child td { border-bottom: 0; }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+th { vertical-align: bottom; } th.n { white-space: normal; }
 figure { margin: 0; } figure svg { width: 100%; height: auto; display: block; }
 figure text { font-family: inherit !important; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 14px; }
@@ -193,10 +232,12 @@ figure text { font-family: inherit !important; }
 .columns td:first-child { width: 50%; }
 h3 { font-size: 14px; margin: 0 0 2px; }
 summary { cursor: pointer; font-weight: 600; padding: 4px 0; }
+mark { background: var(--mark); color: inherit; border-radius: 3px; }
 .sample { border-left: 3px solid var(--line); padding-left: 12px; margin: 6px 0 12px; }
+.pair > * { min-width: 0; }
 .where { margin: 0 0 4px; font-size: 13px; }
 code, pre { font: 12.5px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-pre { margin: 0; padding: 8px 10px; background: #f6f7f9; border-radius: 6px; overflow-x: auto;
+pre { margin: 0; padding: 8px 10px; background: var(--page); border-radius: 6px; overflow-x: auto;
   white-space: pre-wrap; overflow-wrap: anywhere; }
 @media print {
   @page { margin: 14mm; }

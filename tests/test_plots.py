@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from jaxgpt.plots import Line, bar_chart, line_chart, running_mean
+from jaxgpt.plots import Line, bar_chart, line_chart, running_mean, stacked_bar_chart
 
 
 def texts(svg: str) -> list[str]:
@@ -74,3 +74,13 @@ def test_the_running_mean_is_centred_and_keeps_both_ends() -> None:
     assert running_mean([1, math.nan, 3], 3) == pytest.approx([1, 2, 3])
     assert math.isnan(running_mean([math.inf], 3)[0])
     assert running_mean([], 3) == []
+
+
+def test_stacked_bars_have_their_sums_and_a_legend_and_are_the_same_again() -> None:
+    def draw() -> str:
+        series = {"kept": [3, 0, 5000], "dropped": [4, 0, 40_000]}
+        return stacked_bar_chart(series, ["short", "none", "long"], x_label="documents")
+
+    labels = {"short", "none", "long", "kept", "dropped", "documents", "7", "45k"}
+    assert labels <= set(texts(draw()))
+    assert draw() == draw()

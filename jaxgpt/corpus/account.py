@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.corpus.measuring import merge_measures
 from jaxgpt.corpus.near_duplicates.examples import merge_examples
 from jaxgpt.corpus.splits import Assignment
 from jaxgpt.corpus.tally import Tally
@@ -30,7 +31,7 @@ class Account:
         step_counts: what filters and edits counted, by their stage.
         near_duplicate_counts: candidates, comparisons, ...; empty if none were looked for.
         near_duplicate_examples: families of a kept document and some removed for it, JSON.
-        lengths: documents kept by the number of bits of their length in bytes.
+        measures: what `measure_documents` found; empty if nothing was measured.
         num_files, num_file_bytes: input files and their size as stored.
         problems, skipped: damaged input files, and what was no input, by kind.
         history: what was done to the dataset after it was built, JSON, in order.
@@ -40,7 +41,7 @@ class Account:
     step_counts: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
     near_duplicate_counts: Counter[str] = dataclasses.field(default_factory=Counter)
     near_duplicate_examples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    lengths: Counter[int] = dataclasses.field(default_factory=Counter)
+    measures: dict[str, Any] = dataclasses.field(default_factory=dict)
     num_files: int = 0
     num_file_bytes: int = 0
     problems: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -61,6 +62,10 @@ class Account:
         self.near_duplicate_counts["largest_cluster"] = largest
         self.near_duplicate_examples = merge_examples([*self.near_duplicate_examples, *examples])
 
+    def count_measures(self, found: Mapping[str, Any]) -> None:
+        """Add what `measure_documents` found."""
+        self.measures = merge_measures([self.measures, found] if self.measures else [found])
+
     def count_files(self, files: Iterable[Mapping[str, Any]]) -> None:
         """Add input files, as they are listed with the dataset."""
         for file in files:
@@ -76,7 +81,8 @@ class Account:
         self.count_steps(other.step_counts)
         if other.near_duplicate_counts:
             self.count_near_duplicates(other.near_duplicate_counts, other.near_duplicate_examples)
-        self.lengths.update(other.lengths)
+        if other.measures:
+            self.count_measures(other.measures)
         self.num_files += other.num_files
         self.num_file_bytes += other.num_file_bytes
         self.problems.update(other.problems)
@@ -107,8 +113,6 @@ class Account:
         fields["tally"] = Tally.from_json(fields["tally"])
         steps = fields["step_counts"].items()
         fields["step_counts"] = {stage: Counter(counts) for stage, counts in steps}
-        lengths = fields["lengths"].items()
-        fields["lengths"] = Counter({int(bits): count for bits, count in lengths})
         return cls(**fields)
 
 

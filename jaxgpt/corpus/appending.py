@@ -157,6 +157,7 @@ def _append(
     documents.apply_steps("filter_documents", [config.filters])
     documents.apply_steps("edit_documents", [config.privacy, config.decontamination])
     documents.remove_near_duplicates(older)
+    documents.measure()
     if not inputs.files:
         check_left(documents.account.tally, inputs)
     tokenizer_file = stored.directory.resolve() / TOKENIZER_FOLDER / TOKENIZER_FILE

@@ -1,7 +1,6 @@
 """The stages that turn documents into token ids, in their final order, and these into shards."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,19 +30,16 @@ def encode_partition(
     assignment: Assignment,
     tokenizer_file: Path,
 ) -> dict[str, Any]:
-    """Kernel: write the ids of both splits' documents; return counts by source and by length."""
+    """Kernel: write the ids of both splits' documents; return counts by source."""
     tokenizer = Tokenizer.load(tokenizer_file)
     outputs = {split: _Output(folder, split, tokenizer) for split in SPLITS}
     sources: dict[str, SourceTally] = {}
-    lengths: Counter[int] = Counter()
     table = partition.table(_COLUMNS).combine_chunks()
     names = table.select(NAMES)
     columns = [table[name] for name in ("source", "hash", "num_bytes", "text")]
     for rows in _in_batches(_final_order(table), table["num_bytes"].to_numpy()):
         values = zip(*(column.take(rows).to_pylist() for column in columns), strict=True)
         for row, (source, digest, num_bytes, text) in zip(rows.tolist(), values, strict=True):
-            # The number of bits of its length: documents of 2**(n-1) .. 2**n - 1 bytes are alike.
-            lengths[num_bytes.bit_length()] += 1
             tally = sources.setdefault(source, SourceTally())
             tally.kept += 1
             tally.num_bytes += num_bytes
@@ -56,10 +52,7 @@ def encode_partition(
         advance(int(table["num_bytes"].to_numpy()[rows].sum()))
     for output in outputs.values():
         output.close(names)
-    return {
-        "sources": {name: tally.to_json() for name, tally in sources.items()},
-        "lengths": lengths,
-    }
+    return {"sources": {name: tally.to_json() for name, tally in sources.items()}}
 
 
 def _final_order(table: pa.Table) -> np.ndarray:

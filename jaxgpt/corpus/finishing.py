@@ -72,9 +72,9 @@ def write_outcome(output: Path, outcome: Outcome) -> dict[str, Any]:
         about,
         {name: tuple(shards) for name, shards in outcome.shards.items()},
         outcome.tokenizer.describe(),
-        account.lengths,
         account.tally.samples,
         account.near_duplicate_examples,
+        account.measures.get("extremes", {}),
     )
     return write_manifest(output, outcome.tokenizer, dict(outcome.shards), about)
 
@@ -124,6 +124,7 @@ def _about(output: Path, outcome: Outcome) -> dict[str, Any]:
             kind: {"documents": count, "places": tally.repaired_places[kind]}
             for kind, count in sorted(tally.repaired_documents.items())
         },
+        "measures": {name: bins for name, bins in account.measures.items() if name != "extremes"},
         "split_note": outcome.assignment.note,
         "history": account.history,
         "settings": dict(outcome.settings),

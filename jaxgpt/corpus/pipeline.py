@@ -5,6 +5,7 @@
     filter_documents    a partition -> the documents that are good enough
     near_duplicates/    all partitions -> which documents repeat another one that is kept
     edit_documents      a partition -> without private data and benchmark texts
+    measure_partition   some partitions -> what their documents are like, for the report
     settle_vocabulary   training text -> tokenizer
     encode_partition    a partition -> token ids, in final order
     write_shards        token ids -> shards; then removed.jsonl.zst, the report, the manifest
@@ -106,6 +107,7 @@ def _build(
     documents.remove_near_duplicates()
     documents.apply_steps("edit_documents", [config.privacy, config.decontamination])
     check_left(documents.account.tally, inputs)
+    documents.measure()
     assignment = config.split.plan(documents.hashes(), config.seed)
     if assignment.note:
         logger.info("%s", assignment.note)

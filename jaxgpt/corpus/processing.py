@@ -16,6 +16,7 @@ from jaxgpt.corpus.account import Account
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.deduplication import remove_duplicates
 from jaxgpt.corpus.encoding import encode_partition
+from jaxgpt.corpus.measuring import measure_documents
 from jaxgpt.corpus.near_duplicates.depletion import find_depleted
 from jaxgpt.corpus.near_duplicates.removing import remove_near_duplicates
 from jaxgpt.corpus.partition import Partition, gather_partitions
@@ -64,6 +65,7 @@ class Processing:
         self.key = ""
         self.removing: list[Done] = []
         self.files: list[dict[str, Any]] = []
+        self._all_read: list[Partition] = []
         self._inputs = inputs
         self._config = config
         self._stages = stages
@@ -104,6 +106,7 @@ class Processing:
         self.account.count_files(self.files)
         check_read(tally, self.files, config.sources)
         self.partitions = gather_partitions(map(batches_of, done), self._num_partitions)
+        self._all_read = self.partitions
         self.key = combined_key(done)
 
     def remove_duplicates(self, older: Older | None = None) -> None:
@@ -151,6 +154,11 @@ class Processing:
             logger.warning("%s", sentence)
         self._leave_out(found.done)
 
+    def measure(self) -> None:
+        """What the documents that were read and those that are left are like, for the report."""
+        found = measure_documents(self._stages, self._all_read, self.partitions, self.key)
+        self.account.count_measures(found)
+
     def hashes(self) -> Iterator[bytes]:
         """The content hashes of the documents that are still in."""
         for partition in self.partitions:
@@ -184,8 +192,6 @@ class Processing:
             sources = done.result["sources"].items()
             kept = {name: SourceTally.from_json(counts) for name, counts in sources}
             self.account.tally.merge_later_stage(Tally(sources=kept))
-            lengths = done.result["lengths"].items()
-            self.account.lengths.update({int(bits): count for bits, count in lengths})
         self.account.check()
         return [done.folder for done in encoded]
 

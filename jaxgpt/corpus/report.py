@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.corpus.licenses import license_sections
+from jaxgpt.corpus.report_measures import measure_sections
 from jaxgpt.corpus.report_removals import (
     benchmark_sections,
     dropped_by_source,
     edit_sections,
     near_duplicate_sections,
 )
+from jaxgpt.corpus.report_stages import MAX_SOURCES, stage_sections
 from jaxgpt.dataset_manifest import Shard
 from jaxgpt.durable import write_atomically
 from jaxgpt.plots import bar_chart
@@ -23,7 +25,6 @@ from jaxgpt.report_page import Section, Table, format_bytes, to_html, to_markdow
 
 HTML_NAME = "report.html"
 MARKDOWN_NAME = "report.md"
-_MAX_SOURCES = 30
 
 # What the reasons mean, for people.
 REASONS = {
@@ -65,13 +66,13 @@ def write_reports(
     about: Mapping[str, Any],
     shards: Mapping[str, Sequence[Shard]],
     tokenizer: Mapping[str, Any],
-    lengths: Mapping[int, int],
     samples: Mapping[str, Sequence[Mapping[str, str]]],
     families: Sequence[Mapping[str, Any]],
+    extremes: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
     """Write both reports into `output`; arguments as in `finishing.py`."""
     headline = _headline(about, shards, tokenizer)
-    sections = _sections(about, shards, lengths, samples, families)
+    sections = _sections(about, shards, samples, families, extremes)
     title = f"Dataset {name}"
     write_atomically(output / HTML_NAME, to_html(title, headline, sections))
     write_atomically(output / MARKDOWN_NAME, to_markdown(title, headline, sections))
@@ -96,12 +97,13 @@ def _headline(
 def _sections(
     about: Mapping[str, Any],
     shards: Mapping[str, Sequence[Shard]],
-    lengths: Mapping[int, int],
     samples: Mapping[str, Sequence[Mapping[str, str]]],
     families: Sequence[Mapping[str, Any]],
+    extremes: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> list[Section]:
     return [
         _account(about["counts"], about["bytes"]),
+        *stage_sections(about["sources"]),
         _splits(shards, about["split_note"]),
         *_sources(about["sources"]),
         *license_sections(about["licenses"]),
@@ -109,7 +111,7 @@ def _sections(
         *near_duplicate_sections(about["near_duplicates"], families),
         *edit_sections(about["edits"], about["bytes"]["edited"]),
         *benchmark_sections(about["benchmarks"]),
-        _lengths(lengths),
+        *measure_sections(about["measures"], extremes),
         *_repairs(about["repaired"]),
         _files(about["inputs"]),
         *_samples(samples),
@@ -162,7 +164,7 @@ def _splits(shards: Mapping[str, Sequence[Shard]], note: str) -> Section:
 
 def _sources(sources: Sequence[Mapping[str, Any]]) -> list[Section]:
     largest = sorted(sources, key=lambda source: (-source["num_bytes"], source["name"]))
-    shown = largest[:_MAX_SOURCES]
+    shown = largest[:MAX_SOURCES]
     rows = [
         [
             source["name"],
@@ -192,15 +194,6 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> list[Section]:
     return [table, figure]
 
 
-def _lengths(lengths: Mapping[int, int]) -> Section:
-    bits = range(min(lengths), max(lengths) + 1) if lengths else ()
-    bars = {f"{_binary_bytes(n - 1)} to {_binary_bytes(n)}": lengths.get(n, 0) for n in bits}
-    return Section(
-        "Length of the documents kept",
-        figure=bar_chart(bars, x_label="documents") if bars else "",
-    )
-
-
 def _repairs(repaired: Mapping[str, Mapping[str, int]]) -> list[Section]:
     if not repaired:
         return []
@@ -227,11 +220,6 @@ def _samples(samples: Mapping[str, Sequence[Mapping[str, str]]]) -> list[Section
 
 def _share(count: int, total: int) -> tuple[str, str]:
     return f"{count:,}", f"{count / max(total, 1):.2%}"
-
-
-def _binary_bytes(exponent: int) -> str:
-    """2**exponent bytes: 11 -> "2 KiB"."""
-    return f"{2 ** (exponent % 10)} {('B', 'KiB', 'MiB', 'GiB')[exponent // 10]}"
 
 
 def _shorten(name: str, length: int = 32) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxgpt.corpus.report_stages import MAX_SOURCES
 from jaxgpt.report_page import Section, Table, format_bytes
 
-_MAX_SOURCES = 30
+_MAX_REASONS = 5
 
 
 def near_duplicate_sections(
@@ -41,9 +42,9 @@ def near_duplicate_sections(
         return [section]
     shown = Section(
         "Families of near duplicates",
-        "The largest, and some drawn at random; of each the least similar members.",
-        samples=families,
-        folded=frozenset(families),
+        "The largest, and some drawn at random; of each the kept document and the least similar of "
+        "those that were removed for it. Words of their beginnings that differ are marked.",
+        compared=families,
     )
     return [section, shown]
 
@@ -85,23 +86,30 @@ def edit_sections(
 
 def dropped_by_source(sources: Sequence[Mapping[str, Any]]) -> list[Section]:
     """For each reason, how many documents each source has lost."""
-    reasons = sorted({reason for source in sources for reason in source["dropped"]})
     losing = [source for source in sources if source["dropped"]]
-    if not reasons or len(sources) < 2:
+    if not losing or len(sources) < 2:
         return []
     by_loss = sorted(losing, key=lambda source: (source["kept"] - source["read"], source["name"]))
     rows = [
         [
             source["name"],
             f"{source['read']:,}",
-            *(f"{source['dropped'].get(reason, 0):,}" for reason in reasons),
             f"{1 - source['kept'] / max(source['read'], 1):.1%}",
+            _by_size(source["dropped"]),
         ]
-        for source in by_loss[:_MAX_SOURCES]
+        for source in by_loss[:MAX_SOURCES]
     ]
-    columns = ("source", "read", *(reason.replace("_", " ") for reason in reasons), "lost")
+    table = Table(("source", "read", "lost", "to what"), rows, frozenset({0, 3}))
     text = "Sources that lost documents, and to what; manifest.json has all."
-    return [Section("What was dropped, by source", text, Table(columns, rows))]
+    return [Section("What was dropped, by source", text, table)]
+
+
+def _by_size(dropped: Mapping[str, int]) -> str:
+    """The most frequent reasons and their numbers."""
+    reasons = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{reason} {count:,}" for reason, count in reasons[:_MAX_REASONS]]
+    rest = [count for _, count in reasons[_MAX_REASONS:]]
+    return ", ".join([*shown, *([f"{len(rest)} others {sum(rest):,}"] if rest else [])])
 
 
 def _sample(member: Mapping[str, Any], detail: str) -> dict[str, str]:

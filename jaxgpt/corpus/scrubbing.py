@@ -27,6 +27,7 @@ class Scrubber:
         self._samples = [
             *(sample for those in account.tally.samples.values() for sample in those),
             *(one for family in account.near_duplicate_examples for one in _members(family)),
+            *(one for those in account.measures.get("extremes", {}).values() for one in those),
         ]
         self._texts = [sample["text"].removesuffix("...").strip() for sample in self._samples]
         self._is_found = [
@@ -68,6 +69,9 @@ class Scrubber:
             for family in account.near_duplicate_examples
             if not any(id(one) in found for one in _members(family))
         ]
+        extremes = account.measures.get("extremes", {})
+        for name, shown in extremes.items():
+            extremes[name] = [one for one in shown if id(one) not in found]
         return len(found)
 
     def _compare(self) -> None:

@@ -175,8 +175,6 @@ class _Takedown:
                     names = {"id": row["id"], "location": row["location"]}
                     removed.write(stage=STAGE, reason=REASON, hash=row["hash"].hex(), **names)
                 sizes[key] += row["num_bytes"]
-        account.lengths.subtract(num_bytes.bit_length() for num_bytes in sizes.values())
-        account.lengths += Counter()
         locations = {location for _, location in sizes}
         scrubber = Scrubber(account, self._takedown.sources, locations)
         for split, marked in self._marked.items():
