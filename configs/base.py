@@ -98,6 +98,8 @@ config = TrainConfig(
     watchdog=WatchdogConfig(medians=10.0, least_seconds=300.0, slow_seconds=1800.0),
     mesh=MeshConfig(data=-1, fsdp=1, expert=1, context=1, tensor=1, pipeline=1),
     sharding=ShardingRules(),
-    runtime=RuntimeConfig(compile_cache="~/.cache/jaxgpt/xla", deterministic=False),
+    runtime=RuntimeConfig(
+        compile_cache="~/.cache/jaxgpt/xla", deterministic=False, check_replicas_steps=None
+    ),
     seed=0,
 )

@@ -26,6 +26,10 @@ class UnfinishedError(JaxgptError):
     exit_code = 75
 
 
+class ReplicasDifferError(UnfinishedError):
+    """Devices that must hold the same numbers do not: what they hold must not be saved."""
+
+
 class ConfigError(JaxgptError):
     """A config does not load, does not type-check, or asks for an impossible combination."""
 

@@ -1,11 +1,12 @@
 """`python -m jaxgpt.eval --checkpoint RUN`: loss, perplexity and bits per byte of a checkpoint."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from jaxgpt.checkpoints.lineage import package_versions
 from jaxgpt.command_line import parse_options, require_at_least, run_verb
 from jaxgpt.data.loader import evaluation_batches
 from jaxgpt.errors import DivergedError
@@ -15,11 +16,12 @@ from jaxgpt.evaluation.perplexity import measure_perplexity
 from jaxgpt.experiment import open_run
 from jaxgpt.parallel.hosts import HostsConfig, is_first_host, joined_hosts
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
+from jaxgpt.parallel.preflight import preflight
 from jaxgpt.parallel.runtime import configure_runtime
 from jaxgpt.parallel.sharding import batch_shards, check_length, on_mesh
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalOptions:
     """Score a checkpoint on a split of a dataset; every token is predicted once."""
 
@@ -37,8 +39,8 @@ class EvalOptions:
     """Tokens of a row, so the longest context; None: as in training."""
     max_tokens: int | None = None
     """Read only so many tokens, from the beginning; None: the whole split."""
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    hosts: HostsConfig = field(default_factory=HostsConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     json: bool = False
     """Print one JSON object."""
 
@@ -61,6 +63,8 @@ def _score(options: EvalOptions) -> dict[str, Any]:
     data = options.data or run.own_dataset()
     split = open_split(data, options.split, run.tokenizer, options.checkpoint)
     length = options.sequence_length or run.config.batch.sequence_length
+    asked = {**dataclasses.asdict(options), "hosts": None, "step": step}
+    preflight({"versions": package_versions(), "options": asked, "run": run.lineage})
     mesh = make_mesh(options.mesh)
     check_length(length, mesh)
     with on_mesh(mesh, run.config.sharding):

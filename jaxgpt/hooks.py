@@ -11,19 +11,23 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jaxgpt.data.loader import evaluation_batches
-from jaxgpt.errors import ConfigError, DivergedError
+from jaxgpt.errors import ConfigError, DivergedError, ReplicasDifferError
 from jaxgpt.evaluation.eval_step import EvalProgram
 from jaxgpt.evaluation.perplexity import measure_perplexity
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.text import continue_texts, encode_prompt, make_text_decoder
 from jaxgpt.model.gpt import Gpt
+from jaxgpt.parallel.replicas import ReplicaCheck
 from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.shards import TokenDataset
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.training.loop import Hook
 from jaxgpt.training.metrics import MetricsLog, Progress
 from jaxgpt.training.state import TrainState
+
+# Looks at a state at a step, and raises if it is not as it should be.
+StateCheck = Callable[[int, TrainState], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +52,40 @@ class Surroundings:
     progress: Progress
 
 
-def make_hooks(around: Surroundings) -> tuple[Hook, ...]:
-    """The hooks that a config asks for: evaluation always, samples if it has prompts."""
+def make_hooks(around: Surroundings, check_replicas: StateCheck | None) -> tuple[Hook, ...]:
+    """The hooks that a config asks for: evaluation always, samples if it has prompts.
+
+    Args:
+        around: what they need.
+        check_replicas: from `replica_check`.
+    """
     evaluation, num_steps = around.config.evaluation, around.config.schedule.num_steps
     every = interval(evaluation.every_steps, num_steps)
-    hooks = [Hook(name="evaluation", every_steps=every, run=_evaluation(around))]
+    hooks = []
+    if check_replicas is not None:
+        steps = around.config.runtime.check_replicas_steps
+        hooks.append(Hook(name="replicas", every_steps=steps or 0, run=check_replicas))
+    hooks.append(Hook(name="evaluation", every_steps=every, run=_evaluation(around)))
     if evaluation.prompts:
         hooks.append(Hook(name="samples", every_steps=every, run=_samples(around)))
     return tuple(hooks)
+
+
+def replica_check(config: TrainConfig, mesh: Mesh, log: MetricsLog) -> StateCheck | None:
+    """Return what compares the devices' copies of a state; None where nothing is to be compared."""
+    if config.runtime.check_replicas_steps is None or mesh.size == 1:
+        return None
+    replicas = ReplicaCheck(mesh)
+
+    def check(step: int, state: TrainState) -> dict[str, Any]:
+        try:
+            replicas.check(step, state)
+        except ReplicasDifferError as error:
+            log.event("replicas_differ", step, message=str(error))
+            raise
+        return {}
+
+    return check
 
 
 def interval(every_steps: int | None, num_steps: int) -> int:

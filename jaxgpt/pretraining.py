@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from jaxgpt.checkpoints.lineage import check_resume, make_lineage
+from jaxgpt.checkpoints.lineage import check_resume, make_lineage, package_versions
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import from_dict, to_dict
 from jaxgpt.durable import FolderLock
@@ -20,11 +20,18 @@ from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.agreed_stop import stop_of_all_hosts
 from jaxgpt.parallel.hosts import is_first_host, share
+from jaxgpt.parallel.preflight import preflight
 from jaxgpt.parallel.runtime import configure_runtime, describe_devices
 from jaxgpt.parallel.sharding import host_rows, on_mesh, to_devices
 from jaxgpt.reporting.run_report import HTML_NAME, write_run_report
 from jaxgpt.run_course import Course, Sources, make_loop, open_sources, set_course
-from jaxgpt.run_files import Resume, check_resume_mode, read_lineage, write_description
+from jaxgpt.run_files import (
+    Resume,
+    check_folder_is_shared,
+    check_resume_mode,
+    read_lineage,
+    write_description,
+)
 from jaxgpt.run_state import Start, log_checkpoint_events, start_state
 from jaxgpt.stopping import StopSignal
 from jaxgpt.training.loop import fit
@@ -66,9 +73,19 @@ def train_run(
         check_resume_mode(resume, None, run_dir)  # Before the lock creates the folder.
     configure_runtime(config.runtime)
     sources = open_sources(config)
+    checked = preflight(
+        {
+            "versions": package_versions(),
+            "config": to_dict(config),
+            "dataset": sources.batches.fingerprint,
+            "tokenizer": sources.tokenizer.fingerprint,
+            "options": [str(run_dir), resume, allow_data_change],
+        }
+    )
     # One host writes the folder; all of them write arrays of checkpoints, and read.
     first = is_first_host()
     with FolderLock(run_dir) if first else nullcontext(), StopSignal() as stop:
+        check_folder_is_shared(run_dir)
         checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
         with closing(checkpoints):
             # First by name: a resume that is refused must leave the folder as it was.
@@ -83,7 +100,7 @@ def train_run(
                 account = TimeAccount(run_dir if first else None, began)
                 with Watchdog(config.watchdog, account, run_dir), account.written():
                     course = set_course(config, run_dir, sources, checkpoints, account)
-                    _train(course, lineage, latest, stop)
+                    _train(course, lineage, latest, stop, checked)
                     _report(run_dir, account, first)
             else:
                 logger.info("%s is finished: step %d", run_dir, latest)
@@ -112,7 +129,13 @@ def _check_resume(
             logger.info("differs from the run so far: %s", difference)
 
 
-def _train(course: Course, lineage: dict[str, Any], latest: int | None, stop: StopSignal) -> None:
+def _train(
+    course: Course,
+    lineage: dict[str, Any],
+    latest: int | None,
+    stop: StopSignal,
+    checked: dict[str, Any],
+) -> None:
     config = course.config
     with on_mesh(course.mesh, config.sharding):
         start = _start(course, latest)
@@ -125,7 +148,7 @@ def _train(course: Course, lineage: dict[str, Any], latest: int | None, stop: St
             f"{jax.devices()[0].device_kind}, step {start.step} of {config.schedule.num_steps}"
         )
         event = "start" if latest is None else "resume"
-        details = {"num_parameters": size, **describe_devices()}
+        details = {"num_parameters": size, **describe_devices(), **checked}
         while (error := _follow(course, start, stop, event, details)) is not None:
             start, details = _go_back(course, start, error)
             event = "rollback"

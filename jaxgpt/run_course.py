@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.data.loader import TrainingBatches, open_training_batches
 from jaxgpt.errors import ConfigError
 from jaxgpt.experiment import TrainConfig
-from jaxgpt.hooks import Surroundings, interval, make_hooks
+from jaxgpt.hooks import Surroundings, interval, make_hooks, replica_check
 from jaxgpt.model.cost import flops_per_token
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.hosts import is_first_host
@@ -119,6 +120,13 @@ def set_course(
 def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
     """The loop from a start to the end of the run."""
     config, num_steps = course.config, course.config.schedule.num_steps
+    check_replicas = replica_check(config, course.mesh, log)
+
+    def save(step: int, state: TrainState, metadata: dict[str, Any]) -> None:
+        if check_replicas is not None:
+            check_replicas(step, state)
+        save_state(course.checkpoints, log, config.recovery, start, step, state, metadata)
+
     return Loop(
         step=course.step,
         learning_rates=config.schedule.values(),
@@ -130,9 +138,7 @@ def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
         peak_flops=_total_peak(),
         log_every=config.logging.every_steps,
         save_every=interval(config.checkpoint.every_steps, num_steps),
-        save=lambda done, state, meta: save_state(
-            course.checkpoints, log, config.recovery, start, done, state, meta
-        ),
+        save=save,
         hooks=make_hooks(
             Surroundings(
                 config=config,
@@ -142,7 +148,8 @@ def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
                 mesh=course.mesh,
                 log=log,
                 progress=course.progress,
-            )
+            ),
+            check_replicas,
         ),
         recovery=config.recovery,
         is_finite=course.is_finite,

@@ -4,6 +4,7 @@ Checkpoints and what they hold are in run_state.py.
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,11 @@ from jaxgpt.config import to_dict
 from jaxgpt.durable import write_json
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError
 from jaxgpt.experiment import FORMAT_VERSION, TrainConfig, check_run_files
+from jaxgpt.parallel.hosts import is_first_host, share
 from jaxgpt.tokenizer import Tokenizer
+
+# Network file systems show a new folder to other hosts some time later.
+_SHARED_SECONDS = 30.0
 
 Resume = Literal["auto", "never", "must"]
 
@@ -31,6 +36,24 @@ def write_description(
     write_json(run_dir / "env.json", lineage["environment"])
     write_json(run_dir / "lineage.json", lineage)
     write_manifest(run_dir, hash_files(run_dir, list_files(run_dir, RUN_FILES)))
+
+
+def check_folder_is_shared(run_dir: Path) -> None:
+    """On several hosts: all must see the folder that host 0 has locked.
+
+    Raises:
+        UsageError: this host sees another one, or none.
+    """
+    lock = run_dir / ".lock"
+    owner = share("the run folder", lock.read_text() if is_first_host() else None)
+    deadline = time.monotonic() + _SHARED_SECONDS
+    while not (lock.is_file() and lock.read_text() == owner):
+        if time.monotonic() > deadline:
+            raise UsageError(
+                f"{run_dir} is not the folder that host 0 writes ({owner}); give a --run-dir on a "
+                "file system that all hosts share"
+            )
+        time.sleep(0.5)
 
 
 def read_lineage(run_dir: Path) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def make_lineage(
         "data": dict(data),
         "config": dict(config),
         "environment": {
-            "packages": _package_versions(),
+            "packages": package_versions(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "git": git_state(Path(__file__).resolve().parents[2]),
@@ -173,7 +173,8 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
-def _package_versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str | None]:
+    """Return the version of each package that computes or reads; None: it is not installed."""
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:

@@ -8,6 +8,7 @@ lost one named, even while their main threads wait in a collective that will nev
     {"kind": "value", "topic", "value"}         to host 0: my part of a gathering
     {"kind": "values", "topic", "values"}       from host 0: everyone's
     {"kind": "over", "code", "message"}         to host 0: my work is over; 0 is success
+    {"kind": "abandon", "code", "message"}      to host 0: end everyone
     {"kind": "done"}                            from host 0: everyone's is
     {"kind": "end", "code", "message"}          from host 0: exit at once
 """
@@ -51,7 +52,7 @@ class HostChannel:
         self.names = list(names)
         self._links = dict(links)
         self._heartbeat_seconds = heartbeat_seconds
-        self._end_process = end or _end_process
+        self._end_process = end or end_process
         self._changed = threading.Condition()
         self._parts: dict[str, dict[int, Any]] = {}
         self._answers: dict[str, list[Any]] = {}
@@ -99,6 +100,15 @@ class HostChannel:
             self._changed.wait_for(lambda: self._done or self._ended)
             return self._done
 
+    def abandon(self, code: int, message: str) -> None:
+        """End this process and all others at once; may be called from any thread."""
+        if self.host == 0:
+            self._end_all(code, message)
+            return
+        # Host 0 ends the others when it hears of it, or when the connection closes.
+        self._links[0].send_if_free({"kind": "abandon", "code": code, "message": message})
+        self._end(code, message)
+
     def close(self) -> None:
         """Close the connections, once the work of all is over."""
         for link in self._links.values():
@@ -135,6 +145,9 @@ class HostChannel:
             with self._changed:
                 self._done = True
                 self._changed.notify_all()
+        elif kind == "abandon":
+            where = describe_hosts([sender], self.names)
+            self._end_all(message["code"], f"{where} gave up: {message['message']}")
         elif kind == "end":
             self._end(message["code"], message["message"])
 
@@ -209,7 +222,8 @@ class HostChannel:
             self._end_process(code, message)
 
 
-def _end_process(code: int, message: str) -> None:
+def end_process(code: int, message: str) -> None:
+    """Print an error and leave the process from any thread."""
     # Not sys.exit: the main thread may wait for a host that will never answer.
     print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(code)

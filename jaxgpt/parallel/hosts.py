@@ -26,7 +26,7 @@ import jax
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError, InterruptedByUser, JaxgptError, UnfinishedError
-from jaxgpt.parallel.host_channel import HostChannel
+from jaxgpt.parallel.host_channel import HostChannel, end_process
 from jaxgpt.parallel.host_detection import Placement, detect_placement
 from jaxgpt.parallel.rendezvous import address_of, is_loopback, meet
 
@@ -144,6 +144,19 @@ def host_names() -> list[str]:
     return [_own_name()] if _joined.channel is None else _joined.channel.names
 
 
+def settings() -> HostsConfig:
+    """What this process was joined with; the defaults where it is alone."""
+    return _joined.config
+
+
+def abandon(code: int, message: str) -> None:
+    """End this process and all other hosts at once, from any thread, whatever they are doing."""
+    if _joined.channel is None:
+        end_process(code, message)
+    else:
+        _joined.channel.abandon(code, message)
+
+
 def gather(topic: str, value: Any) -> list[Any]:
     """Return what each host says, in their order, at every host; all must call it alike.
 
@@ -174,6 +187,7 @@ def _join(placement: Placement, config: HostsConfig) -> HostChannel:
     _joined.channel, _joined.config = channel, config
     _joined.topics.clear()
     _exit_unfinished_on_abort()
+    _keep_stdout_for_results()
     # It would take SIGTERM for itself; which step to stop at is agreed in agreed_stop.py.
     jax.config.update("jax_enable_preemption_service", False)
     address = f"[{host}]" if ":" in host else host
@@ -239,6 +253,14 @@ def _exit_unfinished_on_abort() -> None:
     # Not signal.signal: Python would run its handler in the main thread, after the end.
     _joined.on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(on_abort)
     ctypes.CDLL(None).signal(ctypes.c_int(signal.SIGABRT), _joined.on_abort)
+
+
+def _keep_stdout_for_results() -> None:
+    """Send what libraries print to stdout, such as Gloo's greetings, to stderr instead."""
+    sys.stdout.flush()
+    results = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = open(results, "w", encoding=sys.stdout.encoding, buffering=1)  # noqa: SIM115
 
 
 def _shut_down(channel: HostChannel) -> None:

@@ -41,8 +41,15 @@ class RuntimeConfig:
     deterministic: bool = False
     """On a GPU: deterministic kernels; XLA's choice among them is kept in the compile cache, which
     must not be empty then. A CPU always is."""
+    check_replicas_steps: int | None = None
+    """Compare the devices' copies of all parameters every so many steps, and before each save;
+    None: never. On GPUs copies are equal only if `deterministic`."""
 
     def __post_init__(self) -> None:
+        if self.check_replicas_steps is not None and self.check_replicas_steps < 1:
+            raise ValueError(
+                f"check_replicas_steps={self.check_replicas_steps}: at least 1, or None"
+            )
         if self.deterministic and not self.compile_cache:
             raise ValueError("deterministic=True needs a compile_cache, which keeps kernel choices")
 

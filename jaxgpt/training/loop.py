@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxgpt.batch import Batch
-from jaxgpt.errors import DivergedError, JaxgptError
+from jaxgpt.errors import DivergedError, JaxgptError, ReplicasDifferError
 from jaxgpt.stopping import StopSignal
 from jaxgpt.training.metrics import MetricsLog, Progress
 from jaxgpt.training.recovery import NoSkipping, Recovery, Skips, UnstableError
@@ -180,7 +180,7 @@ def _run_hooks(
         for hook in due:
             with loop.account.spending("eval"):
                 metadata |= hook.run(step, state)
-    except DivergedError:
+    except (DivergedError, ReplicasDifferError):
         raise
     except Exception:
         # An evaluation that fails must not cost the training before it.
