@@ -68,6 +68,8 @@ def _losses(run_dir: Path, after: int = 0) -> dict[str, float]:
     found: dict[str, float] = {}
     for line in (run_dir / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
+        if not {"loss", "eval"} & set(record):
+            continue
         name = f"{'eval' if 'eval' in record else 'train'} {record['step']}"
         assert name not in found
         if record["step"] > after:
