@@ -126,9 +126,11 @@ class SkipSpikes(Recovery):
     """Leave out updates whose loss or gradient norm is not finite or a spike.
 
     A spike lies more than `sigmas` standard deviations above the mean of the last `window` accepted
-    steps (as OLMo does, arXiv:2501.00656, section 3.1.3). If many are left out, the run
-    goes back to an older checkpoint and passes over the batches since (as for PaLM,
-    arXiv:2204.02311, section 5.1).
+    steps. If many are left out, the run goes back to an older checkpoint and passes over the
+    batches since (as for PaLM, arXiv:2204.02311, section 5.1).
+
+    A large gradient under a usual loss is refused, too, but remembered: gradient norms of a healthy
+    run can rise for good within a few steps, and must become usual then.
     """
 
     window: int = 128
@@ -164,6 +166,7 @@ class SkipSpikes(Recovery):
             "losses_W": jnp.zeros(self.window, jnp.float32),
             "grad_norms_W": jnp.zeros(self.window, jnp.float32),
             "accepted": jnp.zeros((), jnp.int32),
+            "norms_seen": jnp.zeros((), jnp.int32),
             "skipped_W": jnp.zeros(self.window, jnp.int32),
             "in_a_row": jnp.zeros((), jnp.int32),
             "total": jnp.zeros((), jnp.int32),
@@ -172,14 +175,14 @@ class SkipSpikes(Recovery):
     def judge(
         self, memory: dict[str, jax.Array], step: jax.Array, loss: jax.Array, grad_norm: jax.Array
     ) -> tuple[jax.Array | bool, dict[str, jax.Array], Skips]:
-        accepted = memory["accepted"]
-        seen = jnp.minimum(accepted, self.window)
-        usual = (loss <= self._limit(memory["losses_W"], seen)) & (
-            grad_norm <= self._limit(memory["grad_norms_W"], seen)
-        )
-        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & ((accepted < self.min_steps) | usual)
+        accepted, norms_seen = memory["accepted"], memory["norms_seen"]
+        early = accepted < self.min_steps
+        usual_loss = early | (loss <= self._limit(memory["losses_W"], accepted))
+        usual_norm = early | (grad_norm <= self._limit(memory["grad_norms_W"], norms_seen))
+        # A gradient is worth remembering if nothing but its size is wrong.
+        sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & usual_loss
+        good = sound & usual_norm
         skipped = jnp.where(good, 0, 1)
-        place = accepted % self.window
         skipped_W = memory["skipped_W"].at[step % self.window].set(skipped)
         skips = Skips(
             now=skipped,
@@ -188,9 +191,10 @@ class SkipSpikes(Recovery):
             total=memory["total"] + skipped,
         )
         after = {
-            "losses_W": _put(memory["losses_W"], place, loss, good),
-            "grad_norms_W": _put(memory["grad_norms_W"], place, grad_norm, good),
+            "losses_W": _put(memory["losses_W"], accepted, loss, good),
+            "grad_norms_W": _put(memory["grad_norms_W"], norms_seen, grad_norm, sound),
             "accepted": accepted + 1 - skipped,
+            "norms_seen": norms_seen + jnp.where(sound, 1, 0),
             "skipped_W": skipped_W,
             "in_a_row": skips.in_a_row,
             "total": skips.total,
@@ -208,7 +212,8 @@ class SkipSpikes(Recovery):
         return None
 
     def _limit(self, values_W: jax.Array, seen: jax.Array) -> jax.Array:
-        """The largest usual value, given the first `seen` of the window."""
+        """The largest usual value, where `seen` have been put into the window."""
+        seen = jnp.minimum(seen, self.window)
         valid_W = jnp.arange(self.window) < seen
         # Relative to one of them: the mean of equal values is then that value exactly.
         first = values_W[0]
@@ -232,5 +237,7 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats] or [jnp.array(True)]))
 
 
-def _put(values_W: jax.Array, place: jax.Array, value: jax.Array, wanted: jax.Array) -> jax.Array:
+def _put(values_W: jax.Array, seen: jax.Array, value: jax.Array, wanted: jax.Array) -> jax.Array:
+    """Put a value in the place of the oldest, if it is wanted."""
+    place = seen % values_W.shape[0]
     return values_W.at[place].set(jnp.where(wanted, value, values_W[place]))

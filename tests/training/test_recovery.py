@@ -64,8 +64,31 @@ def test_a_refused_value_is_not_remembered(judge) -> None:
     calm = [(2 + 0.05 * rng.normal(), 1.0) for _ in range(20)]
     _, clean, _ = _feed(judge, calm)
     _, after, _ = _feed(judge, [*calm, (1e6, 1.0), (np.nan, np.nan)])
-    for name in ("losses_W", "grad_norms_W", "accepted"):
+    for name in ("losses_W", "grad_norms_W", "accepted", "norms_seen"):
         np.testing.assert_array_equal(clean[name], after[name])
+
+
+def test_a_lasting_rise_of_the_gradient_alone_becomes_usual() -> None:
+    """As in a healthy run that was seen to end as diverged: norms of 1, then of 3 and more."""
+    guard = SkipSpikes()
+    judge, memory = jax.jit(guard.judge), guard.init()
+    rng = np.random.default_rng(3)
+    skipped, longest = 0, 0
+    for step in range(300):
+        norm = (1 if step < 140 else 4) * np.exp(0.1 * rng.normal())
+        _, memory, skips = judge(
+            memory, jnp.int32(step), jnp.float32(2 + 0.05 * rng.normal()), jnp.float32(norm)
+        )
+        assert guard.complaint(2.0, norm, Skips(*map(int, skips))) is None
+        skipped, longest = int(skips.total), max(longest, int(skips.in_a_row))
+    assert 0 < skipped == longest <= 5
+
+
+def test_a_lasting_rise_of_the_loss_does_not(judge) -> None:
+    rng = np.random.default_rng(4)
+    values = [(2 + 0.05 * rng.normal(), 1.0) for _ in range(20)]
+    values += [(6 + 0.05 * rng.normal(), 1.0) for _ in range(10)]
+    assert _feed(judge, values)[0] == [True] * 20 + [False] * 10
 
 
 def test_old_skips_leave_the_window(judge) -> None:
