@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from jaxgpt.corpus.records import Record, RecordFile
-from jaxgpt.corpus.streams import ByteStream, FileProblem
+from jaxgpt.corpus.streams import EXPANSION_FREE_BYTES, ByteStream, FileProblem
 
 _BATCH_BYTES = 8 << 20
 _MAX_BATCH_ROWS = 4096
+_NAMES = ("id", "source", "license", "url")
 
 
 def read_parquet(file: RecordFile, stream: ByteStream) -> Iterator[Record]:
@@ -30,21 +31,66 @@ def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(seekable)
+        metadata = pq.ParquetFile(seekable).metadata
+        # As dictionaries, values that repeat take their memory once: a small file may hold a few
+        # bytes that stand for very long texts, very often.
+        paths = {metadata.schema.column(number).path for number in range(metadata.num_columns)}
+        texts = sorted(paths & {file.config.text_key, *_NAMES})
+        table = pq.ParquetFile(seekable, metadata=metadata, read_dictionary=texts)
     except (pa.ArrowException, OSError) as error:
         file.problem = FileProblem("unreadable", _one_line(error))
         return
-    first_row = 1
+    first_row, num_text_bytes = 1, 0
     for group in range(table.metadata.num_row_groups):
-        row = first_row
+        row, metadata = first_row, table.metadata.row_group(group)
+        if _expands_too_far(file, *_sizes(metadata, file.config.text_key)):
+            yield file.truncated(row)
+            return
         try:
             for values in _rows(table, group, file.config.text_key):
-                yield file.from_values(values, row)
+                num_text_bytes += _num_characters(values.get(file.config.text_key))
+                if _expands_too_far(file, num_text_bytes, file.file.size):
+                    yield file.truncated(row)
+                    return
+                yield _record(file, values, row)
                 row += 1
         except (pa.ArrowException, OSError) as error:
             file.problem = FileProblem("truncated", f"row group {group}: {_one_line(error)}")
             yield file.truncated(row)
-        first_row += table.metadata.row_group(group).num_rows
+        first_row += metadata.num_rows
+
+
+def _record(file: RecordFile, values: dict[str, Any], row: int) -> Record:
+    if _num_characters(values.get(file.config.text_key)) > file.config.max_record_bytes:
+        return file.too_long(row)
+    return file.from_values(values, row)
+
+
+def _num_characters(text: Any) -> int:
+    return len(text) if isinstance(text, str) else 0
+
+
+def _expands_too_far(file: RecordFile, num_bytes: int, num_stored_bytes: int) -> bool:
+    """As of other compressed files: what is beyond the limits of the config is not read."""
+    config = file.config
+    if num_bytes > config.max_file_bytes:
+        detail = f"more than {config.max_file_bytes} bytes when decompressed"
+    elif num_bytes > max(EXPANSION_FREE_BYTES, num_stored_bytes * config.max_expansion):
+        detail = f"decompresses to over {config.max_expansion:g} times its size"
+    else:
+        return False
+    file.problem = FileProblem("expands_too_far", detail)
+    return True
+
+
+def _sizes(metadata: Any, text_key: str) -> tuple[int, int]:
+    """(decompressed, stored) bytes of the columns of a row group that are read."""
+    columns = (metadata.column(number) for number in range(metadata.num_columns))
+    read = [column for column in columns if column.path_in_schema in (text_key, *_NAMES)]
+    return (
+        sum(column.total_uncompressed_size for column in read),
+        sum(column.total_compressed_size for column in read),
+    )
 
 
 def _rows(table: Any, group: int, text_key: str) -> Iterator[dict[str, Any]]:
@@ -54,7 +100,7 @@ def _rows(table: Any, group: int, text_key: str) -> Iterator[dict[str, Any]]:
         for _ in range(metadata.num_rows):
             yield dict.fromkeys(names)
         return
-    columns = [name for name in (text_key, "id", "source", "license", "url") if name in names]
+    columns = [name for name in (text_key, *_NAMES) if name in names]
     row_bytes = max(metadata.total_byte_size // max(metadata.num_rows, 1), 1)
     batch_rows = min(max(_BATCH_BYTES // row_bytes, 1), _MAX_BATCH_ROWS)
     for batch in table.iter_batches(batch_rows, row_groups=[group], columns=columns):
@@ -73,8 +119,10 @@ def _values(column: Any) -> list[Any]:
 
     kind = column.type
     if pa.types.is_dictionary(kind):
-        column = column.dictionary_decode()
-        kind = column.type
+        # Rows with the same value share one object.
+        values = _values(column.dictionary)
+        places = column.indices.to_pylist()
+        return [None if place is None else values[place] for place in places]
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_bytes(kind)):
         return column.to_pylist()
     values = column.cast(pa.large_binary()).to_pylist()

@@ -4,6 +4,9 @@ import bz2
 import gzip
 import json
 import lzma
+import tarfile
+import tracemalloc
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +16,7 @@ import zstandard
 from jaxgpt.corpus.document import Document, Rejected
 from jaxgpt.corpus.readers import FileReader
 from jaxgpt.corpus.sources import SourcesConfig, find_inputs
+from jaxgpt.errors import UsageError
 
 
 @pytest.fixture
@@ -303,3 +307,66 @@ def test_a_file_that_vanishes_is_one_bad_record(tmp_path, monkeypatch):
     reader = FileReader(file, SourcesConfig())
     assert [record.reason for record in reader] == ["unreadable_file"]
     assert reader.problem is not None
+
+
+def test_a_parquet_text_beyond_the_limit_is_dropped_and_the_next_is_read(read, tmp_path):
+    rows = [{"text": "before"}, {"text": "x" * 500}, {"text": "after"}]
+    records, problem = read("a.parquet", parquet_bytes(rows, tmp_path), max_record_bytes=100)
+    assert texts(records) == ["before", "after"]
+    assert reasons(records) == [("a.parquet:2", "record_too_long")]
+    assert problem is None
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_a_parquet_bomb_is_stopped_in_bounded_memory(read, tmp_path, dictionary):
+    """A few kilobytes that stand for 200 MB: one text 400 times, or all of them packed."""
+    # Made of its parts: in one piece the table would be as large as what it unfolds to.
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 400), ["x" * 500_000])
+    pq.write_table(
+        pa.table({"text": texts}),
+        tmp_path / "b.parquet",
+        compression="zstd",
+        use_dictionary=dictionary,
+    )
+    data = (tmp_path / "b.parquet").read_bytes()
+    assert len(data) < 1 << 20
+    pool_bytes = pa.default_memory_pool().bytes_allocated()
+    tracemalloc.start()
+    records, problem = read("a.parquet", data, max_expansion=200.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert problem == "expands_too_far"
+    assert reasons(records)[-1][1] == "truncated_record"
+    assert len(records) < 150
+    assert peak < 100 << 20
+    assert pa.default_memory_pool().bytes_allocated() - pool_bytes < 100 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", ["", ".gz"])
+def test_one_bad_row_in_a_million_is_named_and_all_others_are_read(read, compression):
+    lines = [b'{"text": "%d"}\n' % number for number in range(1_000_000)]
+    lines[654_321] = b'{"text": "cut in\n'
+    records, problem = read(f"a.jsonl{compression}", PACK[compression](b"".join(lines)))
+    assert problem is None
+    assert reasons(records) == [(f"a.jsonl{compression}:654322", "malformed_json")]
+    assert [record.text for record in records if isinstance(record, Document)] == [
+        str(number) for number in range(1_000_000) if number != 654_321
+    ]
+
+
+def test_archives_are_not_unpacked_whatever_their_members_are_called(read, tmp_path):
+    """No format that holds files is read, so that no name in it can lead elsewhere."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../outside.txt", "escaped")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        (tmp_path / "inside.txt").write_text("escaped")
+        archive.add(tmp_path / "inside.txt", "../outside.txt")
+    before = sorted(tmp_path.parent.iterdir())
+    for name in ("a.zip", "a.tar.gz"):
+        with pytest.raises(UsageError, match="not a kind of file that can be read"):
+            read(name, None)
+    found = find_inputs([str(tmp_path)], tmp_path / "out")
+    assert [file.name for file in found.files] == [str(tmp_path / "inside.txt")]
+    assert found.skipped == {"unknown_kind": 2}
+    assert sorted(tmp_path.parent.iterdir()) == before

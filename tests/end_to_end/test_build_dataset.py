@@ -319,3 +319,28 @@ def test_the_real_corpus_in_bounded_memory(shared_data, tmp_path, repository):
     assert 2000 < counts["dropped"]["near_duplicate"] < 2600
     assert int(done.stderr.splitlines()[-1]) < 2**20, "KiB"
     assert TokenDataset.open(tmp_path / "out").verify() > 9 * 10**7
+
+
+@pytest.mark.slow
+def test_a_line_of_a_gigabyte_in_bounded_memory(tmp_path, repository):
+    with open(tmp_path / "a.jsonl", "wb") as file:
+        file.write(b'{"text": "a first document"}\n{"text": "')
+        # A hole: it reads as zeros and takes no room.
+        file.seek(1 << 30, 1)
+        file.write(b'"}\n{"text": "one more after it"}\n')
+    tool = [sys.executable, str(repository / "tools" / "build_dataset.py")]
+    command = [sys.executable, "-c", REPORT_PEAK_MEMORY, *tool, "--input", "a.jsonl"]
+    command += [
+        "--output",
+        "out",
+        "--tokenizer.kind",
+        "char",
+        "--tokenizer.vocab-size",
+        "300",
+        "--json",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)["counts"]
+    assert counts == {"read": 3, "kept": 2, "dropped": {"record_too_long": 1}}
+    assert int(done.stderr.splitlines()[-1]) < 400 << 10, "KiB"
