@@ -7,6 +7,7 @@
     filter_documents      a partition -> the documents that are good enough
     edit_documents        a partition -> without private data and benchmark texts
     near_duplicates/      all partitions -> which new documents repeat a stored or another new one
+    weigh_partition       a partition -> documents of some sources fewer or several times
     encode_partition      a partition -> token ids, with the dataset's tokenizer, in final order
     write_shards          token ids -> further shards; then the files that tell of all, the manifest
 
@@ -160,6 +161,7 @@ def _append(
     documents.measure()
     if not inputs.files:
         check_left(documents.account.tally, inputs)
+    documents.weigh(assignment)
     tokenizer_file = stored.directory.resolve() / TOKENIZER_FOLDER / TOKENIZER_FILE
     key = f"{documents.key} {stored.manifest['tokenizer']['sha256']} {assignment.to_json()}"
     encoded = documents.encode(assignment, tokenizer_file, key)

@@ -10,6 +10,7 @@ from jaxgpt.corpus.repair import RepairConfig
 from jaxgpt.corpus.sources import SourcesConfig
 from jaxgpt.corpus.splits import HashSplit, Split
 from jaxgpt.corpus.vocabulary import DatasetTokenizer
+from jaxgpt.corpus.weighing import MixtureConfig
 from jaxgpt.shard_writer import DEFAULT_SHARD_TOKENS
 
 
@@ -41,6 +42,8 @@ class DatasetConfig:
     """What is replaced in texts."""
     decontamination: DecontaminationConfig = DecontaminationConfig()
     """Which evaluation texts must not be trained on."""
+    mixture: MixtureConfig = MixtureConfig()
+    """How often the documents of each source are trained on."""
     split: Split = HashSplit()
     """How validation text is held out."""
     tokenizer: DatasetTokenizer = DatasetTokenizer()
@@ -51,3 +54,10 @@ class DatasetConfig:
     """Who does the work."""
     seed: int = 0
     """Of the order of documents and the choice of validation documents."""
+
+    def __post_init__(self) -> None:
+        if self.mixture.weights and not isinstance(self.split, HashSplit):
+            raise ValueError(
+                "mixture.weights need a split by whole documents (split=HashSplit): what is held "
+                "out is neither dropped nor repeated"
+            )

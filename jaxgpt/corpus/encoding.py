@@ -27,20 +27,30 @@ def encode_partition(
     folder: Path,
     advance: Callable[[int], None],
     partition: Partition,
+    copies: Partition | None,
     assignment: Assignment,
     tokenizer_file: Path,
 ) -> dict[str, Any]:
-    """Kernel: write the ids of both splits' documents; return counts by source."""
+    """Kernel: write the ids of both splits' documents; return counts by source.
+
+    Args:
+        copies: second and further copies of documents that have their place in this partition;
+            they are counted apart.
+    """
     tokenizer = Tokenizer.load(tokenizer_file)
     outputs = {split: _Output(folder, split, tokenizer) for split in SPLITS}
     sources: dict[str, SourceTally] = {}
-    table = partition.table(_COLUMNS).combine_chunks()
+    # Copies are counted as if they were documents, and then given to their source as what they are.
+    repeats: dict[str, SourceTally] = {}
+    both = [each.table(_COLUMNS) for each in (partition, copies) if each is not None]
+    table = pa.concat_tables(both).combine_chunks()
     names = table.select(NAMES)
     columns = [table[name] for name in ("source", "hash", "num_bytes", "text")]
     for rows in _in_batches(_final_order(table), table["num_bytes"].to_numpy()):
         values = zip(*(column.take(rows).to_pylist() for column in columns), strict=True)
         for row, (source, digest, num_bytes, text) in zip(rows.tolist(), values, strict=True):
-            tally = sources.setdefault(source, SourceTally())
+            is_copy = row >= len(both[0])
+            tally = (repeats if is_copy else sources).setdefault(source, SourceTally())
             tally.kept += 1
             tally.num_bytes += num_bytes
             divided = assignment.divide(digest, text)
@@ -50,6 +60,8 @@ def encode_partition(
         for output in outputs.values():
             output.flush()
         advance(int(table["num_bytes"].to_numpy()[rows].sum()))
+    for source, tally in repeats.items():
+        sources.setdefault(source, SourceTally()).count_repeats(tally)
     for output in outputs.values():
         output.close(names)
     return {"sources": {name: tally.to_json() for name, tally in sources.items()}}

@@ -77,15 +77,18 @@ class DocumentWriter:
         finally:
             self._file.close()
 
-    def write(self, document: Document, num_bytes: int, digest: bytes | None = None) -> None:
+    def write(
+        self, document: Document, num_bytes: int, digest: bytes | None = None, copy: int = 0
+    ) -> None:
         """Append a document whose text has `num_bytes` bytes.
 
         Args:
             digest: its content hash, if its text has been edited since that was taken.
+            copy: number of the copy, of a document that comes several times.
         """
         if digest is None:
             digest = content_hash(document.text)
-        order = draw("order", self._seed, digest)
+        order = draw(f"order {copy}" if copy else "order", self._seed, digest)
         partition = order * len(self._rows) >> 64
         row = (
             order,

@@ -6,6 +6,7 @@
     near_duplicates/    all partitions -> which documents repeat another one that is kept
     edit_documents      a partition -> without private data and benchmark texts
     measure_partition   some partitions -> what their documents are like, for the report
+    weigh_partition     a partition -> documents of some sources fewer or several times
     settle_vocabulary   training text -> tokenizer
     encode_partition    a partition -> token ids, in final order
     write_shards        token ids -> shards; then removed.jsonl.zst, the report, the manifest
@@ -111,6 +112,7 @@ def _build(
     assignment = config.split.plan(documents.hashes(), config.seed)
     if assignment.note:
         logger.info("%s", assignment.note)
+    documents.weigh(assignment)
     vocabulary = documents.settle_vocabulary(assignment, given_tokenizer)
     tokenizer_file = vocabulary.folder / TOKENIZER_FILE
     encoded = documents.encode(assignment, tokenizer_file, vocabulary.key)
@@ -146,6 +148,8 @@ def _write_shards(
     tokenizer.save(output / TOKENIZER_FOLDER)
     shards = write_shards(output, encoded, tokenizer, config.shards.max_tokens, progress.advance)
     progress.finish()
+    if not shards["train"]:
+        raise BadInputError("no training text is left; give more, or greater mixture.weights")
     if not shards["val"]:
         raise BadInputError("there is too little text to hold any out for validation; give more")
     return shards

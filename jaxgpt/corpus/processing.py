@@ -25,9 +25,10 @@ from jaxgpt.corpus.reading import ReadPlan, batches_of, plan_parts, read_part
 from jaxgpt.corpus.sources import Inputs
 from jaxgpt.corpus.splits import Assignment
 from jaxgpt.corpus.stages import Done, Kernel, Stages, Task, combined_key
-from jaxgpt.corpus.tally import SourceTally, Tally
+from jaxgpt.corpus.tally import OTHER_SOURCES, SourceTally, Tally
 from jaxgpt.corpus.verdict import check_read
 from jaxgpt.corpus.vocabulary import settle_vocabulary
+from jaxgpt.corpus.weighing import weigh_partition
 from jaxgpt.durable import hash_file
 from jaxgpt.tokenizer import Tokenizer
 
@@ -66,6 +67,7 @@ class Processing:
         self.removing: list[Done] = []
         self.files: list[dict[str, Any]] = []
         self._all_read: list[Partition] = []
+        self._copies: list[Partition] = []
         self._inputs = inputs
         self._config = config
         self._stages = stages
@@ -165,6 +167,27 @@ class Processing:
             for batch in partition.batches(("hash",)):
                 yield from batch.column(0).to_pylist()
 
+    def weigh(self, assignment: Assignment) -> None:
+        """Drop and repeat documents of sources that have a weight.
+
+        Raises:
+            ConfigError: a source has a weight and no documents.
+        """
+        config, seed = self._config.mixture, self._config.seed
+        if not config.weights:
+            return
+        known = self.account.tally.sources
+        if OTHER_SOURCES not in known:
+            config.check_sources(known)
+        tasks = self._tasks(
+            lambda each: (each, assignment, config, self._num_partitions, seed),
+            [to_dict(config), seed, assignment.to_json()],
+        )
+        done = self._stages.run("weighing sources", weigh_partition, tasks)
+        self._count_removed(done, [part.result["tally"] for part in done])
+        self._copies = gather_partitions(map(batches_of, done), self._num_partitions)
+        self._leave_out(done)
+
     def settle_vocabulary(self, assignment: Assignment, given: Tokenizer | None) -> Done:
         """Train the tokenizer, or take the given one."""
         # Everything after this depends on these documents, divided so.
@@ -186,7 +209,8 @@ class Processing:
             key: stands for the documents, their assignment and the tokenizer.
         """
         self.key = key
-        tasks = self._tasks(lambda partition: (partition, assignment, tokenizer_file))
+        copies = self._copies or [None] * len(self.partitions)
+        tasks = self._tasks(lambda each: (each, copies[each.number], assignment, tokenizer_file))
         encoded = self._stages.run("encoding", encode_partition, tasks)
         for done in encoded:
             sources = done.result["sources"].items()

@@ -42,6 +42,7 @@ REASONS = {
     "exact_duplicate": "the same text as another document",
     "near_duplicate": "nearly the same words as another document",
     "benchmark_overlap": "shares a run of words with an evaluation file",
+    "mixture_weight": "its source has a weight below 1",
     "takedown": "taken out on request, or the same text as one that was",
 }
 REPAIRS = {

@@ -35,7 +35,7 @@ from jaxgpt.corpus.publication import finish_version, next_version
 from jaxgpt.corpus.removal import REMOVED_NAME
 from jaxgpt.corpus.rewriting import Marked, rewrite_split, texts_that_go, write_remaining_index
 from jaxgpt.corpus.scrubbing import Scrubber
-from jaxgpt.corpus.splits import Assignment
+from jaxgpt.corpus.splits import Assignment, HashAssignment
 from jaxgpt.corpus.taken_down import REASON, STAGE
 from jaxgpt.corpus.tally import OTHER_SOURCES, make_sample
 from jaxgpt.durable import FolderLock
@@ -169,6 +169,9 @@ class _Takedown:
         with RemovedWriter(taken) as removed:
             for row in self._rows_that_go():
                 key = row["hash"], row["location"]
+                if key in sizes and isinstance(self._assignment, HashAssignment):
+                    _count_repeat(account, row)
+                    continue
                 _count(account, row, is_first=key not in sizes)
                 if key not in sizes:
                     ids.add(row["id"])
@@ -264,6 +267,15 @@ def _count(account: Account, row: Mapping[str, Any], is_first: bool) -> None:
         tally.sources[source].dropped_bytes[STAGE] += num_bytes
     tally.sources[source].num_bytes -= num_bytes
     tally.sources[source].num_tokens -= row["num_tokens"]
+
+
+def _count_repeat(account: Account, row: Mapping[str, Any]) -> None:
+    """A row of the index goes that is a second copy of its document."""
+    tally = account.tally
+    source = tally.sources[row["source"] if row["source"] in tally.sources else OTHER_SOURCES]
+    source.num_repeats -= 1
+    source.repeat_bytes -= row["num_bytes"]
+    source.repeat_tokens -= row["num_tokens"]
 
 
 def _count_copies(dataset: TokenDataset, ids: set[str]) -> int:

@@ -27,6 +27,8 @@ class SourceTally:
         dropped_at, dropped_bytes: the same documents, and their bytes, by stage.
         edited_bytes: by stage, bytes that it took out of documents; negative if it added.
         num_bytes, num_tokens: of the documents kept.
+        num_repeats, repeat_bytes, repeat_tokens: second and further copies for training, which a
+            weight asked for; they count nowhere else.
     """
 
     read: int = 0
@@ -38,7 +40,16 @@ class SourceTally:
     kept: int = 0
     num_bytes: int = 0
     num_tokens: int = 0
+    num_repeats: int = 0
+    repeat_bytes: int = 0
+    repeat_tokens: int = 0
     licenses: list[str] = dataclasses.field(default_factory=list)
+
+    def count_repeats(self, copies: "SourceTally") -> None:
+        """Kept documents are stored once more; `copies` has what was kept of them."""
+        self.num_repeats += copies.kept
+        self.repeat_bytes += copies.num_bytes
+        self.repeat_tokens += copies.num_tokens
 
     def add(self, other: "SourceTally") -> None:
         """Count the documents of `other` too."""
