@@ -259,9 +259,13 @@ class Gpt(nn.Module):
             cache = cache.advance(valid_BT)
         return self.final_norm(x_BTD), cache
 
-    def head_kernel(self) -> jax.Array:
-        """Return the head's kernel [D, V] in the parameter dtype, tied or not."""
-        return self.head.kernel_DV(self.embedding.table)
+    def hidden_states_and_head(self, *inputs: Any, **options: Any) -> tuple[jax.Array, jax.Array]:
+        """Return x_BTD and what the head multiplies it with (`LanguageModelHead.logits`).
+
+        Takes what `__call__` takes; for whoever needs no array of all logits.
+        """
+        x_BTD, _ = self.hidden_states(*inputs, **options)
+        return x_BTD, self.head.weights(self.embedding.table)
 
     def _run_blocks(
         self,

@@ -31,7 +31,7 @@ class Head:
     def build(self, vocab_size: int, padded_vocab_size: int, settings: LayerSettings) -> nn.Module:
         """Return a module (x_BTD, table_VD, valid_BT) -> output.
 
-        Its `kernel_DV(table_VD)` returns the matrix from hidden states to outputs.
+        Its `weights(table_VD)` returns the array that it multiplies hidden states with.
         """
         raise NotImplementedError(f"{type(self).__name__} has no build")
 
@@ -84,8 +84,15 @@ class LanguageModelHead(Head):
         """See `Head.num_tied_parameters`."""
         return d_model * padded_vocab_size if self.tied else 0
 
-    def finish_logits(self, logits: jax.Array, vocab_size: int) -> jax.Array:
-        """Bound raw logits [..., V] and hide the columns from `vocab_size` on."""
+    def logits(self, x: jax.Array, weights: jax.Array, vocab_size: int) -> jax.Array:
+        """Return float32 logits [..., V] of hidden states [..., D].
+
+        Args:
+            x: hidden states after the final norm.
+            weights: the table [V, D] if tied, else the kernel [D, V].
+            vocab_size: columns from here on only pad the vocabulary, and get -1e30.
+        """
+        logits = project(x, weights, transposed=self.tied)
         if self.soft_cap is not None:
             logits = self.soft_cap * jnp.tanh(logits / self.soft_cap)
         if vocab_size == logits.shape[-1]:
@@ -126,17 +133,13 @@ class LanguageModelHeadLayer(nn.Module):
                 init = nn.initializers.zeros
             self.kernel = add_param(self, "kernel", init, shape, axes, self.settings)
 
-    def kernel_DV(self, table_VD: jax.Array) -> jax.Array:
-        """Return the kernel in the parameter dtype."""
-        return table_VD.T if self.config.tied else self.kernel
+    def weights(self, table_VD: jax.Array) -> jax.Array:
+        """Return the table [V, D] if tied, else the kernel [D, V], in the parameter dtype."""
+        return table_VD if self.config.tied else self.kernel
 
     def __call__(self, x_BTD: jax.Array, table_VD: jax.Array, valid_BT: jax.Array) -> jax.Array:
         """Return float32 logits [B, T, V]; -1e30 in the columns that pad the vocabulary."""
-        if self.config.tied:
-            logits_BTV = project(x_BTD, table_VD, transposed=True)
-        else:
-            logits_BTV = project(x_BTD, self.kernel)
-        return self.config.finish_logits(logits_BTV, self.vocab_size)
+        return self.config.logits(x_BTD, self.weights(table_VD), self.vocab_size)
 
 
 class ClassificationHeadLayer(nn.Module):
@@ -151,7 +154,7 @@ class ClassificationHeadLayer(nn.Module):
         init = nn.initializers.normal(head_std(d_model))
         self.kernel = add_param(self, "kernel", init, shape, axes, self.settings)
 
-    def kernel_DV(self, table_VD: jax.Array) -> jax.Array:
+    def weights(self, table_VD: jax.Array) -> jax.Array:
         """Return the kernel [D, C] in the parameter dtype."""
         return self.kernel
 

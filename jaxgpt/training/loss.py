@@ -12,6 +12,7 @@ import optax
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
 from jaxgpt.model.routing import ROUTING, RoutingSums, published_routing
+from jaxgpt.training.loss_head import LossHead, TokenChunks, TokenSums
 
 
 class LossSums(NamedTuple):
@@ -44,47 +45,57 @@ class LossConfig:
 
     z_loss: float = 0.0
     """Weight of the squared log-normaliser (PaLM, arXiv:2204.02311, section 5); 1e-4 is usual."""
+    logits: LossHead = TokenChunks()
+    """Whether all logits are made at once; changes memory and speed only."""
 
     def __post_init__(self) -> None:
         if self.z_loss < 0:
             raise ValueError(f"z_loss={self.z_loss} must be 0 (off) or positive")
 
 
-def next_token_loss(
-    logits_BTV: jax.Array,
-    batch: Batch,
-    bytes_per_token_V: jax.Array,
-    z_loss: float = 0.0,
-) -> LossSums:
+def cross_entropy(
+    logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float = 0.0
+) -> TokenSums:
     """Cross-entropy in float32 of each target, on targets with weight only.
 
     Args:
-        logits_BTV: scores; padding columns of the vocabulary hold -1e30.
-        batch: targets and their weights; weight 0 removes a target from every sum.
-        bytes_per_token_V: int32, bytes of text per id, for bits per byte.
-        z_loss: weight of the mean squared log-normaliser added to the objective.
+        logits: [..., V]; padding columns of the vocabulary hold -1e30.
+        targets: ids [...].
+        weights: [...]; weight 0 removes a target from every sum.
+        z_loss: weight of the squared log-normaliser in the objective.
     """
-    logits_BTV = logits_BTV.astype(jnp.float32)
-    weights_BT = batch.loss_weights_BT
-    loss_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch.targets_BT)
-    loss = jnp.sum(loss_BT * weights_BT)
-    objective = loss
+    logits = logits.astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    objective = loss = jnp.sum(losses * weights)
     if z_loss:
-        log_normaliser_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-        objective = loss + z_loss * jnp.sum(jnp.square(log_normaliser_BT) * weights_BT)
+        log_normalisers = jax.nn.logsumexp(logits, axis=-1)
+        objective = loss + z_loss * jnp.sum(jnp.square(log_normalisers) * weights)
+    return TokenSums(objective, jax.lax.stop_gradient(loss))
+
+
+def with_counts(sums: TokenSums, batch: Batch, bytes_per_token_V: jax.Array) -> LossSums:
+    """Add what the predicted tokens are: their weight, and the bytes of text they stand for."""
+    weights_BT = batch.loss_weights_BT
     bytes_BT = bytes_per_token_V[batch.targets_BT] * (weights_BT > 0)
-    return LossSums(objective, loss, jnp.sum(weights_BT), jnp.sum(bytes_BT.astype(jnp.float32)))
+    num_bytes = jnp.sum(bytes_BT.astype(jnp.float32))
+    return LossSums(sums.objective, sums.loss, jnp.sum(weights_BT), num_bytes)
 
 
 def language_model_loss(model: Any, bytes_per_token_V: jax.Array, config: LossConfig) -> Any:
-    """The `LossFunction` of next-token prediction with `model`.
+    """The `LossFunction` of next-token prediction with `model`, a `Gpt`.
 
     Every predicted token adds the auxiliary losses that the routers of a model with experts have
     of its row: a sum over tokens like the cross-entropy, and divided with it.
     """
 
+    def score(
+        x: jax.Array, head_weights: jax.Array, targets: jax.Array, weights: jax.Array
+    ) -> TokenSums:
+        logits = model.config.head.logits(x, head_weights, model.vocab_size)
+        return cross_entropy(logits, targets, weights, config.z_loss)
+
     def loss(params: Any, batch: Batch, rng: jax.Array | None) -> LossSums:
-        (logits_BTV, _), written = model.apply(
+        (x_BTD, head_weights), written = model.apply(
             {"params": params},
             batch.tokens_BT,
             segment_ids_BT=batch.segment_ids_BT,
@@ -92,8 +103,12 @@ def language_model_loss(model: Any, bytes_per_token_V: jax.Array, config: LossCo
             deterministic=rng is None,
             rngs=None if rng is None else {"dropout": rng},
             mutable=[ROUTING],
+            method="hidden_states_and_head",
         )
-        sums = next_token_loss(logits_BTV, batch, bytes_per_token_V, config.z_loss)
+        tokens = (batch.targets_BT, batch.loss_weights_BT)
+        sums = with_counts(
+            config.logits.sums(score, x_BTD, head_weights, *tokens), batch, bytes_per_token_V
+        )
         routing = published_routing(written.get(ROUTING, {}))
         if routing is None:
             return sums

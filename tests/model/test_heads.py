@@ -18,8 +18,8 @@ def test_logits_are_hidden_states_times_the_kernel(tied):
     model, params = tiny_model.init(config)
     tokens = tiny_model.random_tokens((2, 5))
     logits, _ = model.apply({"params": params}, tokens)
-    hidden, _ = model.apply({"params": params}, tokens, method="hidden_states")
-    kernel = model.apply({"params": params}, method="head_kernel")
+    hidden, weights = model.apply({"params": params}, tokens, method="hidden_states_and_head")
+    kernel = weights.T if tied else weights
     assert kernel.shape == (32, 64)
     expected = 4 * np.tanh(np.asarray(hidden @ kernel) / 4)
     assert logits.dtype == jnp.float32

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.batch import Batch
-from jaxgpt.training.loss import next_token_loss
+from jaxgpt.training.loss import LossSums, cross_entropy, with_counts
 
 
 def _batch(weights: np.ndarray) -> Batch:
@@ -18,6 +18,13 @@ def _batch(weights: np.ndarray) -> Batch:
         positions_BT=np.zeros(shape, np.int32),
         loss_weights_BT=weights.astype(np.float32),
     )
+
+
+def next_token_loss(
+    logits_BTV: jax.Array, batch: Batch, bytes_per_token_V: jax.Array, z_loss: float = 0.0
+) -> LossSums:
+    sums = cross_entropy(logits_BTV, batch.targets_BT, batch.loss_weights_BT, z_loss)
+    return with_counts(sums, batch, bytes_per_token_V)
 
 
 def test_sums_equal_a_float64_reference() -> None:

@@ -9,7 +9,7 @@ import pytest
 from jaxgpt.batch import Batch
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import to_devices
-from jaxgpt.training.loss import next_token_loss
+from jaxgpt.training.loss import cross_entropy, with_counts
 from jaxgpt.training.state import TrainState
 from jaxgpt.training.step import accumulate, compile_step, make_train_step
 
@@ -20,7 +20,9 @@ def _loss(params, batch, rng):
     hidden = jnp.tanh(params["embedding"][batch.tokens_BT])
     if rng is not None and "dropout" in params:
         hidden = hidden * jax.random.bernoulli(rng, 0.5, hidden.shape)
-    return next_token_loss(hidden @ params["head"], batch, jnp.ones(VOCAB, int))
+    logits = hidden @ params["head"]
+    sums = cross_entropy(logits, batch.targets_BT, batch.loss_weights_BT)
+    return with_counts(sums, batch, jnp.ones(VOCAB, int))
 
 
 def _objective(params, batch, rng):
