@@ -1,17 +1,20 @@
 """Two processes with four devices each are one run: same numbers, same files, same end."""
 
 import json
+import re
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.tiny import make_dataset, run_verb
+from tests.tiny import REPOSITORY, environment, make_dataset, run_verb
 from tests.two_hosts import (
     TRAIN,
     Hosts,
+    free_port,
     jobset_variables,
     num_lines,
     open_mpi_variables,
@@ -221,3 +224,28 @@ def test_a_host_that_does_not_come_is_named(world):
     for code, _, errors in ends:
         assert code == 75
         assert "host 2 of 3 did not come within 5 s" in errors
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(world):
+    page = (REPOSITORY / "docs" / "hosts.md").read_text()
+    (block,) = re.findall(r"^```\n(.*?)^```", page, re.M | re.S)
+    run_dir = world["root"] / "page"
+    for old, new in {
+        "configs/quickstart.py": str(world["config"]),
+        "runs/quickstart/data": str(world["root"] / "data"),
+        "runs/two": str(run_dir),
+        "127.0.0.1:29400": f"127.0.0.1:{free_port()}",
+    }.items():
+        assert old in block
+        block = block.replace(old, new)
+    process = subprocess.run(
+        ["bash", "-c", block],
+        cwd=REPOSITORY,
+        env=environment(world["cache"]),
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert len(_events(run_dir, "start")[0]["hosts"]) == 2
+    assert list(_losses(run_dir)) == ["train 1", "train 2", "eval 2"]
