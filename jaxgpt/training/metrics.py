@@ -74,6 +74,7 @@ class MetricsLog:
         """Append one training step; `record` has `step`. What is not finite becomes null."""
         self._append("metrics", {key: _finite(value) for key, value in record.items()})
         self._scalars("train", record["step"], record)
+        self._scalars("routing", record["step"], record.get("routing", {}))
 
     def evaluation(self, step: int, result: dict[str, float]) -> None:
         """Append one evaluation."""
@@ -102,6 +103,10 @@ class MetricsLog:
 
 def _finite(value: Any) -> Any:
     """JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -14,9 +14,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxgpt.config import replace
 from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.model.cost import abstract_params
+from jaxgpt.model.dispatch import Dropless
 from jaxgpt.model.feed_forward import GeGlu, Gelu, SwiGlu
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.model.mixture_of_experts import MixtureOfExperts
 from jaxgpt.model.norms import LayerNorm, RmsNorm, Sandwich
 from jaxgpt.model.positions import Learned, Rotary
 from jaxgpt.model.rope_scaling import Linear, Llama3, Yarn
@@ -231,6 +233,27 @@ _MISTRAL = Family(
     table=mapping.LLAMA,
 )
 
+_MIXTRAL = Family(
+    config=replace(
+        _PLAIN,
+        attention=_GROUPED,
+        feed_forward=MixtureOfExperts(
+            num_experts=5,
+            num_active=3,
+            expert=SwiGlu(hidden=48),
+            dispatch=Dropless(block_size=8),
+        ),
+    ),
+    published="MixtralForCausalLM",
+    settings={
+        "num_key_value_heads": 2,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 3,
+        "rope_parameters": _ROPE,
+    },
+    table=mapping.MIXTRAL,
+)
+
 _GEMMA2 = Family(
     config=replace(
         _PLAIN,
@@ -270,5 +293,6 @@ FAMILIES = {
     "llama_yarn": _LLAMA_YARN,
     "qwen3": _QWEN3,
     "mistral": _MISTRAL,
+    "mixtral": _MIXTRAL,
     "gemma2": _GEMMA2,
 }

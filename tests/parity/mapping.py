@@ -37,6 +37,16 @@ def linear(weight: np.ndarray, shape: Shape) -> np.ndarray:
     return weight.T.reshape(shape)
 
 
+def experts(weight: np.ndarray, shape: Shape) -> np.ndarray:
+    """Of every expert, from [E, out, in] to [E, in, out]."""
+    return weight.swapaxes(1, 2)
+
+
+def half_of_experts(index: int) -> Callable[[np.ndarray, Shape], np.ndarray]:
+    """Gates (0) or ups (1) of every expert, from [E, both outs, in]."""
+    return lambda weight, shape: experts(np.split(weight, 2, axis=1)[index], shape)
+
+
 def third(index: int) -> Callable[[np.ndarray, Shape], np.ndarray]:
     """Queries (0), keys (1) or values (2) of a kernel or bias that holds all three."""
     return lambda weight, shape: np.split(weight, 3, axis=-1)[index].reshape(shape)
@@ -96,6 +106,20 @@ _LLAMA_TIED = _DECODER | {
 }
 
 LLAMA = _LLAMA_TIED | {"head/kernel": Source("lm_head.weight", vocab_columns)}
+
+_ROUTED = "blocks/feed_forward"
+_EXPERTS = {
+    f"{_ROUTED}/router/kernel": Source("model.layers.*.mlp.gate.weight", linear),
+    f"{_ROUTED}/experts/gate/kernel": Source(
+        "model.layers.*.mlp.experts.gate_up_proj", half_of_experts(0)
+    ),
+    f"{_ROUTED}/experts/up/kernel": Source(
+        "model.layers.*.mlp.experts.gate_up_proj", half_of_experts(1)
+    ),
+    f"{_ROUTED}/experts/down/kernel": Source("model.layers.*.mlp.experts.down_proj", experts),
+}
+MIXTRAL = {path: source for path, source in LLAMA.items() if "/feed_forward/" not in path}
+MIXTRAL |= _EXPERTS
 
 QWEN3_TIED = _LLAMA_TIED | {
     "blocks/attention/query_norm/scale": Source("model.layers.*.self_attn.q_norm.weight", same),

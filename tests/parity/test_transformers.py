@@ -1,5 +1,7 @@
 """The published families are what they claim: logits equal those of transformers' own classes."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from jaxgpt.model.gpt import make_cache
+from jaxgpt.model.router import Choice, count_load, load_balance_loss
 from tests.parity import mapping
 from tests.parity.families import FAMILIES, VOCAB_SIZE, Family, published_logits, random_tokens
 
@@ -28,7 +31,21 @@ def test_logits_equal_those_of_transformers(family: Family) -> None:
     assert difference < 1e-4
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+def test_the_load_balance_loss_is_that_of_transformers() -> None:
+    """Theirs counts the K choices of a token as K, ours as shares of 1."""
+    modeling = importlib.import_module("transformers.models.mixtral.modeling_mixtral")
+    logits_BTE = np.random.default_rng(0).standard_normal((1, 20, 5)).astype(np.float32)
+    valid_BT = np.arange(20)[None, :] < 13
+    theirs = modeling.load_balancing_loss_func(
+        (torch.tensor(logits_BTE[0]),), 5, 3, attention_mask=torch.tensor(valid_BT, dtype=torch.int)
+    )
+    _, experts_BTK = jax.lax.top_k(logits_BTE, 3)
+    choice = Choice(experts_BTK, jnp.ones(experts_BTK.shape), jnp.asarray(valid_BT))
+    ours_B = load_balance_loss(jnp.asarray(logits_BTE), count_load(choice, 5), choice.valid_BT)
+    np.testing.assert_allclose(3 * ours_B[0], float(theirs), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "mixtral"])
 def test_greedy_tokens_equal_those_of_generate(name: str) -> None:
     family, new_tokens = FAMILIES[name], 8
     published = family.build_published()
