@@ -110,7 +110,7 @@ class Ones(FeedForward):
 
 class OnesLayer(nn.Module):
     @nn.compact
-    def __call__(self, x_BTD, deterministic):
+    def __call__(self, x_BTD, valid_BT, deterministic):
         return jnp.ones_like(x_BTD)
 
 

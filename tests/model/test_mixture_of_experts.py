@@ -18,13 +18,16 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.model.dispatch import Capacity, Dropless, assign_slots
 from jaxgpt.model.expert_blocks import make_blocks
 from jaxgpt.model.feed_forward import Gelu, SwiGlu
+from jaxgpt.model.layer_stack import Scanned, Unrolled
 from jaxgpt.model.mixture_of_experts import MixtureOfExperts
 from jaxgpt.model.router import Choice, NormalizedGates, SoftmaxGates
 from jaxgpt.model.routing import ROUTING
+from tests.model import tiny_model
 from tests.model.tiny_model import PLAIN
 
 B, T, D, E, K = 3, 10, 32, 4, 2
 DISPATCHES = {"dropless": Dropless(block_size=4), "capacity": Capacity(factor=E / K)}
+HALVES = (slice(0, 2), slice(2, 4))
 MOE = MixtureOfExperts(num_experts=E, expert=SwiGlu(hidden=12), dispatch=Dropless(block_size=4))
 
 
@@ -230,6 +233,30 @@ def test_blocks_hold_every_choice_once_and_one_expert_each(seed, size, block_siz
     for choices_R, expert in zip(choices_MR[:used], blocks.experts_M, strict=False):
         assert (experts_A[choices_R[choices_R < size]] == int(expert)).all()
         assert (choices_R < size).any()
+
+
+def test_a_loop_over_layers_and_pieces_of_the_batch_report_the_same() -> None:
+    config = replace(PLAIN, feed_forward=replace(MOE, dispatch=Capacity(factor=0.7)))
+    _, params = tiny_model.init(config)
+    tokens_BT = tiny_model.random_tokens((4, 12))
+    segments_BT = jnp.ones((4, 12), jnp.int32).at[1, 5:].set(0)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def routing(layers, tokens_BT, segments_BT):
+        model = replace(config, layers=layers).build(tiny_model.VOCAB_SIZE)
+        _, written = model.apply({"params": params}, tokens_BT, segments_BT, mutable=[ROUTING])
+        return written[ROUTING]["rows"]
+
+    unrolled = routing(Unrolled(), tokens_BT, segments_BT)
+    scanned = routing(Scanned(), tokens_BT, segments_BT)
+    np.testing.assert_array_equal(jnp.sum(unrolled.load_BLE, -1)[:, 0], [24, 10, 24, 24])
+    assert jnp.all(jnp.sum(unrolled.dropped_BL, axis=0) > 0)
+    halves = [routing(Unrolled(), tokens_BT[rows], segments_BT[rows]) for rows in HALVES]
+    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *halves)
+    for other in (scanned, joined):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), unrolled, other
+        )
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from jaxgpt.model.mixture_of_experts import MixtureOfExperts
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh, single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh, to_devices
 from jaxgpt.training.loss import LossConfig, language_model_loss
+from jaxgpt.training.optimizer import AdamW, Muon
 from jaxgpt.training.state import init_parameters, init_state, plan_state
 from jaxgpt.training.step import StepMetrics, compile_step, make_train_step
 
@@ -148,3 +149,47 @@ def test_tokens_are_dropped_and_counted(alone) -> None:
     assert alone["dropless"].metrics.routing["dropped"] == 0
     assert len(alone["dropless"].metrics.routing["load"]) == 8
     np.testing.assert_allclose(np.mean(alone["dropless"].metrics.routing["load"]), 1, rtol=1e-6)
+
+
+def test_micro_batches_change_neither_objective_nor_gradient(alone) -> None:
+    """Nor who is dropped: a micro-batch is so many whole rows."""
+    found = train(CAPACITY, single_device_mesh(), num_steps=1, parts=4)
+    assert found.losses[0] == pytest.approx(alone["capacity"].losses[0], rel=1e-6)
+    assert_equal_in_norm(found.gradients, alone["capacity"].gradients)
+
+
+@pytest.mark.slow
+def test_auxiliary_losses_reach_the_router_and_even_the_load() -> None:
+    """With a router that loves one expert, the weight of the losses decides where it goes."""
+    mesh = single_device_mesh()
+    shares = {}
+    for weight in (0.0, 1.0):
+        moe = replace(MOE, load_balance=weight, router_z_loss=0.0)
+        training = train(replace(CONFIG, feed_forward=moe), mesh, num_steps=30)
+        shares[weight] = training.metrics.routing["load_balance"]
+    assert shares[1.0] < 1.02 < shares[0.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", [AdamW(), Muon()], ids=["adamw", "muon"])
+def test_an_experts_optimizer_state_lies_where_the_expert_does(optimizer) -> None:
+    def build(axes):
+        return optax.chain(keep_gradients(), optimizer.build(optax.constant_schedule(1e-3), axes))
+
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, expert=4))
+    plan, _ = plan_state(CONFIG.build(VOCAB), build, ShardingRules(), mesh)
+    of_experts = [
+        leaf
+        for path, leaf in jax.tree.leaves_with_path(
+            (plan.abstract.trainable, plan.abstract.opt_state)
+        )
+        if "experts" in jax.tree_util.keystr(path)
+    ]
+    # Three kernels: themselves, the kept gradient, and one moment of Muon or two of Adam.
+    assert len(of_experts) == 3 * {AdamW: 4, Muon: 3}[type(optimizer)]
+    for leaf in of_experts:
+        here = np.prod(leaf.sharding.shard_shape(leaf.shape))
+        assert here * 8 == np.prod(leaf.shape)
+    found = train(CONFIG, mesh, num_steps=3, build=build)
+    alone = train(CONFIG, single_device_mesh(), num_steps=3, build=build)
+    np.testing.assert_allclose(found.losses, alone.losses, rtol=1e-5)
