@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import configclass
-from jaxgpt.model.expert_blocks import ApplyExpert, apply_in_blocks, make_blocks
+from jaxgpt.model.expert_blocks import ApplyExpert, apply_in_blocks, make_blocks, vary_alike
 from jaxgpt.model.expert_peers import Peers, on_each_device
 from jaxgpt.model.router import Choice
 
@@ -83,7 +83,8 @@ class Capacity(Dispatch):
             x_BAD = jnp.repeat(x_BTD, shape[2], axis=1)
             x_BSD = _move(x_BAD, choices_BS, slots_BA)
             x_BECD = peers.send(x_BSD.reshape(shape[0], num_experts, num_slots, -1))
-            y_BECD = jax.vmap(apply_expert, in_axes=(0, 1), out_axes=1)(params, x_BECD)
+            inputs = vary_alike((params, x_BECD))
+            y_BECD = jax.vmap(apply_expert, in_axes=(0, 1), out_axes=1)(*inputs)
             y_BSD = peers.send_back(y_BECD).reshape(x_BSD.shape)
             y_BTKD = _move(y_BSD, slots_BA, choices_BS).reshape(*shape, -1)
             y_BTD = jnp.sum(y_BTKD * choice.gates_BTK[..., None], axis=2)

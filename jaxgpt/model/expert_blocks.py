@@ -46,7 +46,7 @@ def make_blocks(experts_A: jax.Array, num_experts: int, block_size: int) -> Bloc
     blocks_E = -(-counts_E // block_size)
     ends_E, block_ends_E = jnp.cumsum(counts_E), jnp.cumsum(blocks_E)
     blocks_M = jnp.arange(num_choices // block_size + num_experts)
-    experts_M = jnp.searchsorted(block_ends_E, blocks_M, side="right")
+    experts_M = jnp.sum(block_ends_E <= blocks_M[:, None], axis=1)
     expert_M = jnp.minimum(experts_M, num_experts - 1)
     within_M = blocks_M - (block_ends_E - blocks_E)[expert_M]
     first_M = (ends_E - counts_E)[expert_M] + within_M * block_size
@@ -72,7 +72,23 @@ def apply_in_blocks(
         gates_NK: factors of the outputs, float32.
         blocks: of the choices, choice `n * K + k` being the k-th of token n.
     """
-    return cast(jax.Array, _apply(apply_expert, params, x_ND, gates_NK, blocks))
+    inputs = vary_alike((params, x_ND, gates_NK, blocks))
+    return cast(jax.Array, _apply(apply_expert, *inputs))
+
+
+def vary_alike(tree: Any) -> Any:
+    """Give every array the mesh axes of `shard_map` that any of them varies over.
+
+    A gradient written by hand returns its parts as it finds them; where an array is the same on
+    several devices, this is what adds up the gradients of each.
+    """
+    axes = frozenset().union(*map(_varying, jax.tree.leaves(tree)))
+
+    def vary(leaf: jax.Array) -> jax.Array:
+        missing = tuple(axes - _varying(leaf))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(vary, tree)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -90,7 +106,7 @@ def _apply(
         )
         return _add(sum_ND, tokens_R, y_RD)
 
-    zero_ND = jnp.zeros(x_ND.shape, gates_NK.dtype)
+    zero_ND, _ = vary_alike((jnp.zeros(x_ND.shape, gates_NK.dtype), x_ND))
     return jax.lax.fori_loop(0, blocks.num_blocks, add_block, zero_ND)
 
 
@@ -120,7 +136,8 @@ def _apply_backward(apply_expert: ApplyExpert, inputs: Any, dsum_ND: jax.Array) 
         )
 
     def zeros(like: jax.Array) -> jax.Array:
-        return jnp.zeros(like.shape, jnp.promote_types(like.dtype, gates_NK.dtype))
+        dtype = jnp.promote_types(like.dtype, gates_NK.dtype)
+        return vary_alike((jnp.zeros(like.shape, dtype), like))[0]
 
     sums = (jax.tree.map(zeros, params), zeros(x_ND), zeros(gates_NK.ravel()))
     dparams, dx_ND, dgates_A = jax.lax.fori_loop(0, blocks.num_blocks, add_block, sums)
@@ -129,6 +146,10 @@ def _apply_backward(apply_expert: ApplyExpert, inputs: Any, dsum_ND: jax.Array) 
 
 
 _apply.defvjp(_apply_forward, _apply_backward)
+
+
+def _varying(leaf: jax.Array) -> frozenset[str]:
+    return jax.typeof(leaf).mat.varying
 
 
 def _of_expert(params: Any, expert: jax.Array) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxgpt.model.placement import placement
@@ -49,7 +50,11 @@ class Peers(NamedTuple):
             return y_BECD
         if self.split_rows:
             return jax.lax.all_to_all(y_BECD, self.axis, split_axis=0, concat_axis=1, tiled=True)
-        return jax.lax.all_gather(y_BECD, self.axis, axis=1, tiled=True)
+        num_experts = y_BECD.shape[1] * jax.lax.axis_size(self.axis)
+        all_BECD = jnp.zeros((y_BECD.shape[0], num_experts, *y_BECD.shape[2:]), y_BECD.dtype)
+        first = self.index * y_BECD.shape[1]
+        all_BECD = jax.lax.dynamic_update_slice_in_dim(all_BECD, y_BECD, first, axis=1)
+        return jax.lax.psum(all_BECD, self.axis)
 
     def gather(self, rows: jax.Array) -> jax.Array:
         """Return the [N, ...] of all peers, in their order."""
@@ -76,7 +81,7 @@ def on_each_device(
     """Run a function on the rows and experts of each device.
 
     Without a mesh, or where nothing splits, it runs as it is. Mesh axes that split neither rows
-    nor experts (tensor) stay XLA's business.
+    nor experts (tensor) stay XLA's business, and all of them do inside of a pipeline's stages.
 
     Args:
         function: uses `peers` for what it needs of other devices.
@@ -86,14 +91,15 @@ def on_each_device(
         split_time: whether tokens of a row may lie on several devices; else a row is whole.
     """
     num_experts = jax.tree.leaves(params)[0].shape[0]
-    rows, time = (
-        placement(x_BTD.shape[:2], ("batch", "time" if split_time else None)) or (None,) * 2
-    )
-    (expert,) = placement((num_experts,), ("expert",)) or (None,)
-    row_axes, manual = _names(rows), {*_names(rows), *_names(time), *_names(expert)}
-    if not manual:
+    time_name = "time" if split_time else None
+    rows, time = placement(x_BTD.shape[:2], ("batch", time_name)) or (None, None)
+    (experts,) = placement((num_experts,), ("expert",)) or (None,)
+    manual = {*_names(rows), *_names(time), *_names(experts)}
+    # Inside of a pipeline's stages JAX 0.10 cannot lower a second `shard_map` and its gradient.
+    if not manual or jax.sharding.get_abstract_mesh().manual_axes:
         return function(params, x_BTD, choice, Peers())
-    peers = Peers(expert, expert in row_axes)
+    (axis,) = _names(experts) or (None,)
+    peers = Peers(axis, split_rows=axis in _names(rows))
 
     def run_here(params: Any, x_BTD: jax.Array, choice: Choice) -> tuple[jax.Array, jax.Array]:
         # The names of axes stand for whole arrays; here each is a device's part.
@@ -103,10 +109,10 @@ def on_each_device(
     by_token = PartitionSpec(rows, time)
     run = jax.shard_map(
         run_here,
-        in_specs=(PartitionSpec(expert), by_token, by_token),
+        in_specs=(PartitionSpec(experts), by_token, by_token),
         out_specs=(by_token, PartitionSpec(rows)),
         axis_names=manual,
-        # The loop over blocks starts from zeros that are nobody's in particular.
+        # Tracking what varies would have every sum in a hand-written gradient spelled out.
         check_vma=False,
     )
     return run(params, x_BTD, choice)

@@ -121,7 +121,7 @@ class Pipelined(LayerStack):
 
     def check(self, mesh_sizes: Mapping[str, int], num_rows: int) -> None:
         """See `LayerStack.check`; each part of the rows must divide among the other devices."""
-        shards = mesh_sizes["data"] * mesh_sizes["fsdp"]
+        shards = mesh_sizes["data"] * mesh_sizes["fsdp"] * mesh_sizes["expert"]
         if mesh_sizes[PIPELINE] > 1 and num_rows % (self.num_micro_batches * shards):
             raise ConfigError(
                 f"{num_rows} rows do not divide into model.layers.num_micro_batches="

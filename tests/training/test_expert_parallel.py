@@ -21,6 +21,7 @@ from jaxgpt.model.feed_forward import SwiGlu
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Scanned
 from jaxgpt.model.mixture_of_experts import MixtureOfExperts
+from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh, single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh, to_devices
 from jaxgpt.training.loss import LossConfig, language_model_loss
@@ -124,6 +125,8 @@ MESHES = [
             ({"data": 1, "fsdp": 2, "expert": 4}, "dropless"),
             ({"data": 1, "expert": 4, "context": 2}, "dropless"),
             ({"data": 1, "expert": 4, "context": 2}, "capacity"),
+            ({"data": 1, "expert": 4, "pipeline": 2}, "capacity"),
+            ({"data": 1, "expert": 4, "pipeline": 2}, "dropless"),
             ({"data": 8}, "dropless"),
         ]
     ),
@@ -133,13 +136,16 @@ MESHES = [
 @pytest.mark.parametrize(("sizes", "dispatch"), MESHES, ids=str)
 def test_every_mesh_trains_what_one_device_does(sizes, dispatch, alone) -> None:
     expected = alone[dispatch]
-    found = train({"dropless": CONFIG, "capacity": CAPACITY}[dispatch], make_mesh(sizes))
+    config = {"dropless": CONFIG, "capacity": CAPACITY}[dispatch]
+    if sizes.pipeline > 1:
+        config = replace(config, layers=Pipelined(num_micro_batches=2))
+    found = train(config, make_mesh(sizes))
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
     assert_equal_in_norm(found.gradients, expected.gradients)
     assert_equal_in_norm(found.state.trainable, expected.state.trainable)
     for name, value in expected.metrics.routing.items():
         np.testing.assert_allclose(found.metrics.routing[name], value, rtol=1e-5)
-    if sizes.expert > 1:
+    if sizes.expert > 1 and sizes.pipeline == 1:
         wanted = {"capacity": "all-to-all(", "dropless": "reduce-scatter("}[dispatch]
         assert wanted in found.program
 
