@@ -1,4 +1,23 @@
-"""A small mixture of experts."""
+"""A small mixture of experts: 8 of them, of which each token goes through 2.
+
+    python -m jaxgpt.train --config configs/mixture_of_experts.py --data data/quickstart
+
+The model of `quickstart.py` with SwiGLU experts: at 4,096 pieces 6,889,664 parameters, 3,350,720
+of them for each token. The dense model beside it is the same with `feed_forward=SwiGlu(hidden=512)`
+instead: 3,344,576 parameters, all for each token.
+
+Validation bits per byte (75,348 tokens) on `quickstart_dataset.py`, 2,048 tokens a step, one seed:
+
+    step                100      200      300
+    experts           1.9368   1.7440   1.5918
+    dense             1.9548   1.7382   1.5940
+
+So over these 614,400 tokens twice the parameters gain nothing that one seed could show: experts pay
+off when there is more text than a dense model of their cost can take in. A step took about three
+times as long as a dense one: Muon orthogonalises 8 times as many matrices, and the backward pass
+computes the experts again. At the end `routing.load` lay between 0.89 and 1.16, `max_load` at 1.5.
+(Two processor cores that had much else to do, jax 0.10.2, bfloat16, 2026-11-25.)
+"""
 
 from jaxgpt.data.loader import BatchConfig
 from jaxgpt.experiment import EvaluationConfig, TrainConfig
