@@ -4,12 +4,13 @@ The loop knows neither; these hooks are composed here and given to it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from jax.sharding import Mesh
 
+from jaxgpt.batch import Batch
 from jaxgpt.data.loader import evaluation_batches
 from jaxgpt.errors import ConfigError, DivergedError, ReplicasDifferError
 from jaxgpt.evaluation.eval_step import EvalProgram
@@ -22,7 +23,7 @@ from jaxgpt.parallel.replicas import ReplicaCheck
 from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.shards import TokenDataset
 from jaxgpt.tokenizer import Tokenizer
-from jaxgpt.training.loop import Hook
+from jaxgpt.training.loop import Hook, Pause
 from jaxgpt.training.metrics import MetricsLog, Progress
 from jaxgpt.training.state import TrainState
 
@@ -41,6 +42,7 @@ class Surroundings:
         tokenizer: the dataset's.
         mesh: where the parameters lie.
         log, progress: where results go.
+        pause: called between the batches of an evaluation.
     """
 
     config: TrainConfig
@@ -50,6 +52,7 @@ class Surroundings:
     mesh: Mesh
     log: MetricsLog
     progress: Progress
+    pause: Pause
 
 
 def make_hooks(around: Surroundings, check_replicas: StateCheck | None) -> tuple[Hook, ...]:
@@ -114,6 +117,7 @@ def _evaluation(around: Surroundings) -> Callable[[int, TrainState], dict[str, A
             config.evaluation.max_tokens,
             config.data.mask_documents,
         )
+        batches = _pausing(batches, around.pause)
         result = measure_perplexity(program.bind(state.trainable), batches, bytes_per_token)
         if not math.isfinite(result.loss):
             raise DivergedError(
@@ -128,6 +132,12 @@ def _evaluation(around: Surroundings) -> Callable[[int, TrainState], dict[str, A
         return {"eval_loss": result.loss, "eval_bits_per_byte": result.bits_per_byte}
 
     return evaluate
+
+
+def _pausing(batches: Iterator[Batch], pause: Pause) -> Iterator[Batch]:
+    for batch in batches:
+        pause()
+        yield batch
 
 
 def _samples(around: Surroundings) -> Callable[[int, TrainState], dict[str, Any]]:

@@ -25,7 +25,7 @@ from jaxgpt.parallel.sharding import batch_shards, check_length
 from jaxgpt.run_state import Start, save_state
 from jaxgpt.shards import TokenDataset
 from jaxgpt.tokenizer import Tokenizer
-from jaxgpt.training.loop import Loop
+from jaxgpt.training.loop import Loop, Pause
 from jaxgpt.training.loss import language_model_loss
 from jaxgpt.training.metrics import MetricsLog, Progress
 from jaxgpt.training.recovery import all_finite
@@ -127,6 +127,7 @@ def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
             check_replicas(step, state)
         save_state(course.checkpoints, log, config.recovery, start, step, state, metadata)
 
+    pause = Pause()
     return Loop(
         step=course.step,
         learning_rates=config.schedule.values(),
@@ -148,6 +149,7 @@ def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
                 mesh=course.mesh,
                 log=log,
                 progress=course.progress,
+                pause=pause,
             ),
             check_replicas,
         ),
@@ -155,6 +157,7 @@ def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
         is_finite=course.is_finite,
         batch_offset=start.batch_offset,
         account=course.account,
+        pause=pause,
     )
 
 

@@ -41,6 +41,16 @@ class Hook:
     run: Callable[[int, TrainState], dict[str, Any]]
 
 
+class Pause:
+    """Called now and then by hooks that take long: a sign of life, a moment to obey a signal."""
+
+    def __init__(self) -> None:
+        self.act: Callable[[], None] = lambda: None
+
+    def __call__(self) -> None:
+        self.act()
+
+
 @dataclass(kw_only=True)
 class Loop:
     """What stays the same during a run.
@@ -61,6 +71,7 @@ class Loop:
         is_finite: whether a state may be saved.
         batch_offset: batches that the run has passed over: step k reads batch k - 1 + this.
         account: where time is booked.
+        pause: what the hooks call; whoever has sent a signal may not wait for their end.
     """
 
     step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
@@ -77,6 +88,7 @@ class Loop:
     is_finite: Callable[[TrainState], bool] = lambda state: True
     batch_offset: int = 0
     account: TimeAccount = field(default_factory=TimeAccount)
+    pause: Pause = field(default_factory=Pause)
 
 
 @dataclass
@@ -87,6 +99,7 @@ class _Clock:
     step_seconds: float = 0.0
     data_wait_seconds: float = 0.0
     steps: int = 0
+    is_new: bool = True
     mark: float = field(default_factory=time.perf_counter)
 
     def restart(self) -> None:
@@ -132,43 +145,51 @@ def fit(
     step = saved = int(state.step)
     clock = _Clock(seconds)
     pending: tuple[int, StepMetrics] | None = None
-    account, first = loop.account, True
+
+    def attend() -> None:
+        nonlocal saved
+        loop.account.beat()
+        if stop.received is not None and saved != step:
+            _save(loop, step, state, {"step": step, "seconds": clock.seconds})
+            saved = step
+
+    loop.pause.act = attend
     while step < loop.num_steps and stop.received is None:
         stop.agree()
-        waited = time.perf_counter()
-        with account.spending("data_wait"):
-            batch = next(batches)
-        clock.data_wait_seconds += time.perf_counter() - waited
-        account.enter_step(step + 1)
-        with account.spending("compile") if first else nullcontext():
+        batch = _next(batches, clock, loop.account)
+        loop.account.enter_step(step + 1)
+        # What the first call takes is compilation; computing goes on after it has returned.
+        with loop.account.spending("compile") if clock.is_new else nullcontext():
             state, metrics = loop.step(state, batch)
-        step, first = step + 1, False
-        if pending is not None:
-            _report(loop, *pending, clock, log, progress)
+        step, clock.is_new = step + 1, False
+        _report(loop, pending, clock, log, progress)
         pending = (step, metrics)
         due = [hook for hook in loop.hooks if _is_due(step, hook.every_steps, loop.num_steps)]
         save_due = _is_due(step, loop.save_every, loop.num_steps)
         if due or save_due or stop.received is not None:
-            _report(loop, *pending, clock, log, progress)
+            _report(loop, pending, clock, log, progress)
             pending = None
-            if stop.received is not None:
-                # Whoever sent the signal may not wait for an evaluation.
-                _save(loop, step, state, {"step": step, "seconds": clock.seconds})
-                saved = step
+            attend()
             metadata = _run_hooks(loop, due, step, state, clock.seconds)
             if saved != step and (save_due or stop.received is not None):
                 _save(loop, step, state, metadata)
                 saved = step
-                log.goodput(step, account.record())
+                log.goodput(step, loop.account.record())
             clock.restart()
-            account.forget_pace()
+            loop.account.forget_pace()
     if step < loop.num_steps:
-        if pending is not None:
-            _report(loop, *pending, clock, log, progress)
-        if saved != step:
-            _save(loop, step, state, {"step": step, "seconds": clock.seconds})
+        _report(loop, pending, clock, log, progress)
+        attend()
         raise _stopped(loop, step, log, stop)
     return state
+
+
+def _next(batches: Iterator[Batch], clock: _Clock, account: TimeAccount) -> Batch:
+    waited = time.perf_counter()
+    with account.spending("data_wait"):
+        batch = next(batches)
+    clock.data_wait_seconds += time.perf_counter() - waited
+    return batch
 
 
 def _run_hooks(
@@ -208,8 +229,15 @@ def _stopped(loop: Loop, step: int, log: MetricsLog, stop: StopSignal) -> Jaxgpt
 
 
 def _report(
-    loop: Loop, step: int, metrics: StepMetrics, clock: _Clock, log: MetricsLog, progress: Progress
+    loop: Loop,
+    pending: tuple[int, StepMetrics] | None,
+    clock: _Clock,
+    log: MetricsLog,
+    progress: Progress,
 ) -> None:
+    if pending is None:
+        return
+    step, metrics = pending
     read = jax.device_get(metrics)
     skips = Skips(*(int(number) for number in read.skips))
     values = jax.tree.map(lambda value: np.asarray(value).tolist(), read._asdict())

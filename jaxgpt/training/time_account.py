@@ -97,6 +97,10 @@ class TimeAccount:
         self._steps_done = step
         self._furthest = max(self._furthest, step)
 
+    def beat(self) -> None:
+        """Something got on within what time is being spent on."""
+        self._beat = time.monotonic()
+
     def forget_pace(self) -> None:
         """Something other than a step comes between: the next duration is none."""
         self._last_step = None

@@ -136,6 +136,28 @@ def test_a_signal_during_a_hook_is_obeyed_after_it(tmp_path) -> None:
     assert [step for step, _ in saves] == [4, 5]
 
 
+def test_who_signals_during_a_long_hook_does_not_wait_for_its_end(tmp_path) -> None:
+    stop = _Stop(at=None)
+    saves: list = []
+    loop = _loop(saves, stop=stop)
+    seen: list = []
+
+    def evaluate(step, state):
+        loop.pause()
+        stop.at = 0
+        seen.append(list(saves))
+        loop.pause()
+        seen.append([step for step, _ in saves])
+        loop.pause()
+        return {}
+
+    loop.hooks = (Hook(name="evaluation", every_steps=5, run=evaluate),)
+    with pytest.raises(UnfinishedError):
+        _fit(tmp_path, loop, stop)
+    assert [len(seen[0]), seen[1]] == [1, [4, 5]]
+    assert [step for step, _ in saves] == [4, 5]
+
+
 def test_a_signal_before_the_first_step_saves_nothing_new(tmp_path) -> None:
     saves: list = []
     stop = _Stop(at=0)
