@@ -6,6 +6,7 @@ Atomic files (temporary name, fsync, rename), hashes, and the lock of a folder w
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import socket
 from pathlib import Path
@@ -13,6 +14,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from jaxgpt.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -35,6 +38,43 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+class LineFile:
+    """Appends lines to a file, each at once; what a full disk refuses is kept, and written later.
+
+    Args:
+        path: the file; made if need be.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._waiting = b""
+        self._is_told = False
+
+    def append(self, line: str) -> None:
+        """Write a line, given without its end, and all that wait."""
+        self._waiting += line.encode() + b"\n"
+        self._write()
+
+    def close(self) -> None:
+        """Write what waits; lines for which there still is no room are lost, with a warning."""
+        self._write()
+        self._file.close()
+        if self._waiting:
+            lost = self._waiting.count(b"\n")
+            logger.warning("%d lines for %s are lost: no room", lost, self._path)
+
+    def _write(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self._is_told = False
+        except OSError as error:
+            if not self._is_told:
+                logger.warning("cannot write to %s: %s; going on", self._path, error.strerror)
+            self._is_told = True
 
 
 def sync_folder(path: str | Path) -> None:

@@ -10,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from jaxgpt.config import configclass
-from jaxgpt.durable import write_atomically
+from jaxgpt.durable import LineFile, write_atomically
+from jaxgpt.training.tensorboard_file import TensorBoardFile
 
 
 @configclass
@@ -42,19 +43,16 @@ class MetricsLog:
     """
 
     def __init__(self, run_dir: Path | None, last_step: int, tensorboard: bool) -> None:
-        self._files: dict[str, IO[str]] = {}
-        self._writer = None
+        self._files: dict[str, LineFile] = {}
+        self._tensorboard: TensorBoardFile | None = None
         if run_dir is None:
             return
         for name in ("metrics", "events"):
             path = run_dir / f"{name}.jsonl"
             _drop_after(path, last_step)
-            self._files[name] = open(path, "a", encoding="utf-8")  # noqa: SIM115
+            self._files[name] = LineFile(path)
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            # purge_step: TensorBoard hides what a killed run wrote after the restored step.
-            self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=last_step + 1)
+            self._tensorboard = TensorBoardFile(run_dir / "tensorboard", last_step + 1)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -67,8 +65,8 @@ class MetricsLog:
     ) -> None:
         for file in self._files.values():
             file.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
     def train(self, record: dict[str, Any]) -> None:
         """Append one training step; `record` has `step`. What is not finite becomes null."""
@@ -91,14 +89,15 @@ class MetricsLog:
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
         if file := self._files.get(name):
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            file.flush()
+            file.append(json.dumps(record, ensure_ascii=False))
 
     def _scalars(self, group: str, step: int, record: dict[str, Any]) -> None:
-        if self._writer is not None:
-            for key, value in record.items():
-                if key != "step" and isinstance(value, int | float):
-                    self._writer.add_scalar(f"{group}/{key}", value, step)
+        if self._tensorboard is not None:
+            numbers = {
+                key: value for key, value in record.items() if isinstance(value, int | float)
+            }
+            numbers.pop("step", None)
+            self._tensorboard.add(group, step, numbers)
 
 
 def _finite(value: Any) -> Any:
