@@ -7,6 +7,7 @@ queue fills, and whoever adds to it waits for ever. Here a write that fails is t
 import logging
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class TensorBoardFile:
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self._write(Event(wall_time=time.time(), step=first_step, session_log=start))
 
-    def add(self, group: str, step: int, values: dict[str, float]) -> None:
+    def add(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """Append values of a step, as `group/NAME`."""
         entries = [
             self._summary.Value(tag=f"{group}/{name}", simple_value=value)

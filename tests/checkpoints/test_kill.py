@@ -1,6 +1,7 @@
 """SIGKILL at any moment of saving: what is found afterwards is whole, and new work goes on."""
 
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ def newest_content(directory):
     """The newest step, and the set of all values that its arrays hold."""
     checkpoints = Checkpoints(directory, CheckpointConfig(), read_only=True)
     step = checkpoints.latest()
+    assert checkpoints.latest_verified() == step
     spec = lambda *shape, dtype: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
     params, state, metadata = checkpoints.restore(
         step,
@@ -63,3 +65,19 @@ def test_after_a_kill_the_newest_step_is_whole(tmp_path):
 @pytest.mark.slow
 def test_after_many_kills_the_newest_step_is_whole(tmp_path):
     check_rounds(tmp_path, 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "place", ["before the hashes", "before the manifest", "before the rename", "in a deletion"]
+)
+def test_after_a_kill_at_any_stage_of_a_save_the_newest_step_is_whole(tmp_path, place):
+    process = subprocess.run([sys.executable, str(PROGRAM), str(tmp_path), place], timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    step, values = newest_content(tmp_path)
+    assert (step, values) == (3, {3})
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    assert checkpoints.latest_verified() == step
+    assert len(checkpoints.steps()) == 2
+    checkpoints.close()
+    assert all(path.name.isdigit() for path in tmp_path.iterdir())
