@@ -175,6 +175,84 @@ def test_random_kills_of_the_builder_or_a_worker_change_nothing(driver, num_kill
         assert everything(driver.parent / f"killed{trial}/out") == expected, (trial, victim)
 
 
+# One task a stage is done and another half done when its process dies: what is written is there, and
+# not yet under its name. Workers read this, too: it is their main module.
+DIE_IN_EVERY_STAGE = """
+import functools, os, signal
+from pathlib import Path
+from jaxgpt.corpus import finishing, pipeline, stages
+
+PARENT = os.getpid() if __name__ == "__main__" else os.getppid()
+Path("died").mkdir(exist_ok=True)
+
+def die(stage):
+    if (os.getpid() == PARENT) != {kill_workers}:
+        try:
+            Path("died", stage).touch(exist_ok=False)
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def dying(function, stage_of):
+    @functools.wraps(function)
+    def call(*arguments, **named):
+        result = function(*arguments, **named)
+        if stage := stage_of(*arguments):
+            die(stage)
+        return result
+    return call
+
+carry_out = stages.carry_out
+
+@functools.wraps(carry_out)
+def carry_out_and_die(stage, kernel, task, advance):
+    is_second = task.name == "00001" or stage.name in {single}
+    doomed = dying(kernel, lambda *arguments: stage.name if is_second else "")
+    return carry_out(stage, doomed, task, advance)
+
+stages.carry_out = carry_out_and_die
+pipeline.write_shards = dying(pipeline.write_shards, lambda *arguments: "write_shards")
+finishing.write_reports = dying(finishing.write_reports, lambda *arguments: "write_reports")
+"""
+# Starts over and over what it forks, until that is not killed.
+FORK = """
+while __name__ == "__main__":
+    child = os.fork()
+    if child == 0:
+        PARENT = os.getpid()
+        break
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        os._exit(os.waitstatus_to_exitcode(status))
+"""
+SINGLE = {"connect_documents", "settle_vocabulary", "verify_group"}
+SHARED = {
+    *("read_part", "remove_duplicates", "filter_documents", "sign_partition", "join_keys"),
+    *("collect_members", "settle_partition", "edit_documents", "measure_partition"),
+    "encode_partition",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "victims"),
+    [
+        ("serial", {*SHARED, *SINGLE, "write_shards", "write_reports"}),
+        pytest.param("processes", SHARED, marks=pytest.mark.slow),
+    ],
+    ids=["the builder", "a worker"],
+)
+def test_killed_within_every_stage_and_continued_the_dataset_is_the_same(driver, kind, victims):
+    finish(start(driver, "whole/out", "serial", 1))
+    expected = everything(driver.parent / "whole/out")
+    dying = DIE_IN_EVERY_STAGE.format(kill_workers=kind == "processes", single=SINGLE)
+    fork = FORK if kind == "serial" else ""
+    head, tail = driver.read_text().split("if __name__")
+    driver.write_text(f"{head}{dying}{fork}if __name__{tail}")
+    finish(start(driver, "killed/out", kind, 2))
+    assert {path.name for path in (driver.parent / "died").iterdir()} == victims
+    assert everything(driver.parent / "killed/out") == expected
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_signal_to_all_processes_stops_in_good_order(driver, number, code):
     """As Ctrl-C does, which reaches the workers too."""
