@@ -175,8 +175,8 @@ def test_random_kills_of_the_builder_or_a_worker_change_nothing(driver, num_kill
         assert everything(driver.parent / f"killed{trial}/out") == expected, (trial, victim)
 
 
-# One task a stage is done and another half done when its process dies: what is written is there, and
-# not yet under its name. Workers read this, too: it is their main module.
+# One task of a stage is done and another half done when its process dies: what it wrote is there,
+# and not yet under its name. Workers read this, too: it is their main module.
 DIE_IN_EVERY_STAGE = """
 import functools, os, signal
 from pathlib import Path
