@@ -33,6 +33,8 @@ class InspectOptions:
     """Of the draw."""
     max_documents: int = 10
     """Without --random, show the first so many."""
+    similar: int = 0
+    """With each kept document, name so many others that are most like it; reads all text."""
     full: bool = False
     """Show texts whole."""
     json: bool = False
@@ -42,7 +44,7 @@ class InspectOptions:
 def main(argv: Sequence[str]) -> None:
     """Parse, look, show."""
     options = parse_options(InspectOptions, argv, prog="inspect_dataset.py")
-    require_at_least(options, random=1, max_documents=1)
+    require_at_least(options, random=1, max_documents=1, similar=0)
     selection = Selection(
         id=options.id,
         location=options.location,
@@ -52,7 +54,8 @@ def main(argv: Sequence[str]) -> None:
         seed=options.seed,
         max_documents=options.max_documents,
     )
-    found = inspect(TokenDataset.open(options.dataset), selection, options.full)
+    dataset = TokenDataset.open(options.dataset)
+    found = inspect(dataset, selection, options.full, options.similar)
     if options.json:
         print(json.dumps(found, ensure_ascii=False))
     else:
@@ -93,6 +96,9 @@ def print_removed_for_it(document: dict[str, Any]) -> None:
     for entry in document["removed_for_it"]:
         similarity = f", similarity {entry['similarity']:.3f}" if "similarity" in entry else ""
         print(f"    {entry['id']} ({entry['location']}): {entry['reason']}{similarity}")
+    for entry in document.get("similar", ()):
+        name = f"{entry['id']} ({entry['location']})"
+        print(f"  kept too, in {entry['split']}, similarity {entry['similarity']:.3f}: {name}")
 
 
 def print_removed(document: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from jaxgpt.corpus.document import SAMPLE_CHARACTERS, shorten
 from jaxgpt.corpus.encoding import SPLITS
 from jaxgpt.corpus.finished import read_listing
 from jaxgpt.corpus.removal import REMOVED_NAME
+from jaxgpt.corpus.similar_documents import find_similar
 from jaxgpt.corpus.splits import draw
 from jaxgpt.corpus.stored_documents import StoredDocument, read_text, stored_documents
 from jaxgpt.errors import UsageError, did_you_mean
@@ -73,13 +74,16 @@ class Selection:
         return given[0] if given else ("", "")
 
 
-def inspect(dataset: TokenDataset, selection: Selection, full: bool = False) -> dict[str, Any]:
+def inspect(
+    dataset: TokenDataset, selection: Selection, full: bool = False, num_similar: int = 0
+) -> dict[str, Any]:
     """Describe the selected documents with their neighbours, as plain JSON values.
 
     Args:
         dataset: a finished dataset.
         selection: which documents.
         full: give texts whole, not only their beginning.
+        num_similar: with each kept document name so many others that are most like it.
 
     Returns:
         `num_found`, and `documents`: first kept ones, then removed ones. See docs/dataset_tools.md.
@@ -108,7 +112,14 @@ def inspect(dataset: TokenDataset, selection: Selection, full: bool = False) -> 
             else f"{dataset.directory} has no documents"
         )
     show = _Reader(dataset, full)
-    documents = _describe_kept(dataset, kept, show) + _describe_removed(dataset, removed, show)
+    documents = _describe_kept(dataset, kept, show)
+    if num_similar and kept:
+        similar = find_similar(dataset, kept, num_similar)
+        documents = [
+            document | {"similar": [_name(*each) for each in found]}
+            for document, found in zip(documents, similar, strict=True)
+        ]
+    documents += _describe_removed(dataset, removed, show)
     return {"num_found": num_kept + num_removed, "documents": documents}
 
 
@@ -168,6 +179,13 @@ def _describe_kept(
         }
         for document in kept
     ]
+
+
+def _name(similarity: float, document: StoredDocument) -> dict[str, Any]:
+    return {
+        "similarity": similarity,
+        **{name: getattr(document, name) for name in ("split", "id", "location", "source")},
+    }
 
 
 def _describe_removed(

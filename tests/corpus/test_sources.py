@@ -160,6 +160,12 @@ def test_a_pipe_or_a_broken_link_that_is_named_is_refused(tree):
         names("pipe.txt")
     with pytest.raises(UsageError, match=r"broken\.txt"):
         names("broken.txt")
+    with pytest.raises(UsageError, match="/dev/zero is no regular file"):
+        names("/dev/zero")
+
+
+def test_a_path_that_goes_up_and_down_is_the_file_it_leads_to(tree):
+    assert names("in/sub/../b.txt", "in/b.txt") == ["in/b.txt"]
 
 
 def test_urls(tmp_path):

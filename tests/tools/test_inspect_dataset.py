@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import random
+import re
 import shutil
 from pathlib import Path
 
@@ -124,6 +126,40 @@ def test_a_near_duplicate_is_shown_beside_the_kept_text(
     assert kept["text"] == texts[kept["id"]]
     (back,) = look(folder, capsys, "--id", kept["id"])["documents"]
     assert [other["id"] for other in back["removed_for_it"]] == [document["id"]]
+
+
+def test_the_most_similar_of_all_documents_are_named_whatever_bands_they_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    chooser = random.Random(0)
+    sentences = [" ".join(f"word{n}x{k}" for k in range(8)) for n in range(12)]
+    texts = (" ".join(chooser.choices(sentences, k=5)) for _ in range(40))
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (tmp_path / "input.jsonl").write_text(lines)
+    build_dataset([str(tmp_path / "input.jsonl")], tmp_path / "data", CONFIG)
+    arguments = ("--random", "1000", "--full")
+    documents = look(tmp_path, capsys, *arguments, "--similar", "3")["documents"]
+
+    def shingles(text: str) -> set[tuple[str, ...]]:
+        words = re.findall(r"\w+", text.lower())
+        return {tuple(words[n : n + 5]) for n in range(max(len(words) - 4, 1))}
+
+    sets = {document["location"]: shingles(document["text"]) for document in documents}
+    num_found = 0
+    for document in documents:
+        own = sets[document["location"]]
+        expected = [
+            (len(own & other) / len(own | other), location)
+            for location, other in sets.items()
+            if location != document["location"] and own & other
+        ]
+        expected.sort(key=lambda each: (-each[0], each[1]))
+        found = [(entry["similarity"], entry["location"]) for entry in document["similar"]]
+        assert found == expected[:3]
+        num_found += len(found)
+    assert num_found > 20
+    main(["--dataset", str(tmp_path / "data"), "--random", "5", "--similar", "1"])
+    assert "kept too, in " in capsys.readouterr().out
 
 
 def test_texts_are_shortened_unless_asked_for(folder: Path, capsys: pytest.CaptureFixture) -> None:
