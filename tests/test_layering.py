@@ -31,6 +31,7 @@ LAYERS = [
     {"training", "inference"},
     {"evaluation", "reporting"},
     {
+        "benchmarks",
         "experiment",
         "hooks",
         "pretraining",

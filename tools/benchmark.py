@@ -1,0 +1,37 @@
+"""`python tools/benchmark.py MEASURE [options]`: how fast a part is, beside what."""
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+
+from jaxgpt.command_line import parse_options, run_verb
+from jaxgpt.errors import UsageError, did_you_mean
+
+# Where each measure is, and its config; only the one that is asked for is imported.
+MEASURES = {
+    "tokenize": ("jaxgpt.benchmarks.tokenizing", "TokenizeBenchmark"),
+    "build": ("jaxgpt.benchmarks.building", "BuildBenchmark"),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, measure, print."""
+    name = argv[0] if argv else ""
+    known = ", ".join(MEASURES)
+    if name in ("-h", "--help"):
+        print(
+            f"usage: benchmark.py MEASURE [options]\n\nmeasures: {known}; MEASURE --help for each"
+        )
+        return
+    if name not in MEASURES:
+        raise UsageError(f"no measure {name!r}{did_you_mean(name, MEASURES)}; there are {known}")
+    module, config = MEASURES[name]
+    kind = getattr(importlib.import_module(module), config)
+    benchmark = parse_options(kind, argv[1:], prog=f"benchmark.py {name}")
+    measurement = benchmark.run()
+    print(json.dumps(measurement.to_json()) if benchmark.json else measurement.to_text())
+
+
+if __name__ == "__main__":
+    run_verb(main, sys.argv[1:])
