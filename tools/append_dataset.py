@@ -9,9 +9,10 @@ from typing import Annotated
 import tyro
 
 from jaxgpt.command_line import find_option, parse_options, run_verb
-from jaxgpt.corpus.appending import append_to_dataset, recorded_config
+from jaxgpt.corpus.appending import append_to_dataset
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.filters.config import with_profile_option
+from jaxgpt.corpus.part_settings import recorded_config
 
 
 @dataclass(frozen=True, kw_only=True)

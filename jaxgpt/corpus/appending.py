@@ -25,7 +25,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import from_dict
 from jaxgpt.corpus.account import Account, read_account
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.disk_space import (
@@ -35,16 +34,14 @@ from jaxgpt.corpus.disk_space import (
     forecast_restoring,
 )
 from jaxgpt.corpus.encoding import SPLITS, Stored, write_shards
-from jaxgpt.corpus.finished import (
-    INPUTS_NAME,
-    differing,
-    has_part,
-    name_some,
-    read_listing,
-    recorded_settings,
-    settings_differences,
-)
+from jaxgpt.corpus.finished import INPUTS_NAME, has_part, read_listing
 from jaxgpt.corpus.finishing import Outcome, summarize_benchmarks, write_outcome
+from jaxgpt.corpus.part_settings import (
+    OPERATION,
+    changed_settings,
+    check_settings,
+    settings_of_parts,
+)
 from jaxgpt.corpus.partition import gather_partitions
 from jaxgpt.corpus.processing import Older, Processing
 from jaxgpt.corpus.progress import Progress
@@ -67,25 +64,6 @@ from jaxgpt.tokenizer import FILE_NAME as TOKENIZER_FILE
 logger = logging.getLogger(__name__)
 
 APPEND_WORK = ".append"
-OPERATION = "append"
-# These decide where a document goes and what its ids are; they are the same for all parts.
-_FIXED = ("seed", "split", "tokenizer")
-
-
-def recorded_config(dataset: Path) -> DatasetConfig:
-    """The settings that a dataset was built with; who does the work is as by default.
-
-    Raises:
-        UsageError: there is no dataset.
-        MismatchError: it was not built of text, or not by this version.
-    """
-    settings = TokenDataset.open(dataset).manifest.get("settings")
-    if settings is None:
-        raise MismatchError(
-            f"{dataset} has no settings in its manifest: it was imported, and nothing can be "
-            f"appended to it; build a dataset of its text"
-        )
-    return from_dict(settings, DatasetConfig)
 
 
 def append_to_dataset(
@@ -99,7 +77,7 @@ def append_to_dataset(
     Args:
         arguments: files, folders, globs and fsspec URLs.
         dataset: the dataset folder.
-        config: as `recorded_config`, perhaps with changes for the new text.
+        config: as `part_settings.recorded_config`, perhaps with changes for the new text.
 
     Raises:
         UsageError: an argument names nothing; there is no dataset, or it is in use.
@@ -113,13 +91,13 @@ def append_to_dataset(
         finish_version(dataset)
         stored = TokenDataset.open(dataset)
         account, assignment = read_account(dataset)
-        _check_settings(stored, config)
+        check_settings(stored, config)
         if not isinstance(assignment, HashAssignment):
             raise MismatchError(
                 f"{dataset} has the two ends of a document in different splits; only a dataset "
                 f"of whole documents (split=HashSplit) can be added to: build it again of all text"
             )
-        if has_part(dataset, inputs, _settings_of_parts(account), _changes(stored, config)):
+        if has_part(dataset, inputs, settings_of_parts(account), changed_settings(stored, config)):
             logger.info("%s has this text already; nothing to do", dataset)
         else:
             with (
@@ -276,7 +254,7 @@ def _entry(
         "num_bytes": tally.kept_bytes,
         "num_tokens": sum(source.num_tokens for source in tally.sources.values()),
         "num_files": account.num_files,
-        "settings": _changes(stored, config),
+        "settings": changed_settings(stored, config),
     }
 
 
@@ -298,30 +276,3 @@ def _benchmarks(
         *(entry for entry in stored.manifest["benchmarks"] if entry["file"] not in names),
         *summary,
     ]
-
-
-def _settings_of_parts(account: Account) -> list[dict[str, Any]]:
-    """For the first part and each that was added, how its settings differ from the dataset's."""
-    added = [entry["settings"] for entry in account.history if entry["operation"] == OPERATION]
-    return [{}, *added]
-
-
-def _changes(stored: TokenDataset, config: DatasetConfig) -> dict[str, Any]:
-    """The settings that are not the dataset's: dotted name -> value."""
-    there, here = stored.manifest["settings"], recorded_settings(config)
-    return {name: value for name, _, value in differing(there, here)}
-
-
-def _check_settings(stored: TokenDataset, config: DatasetConfig) -> None:
-    """Raise MismatchError if a setting is changed that all parts must share."""
-    there, here = stored.manifest["settings"], recorded_settings(config)
-    differences = [
-        sentence
-        for name in _FIXED
-        for sentence in settings_differences({name: there[name]}, {name: here[name]})
-    ]
-    if differences:
-        raise MismatchError(
-            f"{stored.directory} decides these settings for all that is added to it: "
-            f"{name_some(differences)}"
-        )

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from jaxgpt.config import replace
 from jaxgpt.corpus import publication, reading
-from jaxgpt.corpus.appending import append_to_dataset, recorded_config
+from jaxgpt.corpus.appending import append_to_dataset
 from jaxgpt.corpus.decontamination import DecontaminationConfig
 from jaxgpt.corpus.exact_duplicates import content_hash
 from jaxgpt.corpus.executors.config import ExecutorConfig
 from jaxgpt.corpus.filters.config import FiltersConfig
+from jaxgpt.corpus.part_settings import recorded_config
 from jaxgpt.corpus.pipeline import build_dataset
 from jaxgpt.corpus.privacy import PrivacyConfig
 from jaxgpt.corpus.sources import SourcesConfig

@@ -1,0 +1,58 @@
+"""The settings of a dataset and of parts that are added to it: what they share, what differs."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.config import from_dict
+from jaxgpt.corpus.account import Account
+from jaxgpt.corpus.config import DatasetConfig
+from jaxgpt.corpus.finished import differing, name_some, recorded_settings, settings_differences
+from jaxgpt.errors import MismatchError
+from jaxgpt.shards import TokenDataset
+
+OPERATION = "append"
+# These decide where a document goes and what its ids are; they are the same for all parts.
+_FIXED = ("seed", "split", "tokenizer")
+
+
+def recorded_config(dataset: Path) -> DatasetConfig:
+    """The settings that a dataset was built with; who does the work is as by default.
+
+    Raises:
+        UsageError: there is no dataset.
+        MismatchError: it was not built of text, or not by this version.
+    """
+    settings = TokenDataset.open(dataset).manifest.get("settings")
+    if settings is None:
+        raise MismatchError(
+            f"{dataset} has no settings in its manifest: it was imported, and nothing can be "
+            f"appended to it; build a dataset of its text"
+        )
+    return from_dict(settings, DatasetConfig)
+
+
+def settings_of_parts(account: Account) -> list[dict[str, Any]]:
+    """For the first part and each that was added, how its settings differ from the dataset's."""
+    added = [entry["settings"] for entry in account.history if entry["operation"] == OPERATION]
+    return [{}, *added]
+
+
+def changed_settings(stored: TokenDataset, config: DatasetConfig) -> dict[str, Any]:
+    """The settings that are not the dataset's: dotted name -> value."""
+    there, here = stored.manifest["settings"], recorded_settings(config)
+    return {name: value for name, _, value in differing(there, here)}
+
+
+def check_settings(stored: TokenDataset, config: DatasetConfig) -> None:
+    """Raise MismatchError if a setting is changed that all parts must share."""
+    there, here = stored.manifest["settings"], recorded_settings(config)
+    differences = [
+        sentence
+        for name in _FIXED
+        for sentence in settings_differences({name: there[name]}, {name: here[name]})
+    ]
+    if differences:
+        raise MismatchError(
+            f"{stored.directory} decides these settings for all that is added to it: "
+            f"{name_some(differences)}"
+        )
