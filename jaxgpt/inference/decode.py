@@ -21,6 +21,7 @@ from jaxgpt.inference.sampling import SamplingConfig, allowed_ids, row_keys, sam
 from jaxgpt.model.gpt import Gpt, make_cache
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.kv_cache import KVCache
+from jaxgpt.model.mixture_of_experts import ROUTER
 
 _SMALLEST_BUCKET = 16
 # What the model casts to its compute type wherever it is used; see `cast_weights`.
@@ -196,12 +197,14 @@ def cast_weights(model: Gpt, params: Any) -> Any:
     """Return `params` with kernels and tables in the model's compute type.
 
     The model casts them there anyway, at every use: doing it once changes no result, and halves
-    what a step of a bfloat16 model reads. Norms and biases stay as they are.
+    what a step of a bfloat16 model reads. Norms and biases stay as they are, and routers, which
+    compute in float32.
     """
     dtype = jnp.dtype(model.config.compute_dtype)
 
     def cast(path: tuple[Any, ...], leaf: Array) -> Array:
-        return leaf.astype(dtype) if path[-1].key in _WEIGHTS else leaf
+        is_cast = path[-1].key in _WEIGHTS and all(key.key != ROUTER for key in path)
+        return leaf.astype(dtype) if is_cast else leaf
 
     return jax.tree_util.tree_map_with_path(cast, params)
 

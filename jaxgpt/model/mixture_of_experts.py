@@ -29,6 +29,9 @@ from jaxgpt.model.router import (
 )
 from jaxgpt.model.routing import RoutingOfLayer, publish_routing
 
+# Name of the router's parameters, whose kernel is used in float32 whatever the compute type.
+ROUTER = "router"
+
 
 @configclass
 class MixtureOfExperts(FeedForward):
@@ -92,7 +95,7 @@ class MixtureOfExpertsLayer(nn.Module):
             num_active=config.num_active,
             gates=config.gates,
             settings=self.settings,
-            name="router",
+            name=ROUTER,
         )
         choice, logits_BTE = router(x_BTD, valid_BT)
         expert = config.expert.build(self.settings, "expert").clone(parent=None)

@@ -15,10 +15,13 @@ from jaxgpt.inference import decode
 from jaxgpt.inference.decode import Decoder, cast_weights
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.dispatch import Dropless
+from jaxgpt.model.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import ClassificationHead, LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
 from jaxgpt.model.layers import Initialization
+from jaxgpt.model.mixture_of_experts import MixtureOfExperts
 from jaxgpt.model.norms import LayerNorm
 from jaxgpt.model.positions import Learned, NoPosition, Sinusoidal
 
@@ -161,10 +164,19 @@ def test_the_longest_text_that_learned_positions_allow_can_be_filled() -> None:
         generate(decoder, [[BOS] * (CONTEXT - 9)], 11, GREEDY)
 
 
-def test_casting_the_weights_once_changes_no_score() -> None:
+@pytest.mark.parametrize(
+    "feed_forward",
+    [
+        VARIANTS["learned"].feed_forward,
+        MixtureOfExperts(expert=SwiGlu(hidden=16), dispatch=Dropless()),
+    ],
+    ids=["dense", "experts"],
+)
+def test_casting_the_weights_once_changes_no_score(feed_forward: FeedForward) -> None:
     config = replace(
         VARIANTS["learned"],
         compute_dtype="bfloat16",
+        feed_forward=feed_forward,
         attention=GroupedQueryAttention(num_heads=4, qkv_bias=True, output_bias=True),
     )
     model = config.build(VOCAB_SIZE)
