@@ -40,7 +40,9 @@ class TensorBoardFile:
         self._write(Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def add(self, group: str, step: int, values: Mapping[str, float]) -> None:
-        """Append values of a step, as `group/NAME`."""
+        """Append values of a step, as `group/NAME`; nothing if there are none."""
+        if not values:
+            return
         entries = [
             self._summary.Value(tag=f"{group}/{name}", simple_value=value)
             for name, value in values.items()
