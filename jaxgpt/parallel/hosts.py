@@ -84,8 +84,9 @@ def place(config: HostsConfig, environment: dict[str, str]) -> Placement | None:
     Raises:
         ConfigError: not enough is known, or this host's number is not below their count.
     """
-    found = detect_placement(environment)
     given = (config.coordinator, config.num_hosts, config.host_id)
+    # What is given in full needs no launcher, not even one whose variables are not understood.
+    found = detect_placement(environment) if None in given else None
     if found is None and (given == (None, None, None) or config.num_hosts == 1):
         return None
     if found is None and None in given:

@@ -104,6 +104,13 @@ def test_flags_win_over_the_launcher():
     assert place(HostsConfig(), {}) is None
 
 
+def test_all_three_flags_need_no_launcher_that_is_understood():
+    rest = {key: value for key, value in OPEN_MPI.items() if key != "OMPI_MCA_orte_hnp_uri"}
+    placement = place(HostsConfig(coordinator="head:99", num_hosts=2, host_id=1), rest)
+    assert placement is not None
+    assert (placement.coordinator, placement.num_hosts, placement.host_id) == ("head:99", 2, 1)
+
+
 def test_half_an_answer_is_refused():
     with pytest.raises(ConfigError, match="give all three"):
         place(HostsConfig(num_hosts=2), {})
