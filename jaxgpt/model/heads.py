@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxgpt.config import configclass
 from jaxgpt.model.layers import Initialization, LayerSettings, add_param, project
+from jaxgpt.model.placement import constrain
 
 # Logit of the columns that only round the vocabulary up; their probability is exactly 0.
 PADDING_LOGIT = -1e30
@@ -92,7 +93,8 @@ class LanguageModelHead(Head):
             weights: the table [V, D] if tied, else the kernel [D, V].
             vocab_size: columns from here on only pad the vocabulary, and get -1e30.
         """
-        logits = project(x, weights, transposed=self.tied)
+        axes = ("vocab", "embed") if self.tied else ("embed", "vocab")
+        logits = project(x, weights, transposed=self.tied, axes=axes)
         if self.soft_cap is not None:
             logits = self.soft_cap * jnp.tanh(logits / self.soft_cap)
         if vocab_size == logits.shape[-1]:
@@ -139,7 +141,8 @@ class LanguageModelHeadLayer(nn.Module):
 
     def __call__(self, x_BTD: jax.Array, table_VD: jax.Array, valid_BT: jax.Array) -> jax.Array:
         """Return float32 logits [B, T, V]; -1e30 in the columns that pad the vocabulary."""
-        return self.config.logits(x_BTD, self.weights(table_VD), self.vocab_size)
+        logits_BTV = self.config.logits(x_BTD, self.weights(table_VD), self.vocab_size)
+        return constrain(logits_BTV, "batch", "time", "vocab")
 
 
 class ClassificationHeadLayer(nn.Module):

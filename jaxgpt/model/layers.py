@@ -19,6 +19,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import configclass
+from jaxgpt.model.placement import constrain, constrain_kept, gathered
 
 # The name that rematerialisation policies know the results of weight matmuls by.
 PROJECTION = "projection"
@@ -105,8 +106,15 @@ def accumulator_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+Axes = tuple[str | None, ...]
+
+
 def project(
-    x: jax.Array, kernel: jax.Array, num_inputs: int = 1, transposed: bool = False
+    x: jax.Array,
+    kernel: jax.Array,
+    num_inputs: int = 1,
+    transposed: bool = False,
+    axes: Axes = (),
 ) -> jax.Array:
     """Contract the last `num_inputs` axes of `x` with the kernel's input axes.
 
@@ -115,25 +123,31 @@ def project(
     a float32 cotangent with bfloat16 operands and fall off the fast path. A float32 kernel gets a
     float32 gradient that was never rounded.
 
+    A kernel split over devices is gathered in the dtype of `x`, and again for the backward pass:
+    what is saved between the two is the split one.
+
     Args:
         x: [..., I...].
         kernel: [I..., O...], or [O..., I...] if `transposed`, of any float dtype.
         num_inputs: number of contracted axes.
         transposed: whether the kernel's input axes come last.
+        axes: names of the kernel's axes, by which it is placed; empty to leave that open.
 
     Returns:
         [..., O...], float32 (or wider, if `x` is).
     """
-    return cast(jax.Array, _project(x, kernel, num_inputs, transposed))
+    return cast(jax.Array, _project(x, kernel, num_inputs, transposed, axes))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _project(x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _project(
+    x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool, axes: Axes
+) -> jax.Array:
     kernel_inputs, _ = _kernel_axes(kernel, num_inputs, transposed)
     x_inputs = tuple(range(x.ndim - num_inputs, x.ndim))
     return lax.dot_general(
         x,
-        kernel.astype(x.dtype),
+        constrain(kernel.astype(x.dtype), *axes),
         ((x_inputs, kernel_inputs), ((), ())),
         preferred_element_type=accumulator_dtype(x.dtype),
     )
@@ -149,11 +163,16 @@ def _kernel_axes(
     return tuple(range(num_inputs)), tuple(range(num_inputs, kernel.ndim))
 
 
-def _project_forward(x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool) -> Any:
-    return _project(x, kernel, num_inputs, transposed), (x, kernel)
+def _project_forward(
+    x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool, axes: Axes
+) -> Any:
+    saved = (x, constrain_kept(kernel, *axes))
+    return _project(x, kernel, num_inputs, transposed, axes), saved
 
 
-def _project_backward(num_inputs: int, transposed: bool, saved: Any, dy: jax.Array) -> Any:
+def _project_backward(
+    num_inputs: int, transposed: bool, axes: Axes, saved: Any, dy: jax.Array
+) -> Any:
     x, kernel = saved
     dy = dy.astype(x.dtype)
     accumulator = accumulator_dtype(x.dtype)
@@ -162,7 +181,7 @@ def _project_backward(num_inputs: int, transposed: bool, saved: Any, dy: jax.Arr
     dy_outputs = tuple(range(len(leading), dy.ndim))
     dx = lax.dot_general(
         dy,
-        kernel.astype(x.dtype),
+        constrain(kernel.astype(x.dtype), *axes),
         ((dy_outputs, kernel_outputs), ((), ())),
         preferred_element_type=accumulator,
     )
@@ -170,7 +189,7 @@ def _project_backward(num_inputs: int, transposed: bool, saved: Any, dy: jax.Arr
     dkernel = lax.dot_general(
         first, second, ((leading, leading), ((), ())), preferred_element_type=accumulator
     )
-    return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
+    return dx.astype(x.dtype), constrain_kept(dkernel.astype(kernel.dtype), *axes)
 
 
 _project.defvjp(_project_forward, _project_backward)
@@ -202,7 +221,7 @@ class Projection(nn.Module):
             self, "kernel", self.kernel_init, self.inputs + self.outputs, self.axes, self.settings
         )
         compute_dtype = jnp.dtype(self.settings.compute_dtype)
-        y = project(x.astype(compute_dtype), kernel, len(self.inputs))
+        y = project(x.astype(compute_dtype), kernel, len(self.inputs), axes=self.axes)
         if self.use_bias:
             axes = self.axes[len(self.inputs) :]
             zeros = nn.initializers.zeros
@@ -226,5 +245,6 @@ class Embedding(nn.Module):
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         """Return x_BTD in the compute dtype; an id outside the table takes its nearest row."""
-        rows_BTD = jnp.take(self.table, ids_BT, axis=0, mode="clip")
+        table = gathered(self.table, *self.axes)
+        rows_BTD = jnp.take(table, ids_BT, axis=0, mode="clip")
         return rows_BTD.astype(jnp.dtype(self.settings.compute_dtype))

@@ -1,9 +1,12 @@
-"""Where activations lie, for whoever put rules in force; without rules or a mesh, nowhere special.
+"""Where arrays lie, for whoever put rules in force; without rules or a mesh, nowhere special.
 
-The model names the axes of an array; `parallel/sharding.py` says which mesh axes split them.
+The model names the axes of an array; `parallel/sharding.py` says which mesh axes split them. A
+weight lies in two ways: as it is kept from step to step, and gathered where it is used.
 """
 
+import functools
 import math
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -33,6 +36,33 @@ def placement(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Partition
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Place an activation by the names of its axes."""
+    """Place an activation by the names of its axes; without names, leave it to the compiler."""
+    if not axes:
+        return x
     spec = placement(x.shape, axes)
     return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
+
+
+def constrain_kept(param: jax.Array, *axes: str | None) -> jax.Array:
+    """Place a parameter, or its gradient, as it is kept: split by `fsdp` as well."""
+    # The names that `activation_rules` in parallel/sharding.py gives to them.
+    return constrain(param, *(axis and f"kept {axis}" for axis in axes))
+
+
+def gathered(param: jax.Array, *axes: str | None) -> jax.Array:
+    """Collect from the devices along `fsdp` what they keep of a parameter, for use.
+
+    The gradient goes back to where the parameter is kept, so that no device holds all of it.
+    """
+    return cast(jax.Array, _gathered(param, axes))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gathered(param: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    return constrain(param, *axes)
+
+
+_gathered.defvjp(
+    lambda param, axes: (constrain(param, *axes), None),
+    lambda axes, _, gradient: (constrain_kept(gradient, *axes),),
+)

@@ -73,7 +73,10 @@ def activation_rules(rules: ShardingRules) -> tuple[tuple[str, Any], ...]:
     Heads, hidden units and vocabulary lie as in the kernels that make them. The width does not:
     `fsdp` splits the rows of an activation, so a weight is gathered along it before use.
     """
-    table = dataclasses.asdict(rules) | {"embed": None} | dataclasses.asdict(ACTIVATIONS)
+    parameters = dataclasses.asdict(rules)
+    # How `model/placement.py` calls the axes of a parameter where it is kept, not used.
+    as_kept = {f"kept {name}": mesh_axis for name, mesh_axis in parameters.items()}
+    table = as_kept | parameters | {"embed": None} | dataclasses.asdict(ACTIVATIONS)
     return tuple((name, mesh_axes or None) for name, mesh_axes in table.items())
 
 
