@@ -1,5 +1,8 @@
 """The same training on any mesh: losses, gradients and where the bytes lie."""
 
+import itertools
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.model.feed_forward import SwiGlu
 from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.layer_stack import Scanned
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh, single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh, partition_spec, to_devices
 from jaxgpt.training.loss import LossConfig, language_model_loss
@@ -20,22 +24,50 @@ from jaxgpt.training.state import init_parameters, init_state, plan_state
 from jaxgpt.training.step import compile_step, make_train_step
 
 VOCAB = 200
+NUM_STEPS = 10
 CONFIG = GptConfig(
     num_layers=2,
     d_model=32,
-    attention=GroupedQueryAttention(num_heads=4, num_kv_heads=2, head_dim=8),
+    attention=GroupedQueryAttention(num_heads=8, num_kv_heads=2, head_dim=4, windows=(20,)),
     feed_forward=SwiGlu(hidden=64),
+    layers=Scanned(),
 )
+
+
+class _Kept(NamedTuple):
+    """The gradients of the first step."""
+
+    count: jax.Array
+    grads: Any
+
+
+def _sgd(axes):
+    """SGD that keeps the gradients of the first step in its state."""
+
+    def update(grads, state, params=None):
+        first = state.count == 0
+        kept = jax.tree.map(lambda new, old: jnp.where(first, new, old), grads, state.grads)
+        return jax.tree.map(lambda grad: -0.5 * grad, grads), _Kept(state.count + 1, kept)
+
+    return optax.GradientTransformation(
+        lambda params: _Kept(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params)),
+        update,
+    )
 
 
 def _batch(seed: int) -> Batch:
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(3, VOCAB, (16, 33))
+    tokens = rng.integers(3, VOCAB, (8, 33))
     return make_rows(tokens, rng.random(tokens.shape) < 0.1)
 
 
+def _rules(mesh) -> ShardingRules:
+    # More devices than key/value heads: a copy of them each.
+    return ShardingRules(kv_heads=None if mesh.shape["tensor"] > 2 else "tensor")
+
+
 def _train(mesh, num_steps, make_optimizer, parts=1):
-    model, rules = CONFIG.build(VOCAB), ShardingRules()
+    model, rules = CONFIG.build(VOCAB), _rules(mesh)
     plan, optimizer = plan_state(model, make_optimizer, rules, mesh)
     loss = language_model_loss(model, jnp.ones(VOCAB, jnp.int32), LossConfig())
     step = compile_step(make_train_step(loss, optimizer, parts), plan.abstract, mesh)
@@ -49,37 +81,44 @@ def _train(mesh, num_steps, make_optimizer, parts=1):
     return losses, state
 
 
-def _sgd(axes):
-    return optax.sgd(0.5)
-
-
 @pytest.fixture(scope="module")
 def alone():
-    return _train(single_device_mesh(), 5, _sgd)
+    return _train(single_device_mesh(), NUM_STEPS, _sgd)
 
 
-MESHES = [
-    MeshConfig(data=8),
-    MeshConfig(data=2, context=4),
-    pytest.param(MeshConfig(data=1, fsdp=8), marks=pytest.mark.slow),
-    pytest.param(MeshConfig(data=4, tensor=2), marks=pytest.mark.slow),
-    pytest.param(MeshConfig(data=2, fsdp=2, tensor=2), marks=pytest.mark.slow),
-]
+def _meshes():
+    """Every way to divide 2 or 8 devices over the axes that split arrays; a few are quick."""
+    quick = ((8, 1, 1, 1), (1, 2, 2, 2))
+    for sizes in itertools.product((1, 2, 4, 8), repeat=4):
+        if np.prod(sizes) in (2, 8):
+            names = ("data", "fsdp", "context", "tensor")
+            config = MeshConfig(**dict(zip(names, sizes, strict=True)))
+            marks = () if sizes in quick else pytest.mark.slow
+            label = "-".join(f"{n}{s}" for n, s in zip(names, sizes, strict=True) if s > 1)
+            yield pytest.param(config, marks=marks, id=label)
 
 
-@pytest.mark.parametrize("config", MESHES, ids=str)
+def _assert_close(ours, theirs, limit=1e-5):
+    """Norm of the difference over the norm, of each array."""
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(theirs)]
+    for name, one, two in zip(names, jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        one, two = np.asarray(one, np.float64), np.asarray(two, np.float64)
+        assert np.linalg.norm(one - two) <= limit * np.linalg.norm(two), name
+
+
+@pytest.mark.parametrize("config", list(_meshes()))
 def test_every_mesh_trains_what_one_device_does(config: MeshConfig, alone) -> None:
-    losses, state = _train(make_mesh(config), 5, _sgd)
+    devices = jax.devices()[: np.prod(list(config.sizes.values()))]
+    losses, state = _train(make_mesh(config, devices), NUM_STEPS, _sgd)
     np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
-    for ours, theirs in zip(
-        jax.tree.leaves(state.trainable), jax.tree.leaves(alone[1].trainable), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    _assert_close(state.opt_state.grads, alone[1].opt_state.grads)
+    _assert_close(state.trainable, alone[1].trainable)
 
 
 @pytest.mark.slow
 def test_micro_batches_on_a_mesh_change_nothing(alone) -> None:
-    losses, _ = _train(make_mesh(MeshConfig(data=4), jax.devices()[:4]), 5, _sgd, parts=2)
+    mesh = make_mesh(MeshConfig(data=4), jax.devices()[:4])
+    losses, _ = _train(mesh, NUM_STEPS, _sgd, parts=2)
     np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
 
 
@@ -109,8 +148,13 @@ def test_a_mesh_that_does_not_fit_is_refused() -> None:
         make_mesh(MeshConfig(data=3))
     with pytest.raises(ConfigError, match="at most one of them -1"):
         MeshConfig(data=-1, fsdp=-1)
-    with pytest.raises(ConfigError, match="is not divisible by mesh axis tensor=8"):
-        _train(make_mesh(MeshConfig(data=1, tensor=8)), 1, _sgd)
+    with pytest.raises(
+        ConfigError,
+        match=r"2 is not divisible by mesh axis tensor=8; .*\(sharding\.kv_heads=None\)",
+    ):
+        plan_state(
+            CONFIG.build(VOCAB), _sgd, ShardingRules(), make_mesh(MeshConfig(data=1, tensor=8))
+        )
 
 
 def test_an_axis_without_a_rule_or_placed_twice_is_refused() -> None:
