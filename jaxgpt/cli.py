@@ -9,6 +9,7 @@ from jaxgpt.errors import did_you_mean
 VERBS = {
     "train": "train a model, or continue a run",
     "eval": "loss, perplexity and bits per byte of a checkpoint",
+    "plan": "what a run needs, before it is started",
     "generate": "continue a text with a checkpoint",
     "verify": "whether the files of a run are what was written",
     "supervise": "run a command again whenever it ends unfinished",

@@ -34,6 +34,7 @@ LAYERS = [
         "benchmarks",
         "experiment",
         "hooks",
+        "planning",
         "pretraining",
         "run_course",
         "run_files",
@@ -41,7 +42,7 @@ LAYERS = [
         "supervision",
         "tour",
     },
-    {"train", "eval", "generate", "quickstart", "supervise", "verify", "cli"},
+    {"train", "eval", "generate", "plan", "quickstart", "supervise", "verify", "cli"},
 ]
 WITHOUT_JAX = {
     "corpus",

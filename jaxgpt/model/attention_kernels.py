@@ -197,7 +197,17 @@ class Cudnn(AttentionKernel):
         dropout: ProbabilityDropout | None,
     ) -> str | None:
         """See `AttentionKernel.refuses`."""
-        capability = _compute_capability()
+        return self.refuses_on(_compute_capability(), q_BTNH, mask, scores, dropout)
+
+    def refuses_on(
+        self,
+        capability: float,
+        q_BTNH: jax.Array | jax.ShapeDtypeStruct,
+        mask: AttentionMask,
+        scores: Scores,
+        dropout: ProbabilityDropout | None,
+    ) -> str | None:
+        """`refuses`, on a GPU of that compute capability, present or not."""
         head_dim = q_BTNH.shape[-1]
         largest_head = 256 if capability >= 9.0 else 128
         reasons = {

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
@@ -56,22 +56,37 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         ConfigError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = config.sizes
-    given = math.prod(size for size in sizes.values() if size != -1)
-    shape = tuple(len(devices) // given if size == -1 else size for size in sizes.values())
-    if math.prod(shape) != len(devices):
-        raise ConfigError(
-            f"mesh {_list(sizes)} does not divide the {len(devices)} devices here; change "
-            "mesh.data (-1 takes what is left)"
-        )
+    shape = _shape(config, len(devices))
     return jax.make_mesh(
-        shape, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=list(devices)
+        shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=list(devices)
     )
+
+
+def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
+    """The mesh of devices that are not here, for planning.
+
+    Raises:
+        ConfigError: as for `make_mesh`.
+    """
+    types = (AxisType.Auto,) * len(AXES)
+    return AbstractMesh(_shape(config, num_devices), AXES, axis_types=types)
 
 
 def single_device_mesh() -> Mesh:
     """A mesh of the first device alone."""
     return make_mesh(MeshConfig(data=1), jax.devices()[:1])
+
+
+def _shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
+    sizes = config.sizes
+    given = math.prod(size for size in sizes.values() if size != -1)
+    shape = tuple(num_devices // given if size == -1 else size for size in sizes.values())
+    if math.prod(shape) != num_devices:
+        raise ConfigError(
+            f"mesh {_list(sizes)} does not divide the {num_devices} devices here; change "
+            "mesh.data (-1 takes what is left)"
+        )
+    return shape
 
 
 def _list(sizes: dict[str, int]) -> str:

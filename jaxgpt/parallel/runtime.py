@@ -76,7 +76,11 @@ def configure_runtime(config: RuntimeConfig) -> None:
 
 def peak_flops(device: Any) -> float | None:
     """Peak bfloat16 FLOP/s of an NVIDIA device by its data sheet; None for other devices."""
-    kind = device.device_kind
+    return peak_flops_of(device.device_kind)
+
+
+def peak_flops_of(kind: str) -> float | None:
+    """Peak bfloat16 FLOP/s of the device of that name; None for one that is not in the table."""
     matches = [
         name for name in _PEAK_BF16_FLOPS if re.search(rf"\b{name}\b(?! (Laptop|D\b))", kind)
     ]

@@ -15,11 +15,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError, did_you_mean
+
+# Devices, or only their number and arrangement.
+AnyMesh = Mesh | AbstractMesh
 
 
 @configclass
@@ -119,7 +122,7 @@ def logical_axes(abstract_boxed: Any) -> Any:
     return jax.tree.map(names, abstract_boxed, is_leaf=_is_box)
 
 
-def parameter_shardings(abstract_boxed: Any, rules: ShardingRules, mesh: Mesh) -> Any:
+def parameter_shardings(abstract_boxed: Any, rules: ShardingRules, mesh: AnyMesh) -> Any:
     """The tree of `NamedSharding` for parameters whose logical axes are boxed by the model.
 
     Raises:
@@ -142,7 +145,7 @@ def parameter_shardings(abstract_boxed: Any, rules: ShardingRules, mesh: Mesh) -
     return jax.tree_util.tree_map_with_path(place, abstract_boxed, is_leaf=_is_box)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """The same value on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -152,12 +155,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ACTIVATIONS.batch, ACTIVATIONS.time))
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: AnyMesh) -> int:
     """In how many parts the rows of a batch are split."""
     return math.prod(mesh.shape[name] for name in ACTIVATIONS.batch)
 
 
-def check_length(sequence_length: int, mesh: Mesh) -> None:
+def check_length(sequence_length: int, mesh: AnyMesh) -> None:
     """Refuse rows whose tokens cannot be split evenly.
 
     Raises:

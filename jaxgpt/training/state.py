@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from jaxgpt.parallel.sharding import (
+    AnyMesh,
     ShardingRules,
     logical_axes,
     parameter_shardings,
@@ -53,7 +54,7 @@ class StatePlan(flax.struct.PyTreeNode):
     axes: Any = flax.struct.field(pytree_node=False)
 
 
-def abstract_parameters(model: nn.Module, rules: ShardingRules, mesh: Mesh) -> tuple[Any, Any]:
+def abstract_parameters(model: nn.Module, rules: ShardingRules, mesh: AnyMesh) -> tuple[Any, Any]:
     """Return (`ShapeDtypeStruct` with shardings, logical axes) of a model's parameters."""
     boxed = jax.eval_shape(_initialiser(model), jax.random.key(0))
     shardings = parameter_shardings(boxed, rules, mesh)
@@ -81,7 +82,7 @@ def plan_state(
     model: nn.Module,
     make_optimizer: Any,
     rules: ShardingRules,
-    mesh: Mesh,
+    mesh: AnyMesh,
     recovery: Recovery | None = None,
 ) -> tuple[StatePlan, optax.GradientTransformation]:
     """Work out a state without allocating it.

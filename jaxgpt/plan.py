@@ -1,0 +1,76 @@
+"""`python -m jaxgpt.plan --config FILE`: what a run needs, before it is started."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxgpt.command_line import find_option, parse_options, require_at_least, run_verb
+from jaxgpt.config import load_config
+from jaxgpt.errors import UsageError
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.planning.devices import find_device
+from jaxgpt.planning.plan import describe, describe_placements, find_vocab_size, make_plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Say what a run would need. Every field of the config can be overridden, as in train."""
+
+    config: str
+    """Config file (.py or .json), for example configs/base.py."""
+    device: str = "h100"
+    """What it would run on: h100, h200, a100, a100-40gb, l40s, l4, a10g, rtx4090, rtx3090."""
+    num_devices: int = 1
+    """How many of them."""
+    vocab_size: int | None = None
+    """Ids of the tokenizer; None: those of the config's dataset."""
+    utilization: float = 0.4
+    """Share of the peak that operations are assumed to reach (MFU)."""
+    price_per_hour: float | None = None
+    """Of one device, for the cost."""
+    shardings: bool = False
+    """Print where each parameter lies, and its bytes on a device."""
+    json: bool = False
+    """Print one JSON object."""
+    settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(kw_only=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, plan, print."""
+    path = find_option(argv, "--config")
+    if path is None and not {"--help", "-h"} & set(argv):
+        raise UsageError("--config is missing; for example --config configs/base.py")
+    default = load_config(path or Path(__file__).parents[1] / "configs" / "base.py", TrainConfig)
+    options = parse_options(
+        PlanOptions,
+        argv,
+        prog="jaxgpt.plan",
+        default=PlanOptions(config=path or "configs/base.py", settings=default),
+    )
+    require_at_least(options, num_devices=1, vocab_size=1)
+    if not 0 < options.utilization <= 1:
+        raise UsageError(f"--utilization {options.utilization} must be in (0, 1]")
+    device, config = find_device(options.device), options.settings
+    plan = make_plan(
+        config,
+        find_vocab_size(config, options.vocab_size),
+        options.num_devices,
+        device,
+        options.utilization,
+        options.price_per_hour,
+    )
+    if options.json:
+        placements = [asdict(place) for place in plan.placements] if options.shardings else None
+        values = {"device": options.device, "num_devices": options.num_devices, **plan.to_dict()}
+        print(json.dumps(values | ({"shardings": placements} if placements else {})))
+        return
+    print("\n".join(describe_placements(plan) if options.shardings else []))
+    print("\n".join(describe(plan, config, device)))
+
+
+if __name__ == "__main__":
+    run_verb(main)

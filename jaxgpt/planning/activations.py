@@ -1,0 +1,136 @@
+"""What a forward pass keeps for the backward pass, read off the model itself without running it.
+
+`jax.eval_shape` of `jax.vjp` lists every array that is kept, whatever variants the model is made
+of. Two depths and two batch sizes give how it grows: so much a layer and a row, so much a row.
+
+Axes: B rows, T tokens of a row.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from jaxgpt.batch import Batch
+from jaxgpt.config import replace
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.attention_kernels import (
+    AttentionKernel,
+    Cudnn,
+    Fastest,
+    Reference,
+    Ring,
+    RowByRow,
+    SavedProbabilities,
+)
+from jaxgpt.model.attention_math import Scores
+from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.layer_stack import Unrolled
+from jaxgpt.model.masks import AttentionMask
+from jaxgpt.model.remat import NoRemat
+from jaxgpt.training.loss import language_model_loss
+
+_NEWEST = 9.0  # Compute capability of H100 and H200.
+
+
+class KeptBytes(NamedTuple):
+    """Bytes that one row of a micro-batch adds on a device, were its tokens not split.
+
+    Attributes:
+        layer: kept of each layer.
+        layer_at_work: all that the backward pass of one layer needs at once.
+        ends: kept outside of the layers: embedding, last norm, logits and loss.
+    """
+
+    layer: float
+    layer_at_work: float
+    ends: float
+
+
+def kept_bytes(config: TrainConfig, vocab_size: int, mesh: AbstractMesh, on_gpu: bool) -> KeptBytes:
+    """Measure a model's activations.
+
+    Args:
+        config: of the run.
+        vocab_size: ids of the tokenizer.
+        mesh: the devices; its tensor axis splits heads, hidden units and vocabulary.
+        on_gpu: whether `Fastest` attention may be cuDNN's, which keeps no scores.
+    """
+    model, tensor = with_kernel(config, mesh, on_gpu), mesh.shape["tensor"]
+    layer, ends = _measure(config, model, vocab_size, tensor)
+    at_work, _ = _measure(config, replace(model, remat=NoRemat()), vocab_size, tensor)
+    return KeptBytes(layer, at_work, ends)
+
+
+def attention_kernel(
+    config: TrainConfig, mesh: AbstractMesh, on_gpu: bool
+) -> AttentionKernel | None:
+    """The kernel that training would use on the devices of the plan; None where none is chosen."""
+    attention = config.model.attention
+    if not isinstance(attention, GroupedQueryAttention):
+        return None
+    if not isinstance(attention.kernel, Fastest):
+        return attention.kernel
+    if config.model.dropout.attention:
+        return Reference()
+    if mesh.shape["context"] > 1:
+        return Ring()
+    if not on_gpu:
+        return RowByRow() if mesh.size == 1 else SavedProbabilities()
+    head_dim = attention.resolve_head_dim(config.model.d_model)
+    q_BTNH = jax.ShapeDtypeStruct((1, 1, 1, head_dim), jnp.dtype(config.model.compute_dtype))
+    segments_BT = jnp.ones((1, 1), jnp.int32)  # The loader always gives segments.
+    mask = AttentionMask(segment_ids_BT=segments_BT)
+    scores = Scores(1.0, attention.soft_cap)
+    refused = Cudnn().refuses_on(_NEWEST, q_BTNH, mask, scores, None)
+    return SavedProbabilities() if refused else Cudnn()
+
+
+def with_kernel(config: TrainConfig, mesh: AbstractMesh, on_gpu: bool) -> GptConfig:
+    """The model with a kernel named that keeps what the chosen one would keep."""
+    attention, kernel = config.model.attention, attention_kernel(config, mesh, on_gpu)
+    if not isinstance(attention, GroupedQueryAttention) or kernel is None:
+        return config.model
+    # cuDNN's needs a GPU even to be traced; the row-by-row kernel keeps the same arrays.
+    kernel = RowByRow() if isinstance(kernel, Cudnn) else kernel
+    return replace(config.model, attention=replace(attention, kernel=kernel))
+
+
+def _measure(
+    config: TrainConfig, model: GptConfig, vocab_size: int, tensor: int
+) -> tuple[float, float]:
+    """Bytes (a layer, outside of the layers) that one more row makes the forward pass keep."""
+    kinds = model.attention.num_kinds
+
+    def row(num_patterns: int) -> float:
+        short = replace(model, num_layers=num_patterns * kinds, layers=Unrolled())
+        few, many = (_total(config, short, vocab_size, tensor, rows) for rows in (2, 4))
+        return (many - few) / 2
+
+    one, two = row(1), row(2)
+    return (two - one) / kinds, one - (two - one)
+
+
+def _total(
+    config: TrainConfig, model: GptConfig, vocab_size: int, tensor: int, num_rows: int
+) -> float:
+    built = model.build(vocab_size)
+    loss = language_model_loss(built, jnp.ones(vocab_size, jnp.int32), config.loss)
+    ids_BT = jnp.zeros((num_rows, config.batch.sequence_length), jnp.int32)
+
+    def kept() -> Any:
+        params = built.init(jax.random.key(0), ids_BT[:1, :2])["params"]
+        batch = Batch(ids_BT, ids_BT, ids_BT + 1, ids_BT, ids_BT.astype(jnp.float32))
+        return jax.vjp(lambda p: loss(p, batch, jax.random.key(0)).objective, params)[1]
+
+    def share(leaf: Any) -> float:
+        if not hasattr(leaf, "shape") or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            return 0.0
+        # The residual stream and scalars of tokens lie whole along the tensor axis.
+        whole = leaf.ndim <= 2 or leaf.shape[-1] in (1, model.d_model)
+        return math.prod(leaf.shape) * leaf.dtype.itemsize / (1 if whole else tensor)
+
+    return sum(share(leaf) for leaf in jax.tree.leaves(jax.eval_shape(kept)))

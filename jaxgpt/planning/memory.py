@@ -1,0 +1,100 @@
+"""Bytes per device by part: what is kept is exact, what a step needs besides is an estimate.
+
+The formulas stand in docs/plan.md; tests compare them with XLA's own memory analysis.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.parallel.sharding import batch_shards
+from jaxgpt.planning.activations import kept_bytes, with_kernel
+from jaxgpt.training.state import StatePlan, plan_state
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes on each device; the first two and `batch` exact, the others estimates."""
+
+    parameters: int
+    optimizer: int
+    batch: int
+    gradients: int
+    gathered_weights: int
+    activations: int
+    logits_and_ends: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self)
+
+
+def plan_run_state(config: TrainConfig, vocab_size: int, mesh: AbstractMesh) -> StatePlan:
+    """Shapes and places of everything that the run keeps."""
+    schedule = config.schedule.build()
+    plan, _ = plan_state(
+        with_kernel(config, mesh, on_gpu=False).build(vocab_size),
+        lambda axes: config.optimizer.build(schedule, axes),
+        config.sharding,
+        mesh,
+    )
+    return plan
+
+
+def plan_memory(
+    config: TrainConfig, vocab_size: int, mesh: AbstractMesh, on_gpu: bool
+) -> MemoryPlan:
+    """Work out what each device holds while it trains.
+
+    Args:
+        config: of the run.
+        vocab_size: ids of the tokenizer.
+        mesh: the devices, in their arrangement.
+        on_gpu: whether they are GPUs; decides the attention kernel.
+    """
+    state = plan_run_state(config, vocab_size, mesh).abstract
+    parameters = bytes_per_device(state.trainable)
+    rows = config.batch.global_batch_size / batch_shards(mesh)
+    tokens = config.batch.sequence_length / mesh.shape["context"]
+    micro_rows = rows / config.batch.num_micro_batches / mesh.shape["context"]
+    kept = kept_bytes(config, vocab_size, mesh, on_gpu)
+    at_work = kept.layer_at_work if kept.layer < kept.layer_at_work else 0.0
+    padded = config.model.pad_vocab(vocab_size) / mesh.shape["tensor"]
+    # The gradient of the logits is as large as they are.
+    ends = kept.ends + 4 * config.batch.sequence_length * padded
+    return MemoryPlan(
+        parameters=parameters,
+        optimizer=bytes_per_device(state.opt_state),
+        batch=round(rows * tokens * 5 * 4),
+        # Micro-batches add theirs to a sum that is kept beside it.
+        gradients=parameters * (2 if config.batch.num_micro_batches > 1 else 1),
+        gathered_weights=_gathered_bytes(config, state.trainable, mesh),
+        activations=round(micro_rows * (config.model.num_layers * kept.layer + at_work)),
+        logits_and_ends=round(micro_rows * ends),
+    )
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes of the shards that one device holds of arrays, or of their shapes with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+    )
+
+
+def _gathered_bytes(config: TrainConfig, params: Any, mesh: AbstractMesh) -> int:
+    """One layer's weights whole along `fsdp`, in the compute dtype, and the next one's."""
+    if mesh.shape["fsdp"] == 1:
+        return 0
+    itemsize = jnp.dtype(config.model.compute_dtype).itemsize
+    num_layers = config.model.num_layers / mesh.shape["pipeline"]
+    kept = sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(params["blocks"])
+    )
+    return round(2 * itemsize * mesh.shape["fsdp"] * kept / num_layers)

@@ -1,0 +1,200 @@
+"""A plan as a whole, and how it is shown: one object for programs, lines for people."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxgpt.data.loader import open_training_batches
+from jaxgpt.errors import ConfigError
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.model.cost import num_parameters
+from jaxgpt.parallel.mesh import abstract_mesh
+from jaxgpt.parallel.sharding import batch_shards, check_length
+from jaxgpt.planning.activations import attention_kernel
+from jaxgpt.planning.devices import GB, Device
+from jaxgpt.planning.memory import MemoryPlan, bytes_per_device, plan_memory, plan_run_state
+from jaxgpt.planning.speed import SpeedPlan, plan_speed
+
+# What JAX takes of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+_DEFAULT_FRACTION = 0.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where one parameter lies."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    split: tuple[str | None, ...]
+    bytes_per_device: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would need.
+
+    Attributes:
+        num_parameters: of the model.
+        mesh: devices along each axis.
+        attention: class of the attention kernel.
+        memory: bytes per device, by part.
+        usable_bytes: what JAX may take of a device's memory.
+        speed: of one step.
+        days: of all steps.
+        cost: in the currency of the price; None without one.
+        placements: of every parameter.
+    """
+
+    num_parameters: int
+    mesh: dict[str, int]
+    attention: str
+    memory: MemoryPlan
+    usable_bytes: int
+    speed: SpeedPlan
+    days: float
+    cost: float | None
+    placements: tuple[Placement, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the estimate is within what JAX may take."""
+        return self.memory.total <= self.usable_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "num_parameters": self.num_parameters,
+            "mesh": self.mesh,
+            "attention": self.attention,
+            "bytes_per_device": {**self.memory._asdict(), "total": self.memory.total},
+            "usable_bytes": self.usable_bytes,
+            "fits": self.fits,
+            **self.speed._asdict(),
+            "days": self.days,
+            "cost": self.cost,
+        }
+
+
+def make_plan(
+    config: TrainConfig,
+    vocab_size: int,
+    num_devices: int,
+    device: Device,
+    utilization: float,
+    price_per_hour: float | None,
+) -> Plan:
+    """Plan a run on so many devices of one kind.
+
+    Raises:
+        ConfigError: mesh, batch or a parameter cannot be divided so.
+    """
+    mesh = abstract_mesh(config.mesh, num_devices)
+    check_length(config.batch.sequence_length, mesh)
+    divisor = batch_shards(mesh) * config.batch.num_micro_batches
+    if config.batch.global_batch_size % divisor:
+        raise ConfigError(
+            f"batch.global_batch_size={config.batch.global_batch_size} is not divisible by "
+            f"{batch_shards(mesh)} batch shards x batch.num_micro_batches="
+            f"{config.batch.num_micro_batches}; use a multiple of {divisor}"
+        )
+    params = plan_run_state(config, vocab_size, mesh).abstract.trainable
+    speed = plan_speed(config, vocab_size, params, mesh, device, utilization)
+    hours = speed.step_seconds * config.schedule.num_steps / 3600
+    fraction = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _DEFAULT_FRACTION))
+    kernel = attention_kernel(config, mesh, on_gpu=True)
+    return Plan(
+        num_parameters=num_parameters(config.model, vocab_size),
+        mesh=dict(mesh.shape),
+        attention=type(kernel or config.model.attention).__name__,
+        memory=plan_memory(config, vocab_size, mesh, on_gpu=True),
+        usable_bytes=int(device.memory_bytes * fraction),
+        speed=speed,
+        days=hours / 24,
+        cost=None if price_per_hour is None else hours * price_per_hour * num_devices,
+        placements=_placements(params),
+    )
+
+
+def find_vocab_size(config: TrainConfig, vocab_size: int | None) -> int:
+    """The size asked for, or that of the config's datasets.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    if vocab_size is not None:
+        return vocab_size
+    if not config.data.datasets:
+        raise ConfigError("the config names no dataset, so no vocabulary; give --vocab-size N")
+    batches = open_training_batches(config.data, config.batch, config.seed)
+    return batches.datasets[0].load_tokenizer().vocab_size
+
+
+def describe(plan: Plan, config: TrainConfig, device: Device) -> list[str]:
+    """Lines for a person."""
+    axes = ", ".join(f"{name}={size}" for name, size in plan.mesh.items() if size > 1)
+    num_devices = 1
+    for size in plan.mesh.values():
+        num_devices *= size
+    lines = [
+        f"{plan.num_parameters:,} parameters on {num_devices} x {device.kind}"
+        f"{f' ({axes})' if axes else ''}, attention: {plan.attention}",
+        "",
+        "memory of each device (GB)",
+    ]
+    notes = {"parameters": "exact", "optimizer": "exact", "batch": "exact"}
+    for name, count in plan.memory._asdict().items():
+        lines.append(
+            f"  {name.replace('_', ' '):20} {count / GB:9.3f}  {notes.get(name, 'estimate')}"
+        )
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    lines += [
+        f"  {'total':20} {plan.memory.total / GB:9.3f}  {verdict} in the "
+        f"{plan.usable_bytes / GB:.1f} GB that JAX takes of {device.memory_bytes / GB:.0f}",
+        "",
+        f"a step of {config.batch.global_batch_size * config.batch.sequence_length:,} tokens "
+        "(estimates)",
+        f"  {'operations':20} {plan.speed.compute_seconds:9.3f} s",
+        f"  {'exchange':20} {plan.speed.link_seconds:9.3f} s  "
+        + (", ".join(f"{k} {v / GB:.2f} GB" for k, v in plan.speed.exchanged_bytes.items())),
+        f"  {'tokens per second':20} {plan.speed.tokens_per_second:9,.0f}",
+        f"  {'days':20} {plan.days:9.2f}  for {config.schedule.num_steps:,} steps",
+    ]
+    if plan.cost is not None:
+        lines.append(f"  {'cost':20} {plan.cost:9,.0f}  in the currency of --price-per-hour")
+    return lines if plan.fits else [*lines, "", _advice(plan, config)]
+
+
+def describe_placements(plan: Plan) -> list[str]:
+    """One line a parameter: bytes on each device, shape, and the mesh axis of each dimension."""
+    return [
+        f"{p.bytes_per_device:>15,}  {p.name}  {p.dtype}{list(p.shape)}  "
+        f"({', '.join(axis or '-' for axis in p.split)})"
+        for p in plan.placements
+    ]
+
+
+def _placements(params: Any) -> tuple[Placement, ...]:
+    return tuple(
+        Placement(
+            name=jax.tree_util.keystr(path, simple=True, separator="."),
+            shape=leaf.shape,
+            dtype=str(leaf.dtype),
+            split=tuple(leaf.sharding.spec),
+            bytes_per_device=bytes_per_device(leaf),
+        )
+        for path, leaf in jax.tree.leaves_with_path(params)
+    )
+
+
+def _advice(plan: Plan, config: TrainConfig) -> str:
+    memory = plan.memory._asdict()
+    largest = max(memory, key=lambda name: memory[name])
+    if largest in ("parameters", "optimizer", "gradients", "gathered_weights"):
+        return "most of it is kept: split it over more devices (--mesh.fsdp, --mesh.tensor)"
+    return (
+        f"most of it is {largest.replace('_', ' ')}: more --batch.num-micro-batches (now "
+        f"{config.batch.num_micro_batches}), model.remat=FullRemat(), or --mesh.context"
+    )

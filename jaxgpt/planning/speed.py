@@ -1,0 +1,104 @@
+"""Seconds per step: operations over peak, bytes that devices exchange over their links.
+
+All of it is an estimate; the formulas stand in docs/plan.md.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.model.cost import flops_per_token
+from jaxgpt.model.remat import NoRemat
+from jaxgpt.parallel.sharding import batch_shards
+from jaxgpt.planning.devices import Device
+from jaxgpt.planning.memory import bytes_per_device
+
+
+class SpeedPlan(NamedTuple):
+    """Estimates for one optimiser step.
+
+    Attributes:
+        compute_seconds: operations at the assumed share of the peak.
+        link_seconds: exchange between devices, were it not hidden behind operations.
+        exchanged_bytes: sent by each device, by mesh axis.
+        step_seconds: the larger of both: XLA overlaps them as far as it can.
+        tokens_per_second: of all devices together.
+    """
+
+    compute_seconds: float
+    link_seconds: float
+    exchanged_bytes: dict[str, int]
+    step_seconds: float
+    tokens_per_second: float
+
+
+def plan_speed(
+    config: TrainConfig,
+    vocab_size: int,
+    params: Any,
+    mesh: AbstractMesh,
+    device: Device,
+    utilization: float,
+) -> SpeedPlan:
+    """Estimate a step.
+
+    Args:
+        config: of the run.
+        vocab_size: ids of the tokenizer.
+        params: shapes of the parameters with their shardings.
+        mesh: the devices, in their arrangement.
+        device: what they are.
+        utilization: share of the peak that operations reach (MFU).
+    """
+    tokens = config.batch.global_batch_size * config.batch.sequence_length
+    flops = flops_per_token(config.model, vocab_size, config.batch.sequence_length) * tokens
+    if not isinstance(config.model.remat, NoRemat):
+        flops *= 4 / 3  # At most one more forward pass.
+    compute = flops / (mesh.size * device.peak_flops * utilization)
+    exchanged = _exchanged_bytes(config, params, mesh)
+    link = sum(exchanged.values()) / device.link_bytes_per_second
+    step = max(compute, link)
+    return SpeedPlan(compute, link, exchanged, step, tokens / step)
+
+
+def _exchanged_bytes(config: TrainConfig, params: Any, mesh: AbstractMesh) -> dict[str, int]:
+    """Bytes that each device sends in a step, by mesh axis; ring algorithms throughout."""
+    parts, sizes = config.batch.num_micro_batches, mesh.shape
+    itemsize = jnp.dtype(config.model.compute_dtype).itemsize
+    kept = bytes_per_device(params)
+    weights = sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(params)
+    )
+    rows = config.batch.global_batch_size / batch_shards(mesh)
+    tokens = rows * config.batch.sequence_length / sizes["context"]
+    stream = tokens * config.model.d_model * itemsize * config.model.num_layers
+    gathers = 2 if isinstance(config.model.remat, NoRemat) else 3
+    kv = _kv_elements(config, mesh)
+    found = {
+        # All-reduce of gradients: each byte goes round twice.
+        "data": parts * 2 * _others(sizes["data"]) * kept,
+        # Weights gathered for the forward and the backward pass, gradients scattered.
+        "fsdp": parts * (sizes["fsdp"] - 1) * (gathers * weights * itemsize + kept),
+        # Two all-reduces of the residual stream forward and two backward, a layer.
+        "tensor": 4 * 2 * _others(sizes["tensor"]) * stream,
+        # Keys and values once around forward, and backward with their float32 gradients.
+        "context": (sizes["context"] - 1) * tokens * kv * (2 * itemsize + 4),
+    }
+    return {name: round(count) for name, count in found.items() if sizes[name] > 1}
+
+
+def _others(size: int) -> float:
+    return (size - 1) / size
+
+
+def _kv_elements(config: TrainConfig, mesh: AbstractMesh) -> float:
+    """Elements of a token's keys and values over all layers, on one device."""
+    attention = config.model.attention
+    cache = jax.eval_shape(
+        lambda: attention.make_cache(config.model.settings, 1, 1, "float32").k_LBSKH
+    )
+    return 2 * math.prod(cache.shape) / mesh.shape["tensor"]

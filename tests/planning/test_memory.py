@@ -1,0 +1,98 @@
+"""The planner's bytes beside XLA's own analysis of the compiled step."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxgpt.batch import Batch
+from jaxgpt.config import replace
+from jaxgpt.data.loader import BatchConfig
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.layer_stack import Scanned
+from jaxgpt.model.remat import FullRemat, NoRemat, SaveDots
+from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh, make_mesh
+from jaxgpt.parallel.sharding import batch_sharding, on_mesh
+from jaxgpt.planning.memory import bytes_per_device, plan_memory, plan_run_state
+from jaxgpt.training.loss import language_model_loss
+from jaxgpt.training.state import plan_state
+from jaxgpt.training.step import compile_step, make_train_step
+
+VOCAB = 512
+CONFIG = TrainConfig(
+    model=GptConfig(
+        num_layers=8,
+        d_model=128,
+        attention=GroupedQueryAttention(num_heads=4, num_kv_heads=2, head_dim=32),
+        feed_forward=SwiGlu(hidden=384),
+        layers=Scanned(),
+    ),
+    batch=BatchConfig(sequence_length=128, global_batch_size=32),
+)
+
+
+def _config(mesh: MeshConfig, remat, parts: int = 1) -> TrainConfig:
+    model = replace(CONFIG.model, remat=remat)
+    batch = replace(CONFIG.batch, num_micro_batches=parts)
+    return replace(CONFIG, model=model, batch=batch, mesh=mesh)
+
+
+def _analyse(config: TrainConfig):
+    """XLA's analysis of the step, compiled for simulated devices without any array."""
+    mesh = make_mesh(config.mesh, jax.devices()[: math.prod(config.mesh.sizes.values())])
+    model, schedule = config.model.build(VOCAB), config.schedule.build()
+    plan, optimizer = plan_state(
+        model, lambda axes: config.optimizer.build(schedule, axes), config.sharding, mesh
+    )
+    loss = language_model_loss(model, jnp.ones(VOCAB, jnp.int32), config.loss)
+    train_step = make_train_step(loss, optimizer, config.batch.num_micro_batches)
+    shape = (config.batch.global_batch_size, config.batch.sequence_length)
+    ids, weights = (
+        jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
+        for dtype in (jnp.int32, jnp.float32)
+    )
+    with on_mesh(mesh, config.sharding):
+        step = compile_step(train_step, plan.abstract, mesh)
+        return step.lower(plan.abstract, Batch(ids, ids, ids, ids, weights)).compile()
+
+
+CASES = {
+    "one device": _config(MeshConfig(data=1), NoRemat()),
+    "one device, full remat": _config(MeshConfig(data=1), FullRemat()),
+    "fsdp, in parts": _config(MeshConfig(data=1, fsdp=8), FullRemat(), parts=2),
+    "data and tensor": _config(MeshConfig(data=4, tensor=2), SaveDots()),
+    "fsdp and context": _config(MeshConfig(data=1, fsdp=4, context=2), NoRemat()),
+}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in CASES if "parts" not in name]
+
+
+@pytest.mark.parametrize("name", ["fsdp, in parts", *SLOW])
+def test_the_plan_agrees_with_the_compiler(name: str) -> None:
+    config = CASES[name]
+    mesh = abstract_mesh(config.mesh, math.prod(config.mesh.sizes.values()))
+    found = _analyse(config).memory_analysis()
+    plan = plan_memory(config, VOCAB, mesh, on_gpu=False)
+    kept = plan.parameters + plan.optimizer + plan.batch
+    # Besides the counters and the key of the state.
+    assert 0 <= found.argument_size_in_bytes - kept <= 64
+    # Gradients, gathered weights, activations, logits: what XLA calls temporary.
+    assert 0.75 <= (plan.total - kept) / found.temp_size_in_bytes <= 1.25
+
+
+def test_what_is_kept_falls_as_one_over_the_devices() -> None:
+    def kept(num_devices: int) -> tuple[int, int]:
+        config = _config(MeshConfig(data=1, fsdp=num_devices), NoRemat())
+        mesh = abstract_mesh(config.mesh, num_devices)
+        state = plan_run_state(config, VOCAB, mesh).abstract
+        return bytes_per_device(state.trainable), bytes_per_device(state.opt_state)
+
+    norms = 4 * 128 * (2 * 8 + 1)
+    for num_devices in (2, 8):
+        parameters, optimizer = kept(num_devices)
+        # All but norms, and Adam's two moments of them; and its counters.
+        assert parameters - norms == (kept(1)[0] - norms) / num_devices
+        assert optimizer == 2 * parameters + kept(1)[1] - 2 * kept(1)[0]

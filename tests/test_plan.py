@@ -1,0 +1,59 @@
+"""The plan verb: what it prints and what it refuses."""
+
+import json
+
+import pytest
+
+from jaxgpt import plan
+from jaxgpt.errors import ConfigError, UsageError
+from tests.tiny import REPOSITORY, make_dataset, write_config
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan")
+    return str(write_config(folder / "tiny.py", [(make_dataset(folder / "data"), 1.0)]))
+
+
+def _json(capsys, *argv: str):
+    plan.main([*argv, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_parts_add_up_and_shardings_name_every_parameter(config, capsys) -> None:
+    found = _json(
+        capsys, "--config", config, "--num-devices", "2", "--mesh.data", "1", "--mesh.fsdp", "2",
+        "--shardings", "--price-per-hour", "2.0",
+    )  # fmt: skip
+    parts = found["bytes_per_device"]
+    assert parts.pop("total") == sum(parts.values())
+    assert found["fits"]
+    assert sum(place["bytes_per_device"] for place in found["shardings"]) == parts["parameters"]
+    query = next(p for p in found["shardings"] if p["name"] == "blocks.attention.query.kernel")
+    assert query["shape"] == [2, 16, 2, 8]
+    assert query["split"][1] == "fsdp"
+    assert query["bytes_per_device"] == 2 * 16 * 2 * 8 * 4 // 2
+    hours = found["days"] * 24
+    assert found["cost"] == pytest.approx(hours * 2.0 * 2)
+    # 20 steps, each as long as the estimate says.
+    assert hours * 3600 == pytest.approx(20 * found["step_seconds"])
+
+
+def test_a_model_too_large_is_told_what_to_do(config, capsys) -> None:
+    plan.main(["--config", config, "--device", "l4", "--model.d-model", "32768"])
+    shown = capsys.readouterr().out
+    assert "DOES NOT FIT" in shown
+    assert "split it over more devices (--mesh.fsdp" in shown
+
+
+def test_what_cannot_be_planned_is_refused(config) -> None:
+    with pytest.raises(UsageError, match="no device 'h10'; did you mean 'h100'"):
+        plan.main(["--config", config, "--device", "h10"])
+    with pytest.raises(UsageError, match=r"--utilization 1.5 must be in \(0, 1\]"):
+        plan.main(["--config", config, "--utilization", "1.5"])
+    with pytest.raises(ConfigError, match="does not divide the 3 devices"):
+        plan.main(["--config", config, "--num-devices", "3", "--mesh.fsdp", "2"])
+    with pytest.raises(ConfigError, match="global_batch_size=8 is not divisible"):
+        plan.main(["--config", config, "--num-devices", "3"])
+    with pytest.raises(ConfigError, match="give --vocab-size N"):
+        plan.main(["--config", str(REPOSITORY / "configs" / "base.py")])
