@@ -1,0 +1,42 @@
+"""The shape of Llama 3 70B: a run for hundreds of devices, planned and compiled without any.
+
+    python -m jaxgpt.plan --config configs/llama_70b.py --vocab-size 128256 --num-devices 512
+
+Rows of 8,192 tokens on 512 devices: weights split 32 x 8 ways, tokens 2 ways. docs/parallel.md has its
+bytes per device as the compiler counts them.
+"""
+
+from pathlib import Path
+
+from jaxgpt.config import load_config, replace
+from jaxgpt.data.loader import BatchConfig
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.model.layer_stack import Scanned
+from jaxgpt.model.norms import RmsNorm
+from jaxgpt.model.positions import Rotary
+from jaxgpt.model.remat import FullRemat
+from jaxgpt.parallel.mesh import MeshConfig
+
+base = load_config(Path(__file__).with_name("base.py"), TrainConfig)
+
+config = replace(
+    base,
+    model=replace(
+        base.model,
+        num_layers=80,
+        d_model=8192,
+        position=Rotary(max_wavelength=500_000.0),
+        attention=GroupedQueryAttention(num_heads=64, num_kv_heads=8, head_dim=128),
+        feed_forward=SwiGlu(hidden=28_672),
+        norm=RmsNorm(eps=1e-5),
+        head=LanguageModelHead(tied=False),
+        remat=FullRemat(),
+        layers=Scanned(),
+    ),
+    batch=BatchConfig(sequence_length=8192, global_batch_size=256, num_micro_batches=1),
+    schedule=replace(base.schedule, num_steps=500_000, peak_learning_rate=1.5e-4),
+    mesh=MeshConfig(data=1, fsdp=32, context=2, tensor=8),
+)
