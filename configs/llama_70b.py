@@ -2,8 +2,8 @@
 
     python -m jaxgpt.plan --config configs/llama_70b.py --vocab-size 128256 --num-devices 512
 
-Rows of 8,192 tokens on 512 devices: weights split 32 x 8 ways, tokens 2 ways. docs/parallel.md has its
-bytes per device as the compiler counts them.
+Rows of 8,192 tokens on 512 devices: weights split 32 x 8 ways, tokens 2 ways. docs/parallel.md has
+the bytes per device as the compiler counts them.
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ config = replace(
         remat=FullRemat(),
         layers=Scanned(),
     ),
-    batch=BatchConfig(sequence_length=8192, global_batch_size=256, num_micro_batches=1),
+    batch=BatchConfig(sequence_length=8192, global_batch_size=256, num_micro_batches=8),
     schedule=replace(base.schedule, num_steps=500_000, peak_learning_rate=1.5e-4),
     mesh=MeshConfig(data=1, fsdp=32, context=2, tensor=8),
 )
