@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 # Characters that may not stand in HTML, such as text of a model may hold.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-# Words with the white space after them; together they are the text.
-_WORDS = re.compile(r"\S+\s*|^\s+")
+# Words, and the white space between them; together they are the text.
+_WORDS = re.compile(r"\S+|\s+")
 
 
 @dataclass(frozen=True)
