@@ -152,7 +152,7 @@ def test_layers_that_do_not_divide_into_stages_are_refused() -> None:
 
 
 def test_rows_that_do_not_divide_and_layers_that_pass_none_on_are_refused() -> None:
-    sizes = {"pipeline": 2, "data": 2, "fsdp": 1}
+    sizes = {"pipeline": 2, "data": 2, "fsdp": 1, "expert": 1}
     Pipelined(num_micro_batches=4).check(sizes, 8)
     with pytest.raises(ConfigError, match="a multiple of 8"):
         Pipelined(num_micro_batches=4).check(sizes, 12)
