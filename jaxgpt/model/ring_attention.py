@@ -299,10 +299,25 @@ def _on_shards(function: Any, settings: _Settings, in_specs: Any, out_specs: Any
     if settings.spec_BTNH is None:
         return function
     # The axes that a caller (a pipeline's stages) has not split by hand already.
-    axes = set(jax.sharding.get_abstract_mesh().auto_axes)
-    return jax.shard_map(
-        function, in_specs=in_specs, out_specs=out_specs, axis_names=axes, check_vma=False
+    mesh = jax.sharding.get_abstract_mesh()
+    on_shards = jax.shard_map(
+        function,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        axis_names=set(mesh.auto_axes),
+        check_vma=False,
     )
+    if not mesh.manual_axes:
+        return on_shards
+
+    def run(*inputs: jax.Array) -> Any:
+        # What was not checked comes back as if it were the same for each stage.
+        return jax.tree.map(
+            lambda result: jax.lax.pcast(result, mesh.manual_axes, to="varying"),
+            on_shards(*inputs),
+        )
+
+    return run
 
 
 def _time(spec_BTNH: PartitionSpec | None) -> PartitionSpec | None:

@@ -10,12 +10,14 @@ import optax
 import pytest
 
 from jaxgpt.batch import Batch
+from jaxgpt.config import replace
 from jaxgpt.data.packing import make_rows
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.model.feed_forward import SwiGlu
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Scanned
+from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh, single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh, partition_spec, to_devices
 from jaxgpt.training.loss import LossConfig, language_model_loss
@@ -32,6 +34,7 @@ CONFIG = GptConfig(
     feed_forward=SwiGlu(hidden=64),
     layers=Scanned(),
 )
+DEEP = replace(CONFIG, num_layers=8, d_model=16)
 
 
 class _Kept(NamedTuple):
@@ -66,8 +69,8 @@ def _rules(mesh) -> ShardingRules:
     return ShardingRules(kv_heads=None if mesh.shape["tensor"] > 2 else "tensor")
 
 
-def _train(mesh, num_steps, make_optimizer, parts=1):
-    model, rules = CONFIG.build(VOCAB), _rules(mesh)
+def _train(mesh, num_steps, make_optimizer, parts=1, config=CONFIG):
+    model, rules = config.build(VOCAB), _rules(mesh)
     plan, optimizer = plan_state(model, make_optimizer, rules, mesh)
     loss = language_model_loss(model, jnp.ones(VOCAB, jnp.int32), LossConfig())
     step = compile_step(make_train_step(loss, optimizer, parts), plan.abstract, mesh)
@@ -113,6 +116,30 @@ def test_every_mesh_trains_what_one_device_does(config: MeshConfig, alone) -> No
     np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
     _assert_close(state.opt_state.grads, alone[1].opt_state.grads)
     _assert_close(state.trainable, alone[1].trainable)
+
+
+@pytest.fixture(scope="module")
+def deep_alone():
+    return _train(single_device_mesh(), NUM_STEPS, _sgd, config=DEEP)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(pipeline=8, data=1),
+        MeshConfig(pipeline=4, data=2),
+        MeshConfig(pipeline=2, data=1, fsdp=2, tensor=2),
+        MeshConfig(pipeline=2, data=2, context=2),
+    ],
+    ids=["8", "4-data2", "2-fsdp2-tensor2", "2-data2-context2"],
+)
+def test_stages_train_what_one_device_does(mesh: MeshConfig, deep_alone) -> None:
+    config = replace(DEEP, layers=Pipelined(num_micro_batches=2))
+    losses, state = _train(make_mesh(mesh), NUM_STEPS, _sgd, config=config)
+    np.testing.assert_allclose(losses, deep_alone[0], rtol=1e-5)
+    _assert_close(state.opt_state.grads, deep_alone[1].opt_state.grads)
+    _assert_close(state.trainable, deep_alone[1].trainable)
 
 
 @pytest.mark.slow
