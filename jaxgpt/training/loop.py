@@ -156,12 +156,8 @@ def fit(
     loop.pause.act = attend
     while step < loop.num_steps and stop.received is None:
         stop.agree()
-        batch = _next(batches, clock, loop.account)
-        loop.account.enter_step(step + 1)
-        # What the first call takes is compilation; computing goes on after it has returned.
-        with loop.account.spending("compile") if clock.is_new else nullcontext():
-            state, metrics = loop.step(state, batch)
-        step, clock.is_new = step + 1, False
+        state, metrics = _dispatch(loop, step + 1, state, batches, clock)
+        step += 1
         _report(loop, pending, clock, log, progress)
         pending = (step, metrics)
         due = [hook for hook in loop.hooks if _is_due(step, hook.every_steps, loop.num_steps)]
@@ -182,6 +178,19 @@ def fit(
         attend()
         raise _stopped(loop, step, log, stop)
     return state
+
+
+def _dispatch(
+    loop: Loop, step: int, state: TrainState, batches: Iterator[Batch], clock: _Clock
+) -> tuple[TrainState, StepMetrics]:
+    """Begin a step with the next batch; computing goes on after this has returned."""
+    batch = _next(batches, clock, loop.account)
+    loop.account.enter_step(step)
+    # What the first call takes is compilation.
+    with loop.account.spending("compile") if clock.is_new else nullcontext():
+        state, metrics = loop.step(state, batch)
+    clock.is_new = False
+    return state, metrics
 
 
 def _next(batches: Iterator[Batch], clock: _Clock, account: TimeAccount) -> Batch:
