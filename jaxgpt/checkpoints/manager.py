@@ -11,7 +11,6 @@ then renamed (`step_folders.py`). What is read was compared with its hashes (`in
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.named_trees import named_arrays
 from jaxgpt.checkpoints.orbax_files import OrbaxFiles
 from jaxgpt.checkpoints.retention import rank_by_loss, steps_to_keep
+from jaxgpt.checkpoints.save_attempts import SaveAttempts
 from jaxgpt.checkpoints.saving import Saver
 from jaxgpt.checkpoints.step_content import (
     FORMAT_VERSION,
@@ -33,8 +33,8 @@ from jaxgpt.checkpoints.step_content import (
 )
 from jaxgpt.checkpoints.stored_steps import StoredSteps, one_line
 from jaxgpt.config import configclass
-from jaxgpt.errors import JaxgptError, NoCheckpointError, UsageError
-from jaxgpt.parallel.hosts import gather, share
+from jaxgpt.errors import JaxgptError
+from jaxgpt.parallel.hosts import share
 
 logger = logging.getLogger(__name__)
 
@@ -99,14 +99,13 @@ class Checkpoints:
         self.directory = Path(directory)
         self._config = config
         self._read_only = read_only
-        files = OrbaxFiles()
-        self._stored = StoredSteps(self.directory, files)
-        self._saver = Saver(self.directory, files, self._apply_policy)
-        self._losses: dict[int, float | None] = {}
-        self._failure: JaxgptError | None = None
-        self._failures_in_a_row = 0
-        self._attempted = 0
         self._events: list[CheckpointEvent] = []
+        files = OrbaxFiles()
+        self._stored = StoredSteps(self.directory, files, self._leave_out)
+        saver = Saver(self.directory, files, self._apply_policy)
+        self._attempts = SaveAttempts(
+            self.directory, saver, self._stored, config.max_failed_saves, self._save_failed
+        )
         if not read_only and jax.process_index() == 0:
             step_folders.prepare(self.directory, find_obvious_problem)
 
@@ -134,25 +133,14 @@ class Checkpoints:
         # A copy by way of JSON: what is not JSON fails here rather than in the thread.
         document = {"version": FORMAT_VERSION, "step": step, "items": [], "metadata": metadata}
         document = json.loads(json.dumps(document))
-        self._settle_all()
-        self._check_failures()
+        self._attempts.settle()
+        self._attempts.raise_if_too_many()
         if step in self.steps():
             return True
-        self._attempted = step
         arrays = {PARAMS: named_arrays(params), TRAINING_STATE: named_arrays(training_state)}
         items = {item: named for item, named in arrays.items() if named}
         document["items"] = list(items)
-        if shortage := self._find_shortage(items):
-            self._fail(step, shortage)
-            self._check_failures()
-            return False
-        try:
-            self._saver.start(step, items, document)
-        except Exception as error:
-            self._fail(step, one_line(error))
-            self._check_failures()
-            return False
-        return True
+        return self._attempts.start(step, items, document, self._find_shortage(items))
 
     def wait(self) -> None:
         """Wait until the last save counts.
@@ -160,18 +148,11 @@ class Checkpoints:
         Raises:
             JaxgptError: it failed; it is named, with the newest step that there is.
         """
-        if problem := self._settle():
-            self._fail(self._attempted, problem)
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        self._attempts.wait()
 
     def close(self) -> None:
         """Wait for the last save and end the threads. Raises as `wait` does."""
-        try:
-            self.wait()
-        finally:
-            self._saver.close()
+        self._attempts.close()
 
     def take_events(self) -> list[CheckpointEvent]:
         """Return what has happened since the last call, for the run's log."""
@@ -195,9 +176,9 @@ class Checkpoints:
         Args:
             before: only steps before this one.
         """
-        self._settle_all()
+        self._attempts.settle()
         steps = [step for step in self.steps() if before is None or step < before]
-        return self._first_whole(reversed(steps), ITEMS)
+        return self._stored.first_whole(reversed(steps), ITEMS)
 
     def abandon_after(self, step: int) -> list[int]:
         """Set aside all steps after `step`, so that nothing finds them; return them.
@@ -206,20 +187,20 @@ class Checkpoints:
         """
         if self._read_only:
             raise ValueError(f"{self.directory} was opened read-only")
-        self._settle_all()
-        self._failure = None
+        self._attempts.settle()
+        self._attempts.forgive()
         later = [number for number in step_folders.named_steps(self.directory) if number > step]
         for number in reversed(later):  # The newest first: a kill leaves no gap.
             if jax.process_index() == 0:
                 step_folders.abandon(self.directory, number)
             self._happened("abandon", number, f"went back to step {step}")
-            self._forget(number)
+            self._stored.forget(number)
         share("abandoned checkpoints", None)  # No host looks before the first one has renamed.
         return later
 
     def best(self) -> int | None:
         """Return the complete step with the lowest finite `eval_loss`, or None if none has one."""
-        ranked = rank_by_loss(*self._steps_and_losses())
+        ranked = rank_by_loss(*self._stored.complete_with_losses())
         return ranked[0] if ranked else None
 
     def resolve(self, name: str | int) -> int:
@@ -232,28 +213,7 @@ class Checkpoints:
                 files are named.
             UsageError: `name` is none of these; those that exist are listed.
         """
-        steps = self.steps()
-        if str(name) in map(str, step_folders.named_steps(self.directory)):
-            self._stored.require_whole(int(name), (PARAMS,))
-            return int(name)
-        if name == "best":
-            candidates = rank_by_loss(*self._steps_and_losses())
-            if steps and not candidates:
-                raise NoCheckpointError(
-                    f"no checkpoint in {self.directory} has an evaluation loss; use latest or "
-                    f"one of {', '.join(map(str, steps))}"
-                )
-        else:
-            candidates = steps[::-1]
-        if steps and name not in ("latest", "best"):
-            raise UsageError(
-                f"no checkpoint of step {name} in {self.directory}; there are "
-                f"{', '.join(map(str, steps))} (or latest, best)"
-            )
-        step = self._first_whole(candidates, (PARAMS,))
-        if step is None:
-            raise NoCheckpointError(self._why_none())
-        return step
+        return self._stored.resolve(name)
 
     def read_metadata(self, step: int) -> dict[str, Any]:
         """Return the `metadata` that the step was saved with."""
@@ -285,19 +245,6 @@ class Checkpoints:
         trees = self._stored.restore(step, wanted)
         return trees[PARAMS], trees[TRAINING_STATE], self.read_metadata(step)
 
-    def _first_whole(self, candidates: Iterable[int], items: Sequence[str]) -> int | None:
-        """The first of some steps that is whole, alike on all hosts."""
-        remaining = list(candidates)
-        while True:
-            # The first host's list counts: others may still see what it has just renamed.
-            step = share("a checkpoint to try", remaining.pop(0) if remaining else None)
-            if step is None:
-                return None
-            problem = self._stored.find_problem(step, items)
-            if problem is None:
-                return step
-            self._leave_out(step, problem)
-
     def _leave_out(self, step: int, problem: str) -> None:
         if self._read_only:
             logger.warning("step %d is left out, it is damaged: %s", step, problem)
@@ -306,7 +253,7 @@ class Checkpoints:
         try:
             if jax.process_index() == 0:
                 step_folders.quarantine(self.directory, step, problem)
-                self._forget(step)
+                self._stored.forget(step)
         except OSError as error:
             logger.warning("step %d is damaged, cannot be renamed: %s", step, error.strerror)
 
@@ -316,7 +263,7 @@ class Checkpoints:
         That step was read back from the storage, so one whole step stays whatever is deleted.
         """
         try:
-            steps, losses = self._steps_and_losses()
+            steps, losses = self._stored.complete_with_losses()
             config = self._config
             keep = steps_to_keep(
                 steps, losses, config.keep_latest, config.keep_every_steps, config.keep_best
@@ -326,14 +273,6 @@ class Checkpoints:
             step_folders.delete_abandoned(self.directory, steps[-1])
         except (OSError, JaxgptError) as error:
             logger.warning("cannot delete an old checkpoint: %s", one_line(error))
-
-    def _steps_and_losses(self) -> tuple[list[int], dict[int, float]]:
-        steps = self.steps()
-        for step in steps:
-            if step not in self._losses:
-                self._losses[step] = self.read_metadata(step).get("eval_loss")
-        losses = {step: self._losses[step] for step in steps}
-        return steps, {step: loss for step, loss in losses.items() if loss is not None}
 
     def _find_shortage(self, items: Any) -> str | None:
         """Say that the disk has no room for another step; alike on all hosts."""
@@ -348,47 +287,8 @@ class Checkpoints:
                 shortage = f"{free:,} bytes are free on its disk and {needed:,} may be needed"
         return share("free space", shortage)
 
-    def _settle(self) -> str:
-        """Wait for the save under way; return what went wrong at this host, or nothing."""
-        step, error = self._saver.settle() or (None, None)
-        if step is not None and error is None:
-            self._failures_in_a_row, self._failure = 0, None
-        return "" if error is None else one_line(error)
-
-    def _settle_all(self) -> None:
-        """The same, counted alike on all hosts: what fails at one has failed."""
-        if problem := next(filter(None, gather("the last save", self._settle())), None):
-            self._fail(self._attempted, problem)
-
-    def _fail(self, step: int, problem: str) -> None:
-        newest = self.latest()
-        self._failure = JaxgptError(
-            f"could not save step {step} in {self.directory}: {problem}; the newest complete "
-            f"checkpoint is {'none' if newest is None else f'step {newest}'}"
-        )
-        self._failures_in_a_row += 1
+    def _save_failed(self, step: int, problem: str) -> None:
         self._happened("save_failed", step, problem)
-        logger.warning("%s", self._failure)
-
-    def _check_failures(self) -> None:
-        if self._failures_in_a_row >= self._config.max_failed_saves:
-            self._failures_in_a_row, failure, self._failure = 0, self._failure, None
-            raise JaxgptError(
-                f"{self._config.max_failed_saves} saves in a row have failed; {failure}"
-            )
 
     def _happened(self, name: str, step: int, detail: str) -> None:
         self._events.append(CheckpointEvent(name, step, detail))
-
-    def _forget(self, step: int) -> None:
-        self._losses.pop(step, None)
-        self._stored.forget(step)
-
-    def _why_none(self) -> str:
-        problems = [
-            find_obvious_problem(self.directory / str(step)) or "its content is damaged"
-            for step in step_folders.named_steps(self.directory)
-        ]
-        if not problems:
-            return f"no complete checkpoint in {self.directory}; train first"
-        return f"no whole checkpoint in {self.directory}: {'; '.join(problems[-3:])}"

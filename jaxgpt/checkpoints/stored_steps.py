@@ -1,11 +1,11 @@
-"""The steps in a directory, read so that a wrong number is never returned.
+"""The steps in a directory, found and read so that a wrong number is never returned.
 
 Files are compared with their hashes before they are read, and again afterwards: what rots does not
 heal, so if they are whole after the read, they were while it went on. Hosts divide the hashing, and
 agree on its result, so that all of them read the same step or none does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +15,33 @@ import numpy as np
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.named_trees import ArraySpec, describe_difference, named_specs, refill
 from jaxgpt.checkpoints.orbax_files import OrbaxFiles
+from jaxgpt.checkpoints.retention import rank_by_loss
 from jaxgpt.checkpoints.step_content import (
     PARAMS,
     find_content_problem,
     find_obvious_problem,
     read_document,
 )
-from jaxgpt.errors import MismatchError, NoCheckpointError
-from jaxgpt.parallel.hosts import gather
+from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError
+from jaxgpt.parallel.hosts import gather, share
 
 
 class StoredSteps:
-    """Reads the steps in one directory.
+    """Finds and reads the steps in one directory.
 
     Args:
         directory: of the checkpoints.
         files: reads the arrays.
+        leave_out: called with (step, what is wrong) for each that a search passes over.
     """
 
-    def __init__(self, directory: Path, files: OrbaxFiles) -> None:
+    def __init__(
+        self, directory: Path, files: OrbaxFiles, leave_out: Callable[[int, str], None]
+    ) -> None:
         self._directory = directory
         self._files = files
+        self._leave_out = leave_out
+        self._losses: dict[int, float | None] = {}
         self._damaged: set[int] = set()
         self._fresh: tuple[int, frozenset[str]] | None = None
 
@@ -44,21 +50,74 @@ class StoredSteps:
         steps = step_folders.complete_steps(self._directory, find_obvious_problem)
         return [step for step in steps if step not in self._damaged]
 
+    def complete_with_losses(self) -> tuple[list[int], dict[int, float]]:
+        """Return the complete steps, and the evaluation loss of those that have one."""
+        steps = self.complete()
+        for step in steps:
+            if step not in self._losses:
+                self._losses[step] = self.read_metadata(step).get("eval_loss")
+        losses = {step: self._losses[step] for step in steps}
+        return steps, {step: loss for step, loss in losses.items() if loss is not None}
+
     def forget(self, step: int) -> None:
         """A folder of this name, if there will be one, will be another."""
+        self._losses.pop(step, None)
         self._damaged.discard(step)
         self._fresh = None
 
     def find_problem(self, step: int, items: Sequence[str]) -> str | None:
         """Hash some items of a step; say what is wrong. Every host calls this and gets the same."""
-        share = (jax.process_index(), jax.process_count())
-        problem = find_content_problem(self._folder(step), items, share)
+        part = (jax.process_index(), jax.process_count())
+        problem = find_content_problem(self._folder(step), items, part)
         problem = next(filter(None, gather(f"damage of checkpoint {step}", problem)), None)
         if problem is None:
             self._fresh = step, frozenset(items)
         else:
             self._damaged.add(step)
         return problem
+
+    def first_whole(self, candidates: Iterable[int], items: Sequence[str]) -> int | None:
+        """Return the first of some steps whose `items` are whole, or None; alike on all hosts."""
+        remaining = list(candidates)
+        while True:
+            # The first host's list counts: others may still see what it has just renamed.
+            step = share("a checkpoint to try", remaining.pop(0) if remaining else None)
+            if step is None:
+                return None
+            problem = self.find_problem(step, items)
+            if problem is None:
+                return step
+            self._leave_out(step, problem)
+
+    def resolve(self, name: str | int) -> int:
+        """Turn "latest", "best" or a number into a step whose parameters are whole.
+
+        Raises:
+            NoCheckpointError: there is none, or none with an evaluation, or it is damaged.
+            UsageError: `name` is none of these.
+        """
+        steps = self.complete()
+        if str(name) in map(str, step_folders.named_steps(self._directory)):
+            self.require_whole(int(name), (PARAMS,))
+            return int(name)
+        if name == "best":
+            candidates = rank_by_loss(*self.complete_with_losses())
+            if steps and not candidates:
+                raise NoCheckpointError(
+                    f"no checkpoint in {self._directory} has an evaluation loss; use latest or "
+                    f"one of {', '.join(map(str, steps))}"
+                )
+        else:
+            candidates = steps[::-1]
+        if steps and name not in ("latest", "best"):
+            raise UsageError(
+                f"no checkpoint of step {name} in {self._directory}; there are "
+                f"{', '.join(map(str, steps))} (or latest, best)"
+            )
+        step = self.first_whole(candidates, (PARAMS,))
+        if step is None:
+            raise NoCheckpointError(self._why_none())
+        return step
 
     def read_metadata(self, step: int) -> dict[str, Any]:
         """Return what the step was saved with; its file is compared with its hash."""
@@ -126,6 +185,15 @@ class StoredSteps:
 
     def _others(self) -> str:
         return f"complete checkpoints: {', '.join(map(str, self.complete())) or 'none'}"
+
+    def _why_none(self) -> str:
+        problems = [
+            find_obvious_problem(self._folder(step)) or "its content is damaged"
+            for step in step_folders.named_steps(self._directory)
+        ]
+        if not problems:
+            return f"no complete checkpoint in {self._directory}; train first"
+        return f"no whole checkpoint in {self._directory}: {'; '.join(problems[-3:])}"
 
 
 def one_line(error: BaseException) -> str:

@@ -1,0 +1,159 @@
+"""Saves that may fail: each failure is named and counted, and as many as are too many are raised.
+
+A full disk for a while costs checkpoints and not the training. What fails at one host has failed
+at all of them, so that they count alike.
+"""
+
+import errno
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.checkpoints.saving import Saver
+from jaxgpt.checkpoints.stored_steps import StoredSteps, one_line
+from jaxgpt.errors import JaxgptError
+from jaxgpt.parallel.hosts import gather
+
+logger = logging.getLogger(__name__)
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# TensorStore, which writes the arrays, raises ValueError with the system's number in its text.
+_ERRNO_IN_TEXT = re.compile(r"\[os_error_code='(\d+)'\]")
+
+
+class SaveAttempts:
+    """Starts saves and counts those that fail. Hosts make the same calls in the same order.
+
+    Args:
+        directory: of the checkpoints, for messages.
+        saver: does the saving.
+        stored: the steps that there are, for messages.
+        allowed: as many failures in a row are raised.
+        failed: called with (step, what went wrong) for each.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        saver: Saver,
+        stored: StoredSteps,
+        allowed: int,
+        failed: Callable[[int, str], None],
+    ) -> None:
+        self._directory = directory
+        self._saver = saver
+        self._stored = stored
+        self._allowed = allowed
+        self._failed = failed
+        self._step = 0
+        self._failure: JaxgptError | None = None
+        self._failures_in_a_row = 0
+
+    def start(
+        self,
+        step: int,
+        items: Mapping[str, Mapping[str, Any]],
+        document: Mapping[str, Any],
+        obstacle: str | None,
+    ) -> bool:
+        """Begin a save, after `settle`; return whether it has begun.
+
+        Args:
+            step, items, document: as `Saver.start` takes them.
+            obstacle: what makes it fail before it is begun, if anything.
+
+        Raises:
+            JaxgptError: it is one failure in a row too many.
+        """
+        self._step = step
+        problem = obstacle or self._try_to_start(step, items, document)
+        if problem:
+            self._fail(problem)
+            self.raise_if_too_many()
+        return not problem
+
+    def settle(self) -> None:
+        """Wait for the save under way, at all hosts; if it failed at one, it has failed."""
+        if problem := next(filter(None, gather("the last save", self._settle_own())), None):
+            self._fail(problem)
+
+    def wait(self) -> None:
+        """Wait for the save under way, at this host; raise if the last one failed."""
+        if problem := self._settle_own():
+            self._fail(problem)
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Wait for the last save and end the threads. Raises as `wait` does."""
+        try:
+            self.wait()
+        finally:
+            self._saver.close()
+
+    def forgive(self) -> None:
+        """Do not raise the last failure: the run goes back to before it."""
+        self._failure = None
+
+    def raise_if_too_many(self) -> None:
+        """Raise when as many in a row as are allowed have failed; then count anew."""
+        if self._failures_in_a_row >= self._allowed:
+            self._failures_in_a_row, failure, self._failure = 0, self._failure, None
+            raise JaxgptError(f"{self._allowed} saves in a row have failed; {failure}")
+
+    def _try_to_start(
+        self, step: int, items: Mapping[str, Mapping[str, Any]], document: Mapping[str, Any]
+    ) -> str:
+        try:
+            self._saver.start(step, items, document)
+        except Exception as error:
+            return describe_failure(error)
+        return ""
+
+    def _settle_own(self) -> str:
+        """Wait for the save under way; return what went wrong at this host, or nothing."""
+        step, error = self._saver.settle() or (None, None)
+        if step is not None and error is None:
+            self._failures_in_a_row, self._failure = 0, None
+        return "" if error is None else describe_failure(error)
+
+    def _fail(self, problem: str) -> None:
+        newest = max(self._stored.complete(), default=None)
+        self._failure = JaxgptError(
+            f"could not save step {self._step} in {self._directory}: {problem}; the newest "
+            f"complete checkpoint is {'none' if newest is None else f'step {newest}'}"
+        )
+        self._failures_in_a_row += 1
+        self._failed(self._step, problem)
+        logger.warning("%s", self._failure)
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return one line that says why a save failed; if for want of room, in the system's words.
+
+    What has no room is cleared away, and that may fail too, with an error that hides the first.
+    """
+    for link in _chain(error):
+        for number in _errno_of(link) & _NO_ROOM:
+            reason, line = os.strerror(number), one_line(link)
+            return line if reason in line else f"{reason}: {line}"
+    return one_line(error)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from or in the handling of, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _errno_of(error: BaseException) -> set[int]:
+    if isinstance(error, OSError):
+        return set() if error.errno is None else {error.errno}
+    return {int(number) for number in _ERRNO_IN_TEXT.findall(str(error))}
