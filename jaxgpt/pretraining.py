@@ -176,6 +176,27 @@ def _go_back(course: Course, start: Start, error: UnstableError) -> tuple[Start,
     Raises:
         UnstableError: the run has gone back often enough, or there is nothing to go back to.
     """
+    # Waiting for a save and hashing take longer than a step may.
+    with course.account.spending("restore"):
+        step = _step_to_go_back_to(course, start, error)
+        course.checkpoints.abandon_after(step)
+        again = _start(course, step)
+    skipped = [
+        event["step"]
+        for event in read_records(course.run_dir / "events.jsonl")
+        if event.get("event") == "skip" and event["step"] > step
+    ]
+    jump = Jump(step, error.step - step)
+    details = {
+        "back_from": error.step,
+        "reason": str(error),
+        "batches": [step + start.batch_offset, jump.num_batches],
+        "skipped_steps": skipped,
+    }
+    return replace(again, jumps=(*start.jumps, jump), seconds=start.seconds), details
+
+
+def _step_to_go_back_to(course: Course, start: Start, error: UnstableError) -> int:
     recovery, checkpoints = course.config.recovery, course.checkpoints
     # This also waits for the save under way: to where a run goes back must not depend on its speed.
     checkpoints.latest_verified(before=error.step)
@@ -185,22 +206,7 @@ def _go_back(course: Course, start: Start, error: UnstableError) -> tuple[Start,
         if candidate is None:
             raise error
         step = checkpoints.latest_verified(before=candidate + 1)
-    checkpoints.abandon_after(step)
-    skipped = [
-        event["step"]
-        for event in read_records(course.run_dir / "events.jsonl")
-        if event.get("event") == "skip" and event["step"] > step
-    ]
-    first = step + start.batch_offset
-    jump = Jump(step, error.step - step)
-    details = {
-        "back_from": error.step,
-        "reason": str(error),
-        "batches": [first, jump.num_batches],
-        "skipped_steps": skipped,
-    }
-    again = _start(course, step)
-    return replace(again, jumps=(*start.jumps, jump), seconds=start.seconds), details
+    return step
 
 
 def _follow(
@@ -223,7 +229,8 @@ def _follow(
             try:
                 fit(loop, start.state, batches, log, course.progress, agreed, start.seconds)
             except UnstableError as error:
-                # Without its traceback, which would keep the state in memory.
+                # Without its tracebacks, which would keep the state in memory.
+                error.__context__ = None
                 return error.with_traceback(None)
         with account.spending("save"):
             course.checkpoints.wait()

@@ -1,0 +1,63 @@
+"""Going back from where a run cannot go on, and how it ends, without training anything."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from jaxgpt import pretraining
+from jaxgpt.pretraining import _go_back
+from jaxgpt.run_state import Start
+from jaxgpt.training.recovery import SkipSpikes, UnstableError
+from jaxgpt.training.rollback import Jump
+from jaxgpt.training.time_account import TimeAccount
+
+
+class _Checkpoints:
+    """Steps of which some are damaged; notes what time was being spent on at each call."""
+
+    def __init__(self, account: TimeAccount, whole: list[int], damaged: list[int]) -> None:
+        self.account, self.whole, self.damaged = account, whole, damaged
+        self.spent_on: list[str] = []
+
+    def steps(self) -> list[int]:
+        return sorted(self.whole + self.damaged)
+
+    def latest_verified(self, before: int) -> int | None:
+        self.spent_on.append(self.account.purpose)
+        for step in reversed([step for step in self.steps() if step < before]):
+            if step in self.whole:
+                return step
+            self.damaged.remove(step)
+        return None
+
+    def abandon_after(self, step: int) -> list[int]:
+        self.spent_on.append(self.account.purpose)
+        return []
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    account = TimeAccount()
+    monkeypatch.setattr(pretraining, "_start", lambda course, step: Start(state=None, step=step))
+    return SimpleNamespace(
+        account=account,
+        run_dir=tmp_path,
+        config=SimpleNamespace(recovery=SkipSpikes(rewind_steps=10)),
+        checkpoints=_Checkpoints(account, whole=[10, 20], damaged=[30, 40]),
+    )
+
+
+def test_going_back_is_no_step_for_the_watchdog(course) -> None:
+    """It waits for a save and hashes steps: longer than a step may take."""
+    course.account.enter_step(48)
+    again, details = _go_back(course, Start(state=None), UnstableError(48, "bad"))
+    assert (again.step, again.jumps) == (20, (Jump(20, 28),))
+    assert details["batches"] == [20, 28]
+    assert set(course.checkpoints.spent_on) == {"restore"}
+    assert course.account.purpose == "step"
+
+
+def test_with_nothing_to_go_back_to_the_reason_is_raised(course) -> None:
+    course.checkpoints.whole = []
+    with pytest.raises(UnstableError, match="bad"):
+        _go_back(course, Start(state=None), UnstableError(48, "bad"))
