@@ -7,7 +7,7 @@ what is not finite is never saved. Every moment is booked in the run's `TimeAcco
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,15 @@ class Pause:
 
     def __call__(self) -> None:
         self.act()
+
+    @contextmanager
+    def acting(self, act: Callable[[], None]) -> Iterator[None]:
+        """Within the context, this is done; afterwards what it refers to is let go."""
+        self.act = act
+        try:
+            yield
+        finally:
+            self.act = lambda: None
 
 
 @dataclass(kw_only=True)
@@ -153,30 +162,30 @@ def fit(
             _save(loop, step, state, {"step": step, "seconds": clock.seconds})
             saved = step
 
-    loop.pause.act = attend
-    while step < loop.num_steps and stop.received is None:
-        stop.agree()
-        state, metrics = _dispatch(loop, step + 1, state, batches, clock)
-        step += 1
-        _report(loop, pending, clock, log, progress)
-        pending = (step, metrics)
-        due = [hook for hook in loop.hooks if _is_due(step, hook.every_steps, loop.num_steps)]
-        save_due = _is_due(step, loop.save_every, loop.num_steps)
-        if due or save_due or stop.received is not None:
+    with loop.pause.acting(attend):
+        while step < loop.num_steps and stop.received is None:
+            stop.agree()
+            state, metrics = _dispatch(loop, step + 1, state, batches, clock)
+            step += 1
             _report(loop, pending, clock, log, progress)
-            pending = None
+            pending = (step, metrics)
+            due = [hook for hook in loop.hooks if _is_due(step, hook.every_steps, loop.num_steps)]
+            save_due = _is_due(step, loop.save_every, loop.num_steps)
+            if due or save_due or stop.received is not None:
+                _report(loop, pending, clock, log, progress)
+                pending = None
+                attend()
+                metadata = _run_hooks(loop, due, step, state, clock.seconds)
+                if saved != step and (save_due or stop.received is not None):
+                    _save(loop, step, state, metadata)
+                    saved = step
+                    log.goodput(step, loop.account.record())
+                clock.restart()
+                loop.account.forget_pace()
+        if step < loop.num_steps:
+            _report(loop, pending, clock, log, progress)
             attend()
-            metadata = _run_hooks(loop, due, step, state, clock.seconds)
-            if saved != step and (save_due or stop.received is not None):
-                _save(loop, step, state, metadata)
-                saved = step
-                log.goodput(step, loop.account.record())
-            clock.restart()
-            loop.account.forget_pace()
-    if step < loop.num_steps:
-        _report(loop, pending, clock, log, progress)
-        attend()
-        raise _stopped(loop, step, log, stop)
+            raise _stopped(loop, step, log, stop)
     return state
 
 

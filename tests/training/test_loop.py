@@ -1,10 +1,12 @@
 """The loop: what is saved when, what is never saved, what a signal or a failing hook does."""
 
 import dataclasses
+import gc
 import itertools
 import json
 import signal
 import time
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -183,6 +185,28 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path, broken_at: int
     with pytest.raises(UnstableError, match=f"step {broken_at}: parameters"):
         _fit(tmp_path, loop)
     assert all(step < broken_at for step, _ in saves)
+
+
+def test_a_state_that_is_given_up_does_not_stay_in_memory(tmp_path) -> None:
+    """Whoever goes back makes the next one while nothing but its own references holds this one."""
+    states: list = []
+    loop = _loop([], losses={5: float("nan")})
+
+    def step(state, batch):
+        after, metrics = loop.step(state, batch)
+        states.append(weakref.ref(after))
+        return after, metrics
+
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(UnstableError) as caught:
+            _fit(tmp_path, dataclasses.replace(loop, step=step))
+        caught.value.with_traceback(None)
+        del caught
+        assert [state() for state in states] == [None] * len(states)
+    finally:
+        gc.enable()
 
 
 def test_a_skipped_step_is_told_with_its_batch_and_takes_no_step_of_the_schedule(tmp_path) -> None:
