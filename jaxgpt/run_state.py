@@ -91,9 +91,6 @@ def save_state(
 
 
 def log_checkpoint_events(checkpoints: Checkpoints, log: MetricsLog, step: int) -> None:
-    """Log what has happened to checkpoints, under the step at which it was noticed.
-
-    Events of later steps would go when the run goes back.
-    """
+    """Log what has happened to checkpoints, under the step at which it was noticed."""
     for event in checkpoints.take_events():
         log.event(event.name, step, checkpoint=event.step, detail=event.detail)

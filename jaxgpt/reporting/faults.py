@@ -26,6 +26,8 @@ _SHOWN = {
     "stopped": "stopped by a signal",
     "quarantine": "checkpoint set aside",
     "save_failed": "save failed",
+    "replicas_differ": "replicas differed",
+    "diverged": "diverged",
 }
 _MOST = 50
 

@@ -1,7 +1,7 @@
 """What a run writes about itself: `metrics.jsonl` first, then TensorBoard and the terminal.
 
 Lines are appended and flushed one at a time; after a crash, lines past the restored step are
-dropped so that no step stands twice.
+dropped so that no step stands twice. What befell a process, such as a hang, stays.
 """
 
 import json
@@ -15,6 +15,9 @@ from typing import Any
 from jaxgpt.config import configclass
 from jaxgpt.durable import LineFile, write_atomically
 from jaxgpt.training.tensorboard_file import TensorBoardFile
+
+# These events are of steps: who does the steps again writes them again.
+_OF_STEPS = ("skip", "sample", "save", "diverged", "rollback", "finished")
 
 
 @configclass
@@ -38,7 +41,8 @@ class MetricsLog:
 
     Args:
         run_dir: an existing folder; None at a host that leaves writing to another.
-        last_step: records of later steps, left by a run that was killed, are dropped.
+        last_step: records of later steps, left by a run that was killed, are dropped, but not
+            events that tell of a process or a checkpoint rather than of a step.
         tensorboard: also write event files below `run_dir/tensorboard`.
     """
 
@@ -123,9 +127,17 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def _is_of_step(record: dict[str, Any]) -> bool:
+    return "event" not in record or record["event"] in _OF_STEPS
+
+
 def _drop_after(path: Path, last_step: int) -> None:
     if path.is_file():
-        kept = [record for record in read_records(path) if record["step"] <= last_step]
+        kept = [
+            record
+            for record in read_records(path)
+            if record["step"] <= last_step or not _is_of_step(record)
+        ]
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
         write_atomically(path, "".join(lines))
 

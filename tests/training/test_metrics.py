@@ -59,6 +59,19 @@ def test_a_disk_that_stays_full_costs_the_last_lines_and_says_so(tmp_path, limit
     assert "4 lines for" in caplog.text
 
 
+def test_what_befell_a_process_stays_whatever_its_step(tmp_path) -> None:
+    path = tmp_path / "events.jsonl"
+    stay = ("start", "resume", "hang", "save_failed", "quarantine", "abandon", "stopped",
+            "replicas_differ")  # fmt: skip
+    again = ("skip", "sample", "save", "diverged", "rollback", "finished")
+    lines = [{"event": name, "step": step} for name in (*stay, *again) for step in (4, 9)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with MetricsLog(tmp_path, 4, tensorboard=False) as log:
+        log.event("resume", 4)
+    kept = [line for line in lines if line["step"] == 4 or line["event"] in stay]
+    assert read_records(path) == [*kept, {"event": "resume", "step": 4}]
+
+
 def test_tensorboard_gets_every_number_and_hides_what_was_undone(tmp_path) -> None:
     with MetricsLog(tmp_path, 4, tensorboard=True) as log:
         log.train({"step": 5, "loss": 0.5, "mfu": None})
