@@ -76,8 +76,7 @@ class Account:
 
     def add(self, other: "Account") -> None:
         """Take in the account of a part that was made later."""
-        self.tally.merge(other.tally)
-        self.tally.fold_sources()
+        self.tally.merge_added(other.tally)
         self.count_steps(other.step_counts)
         if other.near_duplicate_counts:
             self.count_near_duplicates(other.near_duplicate_counts, other.near_duplicate_examples)

@@ -130,7 +130,7 @@ def _append(
     num_partitions = plan_num_partitions(num_bytes + account.tally.kept_bytes)
     older = _restore(stored, config, num_partitions, stages)
     documents = Processing(inputs, config, stages, num_partitions)
-    documents.read()
+    documents.read(tally)
     _leave_out_taken_down(documents, stored, account, stages)
     documents.remove_duplicates(older)
     documents.apply_steps("filter_documents", [config.filters])

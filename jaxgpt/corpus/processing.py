@@ -25,7 +25,7 @@ from jaxgpt.corpus.reading import ReadPlan, batches_of, plan_parts, read_part
 from jaxgpt.corpus.sources import Inputs
 from jaxgpt.corpus.splits import Assignment
 from jaxgpt.corpus.stages import Done, Kernel, Stages, Task, combined_key
-from jaxgpt.corpus.tally import OTHER_SOURCES, SourceTally, Tally
+from jaxgpt.corpus.tally import OTHER_SOURCES, SourceTally, Tally, named_sources
 from jaxgpt.corpus.verdict import check_read
 from jaxgpt.corpus.vocabulary import settle_vocabulary
 from jaxgpt.corpus.weighing import weigh_partition
@@ -73,11 +73,15 @@ class Processing:
         self._stages = stages
         self._num_partitions = num_partitions
 
-    def read(self) -> None:
+    def read(self, stored: Tally | None = None) -> None:
         """Files -> repaired documents.
+
+        Args:
+            stored: of the dataset that they are added to.
 
         Raises:
             BadInputError: too much of it is bad.
+            ConfigError: a source has a weight and no documents, here or in the dataset.
         """
         config = self._config
         plan = ReadPlan(
@@ -99,14 +103,14 @@ class Processing:
             for number, files in enumerate(plan_parts(self._inputs.files))
         ]
         done = self._stages.run("reading", read_part, tasks)
-        tally = self.account.tally
-        for part in done:
-            tally.merge(Tally.from_json(part.result["tally"]))
-            tally.fold_sources()
+        num_read = self._count_read(done, stored)
         self.removing += done
         self.files = [file for part in done for file in part.result["files"]]
         self.account.count_files(self.files)
-        check_read(tally, self.files, config.sources)
+        check_read(self.account.tally, self.files, config.sources)
+        known = {} if stored is None else stored.sources
+        if OTHER_SOURCES not in known:
+            config.mixture.check_sources(num_read.keys() | known.keys())
         self.partitions = gather_partitions(map(batches_of, done), self._num_partitions)
         self._all_read = self.partitions
         self.key = combined_key(done)
@@ -168,17 +172,10 @@ class Processing:
                 yield from batch.column(0).to_pylist()
 
     def weigh(self, assignment: Assignment) -> None:
-        """Drop and repeat documents of sources that have a weight.
-
-        Raises:
-            ConfigError: a source has a weight and no documents.
-        """
+        """Drop and repeat documents of sources that have a weight."""
         config, seed = self._config.mixture, self._config.seed
         if not config.weights:
             return
-        known = self.account.tally.sources
-        if OTHER_SOURCES not in known:
-            config.check_sources(known)
         tasks = self._tasks(
             lambda each: (each, assignment, config, self._num_partitions, seed),
             [to_dict(config), seed, assignment.to_json()],
@@ -218,6 +215,17 @@ class Processing:
             self.account.tally.merge_later_stage(Tally(sources=kept))
         self.account.check()
         return [done.folder for done in encoded]
+
+    def _count_read(self, done: Sequence[Done], stored: Tally | None) -> Counter[str]:
+        """Add up what was read; return the records of each source."""
+        num_read: Counter[str] = Counter()
+        for part in done:
+            sources = part.result["tally"]["sources"].items()
+            num_read.update({name: counts["read"] for name, counts in sources})
+        names = named_sources(num_read, stored)
+        for part in done:
+            self.account.tally.merge(Tally.from_json(part.result["tally"]).folded(names))
+        return num_read
 
     def _count_removed(self, done: Sequence[Done], tallies: Sequence[Any]) -> None:
         self.removing += done

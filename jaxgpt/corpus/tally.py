@@ -7,6 +7,7 @@ edited out, in bytes, and is checked.
 
 import dataclasses
 from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxgpt.corpus.document import Document, Rejected, shorten
@@ -167,21 +168,24 @@ class Tally:
 
     def merge_later_stage(self, other: "Tally") -> None:
         """As `merge`, for documents that were counted as read before: no new source appears."""
-        sources: dict[str, SourceTally] = {}
-        for name, source in other.sources.items():
-            known = name if name in self.sources else OTHER_SOURCES
-            sources.setdefault(known, SourceTally()).add(source)
-        self.merge(dataclasses.replace(other, sources=sources))
+        self.merge(other.folded(self.sources))
 
-    def fold_sources(self, limit: int = MAX_SOURCES) -> None:
-        """Keep the sources with most documents by name and count the others together."""
-        if len(self.sources) <= limit:
+    def merge_added(self, other: "Tally") -> None:
+        """As `merge`, for text added to a dataset, with the names that `named_sources` left it."""
+        if OTHER_SOURCES in self.sources:
+            self.merge_later_stage(other)
             return
-        by_size = sorted(self.sources.items(), key=lambda item: (-item[1].read, item[0]))
-        self.sources = dict(by_size[: limit - 1])
-        others = self._source(OTHER_SOURCES)
-        for _, source in by_size[limit - 1 :]:
-            others.add(source)
+        self.merge(other)
+        names = named_sources({name: source.read for name, source in self.sources.items()})
+        self.sources = self.folded(names).sources
+
+    def folded(self, names: Collection[str]) -> "Tally":
+        """The same with all sources but these counted together."""
+        sources: dict[str, SourceTally] = {}
+        for name, source in self.sources.items():
+            known = name if name in names else OTHER_SOURCES
+            sources.setdefault(known, SourceTally()).add(source)
+        return dataclasses.replace(self, sources=sources)
 
     def check(self) -> None:
         """Raise if the account does not close: that would be a defect of this program."""
@@ -200,6 +204,8 @@ class Tally:
     def check_kept(self) -> None:
         """Raise if what the sources have kept is not what the stages left, as `check` does."""
         for name, source in self.sources.items():
+            if any(value < 0 for value in vars(source).values() if isinstance(value, int)):
+                raise AssertionError(f"{name}: the account has negative counts: {source}")
             num_dropped = source.dropped.total()
             gone = source.dropped_bytes.total() + source.edited_bytes.total()
             if (
@@ -228,6 +234,28 @@ class Tally:
 
     def _source(self, name: str) -> SourceTally:
         return self.sources.setdefault(name, SourceTally())
+
+
+def named_sources(num_read: Mapping[str, int], stored: Tally | None = None) -> set[str]:
+    """The sources that are counted by name: the ones with most records; all others are one.
+
+    It is settled once, of all that is read: were a source named in one part and not in the next,
+    its counts would lie in two places.
+
+    Args:
+        num_read: records by source.
+        stored: of the dataset that they are added to. Once some of its sources have no name, no
+            further one gets any.
+    """
+    known = {} if stored is None else stored.sources
+    if OTHER_SOURCES in known:
+        return set(known)
+    sizes = Counter(num_read)
+    sizes.update({name: source.read for name, source in known.items()})
+    if len(sizes) <= MAX_SOURCES:
+        return set(sizes)
+    by_size = sorted(sizes.keys() - {OTHER_SOURCES}, key=lambda name: (-sizes[name], name))
+    return set(by_size[: MAX_SOURCES - 1])
 
 
 def _add_counts(mine: Any, theirs: Any) -> None:

@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt.corpus import reading, tally
 from jaxgpt.corpus.pipeline import build_dataset
+from jaxgpt.corpus.takedown import Takedown, take_down
+from jaxgpt.corpus.tally import OTHER_SOURCES
 from tests.corpus.building import (
     CONFIG,
     make_corpus,
     write_lines,
 )
+from tests.corpus.test_appending import append
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +32,55 @@ def test_the_sources_account_for_every_document_and_token():
     for measure in ("num_tokens", "num_bytes"):
         in_splits = sum(split[measure] for split in manifest["splits"].values())
         assert sum(source[measure] for source in sources) == in_splits
+
+
+def many_sources(path, first, last, each=1):
+    """Records of sources s0000, s0001, ..."""
+    write_lines(
+        path,
+        *(
+            {"text": f"{path} has text {copy} of {n}", "source": f"s{n:04}"}
+            for n in range(first, last)
+            for copy in range(each)
+        ),
+    )
+
+
+def read_by_name(manifest):
+    return {source["name"]: source["read"] for source in manifest["sources"]}
+
+
+def test_a_small_source_of_one_part_may_be_large_in_the_next(monkeypatch):
+    many_sources("s/1.jsonl", 0, 1500)
+    many_sources("s/2.jsonl", 1400, 1401, each=50)
+    whole = build_dataset(["s"], Path("1/out"), CONFIG)
+    monkeypatch.setattr(reading, "PART_BYTES", 1)
+    manifest = build_dataset(["s"], Path("2/out"), CONFIG)
+    assert manifest["sources"] == whole["sources"]
+    read = read_by_name(manifest)
+    assert (len(read), read["s1400"], read[OTHER_SOURCES]) == (1000, 51, 501)
+
+
+@pytest.mark.parametrize("num_stored", [2, 8])
+def test_a_source_that_is_added_and_taken_down_is_counted_in_one_place(monkeypatch, num_stored):
+    """Whether the dataset has sources without a name already, or gets them with what is added."""
+    monkeypatch.setattr(tally, "MAX_SOURCES", 4)
+    many_sources("a.jsonl", 0, num_stored, each=5)
+    build_dataset(["a.jsonl"], Path("out"), CONFIG)
+    many_sources("b.jsonl", 1, 7, each=2)
+    many_sources("c.jsonl", 7, 8, each=40)
+    manifest = append("b.jsonl", "c.jsonl")
+    assert len(manifest["sources"]) == 4
+    assert sum(read_by_name(manifest).values()) == 5 * num_stored + 12 + 40
+    named = read_by_name(manifest).keys() - {OTHER_SOURCES}
+    assert named == (
+        {"s0000", "s0001", "s0002"} if num_stored == 8 else {"s0000", "s0001", "s0007"}
+    )
+    for name in ("s0001", "s0006", "s0007"):
+        manifest = take_down(Path("out"), Takedown(sources=(name,)))
+        left = {source["name"]: source["kept"] for source in manifest["sources"]}
+        assert left.get(name, 0) == 0
+        assert sum(left.values()) == manifest["counts"]["kept"]
 
 
 def test_the_manifest_names_the_licences_of_each_source():

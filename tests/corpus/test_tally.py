@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxgpt.corpus import tally as tally_module
 from jaxgpt.corpus.document import Document
-from jaxgpt.corpus.tally import OTHER_SOURCES, SourceTally, Tally, make_sample
+from jaxgpt.corpus.tally import OTHER_SOURCES, SourceTally, Tally, make_sample, named_sources
 
 EVENTS = st.lists(
     st.tuples(
@@ -77,6 +78,14 @@ def test_what_the_encoder_kept_must_be_what_was_left():
         tally.check_kept()
 
 
+def test_less_than_nothing_is_refused_although_the_sums_are_right():
+    tally = count([("p", None, {})] * 2)
+    encoded = {"p": SourceTally(kept=2, num_bytes=2, num_tokens=-1)}
+    tally.merge_later_stage(Tally(sources=encoded))
+    with pytest.raises(AssertionError, match="p: the account has negative counts"):
+        tally.check_kept()
+
+
 def test_an_account_that_does_not_close_is_refused():
     tally = count([("p", None, {}), ("p", "empty", {})])
     tally.dropped["empty"] += 1
@@ -89,12 +98,35 @@ def test_few_samples_are_kept_however_many_are_dropped():
     assert len(tally.samples["empty"]) == 5
 
 
-def test_the_largest_sources_keep_their_name_and_none_is_lost():
+SOURCES = st.lists(st.sampled_from("pqrstu"), max_size=20)
+
+
+def counts_of(tally):
+    return {name: source.read for name, source in tally.sources.items()}
+
+
+def test_the_largest_sources_keep_their_name_and_none_is_lost(monkeypatch):
+    monkeypatch.setattr(tally_module, "MAX_SOURCES", 2)
     tally = count([("p", None, {})] * 3 + [("q", None, {})] * 2 + [("r", None, {})] * 4)
-    tally.fold_sources(limit=2)
-    assert {name: source.read for name, source in tally.sources.items()} == {
-        "r": 4,
-        OTHER_SOURCES: 5,
-    }
-    tally.fold_sources(limit=2)
-    assert sum(source.read for source in tally.sources.values()) == 9
+    folded = tally.folded(named_sources(counts_of(tally)))
+    assert counts_of(folded) == {"r": 4, OTHER_SOURCES: 5}
+
+
+@given(SOURCES, st.lists(SOURCES, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_a_source_has_all_its_documents_by_name_or_none(first, added):
+    """However much is added, and whether it is little of a large source or much of a small one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tally_module, "MAX_SOURCES", 3)
+        stored = Tally()
+        for part in (first, *added):
+            counted = count([(source, None, {}) for source in part])
+            stored.merge_added(counted.folded(named_sources(counts_of(counted), stored)))
+            assert len(stored.sources) <= 3
+        every = [source for part in (first, *added) for source in part]
+        named = counts_of(stored)
+        others = named.pop(OTHER_SOURCES, 0)
+        assert named == {name: every.count(name) for name in named}
+        assert others == len(every) - sum(named.values())
+        if not others:
+            assert set(every) == set(named)

@@ -139,6 +139,28 @@ def test_what_is_appended_is_weighed_and_all_copies_are_taken_down():
     assert copies()["train"][text] == 0
 
 
+def test_what_is_appended_need_not_have_every_source_that_has_a_weight():
+    build()
+    write_lines("b.jsonl", *(record for record in records(240, 280) if record["source"] == "more"))
+    manifest = append("b.jsonl")
+    check_account("out")
+    assert manifest["history"][0]["read"] == 10
+    write_lines("c.jsonl", {"text": "something new", "source": "fresh"})
+    weights = (*WEIGHTS, ("fresh", 2.0))
+    append("c.jsonl", mixture=MixtureConfig(weights=weights))
+    check_account("out")
+
+
+def test_a_weight_of_no_source_is_refused_when_all_is_read(monkeypatch):
+    build()
+    write_lines("b.jsonl", *records(240, 280))
+    monkeypatch.setattr("jaxgpt.corpus.processing.Processing.remove_duplicates", lambda *_: 1 / 0)
+    with pytest.raises(ConfigError, match=r"source 'usal'; did you mean 'usual'"):
+        append("b.jsonl", mixture=MixtureConfig(weights=(("usal", 2.0),)))
+    with pytest.raises(ConfigError, match=r"source 'usal'; did you mean 'usual'"):
+        build("other", weights=(("usal", 2.0),))
+
+
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(ConfigError, match="weight of a is -1"):
         MixtureConfig(weights=(("a", -1.0),))
