@@ -18,7 +18,7 @@ from jaxgpt.parallel.hosts import HostsConfig, is_first_host, joined_hosts
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.preflight import preflight
 from jaxgpt.parallel.runtime import configure_runtime
-from jaxgpt.parallel.sharding import batch_shards, check_length, on_mesh
+from jaxgpt.parallel.sharding import check_length, on_mesh
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class EvalOptions:
     split: str = "val"
     """Which part of the dataset."""
     batch_size: int = 32
-    """Rows at a time, rounded up to a multiple of the devices; changes no result."""
+    """Rows at a time, rounded up to what devices and stages divide; changes no result."""
     sequence_length: int | None = None
     """Tokens of a row, so the longest context; None: as in training."""
     max_tokens: int | None = None
@@ -69,7 +69,7 @@ def _score(options: EvalOptions) -> dict[str, Any]:
     check_length(length, mesh)
     with on_mesh(mesh, run.config.sharding):
         program = EvalProgram(run.build_model(), run.tokenizer.bytes_per_token, mesh)
-        rows = -(-options.batch_size // batch_shards(mesh)) * batch_shards(mesh)
+        rows = program.round_up(options.batch_size)
         batches = evaluation_batches(
             split, length, rows, options.max_tokens, run.config.data.mask_documents
         )

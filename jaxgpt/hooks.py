@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
 from jaxgpt.data.loader import evaluation_batches
-from jaxgpt.errors import ConfigError, DivergedError, ReplicasDifferError
+from jaxgpt.errors import DivergedError, ReplicasDifferError
 from jaxgpt.evaluation.eval_step import EvalProgram
 from jaxgpt.evaluation.perplexity import measure_perplexity
 from jaxgpt.experiment import TrainConfig
@@ -20,7 +20,6 @@ from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.text import continue_texts, encode_prompt, make_text_decoder
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.replicas import ReplicaCheck
-from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.shards import TokenDataset
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.training.loop import Hook, Pause
@@ -100,12 +99,6 @@ def _evaluation(around: Surroundings) -> Callable[[int, TrainState], dict[str, A
     config = around.config
     micro_batch = config.batch.global_batch_size // config.batch.num_micro_batches
     batch_size = config.evaluation.batch_size or micro_batch
-    shards = batch_shards(around.mesh)
-    if batch_size % shards:
-        raise ConfigError(
-            f"evaluation.batch_size={batch_size} is not divisible by the mesh's {shards} batch "
-            f"shards; use a multiple of {shards}"
-        )
     bytes_per_token = around.tokenizer.bytes_per_token
     program = EvalProgram(around.model, bytes_per_token, around.mesh)
 

@@ -13,15 +13,14 @@ from jax.sharding import Mesh
 from jaxgpt.batch import Batch
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.data.loader import TrainingBatches, open_training_batches
-from jaxgpt.errors import ConfigError
 from jaxgpt.experiment import TrainConfig
+from jaxgpt.fit_on_mesh import check_mesh
 from jaxgpt.hooks import Surroundings, interval, make_hooks, replica_check
 from jaxgpt.model.cost import flops_per_token
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.hosts import is_first_host
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.runtime import peak_flops
-from jaxgpt.parallel.sharding import batch_shards, check_length
 from jaxgpt.run_state import Start, save_state
 from jaxgpt.shards import TokenDataset
 from jaxgpt.tokenizer import Tokenizer
@@ -81,10 +80,7 @@ def set_course(
         ConfigError: it does not fit on the mesh.
     """
     mesh = make_mesh(config.mesh)
-    _check_divisible(config, batch_shards(mesh))
-    rows = config.batch.global_batch_size // config.batch.num_micro_batches
-    config.model.layers.check(mesh.shape, rows)
-    check_length(config.batch.sequence_length, mesh)
+    check_mesh(config, mesh)
     model = config.model.build(sources.tokenizer.vocab_size)
     schedule = config.schedule.build()
     plan, optimizer = plan_state(
@@ -159,15 +155,6 @@ def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
         account=course.account,
         pause=pause,
     )
-
-
-def _check_divisible(config: TrainConfig, shards: int) -> None:
-    rows, parts = config.batch.global_batch_size, config.batch.num_micro_batches
-    if rows % (shards * parts):
-        raise ConfigError(
-            f"batch.global_batch_size={rows} is not divisible by {shards} batch shards x "
-            f"batch.num_micro_batches={parts}; use a multiple of {shards * parts}"
-        )
 
 
 def _total_peak() -> float | None:

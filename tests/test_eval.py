@@ -10,6 +10,7 @@ import pytest
 from jaxgpt import eval as eval_verb
 from jaxgpt.command_line import run_verb
 from jaxgpt.experiment import open_run
+from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.model.positions import Learned
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.shards import TokenDataset
@@ -63,6 +64,16 @@ def test_devices_and_batch_size_change_nothing(folders: Path, capsys) -> None:
         result = score(capsys, folders, *argv)
         assert result["loss"] == pytest.approx(expected["loss"], rel=1e-6)
         assert result["tokens"] == expected["tokens"]
+
+
+def test_rows_are_rounded_up_to_what_stages_divide(folders: Path, tmp_path: Path, capsys) -> None:
+    stages = Pipelined(num_micro_batches=8)
+    make_run(tmp_path / "run", folders / "data", {20: 4.0}, layers=stages)
+    argv = ("--checkpoint", str(tmp_path / "run"), "--json", "--batch-size", "4")
+    eval_verb.main([*argv, "--mesh.data", "4", "--mesh.pipeline", "2"])
+    result, expected = json.loads(capsys.readouterr().out), score(capsys, folders)
+    assert result["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+    assert result["tokens"] == expected["tokens"]
 
 
 def test_step_split_and_length_are_chosen(folders: Path, capsys) -> None:

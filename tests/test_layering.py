@@ -33,6 +33,7 @@ LAYERS = [
     {
         "benchmarks",
         "experiment",
+        "fit_on_mesh",
         "hooks",
         "planning",
         "pretraining",

@@ -1,10 +1,14 @@
 """The plan verb: what it prints and what it refuses."""
 
 import json
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from jaxgpt import plan
+from jaxgpt import plan, train
+from jaxgpt.command_line import run_verb
 from jaxgpt.errors import ConfigError, UsageError
 from tests.tiny import REPOSITORY, make_dataset, write_config
 
@@ -55,5 +59,49 @@ def test_what_cannot_be_planned_is_refused(config) -> None:
         plan.main(["--config", config, "--num-devices", "3", "--mesh.fsdp", "2"])
     with pytest.raises(ConfigError, match="global_batch_size=8 is not divisible"):
         plan.main(["--config", config, "--num-devices", "3"])
+    with pytest.raises(ConfigError, match=r"evaluation\.batch_size=15 does not divide"):
+        plan.main(["--config", config, "--num-devices", "2", "--evaluation.batch-size", "15"])
     with pytest.raises(ConfigError, match="give --vocab-size N"):
         plan.main(["--config", str(REPOSITORY / "configs" / "base.py")])
+
+
+REFUSED = {
+    "layers that pass none on": ("Scanned()", (), "mesh.pipeline=2 puts layers on different"),
+    "layers that are no stages": (
+        "Pipelined(num_micro_batches=2)",
+        ("--model.num-layers", "3"),
+        "3 layers in patterns of 1 do not divide into 2",
+    ),
+    "rows that a stage cannot divide": (
+        "Pipelined(num_micro_batches=3)",
+        (),
+        "16 rows do not divide into model.layers.num_micro_batches=3",
+    ),
+    "rows of an evaluation": (
+        "Pipelined(num_micro_batches=4)",
+        ("--evaluation.batch-size", "8"),
+        "evaluation.batch_size=8 does not divide .* use a multiple of 16",
+    ),
+}
+
+
+@pytest.mark.parametrize(("layers", "options", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_train_refuses_is_refused_in_the_same_words(
+    config, tmp_path, capsys, layers: str, options: tuple[str, ...], message: str
+) -> None:
+    path = tmp_path / "stages.py"
+    text = "from jaxgpt.model.pipeline import Pipelined\n" + Path(config).read_text()
+    path.write_text(text.replace("layers=Scanned()", f"layers={layers}"))
+    mesh = ("--mesh.data", "4", "--mesh.pipeline", "2", "--batch.global-batch-size", "32")
+
+    def refusal(main: Callable[..., None], *more: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            run_verb(main, ["--config", str(path), *mesh, *options, *more])
+        assert stop.value.code == 78
+        return capsys.readouterr().err.splitlines()[-1]
+
+    planned = refusal(plan.main, "--num-devices", "8")
+    assert re.search(message, planned)
+    assert planned == refusal(train.main, "--run-dir", str(tmp_path / "run"))
+    # Before anything of a run is written.
+    assert not (tmp_path / "run" / "config.json").exists()

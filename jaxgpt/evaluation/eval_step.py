@@ -1,15 +1,16 @@
 """The jitted step that scores one batch on the devices: what `measure_perplexity` is given."""
 
+import math
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
 from jaxgpt.evaluation.perplexity import EvalStep
-from jaxgpt.parallel.sharding import to_devices
+from jaxgpt.model.gpt import Gpt, GptConfig
+from jaxgpt.parallel.sharding import AnyMesh, batch_shards, to_devices
 from jaxgpt.training.loss import LossConfig, language_model_loss
 
 
@@ -19,10 +20,10 @@ class EvalProgram:
     Args:
         model: a language model.
         bytes_per_token: int [vocab_size], from the tokenizer.
-        mesh: where batches go; their rows must divide its batch axes.
+        mesh: where batches go; their rows must be a multiple of `row_multiple`.
     """
 
-    def __init__(self, model: nn.Module, bytes_per_token: Any, mesh: Mesh) -> None:
+    def __init__(self, model: Gpt, bytes_per_token: Any, mesh: Mesh) -> None:
         loss = language_model_loss(model, jnp.asarray(bytes_per_token), LossConfig())
 
         def score(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -31,7 +32,17 @@ class EvalProgram:
 
         self._score = jax.jit(score)
         self._mesh = mesh
+        self._row_multiple = row_multiple(model.config, mesh)
+
+    def round_up(self, num_rows: int) -> int:
+        """The least number of rows, `num_rows` or more, that a batch may have."""
+        return -(-num_rows // self._row_multiple) * self._row_multiple
 
     def bind(self, params: Any) -> EvalStep:
         """The step for given parameters: host batch -> (loss sum in nats, weight sum)."""
         return lambda batch: self._score(params, to_devices(batch, self._mesh))
+
+
+def row_multiple(model: GptConfig, mesh: AnyMesh) -> int:
+    """What divides the rows of every batch on a mesh: its devices, and the parts of a pipeline."""
+    return math.lcm(batch_shards(mesh), model.layers.row_multiple(mesh.shape))

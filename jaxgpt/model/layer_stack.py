@@ -45,12 +45,20 @@ class LayerStack:
         """The stack that runs the layers one after another, on all rows at once."""
         return self
 
-    def check(self, mesh_sizes: Mapping[str, int], num_rows: int) -> None:
+    def row_multiple(self, mesh_sizes: Mapping[str, int]) -> int:
+        """The number of rows that a batch must have, or a multiple of it, to run on a mesh."""
+        return 1
+
+    def check(
+        self, mesh_sizes: Mapping[str, int], num_rows: int, num_layers: int, num_kinds: int
+    ) -> None:
         """Refuse a mesh that the layers cannot train on.
 
         Args:
             mesh_sizes: number of devices along each axis.
             num_rows: rows of a micro-batch, of all devices together.
+            num_layers: of the model.
+            num_kinds: length of the pattern of layers.
 
         Raises:
             ConfigError: names what to change.

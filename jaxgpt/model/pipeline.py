@@ -119,16 +119,29 @@ class Pipelined(LayerStack):
         )(params, _for_each_stage(shared_M, num_stages), _for_each_stage(carry_M, num_stages))
         return _join(_of_last_stage(results_SM, num_stages))
 
-    def check(self, mesh_sizes: Mapping[str, int], num_rows: int) -> None:
-        """See `LayerStack.check`; each part of the rows must divide among the other devices."""
-        shards = mesh_sizes["data"] * mesh_sizes["fsdp"] * mesh_sizes["expert"]
-        if mesh_sizes[PIPELINE] > 1 and num_rows % (self.num_micro_batches * shards):
+    def row_multiple(self, mesh_sizes: Mapping[str, int]) -> int:
+        """See `LayerStack.row_multiple`; each part of the rows is shared out to other devices."""
+        return 1 if mesh_sizes[PIPELINE] == 1 else self.num_micro_batches * _shards(mesh_sizes)
+
+    def check(
+        self, mesh_sizes: Mapping[str, int], num_rows: int, num_layers: int, num_kinds: int
+    ) -> None:
+        """See `LayerStack.check`; layers must divide into stages, and rows into parts."""
+        if mesh_sizes[PIPELINE] == 1:
+            return
+        _check_stages(num_layers, mesh_sizes[PIPELINE], num_kinds)
+        if num_rows % self.row_multiple(mesh_sizes):
             raise ConfigError(
                 f"{num_rows} rows do not divide into model.layers.num_micro_batches="
-                f"{self.num_micro_batches} parts for {shards} devices each; make "
+                f"{self.num_micro_batches} parts for {_shards(mesh_sizes)} devices each; make "
                 f"batch.global_batch_size / batch.num_micro_batches a multiple of "
-                f"{self.num_micro_batches * shards}"
+                f"{self.row_multiple(mesh_sizes)}"
             )
+
+
+def _shards(mesh_sizes: Mapping[str, int]) -> int:
+    """Devices that share the rows of a micro-batch within a stage."""
+    return mesh_sizes["data"] * mesh_sizes["fsdp"] * mesh_sizes["expert"]
 
 
 def _check_stages(num_layers: int, num_stages: int, num_kinds: int) -> None:

@@ -9,9 +9,9 @@ import jax
 from jaxgpt.data.loader import open_training_batches
 from jaxgpt.errors import ConfigError
 from jaxgpt.experiment import TrainConfig
+from jaxgpt.fit_on_mesh import check_mesh
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.mesh import abstract_mesh
-from jaxgpt.parallel.sharding import batch_shards, check_length
 from jaxgpt.planning.activations import attention_kernel
 from jaxgpt.planning.devices import GB, Device
 from jaxgpt.planning.memory import MemoryPlan, bytes_per_device, plan_memory, plan_run_state
@@ -89,17 +89,10 @@ def make_plan(
     """Plan a run on so many devices of one kind.
 
     Raises:
-        ConfigError: mesh, batch or a parameter cannot be divided so.
+        ConfigError: training would refuse the mesh, too.
     """
     mesh = abstract_mesh(config.mesh, num_devices)
-    check_length(config.batch.sequence_length, mesh)
-    divisor = batch_shards(mesh) * config.batch.num_micro_batches
-    if config.batch.global_batch_size % divisor:
-        raise ConfigError(
-            f"batch.global_batch_size={config.batch.global_batch_size} is not divisible by "
-            f"{batch_shards(mesh)} batch shards x batch.num_micro_batches="
-            f"{config.batch.num_micro_batches}; use a multiple of {divisor}"
-        )
+    check_mesh(config, mesh)
     params = plan_run_state(config, vocab_size, mesh).abstract.trainable
     speed = plan_speed(config, vocab_size, params, mesh, device, utilization)
     hours = speed.step_seconds * config.schedule.num_steps / 3600
