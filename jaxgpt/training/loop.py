@@ -222,8 +222,10 @@ def _run_hooks(
     except (DivergedError, ReplicasDifferError):
         raise
     except Exception:
-        # An evaluation that fails must not cost the training before it.
-        _save(loop, step, state, metadata)
+        # An evaluation that fails must not cost the training before it. But a host that saves alone
+        # would wait for the others for ever.
+        if jax.process_count() == 1:
+            _save(loop, step, state, metadata)
         raise
     return metadata
 

@@ -9,6 +9,7 @@ import time
 import weakref
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -102,15 +103,21 @@ def test_what_hooks_measure_is_saved_with_the_state(tmp_path) -> None:
     assert [metadata["eval_loss"] for _, metadata in saves] == [0.4, 0.8, 1.0]
 
 
-def test_a_hook_that_fails_costs_no_training(tmp_path) -> None:
+@pytest.mark.parametrize(("num_hosts", "saved"), [(1, [3]), (2, [])])
+def test_a_hook_that_fails_costs_no_training_and_hangs_no_host(
+    tmp_path, monkeypatch, num_hosts, saved
+) -> None:
+    """Where there are several, it may have failed at one of them; a save needs all."""
+
     def fail(step, state):
         raise RuntimeError("the evaluation died")
 
+    monkeypatch.setattr(jax, "process_count", lambda: num_hosts)
     saves: list = []
     hook = Hook(name="evaluation", every_steps=3, run=fail)
     with pytest.raises(RuntimeError, match="died"):
         _fit(tmp_path, _loop(saves, hooks=(hook,)))
-    assert [step for step, _ in saves] == [3]
+    assert [step for step, _ in saves] == saved
 
 
 @pytest.mark.parametrize(
