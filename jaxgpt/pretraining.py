@@ -203,6 +203,7 @@ def _step_to_go_back_to(course: Course, start: Start, error: UnstableError) -> i
     step = None
     while step is None:  # What is found damaged is no candidate the next time.
         candidate = recovery.rollback_step(checkpoints.steps(), error.step, len(start.jumps))
+        candidate = share("the step to go back to", candidate)
         if candidate is None:
             raise error
         step = checkpoints.latest_verified(before=candidate + 1)

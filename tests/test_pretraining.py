@@ -57,6 +57,13 @@ def test_going_back_is_no_step_for_the_watchdog(course) -> None:
     assert course.account.purpose == "step"
 
 
+def test_all_hosts_go_back_to_the_step_of_the_first(course, monkeypatch) -> None:
+    """Another may not see yet, or see no more, what the first host has renamed."""
+    monkeypatch.setattr(pretraining, "share", lambda topic, own: 10)
+    again, _ = _go_back(course, Start(state=None), UnstableError(48, "bad"))
+    assert again.step == 10
+
+
 def test_with_nothing_to_go_back_to_the_reason_is_raised(course) -> None:
     course.checkpoints.whole = []
     with pytest.raises(UnstableError, match="bad"):

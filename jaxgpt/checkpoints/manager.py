@@ -190,6 +190,7 @@ class Checkpoints:
         self._attempts.settle()
         self._attempts.forgive()
         later = [number for number in step_folders.named_steps(self.directory) if number > step]
+        later = share("checkpoints to abandon", later)
         for number in reversed(later):  # The newest first: a kill leaves no gap.
             if jax.process_index() == 0:
                 step_folders.abandon(self.directory, number)
@@ -250,12 +251,15 @@ class Checkpoints:
             logger.warning("step %d is left out, it is damaged: %s", step, problem)
             return
         self._happened("quarantine", step, problem)
+        is_renamed = True
         try:
             if jax.process_index() == 0:
                 step_folders.quarantine(self.directory, step, problem)
-                self._stored.forget(step)
         except OSError as error:
+            is_renamed = False
             logger.warning("step %d is damaged, cannot be renamed: %s", step, error.strerror)
+        if share("a damaged checkpoint", is_renamed):
+            self._stored.forget(step)
 
     def _apply_policy(self) -> None:
         """Delete what the policy does not keep; runs in the thread, after a step was committed.

@@ -118,6 +118,18 @@ def test_a_writer_quarantines_and_goes_on_from_the_newest_whole_step(folder, ope
     read_all(checkpoints, 3)
 
 
+def test_hosts_other_than_the_first_know_a_step_that_was_saved_anew(folder, open_them, monkeypatch):
+    flip(files_of(folder, 3)[-1])
+    checkpoints = open_them(read_only=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(manager, "jax", SimpleNamespace(process_index=lambda: 1))
+        assert checkpoints.latest_verified() == 2
+    step_folders.quarantine(folder, 3, "what the first host does")
+    save(checkpoints, 3)
+    checkpoints.wait()
+    assert checkpoints.steps() == [1, 2, 3]
+
+
 def test_a_writer_that_cannot_rename_uses_the_whole_step_all_the_same(
     folder, open_them, monkeypatch, caplog
 ):
