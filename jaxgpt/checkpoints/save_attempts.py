@@ -51,6 +51,7 @@ class SaveAttempts:
         self._step = 0
         self._failure: JaxgptError | None = None
         self._failures_in_a_row = 0
+        self._own_succeeded = False
 
     def start(
         self,
@@ -62,28 +63,43 @@ class SaveAttempts:
         """Begin a save, after `settle`; return whether it has begun.
 
         Args:
-            step, items, document: as `Saver.start` takes them.
+            step: which.
+            items: arrays by name, by item.
+            document: what `metadata.json` will hold.
             obstacle: what makes it fail before it is begun, if anything.
 
         Raises:
             JaxgptError: it is one failure in a row too many.
         """
         self._step = step
-        problem = obstacle or self._try_to_start(step, items, document)
-        if problem:
-            self._fail(problem)
-            self.raise_if_too_many()
-        return not problem
+        problem = (
+            obstacle
+            or _problem_at_any_host(lambda: self._saver.prepare(step))
+            or _problem_at_any_host(lambda: self._saver.begin(step, items))
+        )
+        if not problem:
+            self._saver.go_on(step, document)
+            return True
+        if not obstacle:
+            self._saver.give_up(step)
+        self._fail(problem)
+        self.raise_if_too_many()
+        return False
 
     def settle(self) -> None:
         """Wait for the save under way, at all hosts; if it failed at one, it has failed."""
         if problem := next(filter(None, gather("the last save", self._settle_own())), None):
             self._fail(problem)
+        elif self._own_succeeded:  # and so has that of every other host
+            self._failures_in_a_row, self._failure = 0, None
+        self._own_succeeded = False
 
     def wait(self) -> None:
         """Wait for the save under way, at this host; raise if the last one failed."""
         if problem := self._settle_own():
             self._fail(problem)
+        elif self._own_succeeded:
+            self._failure = None
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -105,20 +121,11 @@ class SaveAttempts:
             self._failures_in_a_row, failure, self._failure = 0, self._failure, None
             raise JaxgptError(f"{self._allowed} saves in a row have failed; {failure}")
 
-    def _try_to_start(
-        self, step: int, items: Mapping[str, Mapping[str, Any]], document: Mapping[str, Any]
-    ) -> str:
-        try:
-            self._saver.start(step, items, document)
-        except Exception as error:
-            return describe_failure(error)
-        return ""
-
     def _settle_own(self) -> str:
         """Wait for the save under way; return what went wrong at this host, or nothing."""
         step, error = self._saver.settle() or (None, None)
-        if step is not None and error is None:
-            self._failures_in_a_row, self._failure = 0, None
+        if step is not None:
+            self._own_succeeded = error is None
         return "" if error is None else describe_failure(error)
 
     def _fail(self, problem: str) -> None:
@@ -130,6 +137,16 @@ class SaveAttempts:
         self._failures_in_a_row += 1
         self._failed(self._step, problem)
         logger.warning("%s", self._failure)
+
+
+def _problem_at_any_host(act: Callable[[], None]) -> str:
+    """Do something at all hosts; return what went wrong at the first of those where it did."""
+    problem = ""
+    try:
+        act()
+    except Exception as error:
+        problem = describe_failure(error)
+    return next(filter(None, gather("the start of a save", problem)), "")
 
 
 def describe_failure(error: BaseException) -> str:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ _HASHES = ".hashes-"
 
 
 class Saver:
-    """Saves one step at a time into a directory.
+    """Saves one step at a time into a directory: `prepare`, `begin`, then `go_on` or `give_up`.
+
+    All hosts go from one to the next together: none may wait in the thread for one that has failed.
 
     Args:
         directory: of the checkpoints.
@@ -39,27 +42,33 @@ class Saver:
         self._files = files
         self._committed = committed
         self._number = 0
+        self._has_begun = False
         self._pending: tuple[int, Future[None]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jaxgpt-checkpoint")
 
-    def start(
-        self, step: int, items: Mapping[str, Mapping[str, Any]], document: Mapping[str, Any]
-    ) -> None:
-        """Begin to save; returns once the arrays may be overwritten. `settle` comes before.
-
-        Args:
-            step: which.
-            items: arrays by name, by item.
-            document: what `metadata.json` will hold.
-        """
+    def prepare(self, step: int) -> None:
+        """Make room for a step; `settle` comes before."""
         self._number += 1
-        try:
-            self._discard(step)
-            self._files.start(step_folders.staging_folder(self._directory, step), items)
-        except Exception:
-            self._discard(step)
-            raise
+        self._discard(step)
+
+    def begin(self, step: int, items: Mapping[str, Mapping[str, Any]]) -> None:
+        """Begin to write arrays, by name, by item; returns once they may be overwritten."""
+        self._files.start(step_folders.staging_folder(self._directory, step), items)
+        self._has_begun = True
+
+    def go_on(self, step: int, document: Mapping[str, Any]) -> None:
+        """Do the rest in the thread; `document` is what `metadata.json` will hold."""
+        self._has_begun = False
         self._pending = step, self._thread.submit(self._finish, step, document, self._number)
+
+    def give_up(self, step: int) -> None:
+        """Clear away what has been begun, if anything; what cannot be is left to `prepare`."""
+        if self._has_begun:
+            self._has_begun = False
+            with suppress(Exception):
+                self._files.finish()
+        with suppress(OSError):
+            self._discard(step)
 
     def settle(self) -> tuple[int, BaseException | None] | None:
         """Wait for the save under way, if any; return its step and what went wrong."""
