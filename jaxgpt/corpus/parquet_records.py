@@ -4,6 +4,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
+import numpy as np
+
 from jaxgpt.corpus.records import Record, RecordFile
 from jaxgpt.corpus.streams import EXPANSION_FREE_BYTES, ByteStream, FileProblem
 
@@ -48,11 +50,13 @@ def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
             return
         try:
             for values in _rows(table, group, file.config.text_key):
-                num_text_bytes += _num_characters(values.get(file.config.text_key))
+                num_row_bytes = _num_bytes(values.get(file.config.text_key))
+                num_text_bytes += num_row_bytes
                 if _expands_too_far(file, num_text_bytes, file.file.size):
                     yield file.truncated(row)
                     return
-                yield _record(file, values, row)
+                is_too_long = num_row_bytes > file.config.max_record_bytes
+                yield file.too_long(row) if is_too_long else file.from_values(values, row)
                 row += 1
         except (pa.ArrowException, OSError) as error:
             file.problem = FileProblem("truncated", f"row group {group}: {_one_line(error)}")
@@ -60,14 +64,11 @@ def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
         first_row += metadata.num_rows
 
 
-def _record(file: RecordFile, values: dict[str, Any], row: int) -> Record:
-    if _num_characters(values.get(file.config.text_key)) > file.config.max_record_bytes:
-        return file.too_long(row)
-    return file.from_values(values, row)
-
-
-def _num_characters(text: Any) -> int:
-    return len(text) if isinstance(text, str) else 0
+def _num_bytes(text: Any) -> int:
+    """Of a text as it is stored."""
+    if not isinstance(text, str):
+        return 0
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
 
 
 def _expands_too_far(file: RecordFile, num_bytes: int, num_stored_bytes: int) -> bool:
@@ -119,10 +120,13 @@ def _values(column: Any) -> list[Any]:
 
     kind = column.type
     if pa.types.is_dictionary(kind):
-        # Rows with the same value share one object.
-        values = _values(column.dictionary)
-        places = column.indices.to_pylist()
-        return [None if place is None else values[place] for place in places]
+        # Rows with the same value share one object. A batch has the values of all batches of its
+        # group up to it, of which it uses few.
+        used, places = np.unique(column.indices.fill_null(-1).to_numpy(), return_inverse=True)
+        values = _values(column.dictionary.take(pa.array(used[used >= 0])))
+        if -1 in used[:1]:
+            values.insert(0, None)
+        return [values[place] for place in places.tolist()]
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_bytes(kind)):
         return column.to_pylist()
     values = column.cast(pa.large_binary()).to_pylist()

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import tarfile
@@ -12,7 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from jaxgpt.corpus import parquet_records
 from jaxgpt.corpus.document import Document, Rejected
 from jaxgpt.corpus.readers import FileReader
 from jaxgpt.corpus.sources import SourcesConfig, find_inputs
@@ -315,6 +319,50 @@ def test_a_parquet_text_beyond_the_limit_is_dropped_and_the_next_is_read(read, t
     assert texts(records) == ["before", "after"]
     assert reasons(records) == [("a.parquet:2", "record_too_long")]
     assert problem is None
+
+
+def test_the_limit_of_a_parquet_text_is_in_bytes_of_utf8(read, tmp_path):
+    rows = [{"text": "é" * 50}, {"text": "é" * 51}, {"text": "x" * 100}, {"text": "x" * 101}]
+    records, _ = read("a.parquet", parquet_bytes(rows, tmp_path), max_record_bytes=100)
+    assert texts(records) == ["é" * 50, "x" * 100]
+    broken = pa.array([b"\xe9" * 100, b"\xe9" * 101], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": broken}), "b.parquet")
+    records, _ = read("b.parquet", None, max_record_bytes=100)
+    assert texts(records) == ["\udce9" * 100]
+    assert reasons(records) == [("b.parquet:2", "record_too_long")]
+
+
+VALUES = st.lists(st.sampled_from([None, "", "a", "b", "caf\udce9", "é", "a longer one"]))
+
+
+@given(VALUES, st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_parquet_values_that_repeat_are_one_object(values, batch_rows):
+    stored = [each and each.encode("utf-8", "surrogateescape") for each in values]
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": pa.array(stored, pa.binary()).view(pa.string())}), buffer)
+    table = pq.ParquetFile(buffer, read_dictionary=["text"])
+    found = []
+    for batch in table.iter_batches(batch_rows):
+        column = parquet_records._values(batch.column(0))
+        assert len(set(map(id, column))) == len(set(column))
+        found += column
+    assert found == values
+
+
+def test_a_large_parquet_row_group_is_never_in_memory_as_text_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = (f"{number} {number % 7}" * 1500 for number in range(5000))
+    pq.write_table(pa.table({"text": list(rows)}), "a.parquet")
+    (file,) = find_inputs(["a.parquet"], tmp_path / "out").files
+    reader = FileReader(file, SourcesConfig())
+    tracemalloc.start()
+    num_bytes = sum(len(record.text) for record in reader if isinstance(record, Document))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert reader.problem is None
+    assert num_bytes > 40 << 20
+    assert peak < 28 << 20
 
 
 @pytest.mark.parametrize("dictionary", [True, False])
