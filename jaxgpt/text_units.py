@@ -132,7 +132,7 @@ class UnitEncoder:
                 if ids is None:
                     missing.append(len(found))
                     ids = []
-                else:
+                elif len(recent) < _MAX_REMEMBERED:
                     recent[unit] = ids
             found.append(ids)
         if missing:
@@ -140,9 +140,9 @@ class UnitEncoder:
             encoded = self._processor.encode(new, num_threads=1)
             for place, unit, ids in zip(missing, new, encoded, strict=True):
                 found[place] = ids
-                if len(unit) <= _MAX_REMEMBERED_CHARACTERS:
+                if len(unit) <= _MAX_REMEMBERED_CHARACTERS and len(recent) < _MAX_REMEMBERED:
                     recent[unit] = ids
-        if len(recent) > _MAX_REMEMBERED:
+        if len(recent) >= _MAX_REMEMBERED:
             self._recent, self._older = {}, recent
         return found
 

@@ -114,10 +114,14 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = Tokenizer(tokenizer_of("bpe")._model)
     for number in range(200):
         tokenizer.encode(f"{number:b} {number} " + "é" * 1000)
-    units = tokenizer._units
-    for remembered in (units._recent, units._older):
-        assert len(remembered) <= 50 + 30
-        assert max(map(len, remembered), default=0) <= 64
+        # More units than are remembered, in one batch.
+        if number % 50 == 0:
+            words = ("".join(word) for word in itertools.permutations("abcdef", 4))
+            tokenizer.encode(f" {number}".join(words))
+        units = tokenizer._units
+        for remembered in (units._recent, units._older):
+            assert len(remembered) <= 50
+            assert max(map(len, remembered), default=0) <= 64
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "outside"])
