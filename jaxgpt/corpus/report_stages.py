@@ -16,7 +16,7 @@ _MAX_FLOWS = 15
 # In the order of a build. A filter of the user's own may name a stage that is not among them: it
 # judges before near duplicates are looked for.
 _BEFORE = ("read", "repair", "html", "exact_duplicates", "url", "language", "quality")
-_AFTER = ("near_duplicates", "privacy", "decontamination", "takedown")
+_AFTER = ("near_duplicates", "privacy", "decontamination", "mixture", "takedown")
 _ESTIMATED = (
     "Tokens of documents that were dropped are estimated from their bytes, with the bytes per "
     "token of what the source has kept; those of the last column are counted."

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jaxgpt.corpus.report_stages import stage_sections
 from jaxgpt.corpus.tally import SourceTally
 
-STAGES = ("read", "quality", "taste", "near_duplicates", "privacy")
+STAGES = ("read", "quality", "taste", "near_duplicates", "privacy", "mixture", "takedown")
 
 
 @st.composite
