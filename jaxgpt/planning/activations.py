@@ -41,8 +41,8 @@ class KeptBytes(NamedTuple):
 
     Attributes:
         layer: kept of each layer.
-        layer_at_work: all that the backward pass of one layer needs at once.
-        ends: kept outside of the layers: embedding, last norm, logits and loss.
+        layer_at_work: what it would keep if nothing were recomputed.
+        ends: kept outside of the layers: embedding, last norm, loss, and logits if they are.
     """
 
     layer: float

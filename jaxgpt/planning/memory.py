@@ -17,7 +17,11 @@ from jaxgpt.training.state import StatePlan, plan_state
 
 
 class MemoryPlan(NamedTuple):
-    """Bytes on each device; the first two and `batch` exact, the others estimates."""
+    """Bytes on each device when most are needed.
+
+    The first two and `batch` are exact, the others estimates. What the loss and the backward pass
+    of one layer need only while they work is counted where it is more: they take turns.
+    """
 
     parameters: int
     optimizer: int
@@ -62,10 +66,16 @@ def plan_memory(
     tokens = config.batch.sequence_length / mesh.shape["context"]
     micro_rows = rows / config.batch.num_micro_batches / mesh.shape["context"]
     kept = kept_bytes(config, vocab_size, mesh, on_gpu)
-    at_work = kept.layer_at_work if kept.layer < kept.layer_at_work else 0.0
-    padded = config.model.pad_vocab(vocab_size) / mesh.shape["tensor"]
-    # The gradient of the logits is as large as they are.
-    ends = kept.ends + 4 * config.batch.sequence_length * padded
+    recomputed = kept.layer_at_work if kept.layer < kept.layer_at_work else 0.0
+    # Gradients, too; but attention and feed-forward take turns to have theirs.
+    layer_at_work = micro_rows * (recomputed + kept.layer_at_work / 2)
+    loss_at_work = config.loss.logits.bytes_at_work(
+        math.ceil(micro_rows * config.batch.sequence_length),
+        config.model.pad_vocab(vocab_size) // mesh.shape["tensor"],
+        config.model.d_model,
+    )
+    is_loss = loss_at_work > layer_at_work
+    layers, ends = micro_rows * config.model.num_layers * kept.layer, micro_rows * kept.ends
     return MemoryPlan(
         parameters=parameters,
         optimizer=bytes_per_device(state.opt_state),
@@ -73,8 +83,8 @@ def plan_memory(
         # Micro-batches add theirs to a sum that is kept beside it.
         gradients=parameters * (2 if config.batch.num_micro_batches > 1 else 1),
         gathered_weights=_gathered_bytes(config, state.trainable, mesh),
-        activations=round(micro_rows * (config.model.num_layers * kept.layer + at_work)),
-        logits_and_ends=round(micro_rows * ends),
+        activations=round(layers + (0 if is_loss else layer_at_work)),
+        logits_and_ends=round(ends + (loss_at_work if is_loss else 0)),
     )
 
 

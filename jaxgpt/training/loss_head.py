@@ -52,6 +52,18 @@ class LossHead:
         """Score every token; differentiable in `x_BTD` and `kernel`, of whatever shape."""
         raise NotImplementedError(f"{type(self).__name__} has no sums")
 
+    def bytes_at_work(self, num_tokens: int, vocab_size: int, width: int) -> int:
+        """Estimate what a device needs only while it scores, for plans.
+
+        Beside what the forward pass keeps for the backward pass, and the final gradients.
+
+        Args:
+            num_tokens: of a micro-batch on the device, N.
+            vocab_size: padded, the device's share of it, V.
+            width: of the model, D.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no bytes_at_work")
+
 
 @configclass
 class WholeLogits(LossHead):
@@ -67,6 +79,10 @@ class WholeLogits(LossHead):
     ) -> TokenSums:
         """See `LossHead.sums`."""
         return score(x_BTD, kernel, targets_BT, weights_BT)
+
+    def bytes_at_work(self, num_tokens: int, vocab_size: int, width: int) -> int:
+        """See `LossHead.bytes_at_work`: the gradient of the logits, which are kept themselves."""
+        return 4 * num_tokens * vocab_size
 
 
 @configclass
@@ -90,6 +106,14 @@ class TokenChunks(LossHead):
     ) -> TokenSums:
         """See `LossHead.sums`."""
         return _chunked(score, self.num_tokens, x_BTD, kernel, targets_BT, weights_BT)
+
+    def bytes_at_work(self, num_tokens: int, vocab_size: int, width: int) -> int:
+        """See `LossHead.bytes_at_work`.
+
+        A chunk's logits, their gradient, and the sum of the kernel's, whole on each device.
+        """
+        _, size = _divide(num_tokens, self.num_tokens)
+        return 4 * vocab_size * (2 * size + width)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -172,8 +196,7 @@ def _split(arrays_BT: tuple[jax.Array, ...], chunk_tokens: int) -> tuple[jax.Arr
     """Leaves [B, T, ...] to [C, N / C, ...]; zeros, which weigh nothing, fill the last chunk."""
     num_rows, length = arrays_BT[0].shape[:2]
     num_tokens = num_rows * length
-    num_chunks = -(-num_tokens // chunk_tokens)
-    size = -(-num_tokens // num_chunks)
+    num_chunks, size = _divide(num_tokens, chunk_tokens)
 
     def split(array_BT: jax.Array) -> jax.Array:
         array_N = array_BT.reshape(num_tokens, *array_BT.shape[2:])
@@ -181,6 +204,12 @@ def _split(arrays_BT: tuple[jax.Array, ...], chunk_tokens: int) -> tuple[jax.Arr
         return jnp.pad(array_N, missing).reshape(num_chunks, size, *array_N.shape[1:])
 
     return tuple(map(split, arrays_BT))
+
+
+def _divide(num_tokens: int, chunk_tokens: int) -> tuple[int, int]:
+    """How many chunks, and of how many tokens each."""
+    num_chunks = -(-num_tokens // chunk_tokens)
+    return num_chunks, -(-num_tokens // num_chunks)
 
 
 def _on_each_device(

@@ -13,16 +13,19 @@ from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.model.feed_forward import SwiGlu
 from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
 from jaxgpt.model.remat import FullRemat, NoRemat, SaveDots
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh, make_mesh
 from jaxgpt.parallel.sharding import batch_sharding, on_mesh
 from jaxgpt.planning.memory import bytes_per_device, plan_memory, plan_run_state
-from jaxgpt.training.loss import language_model_loss
+from jaxgpt.training.loss import LossConfig, language_model_loss
+from jaxgpt.training.loss_head import LossHead, TokenChunks, WholeLogits
 from jaxgpt.training.state import plan_state
 from jaxgpt.training.step import compile_step, make_train_step
 
 VOCAB = 512
+MANY_WORDS = 8192
 CONFIG = TrainConfig(
     model=GptConfig(
         num_layers=8,
@@ -41,14 +44,20 @@ def _config(mesh: MeshConfig, remat, parts: int = 1) -> TrainConfig:
     return replace(CONFIG, model=model, batch=batch, mesh=mesh)
 
 
-def _analyse(config: TrainConfig):
+def _with_many_words(config: TrainConfig, logits: LossHead, tied: bool = True) -> TrainConfig:
+    """Narrow and shallow, so that logits are most of what a step needs."""
+    model = replace(config.model, num_layers=2, d_model=64, head=LanguageModelHead(tied=tied))
+    return replace(config, model=model, loss=LossConfig(logits=logits))
+
+
+def _analyse(config: TrainConfig, vocab_size: int):
     """XLA's analysis of the step, compiled for simulated devices without any array."""
     mesh = make_mesh(config.mesh, jax.devices()[: math.prod(config.mesh.sizes.values())])
-    model, schedule = config.model.build(VOCAB), config.schedule.build()
+    model, schedule = config.model.build(vocab_size), config.schedule.build()
     plan, optimizer = plan_state(
         model, lambda axes: config.optimizer.build(schedule, axes), config.sharding, mesh
     )
-    loss = language_model_loss(model, jnp.ones(VOCAB, jnp.int32), config.loss)
+    loss = language_model_loss(model, jnp.ones(vocab_size, jnp.int32), config.loss)
     train_step = make_train_step(loss, optimizer, config.batch.num_micro_batches)
     shape = (config.batch.global_batch_size, config.batch.sequence_length)
     ids, weights = (
@@ -67,15 +76,33 @@ CASES = {
     "data and tensor": _config(MeshConfig(data=4, tensor=2), SaveDots()),
     "fsdp and context": _config(MeshConfig(data=1, fsdp=4, context=2), NoRemat()),
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in CASES if "parts" not in name]
+# Of 4,096 tokens or half of them on a device, 512 at a time.
+CHUNKS = TokenChunks(num_tokens=512)
+WITH_MANY_WORDS = {
+    "words in chunks": _with_many_words(_config(MeshConfig(data=1), FullRemat()), CHUNKS),
+    "words in chunks, nothing recomputed": _with_many_words(
+        _config(MeshConfig(data=1), NoRemat()), CHUNKS, tied=False
+    ),
+    "words in chunks, data and tensor": _with_many_words(
+        _config(MeshConfig(data=2, tensor=2), FullRemat()), CHUNKS
+    ),
+    "words at once": _with_many_words(_config(MeshConfig(data=1), FullRemat()), WholeLogits()),
+}
+QUICK = ("fsdp, in parts", "words in chunks")
 
 
-@pytest.mark.parametrize("name", ["fsdp, in parts", *SLOW])
-def test_the_plan_agrees_with_the_compiler(name: str) -> None:
-    config = CASES[name]
+@pytest.mark.parametrize(
+    ("config", "vocab_size"),
+    [
+        pytest.param(config, size, id=name, marks=() if name in QUICK else (pytest.mark.slow,))
+        for cases, size in ((CASES, VOCAB), (WITH_MANY_WORDS, MANY_WORDS))
+        for name, config in cases.items()
+    ],
+)
+def test_the_plan_agrees_with_the_compiler(config: TrainConfig, vocab_size: int) -> None:
     mesh = abstract_mesh(config.mesh, math.prod(config.mesh.sizes.values()))
-    found = _analyse(config).memory_analysis()
-    plan = plan_memory(config, VOCAB, mesh, on_gpu=False)
+    found = _analyse(config, vocab_size).memory_analysis()
+    plan = plan_memory(config, vocab_size, mesh, on_gpu=False)
     kept = plan.parameters + plan.optimizer + plan.batch
     # Besides the counters and the key of the state.
     assert 0 <= found.argument_size_in_bytes - kept <= 64
