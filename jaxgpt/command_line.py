@@ -80,14 +80,18 @@ def _switch(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
 def find_option(argv: Sequence[str], name: str) -> str | None:
     """Return the value of `--name VALUE` or `--name=VALUE`, the last one, without parsing the rest.
 
-    Verbs need `--config` before they can know which other options exist.
+    Verbs need `--config` before they can know which other options exist. As everywhere, `_` and `-`
+    in a name are the same.
     """
     value = None
     for position, argument in enumerate(argv):
-        if argument == name and position + 1 < len(argv):
+        option, equals, after = argument.partition("=")
+        if option.replace("_", "-") != name:
+            continue
+        if equals:
+            value = after
+        elif position + 1 < len(argv):
             value = argv[position + 1]
-        elif argument.startswith(f"{name}="):
-            value = argument.partition("=")[2]
     return value
 
 

@@ -73,6 +73,12 @@ def test_a_wrong_option_is_one_line(argv: tuple[str, ...], message: str) -> None
 def test_find_option_takes_the_last() -> None:
     assert find_option(["--config", "a", "--x", "--config=b"], "--config") == "b"
     assert find_option(["--configuration", "a"], "--config") is None
+    assert find_option(["--run-dir"], "--run-dir") is None
+
+
+@pytest.mark.parametrize("argv", [("--run_dir", "a_b=c"), ("--run_dir=a_b=c",)])
+def test_find_option_takes_names_as_the_parser_does(argv: tuple[str, ...]) -> None:
+    assert find_option(["--run-dir", "x", *argv], "--run-dir") == "a_b=c"
 
 
 @pytest.mark.parametrize(
