@@ -136,6 +136,7 @@ class _Child:
             self._process.terminate()
         code = self._process.wait()
         self._kill_group()
+        self._process = None  # Its number may soon be another's.
         return code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:

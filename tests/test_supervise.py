@@ -100,6 +100,15 @@ def test_what_a_command_leaves_behind_is_killed(tmp_path) -> None:
     assert _is_gone(int(helper.read_text()))
 
 
+def test_a_group_is_killed_once_and_not_after_the_wait(tmp_path, monkeypatch) -> None:
+    """By then its number may be that of another group."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, number: killed.append(group))
+    script = _Script(tmp_path, _exit(75), _exit(75), _exit(0))
+    assert supervise(script.command, QUICK, _growing) == 0
+    assert len(killed) == len(set(killed)) == 3
+
+
 def _is_gone(number: int, seconds: float = 10) -> bool:
     """Whether a process ends within some seconds; a zombie counts as gone."""
     end = time.monotonic() + seconds
