@@ -5,7 +5,8 @@ Starts a run or continues it; what is trained and how is put together in run_cou
 
 import logging
 import time
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jaxgpt.checkpoints.lineage import check_resume, make_lineage, package_versi
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import from_dict, to_dict
 from jaxgpt.durable import FolderLock
+from jaxgpt.errors import JaxgptError
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.agreed_stop import stop_of_all_hosts
@@ -149,12 +151,27 @@ def _train(
         )
         event = "start" if latest is None else "resume"
         details = {"num_parameters": size, **describe_devices(), **checked}
-        while (error := _follow(course, start, stop, event, details)) is not None:
-            start, details = _go_back(course, start, error)
-            event = "rollback"
-            course.progress.say(
-                f"{error}. Going on from step {start.step}, past {details['batches'][1]} batches"
-            )
+        with _waiting_for_the_last_save(course):
+            while (error := _follow(course, start, stop, event, details)) is not None:
+                start, details = _go_back(course, start, error)
+                event, number = "rollback", details["batches"][1]
+                course.progress.say(
+                    f"{error}. Going on from step {start.step}, past {number} batches"
+                )
+
+
+@contextmanager
+def _waiting_for_the_last_save(course: Course) -> Iterator[None]:
+    """Of a run that ends early, wait for the last save while the watchdog still looks on.
+
+    If that fails as well it is logged; why the run ends decides how.
+    """
+    try:
+        yield
+    except BaseException:
+        with course.account.spending("save"), suppress(JaxgptError):
+            course.checkpoints.wait()
+        raise
 
 
 def _start(course: Course, step: int | None) -> Start:
@@ -235,7 +252,6 @@ def _follow(
                 return error.with_traceback(None)
         with account.spending("save"):
             course.checkpoints.wait()
-        log.goodput(num_steps, account.record())
         log.event("finished", num_steps)
     return None
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from jaxgpt import pretraining
-from jaxgpt.pretraining import _go_back
+from jaxgpt.errors import JaxgptError, UnfinishedError
+from jaxgpt.pretraining import _go_back, _waiting_for_the_last_save
 from jaxgpt.run_state import Start
 from jaxgpt.training.recovery import SkipSpikes, UnstableError
 from jaxgpt.training.rollback import Jump
@@ -33,6 +34,10 @@ class _Checkpoints:
     def abandon_after(self, step: int) -> list[int]:
         self.spent_on.append(self.account.purpose)
         return []
+
+    def wait(self) -> None:
+        self.spent_on.append(self.account.purpose)
+        raise JaxgptError("could not save step 40")
 
 
 @pytest.fixture
@@ -68,3 +73,12 @@ def test_with_nothing_to_go_back_to_the_reason_is_raised(course) -> None:
     course.checkpoints.whole = []
     with pytest.raises(UnstableError, match="bad"):
         _go_back(course, Start(state=None), UnstableError(48, "bad"))
+
+
+@pytest.mark.parametrize("error", [UnstableError(48, "bad"), UnfinishedError("stopped")])
+def test_a_save_that_fails_at_the_end_does_not_hide_why_it_came(course, error) -> None:
+    course.account.enter_step(48)
+    with pytest.raises(type(error)) as caught, _waiting_for_the_last_save(course):
+        raise error
+    assert caught.value is error
+    assert course.checkpoints.spent_on == ["save"]

@@ -92,7 +92,9 @@ def test_after_going_back_no_step_stands_twice_and_no_batch_is_read_again(
     through_bad_batches,
 ) -> None:
     run_dir, read = through_bad_batches
-    records = [r for r in read_records(run_dir / "metrics.jsonl") if "loss" in r]
+    lines = read_records(run_dir / "metrics.jsonl")
+    assert [line["step"] for line in lines if "goodput" in line] == [4, 8, 12, 16, 20, 24]
+    records = [line for line in lines if "loss" in line]
     assert [record["step"] for record in records] == list(range(1, NUM_STEPS + 1))
     assert records[-1]["skipped_steps"] == 3, "those of the path that was left are not counted"
     # Batches are read ahead: the second path begins where 20 follows something later.
