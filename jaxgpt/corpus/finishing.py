@@ -111,7 +111,9 @@ def _about(output: Path, outcome: Outcome) -> dict[str, Any]:
         "sources": [
             {"name": name, **source.to_json()} for name, source in sorted(tally.sources.items())
         ],
-        "licenses": list_licenses(output, isinstance(outcome.assignment, TailAssignment)),
+        "licenses": list_licenses(
+            output, isinstance(outcome.assignment, TailAssignment), tally.sources
+        ),
         "inputs": {
             "num_files": account.num_files,
             "num_bytes": account.num_file_bytes,

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.config import replace
-from jaxgpt.corpus import licenses
+from jaxgpt.corpus import licenses, tally
 from jaxgpt.corpus.pipeline import build_dataset
 from jaxgpt.corpus.splits import HashSplit, TailSplit
 from jaxgpt.corpus.takedown import Takedown, take_down
+from jaxgpt.corpus.weighing import MixtureConfig
 from tests.corpus.building import CONFIG, write_lines
 from tests.corpus.test_appending import append
 
@@ -75,6 +76,36 @@ def test_it_follows_what_is_added_and_taken_out():
     left = [record for record in records(0, 40) if record["id"] not in ("d3", "d35")]
     assert table(manifest) == expected(left)
     assert num_tokens(manifest) == sum(s["num_tokens"] for s in manifest["splits"].values())
+
+
+def sums_by_source(manifest):
+    sums = {source["name"]: [0, 0, 0] for source in manifest["sources"]}
+    for entry in manifest["licenses"]:
+        for place, name in enumerate(("num_documents", "num_bytes", "num_tokens")):
+            sums[entry["source"]][place] += entry[name]
+    return sums
+
+
+def kept_by_source(manifest):
+    return {
+        source["name"]: [source["kept"], source["num_bytes"], source["num_tokens"]]
+        for source in manifest["sources"]
+    }
+
+
+@pytest.mark.parametrize("limit", [1000, 2])
+def test_copies_do_not_count_and_sources_and_licences_agree(monkeypatch, limit):
+    monkeypatch.setattr(tally, "MAX_SOURCES", limit)
+    write_lines("a.jsonl", *records(0, 60), {"text": "large by itself", "source": "s2"})
+    weights = MixtureConfig(weights=(("s0", 3.0), ("s1", 0.5)))
+    manifest = build_dataset(["a.jsonl"], Path("out"), replace(CONFIG, mixture=weights))
+    assert sum(source["num_repeats"] for source in manifest["sources"]) > 20
+    assert sums_by_source(manifest) == kept_by_source(manifest)
+    assert len(manifest["sources"]) == min(limit, 3)
+    write_lines("b.jsonl", *records(60, 80))
+    append("b.jsonl", mixture=MixtureConfig(weights=(("s1", 4.0),)))
+    manifest = take_down(Path("out"), Takedown(ids=("d0", "d5", "d61")))
+    assert sums_by_source(manifest) == kept_by_source(manifest)
 
 
 def test_very_many_sources_are_counted_together_by_licence(monkeypatch):
