@@ -10,7 +10,7 @@ from jaxgpt.command_line import parse_options, require_at_least, run_verb
 from jaxgpt.corpus.inspection import Selection, inspect
 from jaxgpt.shards import TokenDataset
 
-_SHOWN_APART = ("status", "id", "location", "stage", "reason", "kept", "kept_was_removed")
+_SHOWN_APART = ("status", "id", "location", "stage", "reason", "kept", "kept_was_removed", "hash")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,8 @@ class TakedownOptions:
     """Recorded in the manifest, such as the date and number of a request."""
     ignore_unknown: bool = False
     """Names that the dataset does not have are no error."""
+    with_kept: bool = False
+    """Where a document was removed as a duplicate of another, take that one down, too."""
     json: bool = False
     """Print JSON."""
 
@@ -44,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
         locations=(*options.location, *lines_of(options.location_file)),
         note=options.note,
         ignore_unknown=options.ignore_unknown,
+        with_kept=options.with_kept,
     )
     manifest = take_down(options.dataset, takedown)
     if options.json:
@@ -56,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
             f"the last takedown: {entry['num_documents']:,} documents, {entry['num_tokens']:,} "
             f"tokens; {entry['num_copies_that_stay_out']:,} copies, removed before, stay out"
         )
+        if num_before := entry.get("num_removed_before", 0):
+            print(f"of the documents that it named, {num_before:,} had been removed before")
     print(
         f"dataset: {options.dataset} ({manifest['fingerprint'][:12]}), "
         f"{manifest['counts']['kept']:,} documents"

@@ -52,7 +52,8 @@ from jaxgpt.corpus.restoring import plan_pieces, restore_documents
 from jaxgpt.corpus.sources import Inputs, find_inputs
 from jaxgpt.corpus.splits import Assignment, HashAssignment
 from jaxgpt.corpus.stages import Stages, Task, combined_key
-from jaxgpt.corpus.taken_down import REASON, leave_out_taken_down, list_taken_down
+from jaxgpt.corpus.taken_down import OPERATION as OF_TAKEDOWN
+from jaxgpt.corpus.taken_down import leave_out_taken_down, list_taken_down
 from jaxgpt.corpus.verdict import check_left
 from jaxgpt.dataset_manifest import TOKENIZER_FOLDER, Shard
 from jaxgpt.durable import FolderLock
@@ -199,12 +200,13 @@ def _leave_out_taken_down(
     documents: Processing, stored: TokenDataset, account: Account, stages: Stages
 ) -> None:
     """Texts that were taken down must not come back."""
-    if not account.tally.dropped[REASON]:
+    num_takedowns = sum(entry["operation"] == OF_TAKEDOWN for entry in account.history)
+    if not num_takedowns:
         return
     removed = stored.directory.resolve() / REMOVED_NAME
     task = Task(
         name="hashes",
-        depends_on=[stored.manifest["fingerprint"], account.tally.dropped[REASON]],
+        depends_on=[stored.manifest["fingerprint"], num_takedowns],
         arguments=(removed,),
         num_bytes=1,
     )
@@ -226,7 +228,8 @@ def _write_shards(
 ) -> dict[str, list[Shard]]:
     """The shards of the dataset with those that are added."""
     splits = stored.splits
-    first_shards = {name: first_free_number(splits[name].shards) for name in SPLITS}
+    history = stored.manifest.get("history", ())
+    first_shards = {name: first_free_number(name, splits[name].shards, history) for name in SPLITS}
     added = write_shards(
         stored.directory,
         encoded,

@@ -44,7 +44,8 @@ def remove_duplicates(
         file, _, line = location.rpartition(":")
         return row >= num_older, own_id, file, int(line)
 
-    kept_rows = choose_kept(np.concatenate(hashes), place_of)[num_older:]
+    hashes_N = np.concatenate(hashes)
+    kept_rows = choose_kept(hashes_N, place_of)[num_older:]
     is_kept = kept_rows == np.arange(num_older, num_older + num_rows)
     np.save(folder / KEPT_NAME, is_kept)
     removed_rows = np.flatnonzero(~is_kept).tolist()
@@ -57,7 +58,9 @@ def remove_duplicates(
                 reason=REASON,
                 text=samples.get(row, ""),
                 kept_id=kept["id"],
+                kept_location=kept["location"],
                 similarity=1.0,
+                hash=hashes_N[num_older + row].tobytes().hex(),
                 detail=f"same text as {kept['location']}",
             )
             advance(0)

@@ -151,4 +151,5 @@ class _Rows:
             num_bytes=self.num_bytes[row],
             text=text,
             stage=stage,
+            hash=column("hash")[row].as_py().hex(),
         )

@@ -10,13 +10,16 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxgpt.dataset_manifest import MANIFEST, Shard, read_manifest
 from jaxgpt.durable import sync_folder, sync_tree
 from jaxgpt.shards import index_path
 
+# What an entry of the history calls the numbers of the next shards, by split.
+FREE_NUMBERS = "free_shard_numbers"
 NEXT = ".next"
 _PREPARED = ".next.tmp"
 _SHARD_NAME = re.compile(r"shard-(\d+)\.bin")
@@ -57,10 +60,16 @@ def finish_version(dataset: Path) -> None:
     shutil.rmtree(following, ignore_errors=True)
 
 
-def first_free_number(shards: Sequence[Shard]) -> int:
-    """A number for the next shard of a split that has these."""
+def first_free_number(split: str, shards: Sequence[Shard], history: Iterable[Any]) -> int:
+    """A number for the next shard of a split that has these; no shard has had it.
+
+    Args:
+        history: of the dataset. Where shards were taken out, it has what was free then.
+    """
     numbers = [_SHARD_NAME.fullmatch(Path(shard.path).name) for shard in shards]
-    return max((int(found[1]) + 1 for found in numbers if found), default=0)
+    free = [int(found[1]) + 1 for found in numbers if found]
+    free += [entry[FREE_NUMBERS][split] for entry in history if FREE_NUMBERS in entry]
+    return max(free, default=0)
 
 
 def _remove_unnamed_shards(dataset: Path) -> None:

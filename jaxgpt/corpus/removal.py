@@ -48,8 +48,8 @@ class RemovalLog:
             num_bytes: of its text, as UTF-8.
             text: its text, for the report's samples.
             stage: where it differs from the log's.
-            more: for `removed.jsonl.zst`, such as `kept_id` and `similarity`; `detail` is also
-                shown with the samples.
+            more: for `removed.jsonl.zst`, such as `kept_id`, `similarity`, and the content `hash`
+                of the text as it was read, in hexadecimal; `detail` is also shown with the samples.
         """
         stage = stage or self._stage
         self._writer.write(id=id, stage=stage, reason=reason, location=location, **more)

@@ -73,12 +73,12 @@ def rewrite_split(
 ) -> list[Shard]:
     """Write new shards in place of those that hold documents that go; return all of the split.
 
-    The new ones lie beside the old ones, under numbers that no shard has.
+    The new ones lie beside the old ones, under numbers that no shard has had.
     """
     split = dataset.splits[name]
     is_touched_S = touched_shards(marked, split.shards)
     ends_S = np.cumsum([shard.num_tokens for shard in split.shards], dtype=np.int64)
-    free = first_free_number(split.shards)
+    free = first_free_number(name, split.shards, dataset.manifest.get("history", ()))
     shards: list[Shard] = []
     for low, high in _runs(is_touched_S):
         if not is_touched_S[low]:

@@ -38,6 +38,10 @@ class Scrubber:
         self._hashes_S = shingles.hashes_S
         self._owners_S = np.repeat(np.arange(len(self._texts)), shingles.counts_D)
         self._pending: list[str] = []
+        # Of a document that was removed before its sample is all that is left of its text.
+        for text, sample in zip(self._texts, self._samples, strict=True):
+            if sample["location"] in locations:
+                self.look_in(text)
 
     def look_in(self, text: str) -> None:
         """Find the samples that have words in common with a text."""

@@ -2,21 +2,20 @@
 
 Afterwards no text of them is in the dataset folder: the shards that held them are written anew,
 and samples that show it go from the reports. What remains is that they were there: id, location and
-content hash in removed.jsonl.zst, so that an append does not bring them back.
+content hash in removed.jsonl.zst, so that an append does not bring them back. A document that had
+been removed before is marked there; the account stays, for it was counted.
 """
 
-import dataclasses
 import hashlib
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from jaxgpt.corpus.account import Account, read_account
 from jaxgpt.corpus.appending import APPEND_WORK
@@ -24,51 +23,33 @@ from jaxgpt.corpus.deduplication import REASON as EXACT_DUPLICATE
 from jaxgpt.corpus.disk_space import explaining_full_disk
 from jaxgpt.corpus.document import RemovedWriter
 from jaxgpt.corpus.document_index import IndexWriter, index_rows
-from jaxgpt.corpus.encoding import SPLITS
 from jaxgpt.corpus.finished import INPUTS_NAME, read_listing
 from jaxgpt.corpus.finishing import Outcome, write_outcome
-from jaxgpt.corpus.inspection import suggest_name
 from jaxgpt.corpus.near_duplicates.settling import REASON as NEAR_DUPLICATE
 from jaxgpt.corpus.pipeline import WORK
 from jaxgpt.corpus.progress import Progress
-from jaxgpt.corpus.publication import finish_version, next_version
+from jaxgpt.corpus.publication import (
+    FREE_NUMBERS,
+    finish_version,
+    first_free_number,
+    next_version,
+)
 from jaxgpt.corpus.removal import REMOVED_NAME
-from jaxgpt.corpus.rewriting import Marked, rewrite_split, texts_that_go, write_remaining_index
+from jaxgpt.corpus.rewriting import rewrite_split, texts_that_go, write_remaining_index
 from jaxgpt.corpus.scrubbing import Scrubber
 from jaxgpt.corpus.splits import Assignment, HashAssignment
-from jaxgpt.corpus.taken_down import REASON, STAGE
+from jaxgpt.corpus.takedown_names import Named, Takedown, find_named
+from jaxgpt.corpus.taken_down import OPERATION, REASON, STAGE, TAKEN_DOWN
 from jaxgpt.corpus.tally import OTHER_SOURCES, make_sample
+from jaxgpt.dataset_manifest import Shard
 from jaxgpt.durable import FolderLock
-from jaxgpt.errors import BadInputError, UsageError
+from jaxgpt.errors import BadInputError, JaxgptError, UsageError
 from jaxgpt.shards import TokenDataset
 from jaxgpt.stopping import StopSignal
 
 logger = logging.getLogger(__name__)
 
-OPERATION = "takedown"
-_COLUMNS = ("source", "id", "location")
 _TAKEN_NAME = "taken.jsonl.zst"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Takedown:
-    """Which documents are to go: those that have any of these names.
-
-    Attributes:
-        sources, ids, locations: as the index of the dataset has them.
-        note: recorded as it is, such as the date and number of a request.
-        ignore_unknown: names that the dataset does not have are no error.
-    """
-
-    sources: tuple[str, ...] = ()
-    ids: tuple[str, ...] = ()
-    locations: tuple[str, ...] = ()
-    note: str = ""
-    ignore_unknown: bool = False
-
-    def names(self) -> dict[str, tuple[str, ...]]:
-        """The names by the column of the index that has them."""
-        return {"source": self.sources, "id": self.ids, "location": self.locations}
 
 
 def take_down(directory: Path, takedown: Takedown) -> dict[str, Any]:
@@ -77,10 +58,11 @@ def take_down(directory: Path, takedown: Takedown) -> dict[str, Any]:
     Until it is done the dataset is what it was. Documents that are out already are left alone.
 
     Raises:
-        UsageError: nothing is named, or a name that the dataset does not have; there is no
-            dataset, or it is in use.
+        UsageError: nothing is named, or a name that the dataset does not have, or a document that
+            was removed as a duplicate of one that stays; there is no dataset, or it is in use.
         MismatchError: the dataset is damaged, or has no account.
         BadInputError: nothing would be left of a split.
+        JaxgptError: what an unfinished append or build has left cannot be deleted.
         InterruptedByUser, UnfinishedError: a signal came; the same call does it.
     """
     if not any(takedown.names().values()):
@@ -88,25 +70,22 @@ def take_down(directory: Path, takedown: Takedown) -> dict[str, Any]:
     TokenDataset.open(directory)
     with FolderLock(directory), StopSignal() as stop, explaining_full_disk(directory):
         finish_version(directory)
-        # What was prepared for an append holds the texts, too.
-        for work in (WORK, APPEND_WORK):
-            shutil.rmtree(directory / work, ignore_errors=True)
         dataset = TokenDataset.open(directory)
         account, assignment = read_account(directory)
-        found: dict[str, set[str]] = {column: set() for column in _COLUMNS}
-        marked = {split: _mark(dataset, split, takedown, found) for split in SPLITS}
-        if not takedown.ignore_unknown:
-            _refuse_unknown(dataset, takedown, found)
-        if not any(each.goes_N.any() for each in marked.values()):
-            logger.info("%s holds none of these documents; nothing to do", directory)
-            return dataset.manifest
-        for split, each in marked.items():
-            if each.goes_N.all():
+        named = find_named(dataset, takedown)
+        for split, each in named.marked.items():
+            if each.goes_N.any() and each.goes_N.all():
                 raise BadInputError(
                     f"nothing would be left of {split} in {directory}; a dataset needs text for "
                     f"training and for validation: build another one without these documents"
                 )
-        _Takedown(dataset, account, assignment, marked, takedown).run(Progress(stop))
+        # What was prepared for an append holds the texts, too.
+        for work in (WORK, APPEND_WORK):
+            _delete(directory / work)
+        if named.is_nothing:
+            logger.info("%s holds none of these documents; nothing to do", directory)
+            return dataset.manifest
+        _Takedown(dataset, account, assignment, named, takedown).run(Progress(stop))
         return TokenDataset.open(directory).manifest
 
 
@@ -118,13 +97,14 @@ class _Takedown:
         dataset: TokenDataset,
         account: Account,
         assignment: Assignment,
-        marked: Mapping[str, Marked],
+        named: Named,
         takedown: Takedown,
     ) -> None:
         self._dataset = dataset
         self._account = account
         self._assignment = assignment
-        self._marked = marked
+        self._named = named
+        self._marked = named.marked
         self._takedown = takedown
         self._tokenizer = dataset.load_tokenizer()
 
@@ -145,7 +125,7 @@ class _Takedown:
                     write_remaining_index(dataset, split, marked, index)
             progress.finish()
             taken = folder / _TAKEN_NAME
-            self._settle_account(taken)
+            self._settle_account(taken, shards)
             outcome = Outcome(
                 name=directory.resolve().name,
                 settings=dataset.manifest["settings"],
@@ -155,18 +135,21 @@ class _Takedown:
                 shards=shards,
                 tokenizer=self._tokenizer,
                 files=read_listing(directory / INPUTS_NAME),
-                removed=[directory / REMOVED_NAME, taken],
+                removed=[taken],
             )
             write_outcome(folder, outcome)
             taken.unlink()
 
-    def _settle_account(self, taken: Path) -> None:
-        """Count the documents as dropped, list them in `taken`, and drop samples that show them."""
+    def _settle_account(self, taken: Path, shards: Mapping[str, Sequence[Shard]]) -> None:
+        """Count the documents as dropped, list them in `taken` after all that were removed before,
+        and drop samples that show them.
+        """
         account, tally = self._account, self._account.tally
         before = tally.num_kept, tally.kept_bytes, _num_tokens(account)
         ids: set[str] = set()
         sizes: Counter[tuple[bytes, str]] = Counter()
         with RemovedWriter(taken) as removed:
+            self._copy_removed(removed)
             for row in self._rows_that_go():
                 key = row["hash"], row["location"]
                 if key in sizes and isinstance(self._assignment, HashAssignment):
@@ -179,7 +162,8 @@ class _Takedown:
                     removed.write(stage=STAGE, reason=REASON, hash=row["hash"].hex(), **names)
                 sizes[key] += row["num_bytes"]
         locations = {location for _, location in sizes}
-        scrubber = Scrubber(account, self._takedown.sources, locations)
+        shown = locations | self._named.shown_locations
+        scrubber = Scrubber(account, self._takedown.sources, shown)
         for split, marked in self._marked.items():
             for text in texts_that_go(self._dataset, split, marked, self._tokenizer):
                 scrubber.look_in(text)
@@ -195,11 +179,33 @@ class _Takedown:
                 "num_documents": before[0] - tally.num_kept,
                 "num_bytes": before[1] - tally.kept_bytes,
                 "num_tokens": before[2] - _num_tokens(account),
-                "num_copies_that_stay_out": _count_copies(self._dataset, ids),
+                "num_removed_before": self._named.num_removed_before,
+                "num_copies_that_stay_out": _count_copies(self._dataset, ids, locations),
                 "num_samples_removed": num_samples,
+                FREE_NUMBERS: self._free_numbers(shards),
                 "note": self._takedown.note,
             }
         )
+
+    def _copy_removed(self, output: RemovedWriter) -> None:
+        """The lines of what was removed before; the documents that are named are marked."""
+        listing = self._dataset.directory / REMOVED_NAME
+        if not self._named.num_removed_before:
+            output.copy(listing)
+            return
+        for entry in read_listing(listing):
+            if self._named.is_removed_before(entry):
+                entry[TAKEN_DOWN] = True
+            output.write(**entry)
+
+    def _free_numbers(self, shards: Mapping[str, Sequence[Shard]]) -> dict[str, int]:
+        """By split, the first number that no shard has had, those that go included."""
+        return {
+            name: first_free_number(
+                name, [*split.shards, *shards[name]], self._dataset.manifest.get("history", ())
+            )
+            for name, split in self._dataset.splits.items()
+        }
 
     def _rows_that_go(self) -> Iterator[dict[str, Any]]:
         """Rows of the indexes. A document that is divided between the splits has one in each."""
@@ -209,48 +215,6 @@ class _Takedown:
                 goes = marked.goes_N[start : start + batch.num_rows]
                 start += batch.num_rows
                 yield from batch.filter(pa.array(goes)).to_pylist()
-
-
-def _mark(
-    dataset: TokenDataset, split: str, takedown: Takedown, found: Mapping[str, set[str]]
-) -> Marked:
-    """Which documents of a split go; `found` gets the names that there are."""
-    goes, tokens, sizes = [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    values = {column: pa.array(names, pa.string()) for column, names in takedown.names().items()}
-    for batch in index_rows(dataset.directory, split):
-        goes_N = np.zeros(batch.num_rows, bool)
-        for column, value_set in values.items():
-            is_named = pc.is_in(batch.column(column), value_set=value_set)  # type: ignore
-            found[column].update(batch.column(column).filter(is_named).unique().to_pylist())
-            goes_N |= is_named.to_numpy(zero_copy_only=False)
-        goes.append(goes_N)
-        tokens.append(batch.column("num_tokens").to_numpy())
-        sizes.append(batch.column("num_bytes").to_numpy())
-    return Marked(
-        goes_N=np.concatenate([np.zeros(0, bool), *goes]),
-        ends_N=np.cumsum(np.concatenate(tokens)),
-        bytes_N=np.concatenate(sizes),
-    )
-
-
-def _refuse_unknown(
-    dataset: TokenDataset, takedown: Takedown, found: Mapping[str, set[str]]
-) -> None:
-    """Raise UsageError if a name is of no document, kept or removed."""
-    missing = {column: set(names) - found[column] for column, names in takedown.names().items()}
-    missing["source"] -= {source["name"] for source in dataset.manifest["sources"]}
-    if any(missing.values()):
-        for entry in read_listing(dataset.directory / REMOVED_NAME):
-            for column in ("id", "location"):
-                missing[column].discard(entry[column])
-    for column, names in missing.items():
-        if names:
-            first = min(names)
-            more = f", and {len(names) - 1} more like it" if len(names) > 1 else ""
-            raise UsageError(
-                f"{dataset.directory} has no document with {column} {first!r}{more}"
-                f"{suggest_name(dataset, column, first)}; --ignore-unknown takes down the others"
-            )
 
 
 def _count(account: Account, row: Mapping[str, Any], is_first: bool) -> None:
@@ -278,12 +242,26 @@ def _count_repeat(account: Account, row: Mapping[str, Any]) -> None:
     source.repeat_tokens -= row["num_tokens"]
 
 
-def _count_copies(dataset: TokenDataset, ids: set[str]) -> int:
+def _count_copies(dataset: TokenDataset, ids: set[str], locations: set[str]) -> int:
     """Documents that were removed in favour of one of these."""
     return sum(
-        entry["reason"] in (EXACT_DUPLICATE, NEAR_DUPLICATE) and entry.get("kept_id") in ids
+        entry["kept_location"] in locations if "kept_location" in entry else entry["kept_id"] in ids
         for entry in read_listing(dataset.directory / REMOVED_NAME)
+        if entry["reason"] in (EXACT_DUPLICATE, NEAR_DUPLICATE)
     )
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder, if there is one; what cannot be deleted is said."""
+    try:
+        if os.path.lexists(folder):
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise JaxgptError(
+            f"cannot delete {error.filename or folder} ({error.strerror or error}), which may hold "
+            f"text that is to be taken down, so nothing was taken down; delete {folder} yourself "
+            f"and run the same command again"
+        ) from error
 
 
 def _num_tokens(account: Account) -> int:

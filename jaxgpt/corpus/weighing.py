@@ -93,7 +93,7 @@ def weigh_partition(
                 digest, num_bytes = values.pop("hash"), values.pop("num_bytes")
                 document = Document(**values)
                 if not numbers[row]:
-                    _drop(log, document, num_bytes, weights[document.source])
+                    _drop(log, document, digest, num_bytes, weights[document.source])
                 for copy in range(1, numbers[row]):
                     copies.write(document, num_bytes, digest, copy)
             advance(sum(batch.column("num_bytes").to_pylist()))
@@ -115,7 +115,9 @@ def _numbers(
     return numbers
 
 
-def _drop(log: RemovalLog, document: Document, num_bytes: int, weight: float) -> None:
+def _drop(
+    log: RemovalLog, document: Document, digest: bytes, num_bytes: int, weight: float
+) -> None:
     log.drop(
         id=document.id,
         location=document.location,
@@ -124,4 +126,5 @@ def _drop(log: RemovalLog, document: Document, num_bytes: int, weight: float) ->
         num_bytes=num_bytes,
         text=document.text,
         detail=f"{document.source} has weight {weight:g}",
+        hash=digest.hex(),
     )

@@ -141,7 +141,9 @@ def test_duplicates_name_the_document_that_is_kept_and_the_smallest_id_stays():
             "stage": "exact_duplicates",
             "reason": "exact_duplicate",
             "kept_id": "c",
+            "kept_location": "in/b.jsonl:1",
             "similarity": 1.0,
+            "hash": content_hash("one").hex(),
             "location": location,
             "detail": "same text as in/b.jsonl:1",
         }

@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from jaxgpt.config import replace
 from jaxgpt.corpus import publication
 from jaxgpt.corpus.config import ShardsConfig
+from jaxgpt.corpus.decontamination import DecontaminationConfig
+from jaxgpt.corpus.document import RemovedWriter
+from jaxgpt.corpus.document_index import index_rows
 from jaxgpt.corpus.pipeline import build_dataset
 from jaxgpt.corpus.splits import TailSplit
 from jaxgpt.corpus.takedown import Takedown, take_down
 from jaxgpt.durable import FolderLock
-from jaxgpt.errors import BadInputError, MismatchError, UsageError
+from jaxgpt.errors import BadInputError, JaxgptError, MismatchError, UsageError
 from tests.corpus.building import CONFIG, everything, removed, stored_texts, write_lines
 from tests.corpus.test_appending import append, check_account
 
@@ -171,8 +174,24 @@ def test_the_text_of_an_unfinished_append_goes_too(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             append("b.jsonl")
     assert Path("out/.append").exists()
+    # Nothing is lost by a slip of the pen.
+    with pytest.raises(UsageError, match="did you mean"):
+        take_down(Path("out"), Takedown(ids=("d99",)))
+    assert Path("out/.append").exists()
     take_down(Path("out"), Takedown(ids=("d1",)))
     assert not Path("out/.append").exists()
+
+
+def test_what_is_left_of_an_append_and_cannot_be_deleted_is_said():
+    build()
+    Path("elsewhere").mkdir()
+    Path("out/.append").symlink_to(Path("elsewhere").resolve())
+    before = stored_texts("out")
+    with pytest.raises(JaxgptError, match=r"cannot delete .*\.append.* nothing was taken down"):
+        take_down(Path("out"), Takedown(ids=("d1",)))
+    assert stored_texts("out") == before
+    Path("out/.append").unlink()
+    take_down(Path("out"), Takedown(ids=("d1",)))
 
 
 def test_wherever_it_is_interrupted_it_goes_on_to_the_same_bytes(monkeypatch):
@@ -196,6 +215,105 @@ def test_wherever_it_is_interrupted_it_goes_on_to_the_same_bytes(monkeypatch):
         assert stored_texts(f"{stop_at}/out") == stored_texts("built/out")
         take_down(Path(f"{stop_at}/out"), Takedown(ids=("d1", "d5")))
         assert everything(f"{stop_at}/out") == clean
+
+
+def test_a_copy_that_was_removed_goes_with_what_was_kept_for_it():
+    build()
+    before = everything("out")
+    # The text of these stands in the shards, under another name.
+    for name, kept, place in (("z", "d1", 2), ("near0", "d0", 1)):
+        with pytest.raises(UsageError, match=rf"'{name}' was .* '{kept}'.* in/a.jsonl:{place},"):
+            take_down(Path("out"), Takedown(ids=(name,)))
+        with pytest.raises(UsageError, match="--with-kept"):
+            take_down(Path("out"), Takedown(ids=(name, "nobody"), ignore_unknown=True))
+    assert everything("out") == before
+    shutil.copytree("out", "other")
+    manifest = take_down(Path("out"), Takedown(ids=("z", "near0"), with_kept=True))
+    named = ("z", "near0", "d0", "d1")
+    assert take_down(Path("other"), Takedown(ids=named))["counts"] == manifest["counts"]
+    for output in ("out", "other"):
+        check_account(output)
+        assert not any(is_anywhere(output, number) for number in (0, 1))
+        lines = removed(output)
+        taken = {line["id"] for line in lines if line.get("taken_down")}
+        assert taken == {"z", "near0"}
+        assert {line["id"] for line in lines if line["reason"] == "takedown"} == {"d0", "d1"}
+    (entry,) = manifest["history"]
+    assert (entry["num_documents"], entry["num_removed_before"]) == (2, 2)
+    after = everything("out")
+    assert take_down(Path("out"), Takedown(ids=named)) == manifest
+    assert everything("out") == after
+
+
+def test_lists_of_an_older_version_name_what_was_kept_by_its_id():
+    build()
+    with RemovedWriter(Path("older.zst")) as older:
+        for line in removed("out"):
+            older.write(**{k: v for k, v in line.items() if k not in ("hash", "kept_location")})
+    os.replace("older.zst", "out/removed.jsonl.zst")
+    with pytest.raises(UsageError, match=r"'z' was removed .* of 'd1'.* in/a.jsonl:2,"):
+        take_down(Path("out"), Takedown(ids=("z",)))
+    take_down(Path("out"), Takedown(ids=("z",), with_kept=True))
+    check_account("out")
+    assert not is_anywhere("out", 1)
+
+
+def test_of_a_document_that_a_filter_dropped_no_sample_is_left_and_it_stays_out():
+    question = "which of these thirteen words in a row is the one you need most of all"
+    Path("questions.txt").write_text(question)
+    text = f"{secret(50)} {question}"
+    write_lines("in/b.jsonl", {"id": "dropped", "text": text}, {"id": "e", "text": text})
+    build(decontamination=DecontaminationConfig(files=("questions.txt",)))
+    reasons = {line["id"]: line["reason"] for line in removed("out")}
+    assert (reasons["dropped"], reasons["e"]) == ("benchmark_overlap", "exact_duplicate")
+    assert is_anywhere("out", 50)
+    shutil.copytree("out", "other")
+    shards = sorted((path, path.stat().st_ino) for path in Path("out").rglob("shard-*"))
+    # Naming the copy leaves no sample of the one that was kept for it, either.
+    for output, name in (("out", "dropped"), ("other", "e")):
+        manifest = take_down(Path(output), Takedown(ids=(name,)))
+        check_account(output)
+        assert not is_anywhere(output, 50)
+        assert manifest["history"][0]["num_removed_before"] == 1
+        assert manifest["history"][0]["num_documents"] == 0
+        write_lines("c.jsonl", {"id": "again", "text": f" {text}"})
+        manifest = append("c.jsonl", output=output, decontamination=DecontaminationConfig())
+        assert manifest["history"][1]["dropped"] == {"takedown": 1}
+        assert not is_anywhere(output, 50)
+        check_account(output)
+    assert {path for path, _ in shards} == set(Path("out").rglob("shard-*"))
+
+
+def test_near_copies_that_were_removed_stay_out_of_an_append_too():
+    texts = build()
+    near = texts[0].replace("x7 ", "y ")
+    take_down(Path("out"), Takedown(ids=("d0", "d1")))
+    write_lines("b.jsonl", {"id": "again", "text": f"{near}\n"}, {"id": "z", "text": texts[1]})
+    manifest = append("b.jsonl")
+    check_account("out")
+    assert manifest["history"][1]["dropped"] == {"takedown": 2}
+    assert not is_anywhere("out", 0)
+    # Those of texts that are still there are removed as ever.
+    write_lines("c.jsonl", {"id": "other", "text": texts[3].replace("x7 ", "y ")})
+    assert append("c.jsonl")["history"][2]["dropped"] == {"near_duplicate": 1}
+
+
+def test_a_shard_number_is_not_given_again():
+    build(max_tokens=1200)
+    used = set(Path("out").rglob("shard-*.bin"))
+    for round in range(2):
+        *_, rows = index_rows(Path("out"), "train")
+        take_down(Path("out"), Takedown(ids=(rows.column("id")[-1].as_py(),)))
+        assert set(Path("out").rglob("shard-*.bin")) < used
+        texts = [secret(100 + 20 * round + number) for number in range(4)]
+        write_lines(f"{round}.jsonl", *({"text": text} for text in texts))
+        before = set(Path("out").rglob("shard-*.bin"))
+        append(f"{round}.jsonl")
+        new = set(Path("out").rglob("shard-*.bin")) - before
+        assert "train" in {path.parent.name for path in new}
+        assert not new & used
+        used |= new
+        check_account("out")
 
 
 def test_documents_that_are_divided_between_the_splits_go_from_both():

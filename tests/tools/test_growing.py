@@ -51,6 +51,10 @@ def test_names_of_documents_may_come_from_files(dataset, capsys):
     assert texts == {f"text number {n}" for n in range(20) if n not in (1, 3, 4)}
     takedown.main(arguments)
     assert "3 documents" in capsys.readouterr().out
+    write_lines("b.jsonl", {"id": "copy", "text": "text number 7"})
+    append_dataset.main(["--dataset", "out", "--input", "b.jsonl", *SERIAL])
+    takedown.main(["--dataset", "out", "--id", "copy", "--with-kept"])
+    assert "named, 1 had been removed before" in capsys.readouterr().out
     with pytest.raises(UsageError, match=r"cannot read nowhere\.txt"):
         takedown.main(["--dataset", "out", "--location-file", "nowhere.txt"])
 

@@ -27,7 +27,8 @@ def settle_partition(
         for each in verified:
             for document in read_removed(each, signed.first, signed.stop).to_pylist():
                 is_kept[document.pop("document") - signed.first] = False
-                detail = f"{document['similarity']:.3f} like {document.pop('kept_location')}"
+                detail = f"{document['similarity']:.3f} like {document['kept_location']}"
+                document["hash"] = document["hash"].hex()
                 log.drop(reason=REASON, detail=detail, **document)
             advance(0)
     np.save(folder / KEPT_NAME, is_kept)

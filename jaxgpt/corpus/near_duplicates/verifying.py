@@ -26,6 +26,7 @@ REMOVED_SCHEMA = pa.schema(
         "similarity": pa.float64(),
         "kept_id": pa.string(),
         "kept_location": pa.string(),
+        "hash": pa.binary(HASH_BYTES),
         "id": pa.string(),
         "location": pa.string(),
         "source": pa.string(),
