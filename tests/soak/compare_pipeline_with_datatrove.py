@@ -1,6 +1,7 @@
 """A whole build beside datatrove's pipeline: same documents, filters, MinHash settings and cores.
 
     python -m tests.soak.compare_pipeline_with_datatrove --corpus FILES... [--words default]
+        [--documents 20000]
 
 Both sides read JSON lines, apply Gopher's repetition and quality rules, C4's and FineWeb's, and
 remove near duplicates found with word 5-grams, 25 bands of 10 rows and 32-bit hashes, in two
@@ -10,7 +11,7 @@ shards, a report. datatrove ends with the text of the documents that stay.
 
 `--words default` gives datatrove the word tokenizer it takes for English (spaCy);
 `--words whitespace` a split at white space, which is its fastest and how jaxgpt's filters count,
-and the sentences that jaxgpt's C4 rule finds.
+and the sentences that jaxgpt's C4 rule finds. datatrove needs `orjson` and `xxhash<4` installed.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from jaxgpt.corpus.filters import c4
 from jaxgpt.corpus.repair import RepairConfig, repair
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NUM_DOCUMENTS, NUM_PLANTED, NUM_FILES = 20_000, 1000, 8
+NUM_PLANTED, NUM_FILES = 1000, 8
 NGRAM, NUM_BANDS, NUM_ROWS = 5, 25, 10
 
 
@@ -150,13 +151,13 @@ def run_jaxgpt(folder: Path, output: Path, tokenizer: Path, workers: int) -> lis
     return [*command, "--executor.workers", str(workers)]
 
 
-def write_documents(files: Sequence[Path], folder: Path) -> int:
+def write_documents(files: Sequence[Path], folder: Path, num_documents: int) -> int:
     """Write natural pieces and edits of some, a file at a time; return the bytes of text."""
     from tests.soak.planted_edits import plant
 
     folder.mkdir()
     # datatrove repairs nothing, and counts what is left of CRLF as repeated lines.
-    found = plant(files, NUM_DOCUMENTS, NUM_PLANTED, 0)
+    found = plant(files, num_documents, NUM_PLANTED, 0)
     texts = [repair(text, RepairConfig()).text for text in found]
     for number in range(NUM_FILES):
         with (folder / f"part-{number}.jsonl").open("w", encoding="utf-8") as file:
@@ -180,8 +181,8 @@ def time_command(command: Sequence[str]) -> tuple[float, float, str]:
 
 
 def compare(folder: Path, options: argparse.Namespace) -> None:
-    num_bytes = write_documents(options.corpus, folder / "input")
-    num_documents = NUM_DOCUMENTS + 4 * NUM_PLANTED
+    num_bytes = write_documents(options.corpus, folder / "input", options.documents)
+    num_documents = options.documents + 4 * NUM_PLANTED
     print(
         f"{num_documents} documents, {num_bytes / 1e6:.1f} MB, datatrove's words: {options.words}"
     )
@@ -217,6 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", nargs="+", type=Path, help="JSON lines to cut pieces from")
     parser.add_argument("--words", choices=["default", "whitespace"], default="default")
+    parser.add_argument("--documents", type=int, default=20_000, help="natural ones, beside edits")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--side", nargs=2, type=Path, help=argparse.SUPPRESS)
