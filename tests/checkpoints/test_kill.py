@@ -33,13 +33,18 @@ def newest_content(directory):
     return step, {int(value) for array in arrays for value in np.unique(array)}
 
 
-def kill_after(directory, seconds):
+def kill_after(directory, seconds, saved=False):
+    """Kill the program so long after its start, or not before it has `saved` something."""
     process = subprocess.Popen(
         [sys.executable, str(PROGRAM), str(directory)], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout.readline() == "ready\n"
         time.sleep(seconds)
+        deadline = time.monotonic() + 60
+        while saved and not any(path.name.isdigit() for path in directory.iterdir()):
+            assert time.monotonic() < deadline, "nothing is saved in a minute"
+            time.sleep(0.01)
     finally:
         process.kill()
         process.wait()
@@ -47,7 +52,7 @@ def kill_after(directory, seconds):
 
 def check_rounds(directory, rounds):
     moments, newest = random.Random(rounds), 0
-    kill_after(directory, 2.0)  # surely something is saved
+    kill_after(directory, 1.0, saved=True)
     for _ in range(rounds):
         step, values = newest_content(directory)
         assert values == {step}

@@ -106,7 +106,10 @@ def test_killed_at_five_random_moments(world: dict[str, Path], calm: Path) -> No
     assert _fingerprint(run_dir) == _fingerprint(calm)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_and_the_run_goes_on_exactly(
     world: dict[str, Path], calm: Path, number: signal.Signals, code: int
 ) -> None:

@@ -88,7 +88,7 @@ WITH_MANY_WORDS = {
     ),
     "words at once": _with_many_words(_config(MeshConfig(data=1), FullRemat()), WholeLogits()),
 }
-QUICK = ("fsdp, in parts", "words in chunks")
+QUICK = ("words in chunks",)
 
 
 @pytest.mark.parametrize(

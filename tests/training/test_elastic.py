@@ -98,7 +98,7 @@ def saved(tmp_path_factory):
 
 
 MESHES = [
-    pytest.param(MeshConfig(fsdp=2, tensor=2), 4, id="4"),
+    pytest.param(MeshConfig(fsdp=2, tensor=2), 4, id="4", marks=pytest.mark.slow),
     pytest.param(MeshConfig(), 1, id="1", marks=pytest.mark.slow),
     pytest.param(MeshConfig(data=1, tensor=2), 2, id="2", marks=pytest.mark.slow),
     pytest.param(MeshConfig(data=1, fsdp=8), 8, id="8", marks=pytest.mark.slow),
