@@ -162,7 +162,7 @@ def test_two_hosts_go_on_from_what_one_has_saved_and_back(
     shutil.copy(run_dir / "config.json", file)
     arguments = ["--config", str(file), "--run-dir", str(run_dir)]
     with Hosts(arguments, tmp_path / "cache") as hosts:
-        for code, _, errors in hosts.wait(400):
+        for code, _, errors in hosts.ends():
             assert code == 0, errors[-2000:]
     for ours, theirs in zip(params_of(run_dir), params_of(calm), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
