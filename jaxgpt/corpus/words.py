@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from jaxgpt.corpus.characters import code_points
+from jaxgpt.corpus.characters import code_points, table_of
 
 # Code points that are looked at together; the arrays for them stay in the processor's cache.
 _CHUNK_CHARACTERS = 1 << 18
@@ -180,17 +180,15 @@ def _powers() -> tuple[np.ndarray, np.ndarray]:
     return both[0], both[1]
 
 
+def _kind_of(category: str) -> int:
+    """Of a character, by Unicode's name for its category."""
+    return _LETTER if category[0] in "LMN" or category == "Pc" else _SEPARATOR
+
+
 @functools.cache
 def _unicode_kinds() -> np.ndarray:
     """Letters, marks (vowel signs are), numbers and connectors make words."""
-    kinds = np.fromiter(
-        (
-            _LETTER if category[0] in "LMN" or category == "Pc" else _SEPARATOR
-            for category in map(unicodedata.category, map(chr, range(sys.maxunicode + 1)))
-        ),
-        np.uint8,
-        sys.maxunicode + 1,
-    )
+    kinds = table_of(lambda character: _kind_of(unicodedata.category(character)))
     for first, last in _SCRIPTS_WITHOUT_SPACES:
         block = kinds[first : last + 1]
         block[block == _LETTER] = _WORD
