@@ -20,7 +20,7 @@ def measure_sections(
     sample = (
         "All documents were measured"
         if num_measured == num_documents
-        else f"A sample was measured, {num_measured:,} of {num_documents:,} documents drawn by content"
+        else f"A sample was measured, {num_measured:,} of {num_documents:,} documents by content"
     )
     return [
         _section(

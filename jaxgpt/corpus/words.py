@@ -87,7 +87,7 @@ def neighbours(words: Words, num: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def windows(words: Words, num: int) -> np.ndarray:
-    """Polynomials modulo 2**64 in the hashes of `num` words, from each word on; uint64 [W - num + 1].
+    """Polynomials modulo 2**64 in the hashes of `num` words from each on: uint64 [W - num + 1].
 
     Those that begin near the end of a document reach into the next one: `is_within` tells them.
     """

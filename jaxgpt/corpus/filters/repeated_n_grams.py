@@ -3,7 +3,8 @@
 An n-gram is n neighbouring words; two are the same if their words are. All of a batch are found
 together, by 64-bit keys made of the document and the n-gram.
 
-Axes: W words, D documents, R n-grams that their document has more than once, G groups of equal ones.
+Axes: W words, D documents, R n-grams that their document has more than once, G groups of equal
+ones.
 """
 
 import dataclasses
