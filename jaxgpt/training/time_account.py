@@ -148,7 +148,11 @@ class TimeAccount:
 
     @contextmanager
     def written(self) -> Iterator[None]:
-        """Write the account down at the end of the context, however it ends."""
+        """Write the account down at both ends of the context, however it ends.
+
+        At the beginning as well: of a process killed soon after, there is the moment it was seen.
+        """
+        self.write()
         try:
             yield
         finally:
