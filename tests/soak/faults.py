@@ -1,6 +1,6 @@
 """Soak: a run through 30 random faults ends, bit for bit, where a calm run ends.
 
-    python tests/soak/faults.py [--seed N] [--num-faults N] [--folder DIR]
+    python -m tests.soak.faults [--seed N] [--num-faults N] [--folder DIR] [--soak first|second]
 
 First soak, under `jaxgpt supervise`: kills at a step and at any moment, SIGTERM, hangs of the data,
 failing reads, flipped bits in the newest checkpoint, a full disk. Its final parameters are compared
@@ -61,6 +61,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-faults", type=int, default=30)
     parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--soak", choices=("first", "second"), default=None, help="both if omitted")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="jaxgpt-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,10 +69,11 @@ def main() -> int:
     if not data.exists():
         make_dataset(data, num_documents=400)
     print(f"folder {folder}, seed {options.seed}", flush=True)
-    rng = random.Random(options.seed)
+    soaks = {"first": _interruptions, "second": _bad_batches}
     same = [
-        _interruptions(folder, data, rng, options.num_faults),
-        _bad_batches(folder, data, rng, options.num_faults),
+        soak(folder, data, random.Random(options.seed), options.num_faults)
+        for name, soak in soaks.items()
+        if options.soak in (None, name)
     ]
     return 0 if all(same) else 1
 
