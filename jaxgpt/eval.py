@@ -26,7 +26,7 @@ class EvalOptions:
     """Score a checkpoint on a split of a dataset; every token is predicted once."""
 
     checkpoint: str
-    """Run folder, as written by jaxgpt.train."""
+    """Run folder, as written by jaxgpt.train, or its URL."""
     step: str = "latest"
     """Which checkpoint: latest, best (lowest validation loss), or a step's number."""
     data: str | None = None
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _score(options: EvalOptions) -> dict[str, Any]:
-    run = open_run(options.checkpoint)
+    run = open_run(options.checkpoint, options.step)
     configure_runtime(run.config.runtime)
     step = run.checkpoints.resolve(options.step)
     data = options.data or run.own_dataset()

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxgpt.checkpoints.integrity import MANIFEST, describe_damage, find_damage
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.remote_reading import fetch_run
 from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import configclass, from_dict
 from jaxgpt.data.loader import BatchConfig, DataConfig
@@ -21,6 +22,7 @@ from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.parallel.runtime import RuntimeConfig
 from jaxgpt.parallel.sharding import ShardingRules
+from jaxgpt.remote_folder import is_url
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.training.loss import LossConfig
 from jaxgpt.training.metrics import LoggingConfig
@@ -127,17 +129,20 @@ class Run:
         return self.checkpoints.restore_params(step, abstract)
 
 
-def open_run(directory: str | Path) -> Run:
+def open_run(directory: str | Path, step: str = "latest") -> Run:
     """Open a run folder for evaluation, generation or export; its JSON is read, no code is run.
 
     Args:
-        directory: a folder written by `jaxgpt.train`.
+        directory: a folder written by `jaxgpt.train`, or the URL of one.
+        step: of a URL, the one to fetch: latest, best or a number.
 
     Raises:
         UsageError: there is no such folder.
+        NoCheckpointError: there is no whole step at the URL.
         MismatchError: it is not a run folder, or of a later format.
     """
-    directory = Path(directory)
+    place = str(directory)
+    directory = fetch_run(place, step) if is_url(place) else Path(place)
     if not directory.is_dir():
         raise UsageError(f"no run folder at {directory}; python -m jaxgpt.train writes one")
     check_run_files(directory)

@@ -24,7 +24,7 @@ class GenerateOptions:
     """Continue texts with a trained model; the text streams to stdout."""
 
     checkpoint: str
-    """Run folder, as written by jaxgpt.train."""
+    """Run folder, as written by jaxgpt.train, or its URL."""
     prompt: _Texts = ()
     """One or more texts to continue (--prompt=TEXT if it begins with --); none: a new document."""
     max_new_tokens: int | None = None
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     given = [text for texts in options.prompt for text in texts] or [""]
     stop = [text for texts in options.stop for text in texts]
     _check(options, stop)
-    run = open_run(options.checkpoint)
+    run = open_run(options.checkpoint, options.step)
     configure_runtime(run.config.runtime)
     step = run.checkpoints.resolve(options.step)
     params = run.restore_params(step, single_device_mesh())

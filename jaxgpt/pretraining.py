@@ -25,6 +25,7 @@ from jaxgpt.parallel.hosts import is_first_host, share
 from jaxgpt.parallel.preflight import preflight
 from jaxgpt.parallel.runtime import configure_runtime, describe_devices
 from jaxgpt.parallel.sharding import host_rows, on_mesh, to_devices
+from jaxgpt.remote_run import copied
 from jaxgpt.reporting.run_report import HTML_NAME, write_run_report
 from jaxgpt.run_course import Course, Sources, make_loop, open_sources, set_course
 from jaxgpt.run_files import (
@@ -52,6 +53,7 @@ def train_run(
     resume: Resume,
     allow_data_change: bool,
     began: float | None = None,
+    url: str | None = None,
 ) -> None:
     """Train until `schedule.num_steps`, from the newest checkpoint in `run_dir` if there is one.
 
@@ -61,9 +63,11 @@ def train_run(
         resume: whether to continue a run, or refuse to.
         allow_data_change: continue on another dataset, too.
         began: `time.monotonic()` from which the run's time counts; None: from now.
+        url: where the run lives, if not in `run_dir`, which then is the copy that is worked on.
 
     Raises:
         UsageError: the folder is in use or not writable, or `resume` forbids what it holds.
+        UnfinishedError: the run is saved here and could not be copied to `url`.
         MismatchError: the run was started on another model, tokenizer or dataset.
         NoCheckpointError: `resume` is "must" and there is none.
         InterruptedByUser, UnfinishedError, DivergedError: see `fit`.
@@ -71,7 +75,7 @@ def train_run(
     began = time.monotonic() if began is None else began
     # A run that eval could not open afterwards is not worth starting.
     from_dict(to_dict(config), TrainConfig)
-    if not run_dir.exists():
+    if url is None and not run_dir.exists():
         check_resume_mode(resume, None, run_dir)  # Before the lock creates the folder.
     configure_runtime(config.runtime)
     sources = open_sources(config)
@@ -81,15 +85,19 @@ def train_run(
             "config": to_dict(config),
             "dataset": sources.batches.fingerprint,
             "tokenizer": sources.tokenizer.fingerprint,
-            "options": [str(run_dir), resume, allow_data_change],
+            "options": [str(run_dir), url, resume, allow_data_change],
         }
     )
     # One host writes the folder; all of them write arrays of checkpoints, and read.
     first = is_first_host()
-    with FolderLock(run_dir) if first else nullcontext(), StopSignal() as stop:
+    with (
+        FolderLock(run_dir) if first else nullcontext(),
+        StopSignal() as stop,
+        copied(run_dir, url, config.checkpoint) as copy,
+    ):
         check_folder_is_shared(run_dir)
-        checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
-        with closing(checkpoints):
+        directory = run_dir / "checkpoints"
+        with closing(Checkpoints(directory, config.checkpoint, copy=copy)) as checkpoints:
             # First by name: a resume that is refused must leave the folder as it was.
             if first:
                 check_resume_mode(resume, checkpoints.latest(), run_dir)

@@ -10,6 +10,7 @@ import tyro
 
 from jaxgpt.command_line import find_option, parse_options, run_verb
 from jaxgpt.errors import UsageError
+from jaxgpt.remote_run import local_folder
 from jaxgpt.supervision import Patience, newest_step, supervise
 
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     if not command:
         raise UsageError("no command; for example jaxgpt supervise -- jaxgpt train --config FILE")
     run_dir = options.run_dir or find_option(command, "--run-dir") or _default_run_dir(command)
-    progress = partial(newest_step, Path(run_dir))
+    progress = partial(newest_step, local_folder(run_dir)[0])
     sys.exit(supervise(command, options.patience, progress))
 
 
@@ -46,7 +47,7 @@ def _default_run_dir(command: Sequence[str]) -> str:
     config = find_option(command, "--config")
     if config is None:
         raise UsageError("--run-dir is missing: nothing else tells whether COMMAND gets on")
-    return str(Path("runs") / Path(config).stem)
+    return f"runs/{Path(config).stem}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.parallel.hosts import HostsConfig, joined_hosts
 from jaxgpt.pretraining import train_run
+from jaxgpt.remote_run import local_folder
 from jaxgpt.training.time_account import process_start
 
 
@@ -26,7 +27,7 @@ class TrainOptions:
     data: str | None = None
     """Dataset folder; instead of the config's data.datasets."""
     run_dir: str | None = None
-    """Folder of the run; default runs/NAME for configs/NAME.py."""
+    """Folder of the run, or a URL such as gs://bucket/run; default: runs/NAME of the config."""
     resume: Literal["auto", "never", "must"] = "auto"
     """auto: continue the run if it exists; never: refuse to; must: refuse to start a new one."""
     allow_data_change: bool = False
@@ -51,9 +52,9 @@ def main(argv: Sequence[str]) -> None:
     if options.data is not None:
         data = replace(config.data, datasets=(WeightedDataset(path=options.data),))
         config = replace(config, data=data)
-    run_dir = Path(options.run_dir or Path("runs") / Path(options.config).stem)
+    run_dir, url = local_folder(options.run_dir or f"runs/{Path(options.config).stem}")
     with joined_hosts(options.hosts):
-        train_run(config, run_dir, options.resume, options.allow_data_change, process_start())
+        train_run(config, run_dir, options.resume, options.allow_data_change, process_start(), url)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jaxgpt.checkpoints.remote_verification import verify_remote_run
 from jaxgpt.checkpoints.verification import Verification, verify_run
 from jaxgpt.command_line import parse_options, run_verb
 from jaxgpt.errors import NoCheckpointError, UsageError
+from jaxgpt.remote_folder import is_url
 from jaxgpt.shards import TokenDataset
 
 
@@ -16,7 +18,7 @@ class VerifyOptions:
     """Hash everything again, and name each file that is not what was written."""
 
     checkpoint: str | None = None
-    """Run folder, as written by jaxgpt.train: all its checkpoints, config, lineage, tokenizer."""
+    """Run folder, as written by jaxgpt.train, or its URL; all checkpoints, config, tokenizer."""
     data: str | None = None
     """Dataset folder: its shards, their indices and its tokenizer."""
     json: bool = False
@@ -35,7 +37,8 @@ def main(argv: Sequence[str]) -> None:
         lines.append(f"{options.data}: whole; {size:,} bytes")
     found = Verification()
     if options.checkpoint is not None:
-        found = verify_run(Path(options.checkpoint))
+        run = options.checkpoint
+        found = verify_remote_run(run) if is_url(run) else verify_run(Path(run))
         values |= {"checkpoint": options.checkpoint, "whole": not found.damage, **asdict(found)}
         lines += _describe(options.checkpoint, found)
     print(json.dumps(values) if options.json else "\n".join(lines))

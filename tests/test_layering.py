@@ -14,6 +14,8 @@ LAYERS = [
         "config",
         "command_line",
         "durable",
+        "remote_folder",
+        "remote_lease",
         "stopping",
         "batch",
         "tokenizer",
@@ -37,6 +39,7 @@ LAYERS = [
         "hooks",
         "planning",
         "pretraining",
+        "remote_run",
         "run_course",
         "run_files",
         "run_state",
@@ -59,6 +62,8 @@ WITHOUT_JAX = {
     "config",
     "command_line",
     "durable",
+    "remote_folder",
+    "remote_lease",
 }
 VERBS = LAYERS[-1]
 

@@ -10,7 +10,7 @@ the files can write the manifest.
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,15 @@ def read_manifest(root: Path) -> dict[str, FileHash] | Damage:
         return Damage(MANIFEST, "is missing")
     except OSError as error:
         return Damage(MANIFEST, f"cannot be read: {error.strerror}")
+    return parse_manifest(text, root)
+
+
+def parse_manifest(text: bytes, root: Path | str) -> dict[str, FileHash] | Damage:
+    """Return what a manifest's bytes say, or what is wrong with them; `root` is for messages.
+
+    Raises:
+        MismatchError: it is whole, and of another format.
+    """
     try:
         content = json.loads(text)
         stated = content.pop("hash")
@@ -117,7 +126,7 @@ def read_manifest(root: Path) -> dict[str, FileHash] | Damage:
     format_of = (content.get("version"), content.get("algorithm"))
     if format_of != (FORMAT_VERSION, ALGORITHM):
         raise MismatchError(
-            f"{root / MANIFEST} has format {format_of}; this version of jaxgpt reads "
+            f"{root}/{MANIFEST} has format {format_of}; this version of jaxgpt reads "
             f"{(FORMAT_VERSION, ALGORITHM)}: use the one that wrote it"
         )
     return {path: FileHash(**entry) for path, entry in content["files"].items()}
@@ -146,20 +155,33 @@ def find_damage(
         return [manifest]
     expected = {path: entry for path, entry in manifest.items() if _is_within(path, within)}
     found = set(list_files(root, within))
+    # The largest first, one to each host in turn: their shares are about equal.
+    ordered = sorted(expected.keys() & found, key=lambda path: (-expected[path].bytes, path))
+    own = {path for number, path in enumerate(ordered) if number % share[1] == share[0]}
+
+    def compare(path: str) -> str | None:
+        is_read = path in own and not _is_within(path, unread)
+        return _compare(root / path, expected[path], is_read)
+
+    return compare_files(expected, found, compare)
+
+
+def compare_files(
+    expected: Mapping[str, FileHash], found: Iterable[str], compare: Callable[[str], str | None]
+) -> list[Damage]:
+    """Return what is missing, what is too much, and what `compare` says of the rest, by path."""
+    found = set(found)
     damage = [
         Damage(path, "was not there when the rest was written") for path in found - {*expected}
     ]
     damage += [Damage(path, "is missing") for path in expected.keys() - found]
-    # The largest first, one to each host in turn: their shares are about equal.
-    ordered = sorted(expected.keys() & found, key=lambda path: (-expected[path].bytes, path))
-    for number, path in enumerate(ordered):
-        is_read = number % share[1] == share[0] and not _is_within(path, unread)
-        if problem := _compare(root / path, expected[path], is_read):
+    for path in expected.keys() & found:
+        if problem := compare(path):
             damage.append(Damage(path, problem))
     return sorted(damage, key=lambda item: item.path)
 
 
-def describe_damage(root: Path, damage: Sequence[Damage], shown: int = 3) -> str:
+def describe_damage(root: Path | str, damage: Sequence[Damage], shown: int = 3) -> str:
     """Return one line that names the first files."""
     more = f" and {len(damage) - shown} more" if len(damage) > shown else ""
     return f"{root}: {'; '.join(map(str, damage[:shown]))}{more}"
@@ -168,13 +190,28 @@ def describe_damage(root: Path, damage: Sequence[Damage], shown: int = 3) -> str
 def _compare(path: Path, expected: FileHash, is_read: bool) -> str | None:
     try:
         size = path.stat().st_size
-        if size != expected.bytes:
-            return f"has {size} bytes instead of {expected.bytes}"
-        if is_read and _hash_file(path).hash != expected.hash:
-            return f"has other content than was written ({size} bytes)"
+        found = _hash_file(path) if is_read and size == expected.bytes else None
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+    return describe_difference(expected, FileHash(size, found.hash if found else expected.hash))
+
+
+def describe_difference(expected: FileHash, found: FileHash) -> str | None:
+    """Say how a file differs from what was written, if it does."""
+    if found.bytes != expected.bytes:
+        return f"has {found.bytes} bytes instead of {expected.bytes}"
+    if found.hash != expected.hash:
+        return f"has other content than was written ({found.bytes} bytes)"
     return None
+
+
+def hash_pieces(pieces: Iterable[bytes]) -> FileHash:
+    """Hash what comes piece by piece."""
+    digest, size = xxhash.xxh3_128(), 0
+    for piece in pieces:
+        digest.update(piece)
+        size += len(piece)
+    return FileHash(size, digest.hexdigest())
 
 
 def _hash_file(path: Path) -> FileHash:

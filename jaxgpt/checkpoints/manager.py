@@ -10,7 +10,7 @@ then renamed (`step_folders.py`). What is read was compared with its hashes (`in
 
 import json
 import logging
-import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from jaxgpt.checkpoints import step_folders
+from jaxgpt.checkpoints.free_space import find_shortage
 from jaxgpt.checkpoints.named_trees import named_arrays
 from jaxgpt.checkpoints.orbax_files import OrbaxFiles
 from jaxgpt.checkpoints.retention import rank_by_loss, steps_to_keep
@@ -29,7 +30,6 @@ from jaxgpt.checkpoints.step_content import (
     PARAMS,
     TRAINING_STATE,
     find_obvious_problem,
-    stored_bytes,
 )
 from jaxgpt.checkpoints.stored_steps import StoredSteps, one_line
 from jaxgpt.config import configclass
@@ -37,8 +37,6 @@ from jaxgpt.errors import JaxgptError
 from jaxgpt.parallel.hosts import share
 
 logger = logging.getLogger(__name__)
-
-_SPACE_FACTOR = 1.2
 
 
 @configclass
@@ -72,7 +70,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class CheckpointEvent:
-    """Something that happened to checkpoints: "quarantine", "abandon", "save_failed"."""
+    """What befell a checkpoint: "quarantine", "abandon", "save_failed", "copy_failed"."""
 
     name: str
     step: int
@@ -88,21 +86,28 @@ class Checkpoints:
         directory: holds one folder per step; made if it is to be written.
         config: what to keep.
         read_only: never write, nor create, nor rename anything.
+        copy: called in the thread, on the first host, when a step counts and old ones are deleted;
+            what it returns went wrong, and is no failure of the save.
 
     Raises:
         UsageError: the directory cannot be written.
     """
 
     def __init__(
-        self, directory: str | Path, config: CheckpointConfig, read_only: bool = False
+        self,
+        directory: str | Path,
+        config: CheckpointConfig,
+        read_only: bool = False,
+        copy: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.directory = Path(directory)
         self._config = config
         self._read_only = read_only
+        self._copy = copy
         self._events: list[CheckpointEvent] = []
         files = OrbaxFiles()
         self._stored = StoredSteps(self.directory, files, self._leave_out)
-        saver = Saver(self.directory, files, self._apply_policy)
+        saver = Saver(self.directory, files, self._when_committed)
         self._attempts = SaveAttempts(
             self.directory, saver, self._stored, config.max_failed_saves, self._save_failed
         )
@@ -140,7 +145,10 @@ class Checkpoints:
         arrays = {PARAMS: named_arrays(params), TRAINING_STATE: named_arrays(training_state)}
         items = {item: named for item, named in arrays.items() if named}
         document["items"] = list(items)
-        return self._attempts.start(step, items, document, self._find_shortage(items))
+        shortage = None
+        if jax.process_index() == 0:
+            shortage = find_shortage(self.directory, self.latest(), items)
+        return self._attempts.start(step, items, document, share("free space", shortage))
 
     def wait(self) -> None:
         """Wait until the last save counts.
@@ -261,6 +269,11 @@ class Checkpoints:
         if share("a damaged checkpoint", is_renamed):
             self._stored.forget(step)
 
+    def _when_committed(self, step: int) -> None:
+        self._apply_policy()
+        if problem := self._copy():
+            self._happened("copy_failed", step, problem)
+
     def _apply_policy(self) -> None:
         """Delete what the policy does not keep; runs in the thread, after a step was committed.
 
@@ -277,19 +290,6 @@ class Checkpoints:
             step_folders.delete_abandoned(self.directory, steps[-1])
         except (OSError, JaxgptError) as error:
             logger.warning("cannot delete an old checkpoint: %s", one_line(error))
-
-    def _find_shortage(self, items: Any) -> str | None:
-        """Say that the disk has no room for another step; alike on all hosts."""
-        shortage = None
-        if jax.process_index() == 0:
-            newest = self.latest()
-            arrays = (array for named in items.values() for array in named.values())
-            size = None if newest is None else stored_bytes(self.directory / str(newest))
-            needed = int(_SPACE_FACTOR * (size or sum(array.nbytes for array in arrays)))
-            free = shutil.disk_usage(self.directory).free
-            if free < needed:
-                shortage = f"{free:,} bytes are free on its disk and {needed:,} may be needed"
-        return share("free space", shortage)
 
     def _save_failed(self, step: int, problem: str) -> None:
         self._happened("save_failed", step, problem)

@@ -33,11 +33,13 @@ class Saver:
     Args:
         directory: of the checkpoints.
         files: writes the arrays.
-        committed: called in the thread, on the first host, when a step has got its name;
+        committed: called in the thread, on the first host, with a step that has got its name;
             raises nothing.
     """
 
-    def __init__(self, directory: Path, files: OrbaxFiles, committed: Callable[[], None]) -> None:
+    def __init__(
+        self, directory: Path, files: OrbaxFiles, committed: Callable[[int], None]
+    ) -> None:
         self._directory = directory
         self._files = files
         self._committed = committed
@@ -94,7 +96,7 @@ class Saver:
                     self._files.barrier(f"jaxgpt-hashes-{occasion}", _TIMEOUT_SECONDS)
                 if jax.process_index() == 0:
                     self._commit(step, own)
-                    self._committed()
+                    self._committed(step)
             finally:
                 self._files.barrier(f"jaxgpt-commit-{occasion}", _TIMEOUT_SECONDS)
         except Exception:

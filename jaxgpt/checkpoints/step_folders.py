@@ -26,7 +26,7 @@ _SAVING = ".saving-"
 _DELETING = ".deleting-"
 _DAMAGED = "damaged-"
 _ABANDONED = "abandoned-"
-_REASON_FILE = "damaged.json"
+REASON_FILE = "damaged.json"
 
 FindProblem = Callable[[Path], str | None]
 
@@ -87,7 +87,7 @@ def quarantine(directory: Path, step: int, reason: str) -> Path:
     os.rename(path, target)
     logger.warning("%s is not whole, renamed to %s: %s", path, target.name, reason)
     try:
-        write_json(target / _REASON_FILE, {"step": step, "reason": reason})
+        write_json(target / REASON_FILE, {"step": step, "reason": reason})
     except OSError as error:  # Such as a full disk: the name alone keeps it from being used.
         logger.warning("cannot record the reason in %s: %s", target, error.strerror)
     return target
@@ -141,11 +141,16 @@ def prepare(directory: Path, find_problem: FindProblem) -> None:
             quarantine(directory, step, reason)
 
 
+def step_of(name: str) -> int | None:
+    """The step that a name means: plain digits without a leading zero; None for other names."""
+    is_number = name.isascii() and name.isdigit() and str(int(name)) == name
+    return int(name) if is_number else None
+
+
 def _numbered(directory: Path, prefix: str) -> list[Path]:
-    """Entries named `prefix` and plain digits without a leading zero."""
-    found = []
-    for path in directory.iterdir():
-        number = path.name.removeprefix(prefix)
-        if path.name == f"{prefix}{number}" and number.isascii() and number.isdigit():
-            found += [path] if str(int(number)) == number else []
-    return found
+    """Entries named `prefix` and a step."""
+    return [
+        path
+        for path in directory.iterdir()
+        if path.name.startswith(prefix) and step_of(path.name.removeprefix(prefix)) is not None
+    ]

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.checkpoints import manager, step_folders
+from jaxgpt.checkpoints import free_space, step_folders
 from jaxgpt.checkpoints.manager import CheckpointConfig
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import JaxgptError, MismatchError, NoCheckpointError
@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_nothing_else(
 ) -> None:
     rooms = itertools.chain([0, 0], itertools.repeat(1 << 40))
     monkeypatch.setattr(
-        manager.shutil, "disk_usage", lambda path: SimpleNamespace(free=next(rooms))
+        free_space.shutil, "disk_usage", lambda path: SimpleNamespace(free=next(rooms))
     )
     commit = step_folders.commit
 
@@ -143,7 +143,7 @@ def test_a_run_that_could_not_save_its_end_does_not_call_itself_finished(
 ) -> None:
     with monkeypatch.context() as patch:
         rooms = itertools.chain([1 << 40] * 3, itertools.repeat(0))
-        patch.setattr(manager.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(rooms)))
+        patch.setattr(free_space.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(rooms)))
         with pytest.raises(JaxgptError, match=r"could not save step 12.*newest.*step 9") as error:
             train_run(config, tmp_path / "run", "auto", False)
     assert error.value.exit_code == 1

@@ -1,0 +1,311 @@
+"""A URL holds whole steps only, whenever the copying ends and whatever the store does."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgpt import remote_folder, remote_lease
+from jaxgpt.checkpoints import remote_copy
+from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.remote_copy import RemoteCopy
+from jaxgpt.checkpoints.remote_steps import RemoteSteps
+from jaxgpt.checkpoints.remote_verification import verify_remote_run
+from jaxgpt.errors import NoCheckpointError, UnfinishedError
+from jaxgpt.remote_folder import RemoteFolder, StoreError
+from tests import stores
+
+CONFIG = CheckpointConfig(keep_latest=2, keep_best=1)
+
+
+class Killed(BaseException):
+    """What a process does not survive."""
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(remote_folder, "WAITS_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(remote_lease, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(remote_lease, "LEASE_SECONDS", 0.0)
+    monkeypatch.setattr(remote_lease, "RENEW_SECONDS", 1000.0)
+    stores.empty()
+    yield
+    stores.empty()
+
+
+def open_copy(run_dir: Path, config: CheckpointConfig = CONFIG) -> RemoteCopy:
+    run_dir.mkdir(exist_ok=True)
+    return RemoteCopy(run_dir, stores.URL, config)
+
+
+def save(run_dir: Path, *steps: int, loss: float = 1.0, value: int | None = None) -> None:
+    """Save steps to the local folder, as if there were no URL."""
+    (run_dir / "metrics.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in steps))
+    checkpoints = Checkpoints(run_dir / "checkpoints", CONFIG)
+    for step in steps:
+        array = np.full(1000, step if value is None else value, np.float32)
+        state = {"m": array, "n": np.arange(10)}
+        checkpoints.save(step, {"w": array}, state, {"step": step, "eval_loss": loss})
+    checkpoints.close()
+
+
+def files_of(run_dir: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(run_dir).as_posix(): path.read_bytes()
+        for path in run_dir.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def restored(run_dir: Path) -> int | None:
+    """The newest step of a folder, which must hold what was saved as it."""
+    checkpoints = Checkpoints(run_dir / "checkpoints", CONFIG)
+    step = checkpoints.latest_verified()
+    if step is not None:
+        abstract = {"w": jax.ShapeDtypeStruct((1000,), np.float32)}
+        assert (checkpoints.restore_params(step, abstract)["w"] == step).all()
+    checkpoints.close()
+    return step
+
+
+def test_an_empty_machine_gets_what_was_copied(tmp_path: Path) -> None:
+    with open_copy(tmp_path / "a") as copy:
+        save(tmp_path / "a", 10, 20)
+        (tmp_path / "a" / "integrity.json").write_text("{}")
+        (tmp_path / "a" / "tokenizer").mkdir()
+        (tmp_path / "a" / "tokenizer" / "model").write_bytes(b"\0\1")
+        assert copy.push() is None
+    with open_copy(tmp_path / "b"):
+        assert files_of(tmp_path / "b") == files_of(tmp_path / "a")
+        assert restored(tmp_path / "b") == 20
+
+
+def test_killed_at_any_operation_the_url_holds_the_step_before_or_the_new_one(tmp_path) -> None:
+    with open_copy(tmp_path / "a"):
+        save(tmp_path / "a", 10, 20)
+    save(tmp_path / "a", 30)
+    before, found, number = dict(stores.StandInStore.store), set(), 0
+    while True:
+        stores.StandInStore.store.clear()
+        stores.StandInStore.store.update(before)
+        count = 0
+
+        def kill(operation: str, path: str, number: int = number) -> None:
+            nonlocal count
+            count += 1
+            if count > number:
+                raise Killed
+
+        with stores.before_each(kill):
+            try:
+                is_done = open_copy(tmp_path / "a").push() is None
+            except Killed:
+                is_done = False
+        held = verify_remote_run(stores.URL)
+        assert all(held.steps.values()), held.damage
+        step = max(held.steps)
+        assert step in (20, 30)
+        logs = stores.content()["metrics.jsonl"].decode()
+        assert step == 20 or '"step": 30' in logs, "a step came before its lines of the log"
+        found.add(step)
+        if is_done:
+            break
+        number += 1
+    assert number > 30
+    assert found == {20, 30}
+    with open_copy(tmp_path / "b"):
+        assert restored(tmp_path / "b") == 30
+
+
+def test_what_a_failing_store_did_not_take_is_copied_later(tmp_path: Path) -> None:
+    with open_copy(tmp_path / "a") as copy:
+        save(tmp_path / "a", 10)
+        uploads = 0
+
+        def fail(operation: str, path: str) -> None:
+            nonlocal uploads
+            uploads += operation == "upload"
+            if operation == "upload" and uploads > 2:
+                raise ConnectionError("reset by peer")
+
+        with stores.before_each(fail):
+            assert "ConnectionError: reset by peer" in str(copy.push())
+        assert RemoteSteps(RemoteFolder(stores.URL)).counted() == []
+        save(tmp_path / "a", 20)
+        assert copy.push() is None
+        assert RemoteSteps(RemoteFolder(stores.URL)).counted() == [10, 20]
+        save(tmp_path / "a", 30)
+        with stores.before_each(fail), pytest.raises(UnfinishedError, match=r"saved in .*not at"):
+            copy.__exit__(None, None, None)
+    assert RemoteSteps(RemoteFolder(stores.URL)).counted()[-1] == 30
+
+
+def test_one_bit_of_any_object_is_found_and_never_fetched(tmp_path: Path) -> None:
+    with open_copy(tmp_path / "a"):
+        save(tmp_path / "a", 10, 20)
+    before = stores.content()
+    names = [name for name in before if name.startswith("checkpoints/20/")]
+    assert len(names) > 10
+    for name in names:
+        if not before[name]:
+            continue
+        stores.flip_bit(name)
+        found = verify_remote_run(stores.URL)
+        assert name in found.damage or "checkpoints/20/integrity.json" in found.damage
+        assert found.steps == {10: True, 20: False}
+        with open_copy(tmp_path / "b"):
+            assert restored(tmp_path / "b") == 10
+        reason = json.loads(stores.content()["checkpoints/20/damaged.json"])["reason"]
+        assert "checkpoints/20/" in reason
+        assert "20" in verify_remote_run(stores.URL).set_aside
+        shutil.rmtree(tmp_path / "b")
+        RemoteFolder(stores.URL).delete(["checkpoints/20/damaged.json"])
+        RemoteFolder(stores.URL).write(name, before[name])
+    assert verify_remote_run(stores.URL).steps == {10: True, 20: True}
+
+
+def test_nothing_whole_there_is_an_error_and_no_new_start(tmp_path: Path) -> None:
+    with open_copy(tmp_path / "a"):
+        save(tmp_path / "a", 10)
+    RemoteFolder(stores.URL).delete(["checkpoints/10/metadata.json"])
+    with pytest.raises(NoCheckpointError, match="no whole checkpoint, only damaged 10"):
+        open_copy(tmp_path / "b").__enter__()
+
+
+def test_a_step_that_comes_back_changed_does_not_count(tmp_path: Path, monkeypatch) -> None:
+    put, lies = stores.StandInStore.put_file, 1
+
+    def put_wrong(store, file: str, path: str, **named: object) -> None:
+        nonlocal lies
+        put(store, file, path, **named)
+        if path.endswith("metadata.json") and lies > 0:
+            lies -= 1
+            store.store[path].write(b"?")
+
+    monkeypatch.setattr(stores.StandInStore, "put_file", put_wrong)
+    with open_copy(tmp_path / "a") as copy:
+        save(tmp_path / "a", 10)
+        assert copy.push() is None, "once may happen"
+        save(tmp_path / "a", 20)
+        lies = 2
+        assert "after it was copied there twice" in str(copy.push())
+        assert RemoteSteps(RemoteFolder(stores.URL)).counted() == [10]
+
+
+def test_a_listing_of_some_time_ago_gives_no_wrong_step_and_no_new_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = stores.StandInStore.find
+    with open_copy(tmp_path / "a"):
+        save(tmp_path / "a", 10, 20)
+    root = stores.StandInStore._strip_protocol(stores.URL)
+    old = {
+        top: listing(stores.StandInStore(), top, detail=True)
+        for top in (root, f"{root}/checkpoints")
+    }
+    with open_copy(tmp_path / "a"):
+        save(tmp_path / "a", 30, 40)  # 10 and 20 are deleted there
+    monkeypatch.setattr(stores.StandInStore, "find", lambda store, path, detail: old.get(path, {}))
+    with pytest.raises(StoreError, match="not there: steps 10, 20; run the same command again"):
+        open_copy(tmp_path / "b").__enter__()
+    monkeypatch.setattr(stores.StandInStore, "find", listing)
+    with open_copy(tmp_path / "b"):
+        assert restored(tmp_path / "b") == 40
+
+
+def test_what_is_kept_there_is_what_is_kept_here(tmp_path: Path) -> None:
+    config = CheckpointConfig(keep_latest=2, keep_every_steps=30, keep_best=1)
+    steps = RemoteSteps(RemoteFolder(stores.URL))
+    with open_copy(tmp_path / "a", config) as copy:
+        for step in range(10, 80, 10):
+            checkpoints = Checkpoints(tmp_path / "a" / "checkpoints", config, copy=copy.push)
+            loss = abs(step - 20)
+            metadata = {"step": step, "eval_loss": float(loss)}
+            checkpoints.save(step, {"w": np.full(10, step)}, {}, metadata)
+            checkpoints.close()
+            assert steps.counted() == checkpoints.steps()
+    assert steps.counted() == [20, 30, 60, 70]
+    with open_copy(tmp_path / "b", config) as copy:
+        here = Checkpoints(tmp_path / "b" / "checkpoints", config, copy=copy.push)
+        assert here.steps() == [20, 60, 70], "what is kept for good stays there"
+        here.save(80, {"w": np.full(10, 80)}, {}, {"step": 80, "eval_loss": 9.0})
+        here.close()
+    assert steps.counted() == [20, 30, 60, 70, 80]
+
+
+def test_what_a_run_has_gone_back_from_is_found_by_nobody(tmp_path: Path) -> None:
+    with open_copy(tmp_path / "a") as copy:
+        save(tmp_path / "a", 10, 20, loss=0.5)
+        assert copy.push() is None
+        checkpoints = Checkpoints(tmp_path / "a" / "checkpoints", CONFIG, copy=copy.push)
+        checkpoints.abandon_after(10)
+        array = np.full(1000, 15, np.float32)
+        checkpoints.save(15, {"w": array}, {}, {"step": 15})
+        checkpoints.close()
+        assert RemoteSteps(RemoteFolder(stores.URL)).counted() == [10, 15]
+    with open_copy(tmp_path / "b"):
+        assert restored(tmp_path / "b") == 15
+
+
+def test_a_folder_that_others_have_written_past_gives_way_to_the_url(tmp_path: Path) -> None:
+    with open_copy(tmp_path / "a"):
+        save(tmp_path / "a", 10)
+    with open_copy(tmp_path / "b"):
+        save(tmp_path / "b", 20)
+    save(tmp_path / "a", 30, value=7)  # never copied
+    with open_copy(tmp_path / "a"):
+        assert restored(tmp_path / "a") == 20
+    assert (tmp_path / "a" / "checkpoints" / "abandoned-30").is_dir()
+
+
+def test_rot_here_is_mended_from_there(tmp_path: Path) -> None:
+    with open_copy(tmp_path / "a"):
+        save(tmp_path / "a", 10, 20)
+    victim = next((tmp_path / "a" / "checkpoints" / "20" / "params").rglob("*manifest.ocdbt"))
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    with open_copy(tmp_path / "a"):
+        assert restored(tmp_path / "a") == 20
+    assert (tmp_path / "a" / "checkpoints" / "damaged-20").is_dir()
+
+
+def test_a_local_folder_that_was_emptied_empties_no_url(tmp_path: Path) -> None:
+    with open_copy(tmp_path / "a"):
+        save(tmp_path / "a", 10, 20)
+    shutil.rmtree(tmp_path / "a" / "checkpoints")
+    with open_copy(tmp_path / "a"):
+        assert restored(tmp_path / "a") == 20
+    assert RemoteSteps(RemoteFolder(stores.URL)).counted() == [10, 20]
+
+
+def test_a_writer_that_was_replaced_writes_no_more_and_ends(tmp_path: Path, monkeypatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(remote_copy, "abandon", lambda code, message: ended.append(code))
+    copy = open_copy(tmp_path / "a").__enter__()
+    save(tmp_path / "a", 10)
+    with open_copy(tmp_path / "b"):
+        before = stores.content()
+        copy.push()
+        assert ended == [75]
+        with pytest.raises(UnfinishedError, match="took over"):
+            copy.__exit__(None, None, None)
+        assert stores.content() == before
+
+
+def test_a_store_that_does_not_answer_at_the_start_is_no_empty_run(tmp_path: Path) -> None:
+    with open_copy(tmp_path / "a"):
+        save(tmp_path / "a", 10)
+
+    def fail(operation: str, path: str) -> None:
+        if operation in ("list", "download"):
+            raise TimeoutError("no answer")
+
+    with stores.before_each(fail), pytest.raises(StoreError, match="no answer"):
+        open_copy(tmp_path / "b").__enter__()
+    with open_copy(tmp_path / "b"):
+        assert restored(tmp_path / "b") == 10
