@@ -10,6 +10,7 @@ from jaxgpt.errors import UsageError, did_you_mean
 
 # Where each measure is, and its config; only the one that is asked for is imported.
 MEASURES = {
+    "train-step": ("jaxgpt.benchmarks.training", "TrainStepBenchmark"),
     "tokenize": ("jaxgpt.benchmarks.tokenizing", "TokenizeBenchmark"),
     "build": ("jaxgpt.benchmarks.building", "BuildBenchmark"),
 }

@@ -19,7 +19,7 @@ from jaxgpt.durable import write_json
 from jaxgpt.errors import MismatchError
 
 ACCOUNT_NAME = "account.json"
-VERSION = 1
+VERSION = 2
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -10,6 +10,10 @@ import numpy as np
 
 # Code points that are looked at together; the arrays for them stay in the processor's cache.
 _CHUNK_CHARACTERS = 1 << 18
+# Where Unicode has characters, now and in any version to come; the planes between have no plan, and
+# those from U+F0000 are for private use: what is true of one of these code points is true of all.
+_ASSIGNED = ((0, 0x40000), (0xE0000, 0xE1000))
+_FIRST_EMPTY = 0x40000
 
 
 def chunks(texts: Sequence[str]) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
@@ -37,8 +41,10 @@ def code_points(text: str) -> np.ndarray:
 
 def table_of(kind_of: Callable[[str], int]) -> np.ndarray:
     """uint8 [0x110000]: what `kind_of` returns for each character."""
-    characters = map(chr, range(sys.maxunicode + 1))
-    return np.fromiter(map(kind_of, characters), np.uint8, sys.maxunicode + 1)
+    kinds = np.full(sys.maxunicode + 1, kind_of(chr(_FIRST_EMPTY)), np.uint8)
+    for first, stop in _ASSIGNED:
+        kinds[first:stop] = [*map(kind_of, map(chr, range(first, stop)))]
+    return kinds
 
 
 def sums_of(values_C: np.ndarray, starts_D: np.ndarray) -> np.ndarray:

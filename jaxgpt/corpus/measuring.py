@@ -4,9 +4,9 @@ Kept and dropped ones are counted apart, by the text that was read. Text that co
 repeats itself, text that hardly does is no prose: a cheap sign of quality, and one that looks at
 neither words nor rules.
 
-What is measured are the documents of a few partitions. A partition is drawn by hash of content, so
-that these are a fair sample, and the cost is the same however large a corpus is. All results are
-whole numbers that are added up, so that it makes no difference who counted them.
+What is measured are the first documents of the dataset's order, which is drawn by hash of content:
+a fair sample, and the cost is the same however large a corpus is. All results are whole numbers
+that are added up, so that it makes no difference who counted them.
 """
 
 import functools
@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import zstandard
 
 from jaxgpt.corpus.document import shorten
@@ -25,14 +27,14 @@ from jaxgpt.corpus.scripts import SCRIPTS
 from jaxgpt.corpus.stages import Stages, Task
 from jaxgpt.corpus.text_batch import TextBatch
 
-# 64 MiB of text, some seconds of work.
-_MAX_PARTITIONS = 2
+# Of so many, a share of a half is right to within 1.6 points, 19 times of 20.
+_MAX_DOCUMENTS = 4096
 # Language and compression are measured of the beginning: of long and short texts alike, that is.
 _BEGINNING_CHARACTERS = 4096
 # Of a shorter text the compressor's own marks would be measured.
 _MIN_COMPRESSED_BYTES = 256
 _NUM_EXTREMES = 3
-_COLUMNS = ("location", "num_bytes", "text")
+_COLUMNS = ("order", "location", "num_bytes", "text")
 
 MEASURES = ("length", "language", "compression")
 FATES = ("kept", "dropped")
@@ -50,28 +52,29 @@ def measure_documents(
         key: stands for everything that both depend on.
 
     Returns:
-        JSON: for each of MEASURES and FATES documents by bin; how many partitions there are and
-        were measured; and `extremes`, the kept documents that compress best and least. Bins are:
-        of a length, the number of bits of its bytes; of compression, whole 5% of the size,
-        rounded down.
+        JSON: for each of MEASURES and FATES documents by bin; how many documents were read and were
+        measured; and `extremes`, the kept documents that compress best and least. Bins are: of a
+        length, the number of bits of its bytes; of compression, whole 5% of the size, rounded down.
     """
+    num_partitions, last = _find_sample(read)
     tasks = [
         Task(
             name=f"{before.number:05d}",
-            depends_on=[key, before.number],
-            arguments=(before, after),
+            depends_on=[key, before.number, last],
+            arguments=(before, after, last),
             num_bytes=before.num_bytes,
         )
-        for before, after in zip(read[:_MAX_PARTITIONS], kept, strict=False)
+        for before, after in zip(read[:num_partitions], kept, strict=False)
     ]
     done = stages.run("measuring", measure_partition, tasks)
-    return merge_measures([part.result for part in done]) | {"num_partitions": len(read)}
+    num_documents = sum(partition.num_rows() for partition in read)
+    return merge_measures([part.result for part in done]) | {"num_documents": num_documents}
 
 
 def merge_measures(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What was measured of several parts, together; the order makes no difference."""
     merged: dict[str, Any] = {
-        name: sum(part[name] for part in found) for name in ("num_partitions", "num_measured")
+        name: sum(part[name] for part in found) for name in ("num_documents", "num_measured")
     }
     for measure in MEASURES:
         merged[measure] = {}
@@ -88,16 +91,21 @@ def merge_measures(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def measure_partition(
-    folder: Any, advance: Callable[[int], None], read: Partition, kept: Partition
+    folder: Any, advance: Callable[[int], None], read: Partition, kept: Partition, last: int
 ) -> dict[str, Any]:
-    """Kernel: count the documents of a partition; nothing is written but the result."""
+    """Kernel: count the documents of a partition up to the place `last`; nothing is written but
+    the result."""
     kept_locations: set[str] = set()
     for batch in kept.batches(("location",)):
         kept_locations.update(batch.column(0).to_pylist())
     counts = {measure: {fate: Counter() for fate in FATES} for measure in MEASURES}
     extremes: dict[str, list[dict[str, Any]]] = {name: [] for name in EXTREMES}
+    num_measured = 0
     for batch in read.batches(_COLUMNS):
-        locations, sizes, texts = (batch.column(name).to_pylist() for name in _COLUMNS)
+        is_measured = batch.column("order").to_numpy() <= np.uint64(last)
+        some = batch.filter(pa.array(is_measured))
+        locations, sizes, texts = (some.column(name).to_pylist() for name in _COLUMNS[1:])
+        num_measured += len(texts)
         beginnings = [text[:_BEGINNING_CHARACTERS] for text in texts]
         shares = [*map(compressed_share, beginnings)]
         measured = zip(locations, sizes, _languages(beginnings), shares, strict=True)
@@ -114,11 +122,23 @@ def measure_partition(
         ]
         for name, found in extremes.items():
             extremes[name] = _extreme(name, found + kept_shares)
-        advance(sum(sizes))
+        advance(sum(batch.column("num_bytes").to_pylist()))
     texts = _beginnings(kept, {entry["location"] for name in EXTREMES for entry in extremes[name]})
     for entry in itertools.chain.from_iterable(extremes.values()):
         entry["text"] = texts[entry["location"]]
-    return {"num_partitions": 1, "num_measured": 1, **counts, "extremes": extremes}
+    counted = {"num_documents": num_measured, "num_measured": num_measured}
+    return {**counted, **counts, "extremes": extremes}
+
+
+def _find_sample(read: Sequence[Partition]) -> tuple[int, int]:
+    """In how many partitions the sample lies, and the place of its last document."""
+    places = np.zeros(0, np.uint64)
+    # Partitions hold ascending ranges of places.
+    for number, partition in enumerate(read):
+        places = np.append(places, partition.table(("order",))["order"].to_numpy())
+        if len(places) >= _MAX_DOCUMENTS:
+            return number + 1, int(np.partition(places, _MAX_DOCUMENTS - 1)[_MAX_DOCUMENTS - 1])
+    return len(read), int(places.max(initial=0))
 
 
 def compressed_share(text: str) -> float | None:

@@ -16,11 +16,11 @@ def measure_sections(
     """Length, language and compression; arguments as of `measuring.measure_documents`."""
     if not measures or not any(measures["length"].values()):
         return []
-    num_partitions, num_measured = measures["num_partitions"], measures["num_measured"]
+    num_documents, num_measured = measures["num_documents"], measures["num_measured"]
     sample = (
         "All documents were measured"
-        if num_measured == num_partitions
-        else f"A sample was measured, {num_measured} of {num_partitions} parts drawn by content"
+        if num_measured == num_documents
+        else f"A sample was measured, {num_measured:,} of {num_documents:,} documents by content"
     )
     return [
         _section(

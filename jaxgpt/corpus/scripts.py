@@ -45,7 +45,8 @@ SCRIPTS = tuple(BLOCKS)
 # Written without spaces between words.
 UNSPACED = ("Thai", "Lao", "Tibetan", "Myanmar", "Khmer", "Kana", "Han")
 _OTHER = len(SCRIPTS)
-_NOT_ASCII_LETTERS = bytes(set(range(128)) - set(string.ascii_letters.encode()))
+_UNSPACED = [SCRIPTS.index(script) for script in UNSPACED]
+_NOT_ASCII_LETTERS = bytes(set(range(256)) - set(string.ascii_letters.encode()))
 
 
 def letters_by_script(texts: Sequence[str]) -> np.ndarray:
@@ -53,6 +54,25 @@ def letters_by_script(texts: Sequence[str]) -> np.ndarray:
 
     Signs and digits in the block of a script count as its letters, but for ASCII and Latin-1.
     """
+    counts_DS = _letters_beyond_ascii(texts)
+    counts_DS[:, SCRIPTS.index("Latin")] += np.array([*map(_count_ascii_letters, texts)], np.int64)
+    return counts_DS
+
+
+def is_spaced(letters_DS: np.ndarray) -> np.ndarray:
+    """bool [D]: whether at least half of the letters are of scripts with spaces between words."""
+    return 2 * letters_DS[:, _UNSPACED].sum(1) <= letters_DS.sum(1)
+
+
+def is_spaced_text(texts: Sequence[str]) -> np.ndarray:
+    """`is_spaced` of the letters of each text; fast, for most have none of the other scripts."""
+    letters_DS = _letters_beyond_ascii(texts)
+    for document in np.flatnonzero(letters_DS[:, _UNSPACED].any(1)).tolist():
+        letters_DS[document, SCRIPTS.index("Latin")] += _count_ascii_letters(texts[document])
+    return is_spaced(letters_DS)
+
+
+def _letters_beyond_ascii(texts: Sequence[str]) -> np.ndarray:
     counts_DS = np.zeros((len(texts), len(SCRIPTS)), np.int64)
     others = [number for number, text in enumerate(texts) if not text.isascii()]
     table = _script_of_code_point()
@@ -62,18 +82,11 @@ def letters_by_script(texts: Sequence[str]) -> np.ndarray:
         cells = document * (_OTHER + 1) + table[codes_C[places]]
         counts = np.bincount(cells, minlength=len(starts_D) * (_OTHER + 1))
         counts_DS[np.array(others[documents])] = counts.reshape(-1, _OTHER + 1)[:, :_OTHER]
-    counts_DS[:, SCRIPTS.index("Latin")] += np.array([*map(_count_ascii_letters, texts)], np.int64)
     return counts_DS
 
 
-def is_spaced(letters_DS: np.ndarray) -> np.ndarray:
-    """bool [D]: whether at least half of the letters are of scripts with spaces between words."""
-    unspaced = [SCRIPTS.index(script) for script in UNSPACED]
-    return 2 * letters_DS[:, unspaced].sum(1) <= letters_DS.sum(1)
-
-
 def _count_ascii_letters(text: str) -> int:
-    return len(text.encode("ascii", "ignore").translate(None, delete=_NOT_ASCII_LETTERS))
+    return len(text.encode(errors="surrogatepass").translate(None, delete=_NOT_ASCII_LETTERS))
 
 
 @functools.cache

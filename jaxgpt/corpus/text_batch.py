@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxgpt.corpus.scripts import is_spaced, letters_by_script
+from jaxgpt.corpus.scripts import is_spaced, is_spaced_text, letters_by_script
 from jaxgpt.corpus.words import Words, space_separated_words
 
 
@@ -42,7 +42,9 @@ class TextBatch:
     def is_spaced_D(self) -> np.ndarray:
         """bool [documents]: whether the text puts spaces between words, so that they can be
         counted; Chinese, Japanese, Thai and some others do not."""
-        return is_spaced(self.letters_DS)
+        if "letters_DS" in vars(self):
+            return is_spaced(self.letters_DS)
+        return is_spaced_text(self.texts)
 
     def select(self, rows: Sequence[int]) -> "TextBatch":
         """The batch of these documents; what has been computed is taken along."""

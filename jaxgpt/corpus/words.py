@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from jaxgpt.corpus.characters import code_points
+from jaxgpt.corpus.characters import code_points, table_of
 
 # Code points that are looked at together; the arrays for them stay in the processor's cache.
 _CHUNK_CHARACTERS = 1 << 18
@@ -81,27 +81,43 @@ def neighbours(words: Words, num: int) -> tuple[np.ndarray, np.ndarray]:
     """
     counts_D = np.maximum(words.counts_D - (num - 1), 0)
     offsets_D1 = np.concatenate([[0], np.cumsum(counts_D)])
-    num_windows = len(words.hashes_W) - num + 1
     if not offsets_D1[-1]:
         return np.zeros(0, np.uint64), offsets_D1
-    hashes_N = words.hashes_W[:num_windows].copy()
+    return _mix(windows(words, num)[is_within(words, num)]), offsets_D1
+
+
+def windows(words: Words, num: int) -> np.ndarray:
+    """Polynomials modulo 2**64 in the hashes of `num` words from each on: uint64 [W - num + 1].
+
+    Those that begin near the end of a document reach into the next one: `is_within` tells them.
+    """
+    num_windows = max(len(words.hashes_W) - num + 1, 0)
+    sums = words.hashes_W[:num_windows].copy()
     for place in range(1, num):
-        hashes_N *= _BASE
-        hashes_N += words.hashes_W[place : place + num_windows]
-    # Windows that reach into the next document are none.
-    shifts_D = words.offsets_D1[:-1] - offsets_D1[:-1]
-    first_N = np.arange(offsets_D1[-1]) + np.repeat(shifts_D, counts_D)
-    return _mix(hashes_N)[first_N], offsets_D1
+        sums *= _BASE
+        sums += words.hashes_W[place : place + num_windows]
+    return sums
+
+
+def is_within(words: Words, num: int) -> np.ndarray:
+    """bool [W - num + 1]: whether the `num` words from each word on are of one document."""
+    is_within = np.ones(max(len(words.hashes_W) - num + 1, 0), bool)
+    lasts_D = words.offsets_D1[1:-1]
+    for back in range(1, num):
+        places = lasts_D - back
+        is_within[places[(places >= 0) & (places < len(is_within))]] = False
+    return is_within
 
 
 def _words(texts: Sequence[str], kinds_of: Callable[[], np.ndarray]) -> Words:
     kinds = kinds_of()
     hashes, lengths = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     counts_D = np.zeros(len(texts), np.int64)
+    # Memory that is not asked for again is still in the cache.
+    sums = np.zeros(_CHUNK_CHARACTERS + 1, np.uint64)
     for documents, codes_C, starts in _chunks(texts):
-        kinds_C = kinds[codes_C]
-        starts_W, ends_W = _boundaries(kinds_C)
-        hashes.append(_hash_words(codes_C, starts_W, ends_W))
+        starts_W, ends_W = _boundaries(kinds.take(codes_C, mode="clip"))
+        hashes.append(_hash_words(codes_C, starts_W, ends_W, sums[: len(codes_C) + 1]))
         lengths.append(ends_W - starts_W)
         counts_D[documents] += np.diff(np.searchsorted(starts_W, [*starts, len(codes_C)]))
     return Words(
@@ -146,27 +162,39 @@ def _pieces(text: str) -> Iterator[str]:
 def _boundaries(kinds_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where words start, and the first place after each."""
     is_letter = np.zeros(len(kinds_C) + 2, bool)
-    is_letter[1:-1] = kinds_C == _LETTER
-    is_alone = kinds_C == _WORD
-    is_start = is_letter[1:-1] & ~is_letter[:-2] | is_alone
-    is_end = is_letter[1:-1] & ~is_letter[2:] | is_alone
-    return np.flatnonzero(is_start), np.flatnonzero(is_end) + 1
+    np.equal(kinds_C, _LETTER, out=is_letter[1:-1])
+    edges = np.flatnonzero(is_letter[1:] != is_letter[:-1])
+    starts_W, ends_W = edges[::2], edges[1::2]
+    alone = np.flatnonzero(kinds_C == _WORD)
+    if not len(alone):
+        return starts_W, ends_W
+    # Words do not overlap: their ends are in the order of their starts.
+    return np.sort(np.append(starts_W, alone)), np.sort(np.append(ends_W, alone + 1))
 
 
-def _hash_words(codes_C: np.ndarray, starts_W: np.ndarray, ends_W: np.ndarray) -> np.ndarray:
-    """Polynomials modulo 2**64 in the words' code points, as differences of one running sum."""
+def _hash_words(
+    codes_C: np.ndarray, starts_W: np.ndarray, ends_W: np.ndarray, sums_C1: np.ndarray
+) -> np.ndarray:
+    """Polynomials modulo 2**64 in the words' code points, as differences of one running sum.
+
+    Args:
+        sums_C1: what is written over to hold that sum; it begins with 0.
+    """
     powers, inverses = _powers()
-    sums = np.zeros(len(codes_C) + 1, np.uint64)
     # One more than the code point, so that no word is a prefix of zeros of another.
-    np.cumsum((codes_C.astype(np.uint64) + np.uint64(1)) * powers[: len(codes_C)], out=sums[1:])
-    return _mix((sums[ends_W] - sums[starts_W]) * inverses[starts_W])
+    np.multiply(codes_C + codes_C.dtype.type(1), powers[: len(codes_C)], out=sums_C1[1:])
+    np.cumsum(sums_C1[1:], out=sums_C1[1:])
+    return _mix((sums_C1[ends_W] - sums_C1[starts_W]) * inverses[starts_W])
 
 
 def _mix(hashes: np.ndarray) -> np.ndarray:
     """Every input bit to every output bit: the finaliser of splitmix64 (Steele et al. 2014)."""
-    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return hashes ^ (hashes >> np.uint64(31))
+    hashes = hashes ^ (hashes >> np.uint64(30))
+    hashes *= np.uint64(0xBF58476D1CE4E5B9)
+    hashes ^= hashes >> np.uint64(27)
+    hashes *= np.uint64(0x94D049BB133111EB)
+    hashes ^= hashes >> np.uint64(31)
+    return hashes
 
 
 @functools.cache
@@ -180,17 +208,15 @@ def _powers() -> tuple[np.ndarray, np.ndarray]:
     return both[0], both[1]
 
 
+def _kind_of(category: str) -> int:
+    """Of a character, by Unicode's name for its category."""
+    return _LETTER if category[0] in "LMN" or category == "Pc" else _SEPARATOR
+
+
 @functools.cache
 def _unicode_kinds() -> np.ndarray:
     """Letters, marks (vowel signs are), numbers and connectors make words."""
-    kinds = np.fromiter(
-        (
-            _LETTER if category[0] in "LMN" or category == "Pc" else _SEPARATOR
-            for category in map(unicodedata.category, map(chr, range(sys.maxunicode + 1)))
-        ),
-        np.uint8,
-        sys.maxunicode + 1,
-    )
+    kinds = table_of(lambda character: _kind_of(unicodedata.category(character)))
     for first, last in _SCRIPTS_WITHOUT_SPACES:
         block = kinds[first : last + 1]
         block[block == _LETTER] = _WORD

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.config import replace
-from jaxgpt.corpus import reading
+from jaxgpt.corpus import measuring, reading
 from jaxgpt.corpus.measuring import FATES, MEASURES, compressed_share
 from jaxgpt.corpus.pipeline import build_dataset
 from jaxgpt.corpus.privacy import PrivacyConfig
@@ -29,7 +29,7 @@ def test_every_document_is_counted_once_in_each_measure():
     make_corpus("in")
     manifest = build_dataset(["in"], Path("out"), CONFIG)
     counts, measures = manifest["counts"], manifest["measures"]
-    assert (measures["num_partitions"], measures["num_measured"]) == (1, 1)
+    assert measures["num_documents"] == measures["num_measured"]
     no_documents = sum(counts["dropped"][reason] for reason in ("empty", "malformed_json"))
     for measure in ("length", "language"):
         found = num_counted(measures, measure)
@@ -37,16 +37,20 @@ def test_every_document_is_counted_once_in_each_measure():
         assert found["dropped"] == counts["read"] - counts["kept"] - no_documents > 0
 
 
-def test_of_a_larger_corpus_a_sample_of_whole_partitions_is_measured(monkeypatch):
+@pytest.mark.parametrize("partition_bytes", [4_000, 1_000_000])
+def test_of_a_larger_corpus_a_sample_is_measured(monkeypatch, partition_bytes):
     make_corpus("in")
     whole = build_dataset(["in"], Path("whole"), CONFIG)
-    monkeypatch.setattr(reading, "PARTITION_BYTES", 4_000)
-    manifest = build_dataset(["in"], Path("out"), CONFIG)
-    measures = manifest["measures"]
-    assert measures["num_partitions"] > measures["num_measured"] == 2
-    share = measures["num_measured"] / measures["num_partitions"]
+    num_documents = whole["measures"]["num_documents"]
+    monkeypatch.setattr(reading, "PARTITION_BYTES", partition_bytes)
+    monkeypatch.setattr(measuring, "_MAX_DOCUMENTS", num_documents // 2)
+    measures = build_dataset(["in"], Path("out"), CONFIG)["measures"]
+    assert measures["num_documents"] == num_documents
+    # Copies of a document have one place, and are measured together.
+    assert num_documents // 2 <= measures["num_measured"] < 0.7 * num_documents
+    assert sum(num_counted(measures, "length").values()) == measures["num_measured"]
     num_kept = num_counted(measures, "length")["kept"]
-    assert 0.5 * share < num_kept / whole["counts"]["kept"] < 2 * share
+    assert 0.25 < num_kept / whole["counts"]["kept"] < 1
     # What is measured is part of the whole, bin by bin.
     for measure in MEASURES:
         for fate in FATES:

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.corpus.scripts import BLOCKS, SCRIPTS, is_spaced, letters_by_script
+from jaxgpt.corpus.scripts import BLOCKS, SCRIPTS, is_spaced, is_spaced_text, letters_by_script
 
 LETTERS = st.sampled_from("aZ7 é×Ж日かアกΩא한\n")
 
@@ -24,6 +24,7 @@ def naive_letters(text: str) -> list[int]:
 def test_letters_are_those_of_the_naive_count(texts):
     counts_DS = letters_by_script(texts)
     assert counts_DS.tolist() == [naive_letters(text) for text in texts]
+    assert is_spaced_text(texts).tolist() == is_spaced(counts_DS).tolist()
 
 
 def test_scripts_without_spaces():

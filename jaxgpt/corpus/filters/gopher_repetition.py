@@ -14,11 +14,10 @@ from jaxgpt.config import configclass
 from jaxgpt.corpus.filters.reasons import Reasons
 from jaxgpt.corpus.filters.repeated_blocks import count_duplicates, split_paragraphs
 from jaxgpt.corpus.filters.repeated_n_grams import (
-    MAX_DOCUMENTS,
     bound_top_characters,
     covered_characters,
     duplicate_characters,
-    group_n_grams,
+    find_repeats,
     top_characters,
 )
 from jaxgpt.corpus.text_batch import Judged, TextBatch, select_words
@@ -76,11 +75,9 @@ class GopherRepetition:
         lengths_D = np.array([max(len(text), 1) for text in batch.texts], np.int64)
         reasons = Reasons([*map(self._judge_blocks, batch.texts, batch.lines)])
         rows = np.flatnonzero(reasons.is_open_D & batch.is_spaced_D)
-        for first in range(0, len(rows), MAX_DOCUMENTS):
-            some = rows[first : first + MAX_DOCUMENTS]
-            words = select_words(batch.words, some)
-            self._judge_top(some, words, lengths_D, reasons)
-            self._judge_duplicates(some, words, lengths_D, reasons)
+        words = select_words(batch.words, rows)
+        self._judge_top(rows, words, lengths_D, reasons)
+        self._judge_duplicates(rows, words, lengths_D, reasons)
         return Judged(reasons=reasons.first)
 
     def _judge_blocks(self, text: str, lines: Sequence[str]) -> str | None:
@@ -129,7 +126,7 @@ class GopherRepetition:
         suspects = np.flatnonzero(bound > min(shares.values()))
         rows, words = rows[suspects], select_words(words, suspects)
         for num, share in shares.items():
-            characters = top_characters(group_n_grams(words, num))
+            characters = top_characters(find_repeats(words, num))
             reasons.add(rows[characters / lengths_D[rows] > share], f"gopher_top_{num}_gram")
 
     def _judge_duplicates(
@@ -143,11 +140,11 @@ class GopherRepetition:
         for num, share in shares.items():
             if not len(rows):
                 break
-            n_grams = group_n_grams(words, num)
+            repeats = find_repeats(words, num)
             # More than can count as duplicate here, or for any larger number of words.
-            covered = covered_characters(n_grams) / lengths_D[rows]
+            covered = covered_characters(repeats) / lengths_D[rows]
             suspects = np.flatnonzero(covered > share)
-            characters = duplicate_characters(n_grams, suspects)
+            characters = duplicate_characters(repeats, suspects)
             guilty = suspects[characters / lengths_D[rows[suspects]] > share]
             reasons.add(rows[guilty], f"gopher_duplicate_{num}_grams")
             is_left = covered > min(shares.values())

@@ -1,73 +1,84 @@
 """How much of each document is repeated word n-grams, in characters.
 
 An n-gram is n neighbouring words; two are the same if their words are. All of a batch are found
-by sorting 64-bit keys: 16 bits of the document's number, 48 bits of the n-gram's hash.
+together, by 64-bit keys made of the document and the n-gram.
 
-Axes: D documents, N n-grams of all documents, G groups of equal n-grams in one document.
+Axes: W words, D documents, R n-grams that their document has more than once, G groups of equal
+ones.
 """
 
 import dataclasses
-import functools
 
 import numpy as np
 
-from jaxgpt.corpus.words import Words, neighbours
+from jaxgpt.corpus.words import Words, is_within, windows
 
-# What 16 bits can number.
-MAX_DOCUMENTS = 1 << 16
-_HASH_BITS = np.uint64(48)
+# Odd, so that no key is lost by multiplying; from the digits of pi.
+_BASE = np.uint64(0x243F6A8885A308D3)
 # Of one document, for a bound on its most frequent n-grams.
-_CELLS = 256
+_CELL_BITS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class NGrams:
-    """The n-grams of a batch, grouped.
+class Repeats:
+    """The n-grams that a document has more than once.
 
     Attributes:
         num: words in each.
-        words: of the batch, of at most MAX_DOCUMENTS documents.
-        offsets_D1: int64 [D + 1]; document d has n-grams offsets_D1[d]:offsets_D1[d + 1].
-        order_N: int64, n-grams sorted by document and hash.
-        group_starts_G: int64, where in `order_N` a group of equal ones begins.
-        group_sizes_G: int64.
-        first_G: int64, the first n-gram in the text of each group.
+        words: of the batch.
+        places_R: int64, ascending: the first word of each.
+        firsts_R: int64: the first word of the first one in the text that is equal.
     """
 
     num: int
     words: Words
-    offsets_D1: np.ndarray
-    order_N: np.ndarray
-    group_starts_G: np.ndarray
-    group_sizes_G: np.ndarray
-    first_G: np.ndarray
+    places_R: np.ndarray
+    firsts_R: np.ndarray
 
-    @functools.cached_property
-    def first_word_N(self) -> np.ndarray:
-        """Where in the words of the batch each n-gram begins."""
-        shifts_D = self.words.offsets_D1[:-1] - self.offsets_D1[:-1]
-        return np.arange(self.offsets_D1[-1]) + np.repeat(shifts_D, np.diff(self.offsets_D1))
-
-    @functools.cached_property
-    def characters_N(self) -> np.ndarray:
-        """Characters of each n-gram's words, without what separates them."""
-        ends = np.concatenate([[0], np.cumsum(self.words.lengths_W)])
-        return ends[self.first_word_N + self.num] - ends[self.first_word_N]
+    def characters(self, places: np.ndarray) -> np.ndarray:
+        """Characters of the words of n-grams, without what separates them."""
+        characters = np.zeros(len(places), np.int64)
+        for number in range(self.num):
+            characters += self.words.lengths_W[places + number]
+        return characters
 
 
-def group_n_grams(words: Words, num: int) -> NGrams:
+def find_repeats(words: Words, num: int) -> Repeats:
     """Find the equal ones among the n-grams of `num` words of each document."""
-    hashes_N, offsets_D1 = neighbours(words, num)
-    documents = np.arange(len(offsets_D1) - 1, dtype=np.uint64) << _HASH_BITS
-    keys_N = np.repeat(documents, np.diff(offsets_D1)) | (hashes_N >> (np.uint64(64) - _HASH_BITS))
-    order_N = np.argsort(keys_N)
-    keys_N = keys_N[order_N]
-    is_start_N = np.ones(len(keys_N), bool)
-    is_start_N[1:] = keys_N[1:] != keys_N[:-1]
-    starts_G = np.flatnonzero(is_start_N)
-    sizes_G = np.diff(starts_G, append=len(keys_N))
-    first_G = np.minimum.reduceat(order_N, starts_G) if len(starts_G) else starts_G
-    return NGrams(num, words, offsets_D1, order_N, starts_G, sizes_G, first_G)
+    keys = windows(words, num)
+    num_documents = len(words.offsets_D1) - 1
+    salts_D = np.arange(1, num_documents + 1, dtype=np.uint64) * _BASE
+    keys += np.repeat(salts_D, words.counts_D)[: len(keys)]
+    keys *= _BASE
+    places = _find_alike(keys)
+    places = places[is_within(words, num)[places]]
+    order = np.argsort(keys[places], kind="stable")
+    keys, places = keys[places[order]], places[order]
+    is_first = np.ones(len(keys), bool)
+    is_first[1:] = keys[1:] != keys[:-1]
+    sizes_G = np.diff(np.flatnonzero(is_first), append=len(keys))
+    firsts = np.repeat(places[is_first], sizes_G)
+    is_repeated = np.repeat(sizes_G > 1, sizes_G)
+    places, firsts = places[is_repeated], firsts[is_repeated]
+    order = np.argsort(places)
+    return Repeats(num, words, places[order], firsts[order])
+
+
+def _find_alike(keys: np.ndarray) -> np.ndarray:
+    """Places, ascending, of all keys that occur more than once, and by chance of a few others.
+
+    The places take the low bits of the keys, and then sorting moves nothing but the keys.
+    """
+    num_bits = np.uint64(len(keys).bit_length())
+    packed = keys >> num_bits << num_bits
+    packed |= np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    is_same = packed[1:] >> num_bits == packed[:-1] >> num_bits
+    is_alike = np.zeros(len(keys), bool)
+    is_alike[1:] |= is_same
+    is_alike[:-1] |= is_same
+    places = packed[is_alike] & ((np.uint64(1) << num_bits) - np.uint64(1))
+    return np.sort(places.astype(np.int64))
 
 
 def bound_top_characters(words: Words) -> np.ndarray:
@@ -77,80 +88,72 @@ def bound_top_characters(words: Words) -> np.ndarray:
     with its characters and two spaces. An n-gram of up to 4 words is made of at most two pairs,
     each of which occurs at least as often.
     """
-    hashes_N, offsets_D1 = neighbours(words, 2)
-    n_grams = NGrams(2, words, offsets_D1, *[np.zeros(0, np.int64)] * 4)
-    num_documents = len(offsets_D1) - 1
-    firsts_N = np.repeat(np.arange(num_documents) * _CELLS, np.diff(offsets_D1))
-    cells_N = firsts_N + (hashes_N % np.uint64(_CELLS)).astype(np.int64)
+    num_documents = len(words.offsets_D1) - 1
+    hashes = windows(words, 2)
+    cells = (hashes >> np.uint64(64 - _CELL_BITS)).astype(np.int64)
+    firsts_D = np.arange(num_documents) << _CELL_BITS
+    cells += np.repeat(firsts_D, words.counts_D)[: len(cells)]
+    characters = words.lengths_W[:-1] + words.lengths_W[1:] + 2
     # Sums of whole numbers below 2**53 are exact in floating point.
-    sums = np.bincount(cells_N, n_grams.characters_N + 2, minlength=num_documents * _CELLS)
-    return sums.reshape(num_documents, _CELLS).max(1).astype(np.int64)
+    sums = np.bincount(cells, characters, minlength=num_documents << _CELL_BITS)
+    return sums.reshape(num_documents, 1 << _CELL_BITS).max(1).astype(np.int64)
 
 
-def top_characters(n_grams: NGrams) -> np.ndarray:
+def top_characters(repeats: Repeats) -> np.ndarray:
     """int64 [D]: characters of all occurrences of the most frequent n-gram, words and one space
     between them. Of equally frequent ones the first in the text counts. 0 without n-grams."""
-    result_D = np.zeros(len(n_grams.offsets_D1) - 1, np.int64)
-    if not len(n_grams.first_G):
-        return result_D
+    words, num = repeats.words, repeats.num
+    firsts_G, sizes_G = np.unique(repeats.firsts_R, return_counts=True)
+    # Where none is repeated, the first n-gram is as frequent as any.
+    has_any_D = words.counts_D >= num
+    tops_D = (1 << 32) - words.offsets_D1[:-1]
     # The largest is the most frequent and, among those, the first.
-    rank_G = (n_grams.group_sizes_G << 32) - n_grams.first_G
-    document_G = np.searchsorted(n_grams.offsets_D1, n_grams.first_G, side="right") - 1
-    starts = np.flatnonzero(np.diff(document_G, prepend=-1))
-    top = np.maximum.reduceat(rank_G, starts)
-    sizes = -(-top >> 32)
-    first = (sizes << 32) - top
-    lengths = n_grams.characters_N[first] + n_grams.num - 1
-    result_D[document_G[starts]] = lengths * sizes
+    documents_G = np.searchsorted(words.offsets_D1, firsts_G, side="right") - 1
+    np.maximum.at(tops_D, documents_G, (sizes_G << 32) - firsts_G)
+    tops = tops_D[has_any_D]
+    sizes = -(-tops >> 32)
+    characters = repeats.characters((sizes << 32) - tops) + num - 1
+    result_D = np.zeros(len(has_any_D), np.int64)
+    result_D[has_any_D] = characters * sizes
     return result_D
 
 
-def covered_characters(n_grams: NGrams) -> np.ndarray:
+def covered_characters(repeats: Repeats) -> np.ndarray:
     """int64 [D]: characters of words that lie in an n-gram which occurred before.
 
     No less than `duplicate_characters`, and no more than the same for fewer words.
     """
-    later = _repeated(n_grams, first_too=False)
-    steps_W = np.zeros(len(n_grams.words.lengths_W) + 1, np.int64)
-    starts = n_grams.first_word_N[later]
-    np.add.at(steps_W, starts, 1)
-    np.add.at(steps_W, starts + n_grams.num, -1)
-    is_covered_W = np.cumsum(steps_W[:-1]) > 0
-    total = np.concatenate([[0], np.cumsum(n_grams.words.lengths_W * is_covered_W)])
-    return np.diff(total[n_grams.words.offsets_D1])
+    words = repeats.words
+    later = repeats.places_R[repeats.places_R > repeats.firsts_R]
+    is_covered_W = np.zeros(len(words.lengths_W), bool)
+    for place in range(repeats.num):
+        is_covered_W[later + place] = True
+    covered = np.flatnonzero(is_covered_W)
+    total = np.concatenate([[0], np.cumsum(words.lengths_W[covered])])
+    return np.diff(total[np.searchsorted(covered, words.offsets_D1)])
 
 
-def duplicate_characters(n_grams: NGrams, documents: np.ndarray) -> np.ndarray:
+def duplicate_characters(repeats: Repeats, documents: np.ndarray) -> np.ndarray:
     """Characters of n-grams that were read before, for each of `documents` (their numbers).
 
     The text is read from left to right. An n-gram that was read before counts, and reading goes
     on behind it; else it is remembered, and reading goes on at the next word.
     """
-    # N-grams that occur once are remembered in vain; the others are few.
-    repeated = _repeated(n_grams, first_too=True)
-    group_N = np.zeros(len(n_grams.order_N), np.int64)
-    group_N[n_grams.order_N] = np.repeat(n_grams.first_G, n_grams.group_sizes_G)
-    bounds = np.searchsorted(repeated, n_grams.offsets_D1)
+    bounds_D1 = np.searchsorted(repeats.places_R, repeats.words.offsets_D1)
     result = np.zeros(len(documents), np.int64)
-    for place, document in enumerate(documents):
-        chosen = repeated[bounds[document] : bounds[document + 1]]
+    for number, document in enumerate(documents):
+        # N-grams that occur once are remembered in vain.
+        chosen = slice(bounds_D1[document], bounds_D1[document + 1])
         known, counted, free = set(), [], 0
-        for position, group in zip(chosen.tolist(), group_N[chosen].tolist(), strict=True):
-            if position < free:
+        for place, first in zip(
+            repeats.places_R[chosen].tolist(), repeats.firsts_R[chosen].tolist(), strict=True
+        ):
+            if place < free:
                 continue
-            if group in known:
-                counted.append(position)
-                free = position + n_grams.num
+            if first in known:
+                counted.append(place)
+                free = place + repeats.num
             else:
-                known.add(group)
-        result[place] = n_grams.characters_N[counted].sum() if counted else 0
+                known.add(first)
+        result[number] = repeats.characters(np.array(counted, np.int64)).sum()
     return result
-
-
-def _repeated(n_grams: NGrams, first_too: bool) -> np.ndarray:
-    """Numbers of the n-grams that occur more than once, ascending; with or without the first."""
-    is_repeated_N = np.zeros(len(n_grams.order_N), bool)
-    is_repeated_N[n_grams.order_N] = np.repeat(n_grams.group_sizes_G > 1, n_grams.group_sizes_G)
-    if not first_too:
-        is_repeated_N[n_grams.first_G] = False
-    return np.flatnonzero(is_repeated_N)

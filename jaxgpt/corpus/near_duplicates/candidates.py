@@ -8,7 +8,6 @@ Axes: P pairs of key and document, E edges, N documents in clusters.
 """
 
 import numpy as np
-import scipy.sparse
 
 
 def star_edges(keys_P: np.ndarray, documents_P: np.ndarray) -> np.ndarray:
@@ -47,6 +46,9 @@ def connected_clusters(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         documents_N: int64, sorted numbers of all documents that have an edge.
         clusters_N: int64, for each the smallest number in its component.
     """
+    # Only here: it takes a while to import, and one process of a build needs it.
+    import scipy.sparse
+
     documents_N, ends = np.unique(edges, return_inverse=True)
     first, second = ends.reshape(-1, 2).T
     num = len(documents_N)

@@ -8,11 +8,14 @@ Axes: S shingles, K permutations, D documents, N documents that have shingles.
 """
 
 import functools
+from typing import TYPE_CHECKING
 
-import datasketch
 import numpy as np
 
 from jaxgpt.corpus.near_duplicates.shingles import Shingles
+
+if TYPE_CHECKING:
+    import datasketch
 
 # Of which the estimate has a standard error of at most 1 / 32.
 NUM_PERMUTATIONS = 256
@@ -58,17 +61,21 @@ def estimate_similarity(signatures_DK: np.ndarray, signature_K: np.ndarray) -> n
     return np.count_nonzero(signatures_DK == signature_K, axis=1) / len(signature_K)
 
 
-def wrap_signature(signature_K: np.ndarray) -> datasketch.MinHash:
+def wrap_signature(signature_K: np.ndarray) -> "datasketch.MinHash":
     """A signature as the object that datasketch's indexes take."""
+    # Only here: it takes longer to import than all the rest of a build.
+    import datasketch
+
     return datasketch.MinHash(seed=SEED, scheme=SCHEME, hashvalues=signature_K)
 
 
 @functools.cache
 def permutations(num: int) -> tuple[np.ndarray, np.ndarray]:
     """datasketch's own: uint32 [K] a and b of the permutations h -> a * h + b modulo 2**32."""
-    sketch = datasketch.MinHash(num_perm=num, seed=SEED, scheme=SCHEME)
-    a_K, b_K = np.asarray(sketch.permutations, np.uint32)
-    return a_K, b_K
+    generator = np.random.RandomState(SEED)
+    halves_K = generator.randint(0, 1 << 31, num, np.uint32)
+    # An odd factor loses nothing.
+    return halves_K * np.uint32(2) + np.uint32(1), generator.randint(0, 1 << 32, num, np.uint32)
 
 
 def _mix(hashes: np.ndarray) -> np.ndarray:

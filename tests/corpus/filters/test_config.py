@@ -116,11 +116,11 @@ def test_all_steps_take_an_empty_batch_and_empty_documents():
 def test_a_selected_batch_says_what_a_new_one_would():
     texts = ["One text here.", "二つ目", "a third text\nof two lines", ""]
     batch = TextBatch(texts=texts, urls=["a", "b", "c", "d"])
-    assert (batch.words, batch.lines, batch.is_spaced_D) is not None
+    assert (batch.words, batch.lines, batch.is_spaced_D, batch.letters_DS) is not None
     for rows in ([], [2], [3, 0], [0, 1, 2, 3]):
         chosen = batch.select(rows)
         new = TextBatch(texts=[texts[row] for row in rows], urls=chosen.urls)
-        assert {"words", "lines", "letters_DS"} <= vars(chosen).keys()
+        assert {"words", "lines", "letters_DS", "is_spaced_D"} <= vars(chosen).keys()
         assert chosen.lines == new.lines
         assert chosen.letters_DS.tolist() == new.letters_DS.tolist()
         assert chosen.is_spaced_D.tolist() == new.is_spaced_D.tolist()

@@ -17,7 +17,7 @@ from jaxgpt.corpus.filters.repeated_n_grams import (
     bound_top_characters,
     covered_characters,
     duplicate_characters,
-    group_n_grams,
+    find_repeats,
     top_characters,
 )
 from jaxgpt.corpus.text_batch import TextBatch
@@ -105,15 +105,15 @@ def test_characters_in_n_grams_are_those_of_the_naive_count(texts):
     words = space_separated_words(texts)
     everyone = np.arange(len(texts))
     for num in (2, 3, 4):
-        top = top_characters(group_n_grams(words, num))
+        top = top_characters(find_repeats(words, num))
         assert top.tolist() == [naive_top(text, num) for text in texts]
         assert (2 * bound_top_characters(words) >= top).all()
     covered_before = None
     for num in range(5, 11):
-        n_grams = group_n_grams(words, num)
-        duplicates = duplicate_characters(n_grams, everyone)
+        repeats = find_repeats(words, num)
+        duplicates = duplicate_characters(repeats, everyone)
         assert duplicates.tolist() == [naive_duplicates(text, num) for text in texts]
-        covered = covered_characters(n_grams)
+        covered = covered_characters(repeats)
         assert (covered >= duplicates).all()
         assert covered_before is None or (covered <= covered_before).all()
         covered_before = covered

@@ -1,0 +1,57 @@
+"""`python -m jaxgpt.benchmarks.torch_peer`: PyTorch's side of a comparison, a process of its own.
+
+Reads one JSON object a line from stdin, does what it says, answers with one on stdout. Between
+two questions it waits for the pipe, so that the other side has the machine for itself. What it does
+when is `torch_process.py`'s to say; JAX is not imported here.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from jaxgpt.benchmarks.torch_gpt import TorchTrainer
+
+Work = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _start_train(job: dict[str, Any]) -> Work:
+    with np.load(job["arrays"]) as arrays:
+        trainer = TorchTrainer(job["shape"], job["settings"], dict(arrays))
+
+    def train(question: dict[str, Any]) -> dict[str, Any]:
+        seconds, losses = trainer.train(question["num_steps"])
+        return {"seconds": seconds, "losses": losses}
+
+    return train
+
+
+_JOBS: dict[str, Callable[[dict[str, Any]], Work]] = {"train": _start_train}
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    # Whatever libraries print must not come between the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    work: Work | None = None
+    for line in sys.stdin:
+        question = json.loads(line)
+        try:
+            if work is None:
+                torch.set_num_threads(question["num_threads"])
+                work = _JOBS[question["job"]](question)
+                answer: dict[str, Any] = {"torch": torch.__version__}
+            else:
+                answer = work(question)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
