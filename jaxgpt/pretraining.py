@@ -27,7 +27,7 @@ from jaxgpt.parallel.runtime import configure_runtime, describe_devices
 from jaxgpt.parallel.sharding import host_rows, on_mesh, to_devices
 from jaxgpt.remote_run import copied
 from jaxgpt.reporting.run_report import HTML_NAME, write_run_report
-from jaxgpt.run_course import Course, Sources, make_loop, open_sources, set_course
+from jaxgpt.run_course import Course, Sources, compile_course, make_loop, open_sources, set_course
 from jaxgpt.run_files import (
     Resume,
     check_folder_is_shared,
@@ -149,6 +149,8 @@ def _train(
     config = course.config
     with on_mesh(course.mesh, config.sharding):
         start = _start(course, latest)
+        with course.account.spending("compile"):
+            course = compile_course(course)
         # Only now: a resume that is refused must leave the folder as it was.
         if is_first_host():
             write_description(course.run_dir, config, course.sources.tokenizer, lineage)

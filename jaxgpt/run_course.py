@@ -1,5 +1,6 @@
 """What stays the same wherever a run starts from: mesh, model, optimiser, compiled step, loop."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from jaxgpt.training.loss import language_model_loss
 from jaxgpt.training.metrics import MetricsLog, Progress
 from jaxgpt.training.recovery import all_finite
 from jaxgpt.training.state import StatePlan, TrainState, plan_state
-from jaxgpt.training.step import StepMetrics, compile_step, make_train_step
+from jaxgpt.training.step import StepMetrics, compile_ahead, compile_step, make_train_step
 from jaxgpt.training.time_account import TimeAccount
 
 
@@ -111,6 +112,14 @@ def set_course(
             silent=not is_first_host(),
         ),
     )
+
+
+def compile_course(course: Course) -> Course:
+    """The course with its step compiled, rather than at the step's first call."""
+    batch = course.config.batch
+    shape = (batch.global_batch_size, batch.sequence_length)
+    step = compile_ahead(course.step, course.plan.abstract, shape, course.mesh)
+    return dataclasses.replace(course, step=step)
 
 
 def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:

@@ -11,6 +11,9 @@ from jaxgpt.errors import UsageError, did_you_mean
 # Where each measure is, and its config; only the one that is asked for is imported.
 MEASURES = {
     "train-step": ("jaxgpt.benchmarks.training", "TrainStepBenchmark"),
+    "loader": ("jaxgpt.benchmarks.reading", "LoaderBenchmark"),
+    "full-loop": ("jaxgpt.benchmarks.looping", "FullLoopBenchmark"),
+    "startup": ("jaxgpt.benchmarks.starting", "StartupBenchmark"),
     "tokenize": ("jaxgpt.benchmarks.tokenizing", "TokenizeBenchmark"),
     "build": ("jaxgpt.benchmarks.building", "BuildBenchmark"),
 }

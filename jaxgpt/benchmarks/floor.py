@@ -3,6 +3,7 @@
 On values as training has them: products of zeros are quicker, since less power is drawn.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -67,6 +68,16 @@ def read_rate(num_bytes: int | None = None) -> float:
     x = jax.random.normal(jax.random.key(0), (num_bytes // 4,), jnp.float32)
     total = jax.jit(jnp.sum)
     return num_bytes / _best_seconds(lambda: total(x))
+
+
+def describe_device() -> dict[str, Any]:
+    """What computes, with how many threads, and what XLA was told, for a measure's settings."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+        "threads": len(os.sched_getaffinity(0)),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
 
 
 def _best_seconds(run: Callable[[], Any]) -> float:

@@ -1,14 +1,12 @@
 """`train-step`: tokens a second of the optimiser step, beside the device's matrix products."""
 
-import os
 from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from jaxgpt.batch import Batch
-from jaxgpt.benchmarks.floor import matmul_rate
+from jaxgpt.benchmarks.floor import describe_device, matmul_rate
 from jaxgpt.benchmarks.measurement import Against, Measurement, by_turns, versions_of
 from jaxgpt.benchmarks.shapes import SHAPES, Shape, ShapeName
 from jaxgpt.benchmarks.synthetic_text import sample_batch
@@ -229,8 +227,5 @@ def _described(shape: Shape, dtype: Dtype) -> dict[str, Any]:
         **_sizes_of(shape),
         "batch_size": shape.batch_size,
         "dtype": dtype,
-        "device": jax.devices()[0].device_kind,
-        "num_devices": jax.device_count(),
-        "threads": len(os.sched_getaffinity(0)),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        **describe_device(),
     }

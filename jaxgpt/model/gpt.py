@@ -274,8 +274,10 @@ class Gpt(nn.Module):
         cache: KVCache | None,
         deterministic: bool,
     ) -> tuple[jax.Array, KVCache | None]:
-        needs_key = not deterministic and not self.is_initializing()
-        key = self.make_rng("dropout") if needs_key else None
+        if self.is_initializing():
+            # Their parameters are made; tracing what nobody will look at takes seconds.
+            return x_BTD, cache
+        key = None if deterministic else self.make_rng("dropout")
 
         def apply_layer(
             params: Any, shared: Shared, carry: _Carry, layer: int | jax.Array, kind: int
@@ -293,9 +295,8 @@ class Gpt(nn.Module):
                 routing = routing.add_layer(layer, one)
             return x_BTD, cache, routing
 
-        # A single token, or the one row of initialisation, cannot be divided.
-        in_turn = cache is not None or self.is_initializing()
-        layers = self.config.layers.in_turn if in_turn else self.config.layers
+        # A single token cannot be divided.
+        layers = self.config.layers if cache is None else self.config.layers.in_turn
         x_BTD, cache, routing = layers.run(
             apply_layer,
             self.blocks,
@@ -311,8 +312,7 @@ class Gpt(nn.Module):
 
     def _start_routing(self, num_rows: int) -> Routing | None:
         counts = self.config.feed_forward.count_experts()
-        wanted = self.is_mutable_collection(ROUTING) and not self.is_initializing()
-        if counts is None or not wanted:
+        if counts is None or not self.is_mutable_collection(ROUTING):
             return None
         return no_routing(num_rows, self.config.num_layers, counts[0])
 
