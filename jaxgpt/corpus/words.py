@@ -22,6 +22,7 @@ from jaxgpt.corpus.characters import code_points, table_of
 _CHUNK_CHARACTERS = 1 << 18
 # Odd, so that it has an inverse modulo 2**64; the digits are those of the golden ratio.
 _BASE = 0x9E3779B97F4A7C15
+_LOW_BITS = np.uint64(0xFFFF)
 _SEPARATOR, _LETTER, _WORD = 0, 1, 2
 
 # Blocks written without spaces between words: there every character counts as a word.
@@ -107,6 +108,25 @@ def is_within(words: Words, num: int) -> np.ndarray:
         places = lasts_D - back
         is_within[places[(places >= 0) & (places < len(is_within))]] = False
     return is_within
+
+
+def find_words(words: Words, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where some words occur.
+
+    Args:
+        wanted: hashes of one word at least, ascending.
+
+    Returns:
+        places among all words, ascending, and which of the wanted ones is there; int64 both.
+    """
+    # Most words are none, and a table of the low 16 bits of the hashes tells most of those.
+    is_likely = np.zeros(1 << 16, bool)
+    is_likely[wanted & _LOW_BITS] = True
+    places = np.flatnonzero(is_likely.take(words.hashes_W & _LOW_BITS, mode="clip"))
+    hashes = words.hashes_W[places]
+    which = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
+    is_found = wanted[which] == hashes
+    return places[is_found], which[is_found]
 
 
 def _words(texts: Sequence[str], kinds_of: Callable[[], np.ndarray]) -> Words:

@@ -95,6 +95,10 @@ class C4:
         is_suspicious = self._is_suspicious(text)
         has_citations = config.remove_citations and "[" in text
         min_words = config.min_words_per_line if is_spaced else None
+        if not (is_suspicious or has_citations or config.require_terminal_punctuation):
+            plain = self._keep_plain_lines(lines, min_words, removed)
+            if plain is not None:
+                return plain, None
         kept = []
         for line in map(str.strip, lines):
             is_short = min_words is not None and len(line.split(None, min_words)) < min_words
@@ -119,6 +123,19 @@ class C4:
                     continue
             kept.append(line)
         return kept, None
+
+    def _keep_plain_lines(
+        self, lines: Sequence[str], min_words: int | None, removed: collections.Counter[str]
+    ) -> list[str] | None:
+        """The same, and fast, where only the number of words counts; None if it does not."""
+        if any(map(self._has_long_word, lines)):
+            return None
+        plain = list(map(str.strip, lines))
+        if min_words is None:
+            return plain
+        kept = [line for line in plain if len(line.split(None, min_words)) >= min_words]
+        removed["lines_with_few_words"] += len(plain) - len(kept)
+        return kept
 
     def _has_long_word(self, line: str) -> bool:
         longest = self.config.max_word_length

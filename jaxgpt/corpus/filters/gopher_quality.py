@@ -17,7 +17,7 @@ from jaxgpt.corpus.characters import chunks, table_of
 from jaxgpt.corpus.filters.punctuation import SYMBOLS
 from jaxgpt.corpus.filters.reasons import Reasons
 from jaxgpt.corpus.text_batch import Judged, TextBatch
-from jaxgpt.corpus.words import Words, space_separated_words
+from jaxgpt.corpus.words import Words, find_words, space_separated_words
 
 _LETTER, _NOT_SYMBOL, _NOT_SPACE = 1, 2, 4
 _BULLETS = ("-", "•")
@@ -145,14 +145,18 @@ def word_shapes(texts: Sequence[str]) -> WordShapes:
     shapes = WordShapes(*(np.zeros(len(texts), np.int64) for _ in range(3)))
     kinds = _kinds()
     for documents, codes_C, starts_D in chunks(texts):
-        kinds_C = kinds[codes_C]
-        in_word_C = np.zeros(len(kinds_C) + 2, bool)
-        in_word_C[1:-1] = kinds_C != 0
+        # With a space at either end, so that every word has an edge there.
+        kinds_C = np.zeros(len(codes_C) + 2, np.uint8)
+        kinds.take(codes_C, mode="clip", out=kinds_C[1:-1])
+        in_word_C = kinds_C != 0
         edges = np.flatnonzero(in_word_C[1:] != in_word_C[:-1])
         starts_W, ends_W = edges[::2], edges[1::2]
-        if not len(starts_W):
-            continue
-        kinds_W = np.bitwise_or.reduceat(kinds_C, starts_W)
+        kinds_W = kinds_C[starts_W + 1]
+        # Most words begin with a letter; only the others are looked at further.
+        others = np.flatnonzero(kinds_W & (_LETTER | _NOT_SYMBOL) != _LETTER | _NOT_SYMBOL)
+        if len(others):
+            spans = np.stack([starts_W[others], ends_W[others]], axis=1) + 1
+            kinds_W[others] = np.bitwise_or.reduceat(kinds_C, spans.ravel())[::2]
         bounds_D1 = np.searchsorted(starts_W, np.append(starts_D, len(codes_C)))
         is_word_W = (kinds_W & _NOT_SYMBOL) != 0
         shapes.num_D[documents] = _sums(is_word_W, bounds_D1)
@@ -194,9 +198,11 @@ def _count(texts: Sequence[str], signs: Sequence[str]) -> np.ndarray:
 
 def _num_found(words: Words, wanted: Sequence[str]) -> np.ndarray:
     """int64 [D]: how many of the wanted words occur in each document."""
-    found_D = np.zeros(len(words.offsets_D1) - 1, np.int64)
-    for wanted_hash in set(space_separated_words(list(wanted)).hashes_W.tolist()):
-        places = np.flatnonzero(words.hashes_W == np.uint64(wanted_hash))
-        documents = np.searchsorted(words.offsets_D1, places, side="right") - 1
-        found_D[np.unique(documents)] += 1
-    return found_D
+    num_documents = len(words.offsets_D1) - 1
+    hashes = np.unique(space_separated_words(wanted).hashes_W)
+    if not len(hashes):
+        return np.zeros(num_documents, np.int64)
+    places, which = find_words(words, hashes)
+    is_found_DH = np.zeros((num_documents, len(hashes)), bool)
+    is_found_DH[np.searchsorted(words.offsets_D1, places, side="right") - 1, which] = True
+    return is_found_DH.sum(1)

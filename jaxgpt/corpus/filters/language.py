@@ -19,7 +19,7 @@ from jaxgpt.config import configclass
 from jaxgpt.corpus.filters.stop_words import LANGUAGE_OF_SCRIPT, LANGUAGES, STOP_WORDS
 from jaxgpt.corpus.scripts import SCRIPTS
 from jaxgpt.corpus.text_batch import Judged, TextBatch
-from jaxgpt.corpus.words import space_separated_words
+from jaxgpt.corpus.words import find_words, space_separated_words
 from jaxgpt.errors import UsageError, did_you_mean
 
 UNKNOWN = "unknown"
@@ -129,13 +129,7 @@ class _Votes:
 
 def _vote(batch: TextBatch) -> _Votes:
     hashes, lists_HL, _ = _ballot()
-    hashes_W = batch.words.hashes_W
-    # Most words are none, and a table of the low 16 bits of the hashes tells most of those.
-    places = np.flatnonzero(_is_likely()[hashes_W & np.uint64(0xFFFF)])
-    found = np.searchsorted(hashes, hashes_W[places])
-    found[found == len(hashes)] = 0
-    is_found = hashes[found] == hashes_W[places]
-    places, found = places[is_found], found[is_found]
+    places, found = find_words(batch.words, hashes)
     document = np.searchsorted(batch.words.offsets_D1, places, side="right") - 1
     cells = document * len(hashes) + found
     times = np.bincount(cells, minlength=len(batch.texts) * len(hashes))
@@ -179,13 +173,6 @@ def _ballot() -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
     hashes = np.unique(np.concatenate(hashes_L))
     lists_HL = np.stack([np.isin(hashes, own) for own in hashes_L], axis=1).astype(np.float64)
     return hashes, lists_HL, languages
-
-
-@functools.cache
-def _is_likely() -> np.ndarray:
-    table = np.zeros(1 << 16, bool)
-    table[_ballot()[0] & np.uint64(0xFFFF)] = True
-    return table
 
 
 def _ask_fasttext(batch: TextBatch, path: str) -> list[tuple[str, float]]:
