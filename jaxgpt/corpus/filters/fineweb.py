@@ -66,6 +66,9 @@ class FineWeb:
             if num_characters / max(len(text) - num_newlines, 1) > most:
                 return "fineweb_duplicate_line_characters"
         most = config.max_newlines_per_word if is_spaced else None
-        if most is not None and num_newlines / max(len(text.split()), 1) > most:
-            return "fineweb_too_many_newlines"
+        if most is not None:
+            # With more words than these it has enough, however many they are.
+            enough = int(num_newlines / most) if most > 0 else -1
+            if num_newlines / max(len(text.split(None, enough)), 1) > most:
+                return "fineweb_too_many_newlines"
         return None
