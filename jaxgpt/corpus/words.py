@@ -134,7 +134,7 @@ def _words(texts: Sequence[str], kinds_of: Callable[[], np.ndarray]) -> Words:
     hashes, lengths = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     counts_D = np.zeros(len(texts), np.int64)
     # Memory that is not asked for again is still in the cache.
-    sums = np.zeros(_CHUNK_CHARACTERS + 1, np.uint64)
+    sums = np.empty(_CHUNK_CHARACTERS + 1, np.uint64)
     for documents, codes_C, starts in _chunks(texts):
         starts_W, ends_W = _boundaries(kinds.take(codes_C, mode="clip"))
         hashes.append(_hash_words(codes_C, starts_W, ends_W, sums[: len(codes_C) + 1]))
@@ -198,9 +198,10 @@ def _hash_words(
     """Polynomials modulo 2**64 in the words' code points, as differences of one running sum.
 
     Args:
-        sums_C1: what is written over to hold that sum; it begins with 0.
+        sums_C1: what is written over to hold that sum.
     """
     powers, inverses = _powers()
+    sums_C1[0] = 0
     # One more than the code point, so that no word is a prefix of zeros of another.
     np.multiply(codes_C + codes_C.dtype.type(1), powers[: len(codes_C)], out=sums_C1[1:])
     np.cumsum(sums_C1[1:], out=sums_C1[1:])

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.corpus import words as words_module
-from jaxgpt.corpus.words import Words, neighbours, space_separated_words, unicode_words
+from jaxgpt.corpus.words import (
+    Words,
+    find_words,
+    neighbours,
+    space_separated_words,
+    unicode_words,
+)
 from tests.languages import LANGUAGES
 
 TEXTS = st.lists(
@@ -88,6 +94,19 @@ def test_neighbours_are_windows_within_a_document(texts, num):
             assert of_window.setdefault(window, hash) == hash
     assert len(set(of_window.values())) == len(of_window)
     assert offsets[-1] == len(hashes)
+
+
+@given(TEXTS, st.sets(st.sampled_from(["a", "b", "ab", "語", "_", "1", "none"]), min_size=1))
+@settings(max_examples=100)
+def test_words_are_found_wherever_they_occur(texts, wanted):
+    hash_of = {word: int(space_separated_words([word]).hashes_W[0]) for word in wanted}
+    names = sorted(wanted, key=lambda word: hash_of[word])
+    hashes = np.array(sorted(hash_of.values()), np.uint64)
+    places, which = find_words(space_separated_words(texts), hashes)
+    every = [word for text in texts for word in text.split()]
+    expected = [(place, word) for place, word in enumerate(every) if word in wanted]
+    found = zip(places.tolist(), which.tolist(), strict=True)
+    assert [(place, names[number]) for place, number in found] == expected
 
 
 @given(st.text("ab é\n", max_size=60), st.integers(4, 20))

@@ -74,6 +74,22 @@ def test_sentences_within_lines_count():
     assert list(apply("One. Two! Three? Version 4.5 is out").reasons) == ["c4_too_few_sentences"]
 
 
+@given(st.text(st.sampled_from("ab \n[."), max_size=80), st.sampled_from([None, 1, 3]))
+@settings(max_examples=200, deadline=None)
+def test_lines_are_judged_one_by_one(text, min_words):
+    config = C4Config(max_word_length=4, min_words_per_line=min_words, min_sentences=None)
+    lines = [line.strip() for line in text.split("\n")]
+    short = [line for line in lines if max(map(len, line.split()), default=0) <= 4]
+    kept = [line for line in short if len(line.split()) >= (min_words or 0)]
+    judged = apply(text, config)
+    assert judged.texts == ["\n".join(kept).strip()]
+    expected = {
+        "lines_with_long_word": len(lines) - len(short),
+        "lines_with_few_words": len(short) - len(kept),
+    }
+    assert judged.counts == {kind: number for kind, number in expected.items() if number}
+
+
 def test_text_without_spaces_keeps_its_lines():
     text = "人人生而自由。\n在尊严和权利上一律平等。"
     assert apply(text).texts == [text]
