@@ -11,6 +11,10 @@ from jaxgpt.errors import UsageError, did_you_mean
 # Where each measure is, and its config; only the one that is asked for is imported.
 MEASURES = {
     "train-step": ("jaxgpt.benchmarks.training", "TrainStepBenchmark"),
+    "attention": ("jaxgpt.benchmarks.attending", "AttentionBenchmark"),
+    "loss-head": ("jaxgpt.benchmarks.scoring", "LossHeadBenchmark"),
+    "gpu": ("jaxgpt.benchmarks.gpu_suite", "GpuBenchmark"),
+    "decode": ("jaxgpt.benchmarks.generating", "DecodeBenchmark"),
     "loader": ("jaxgpt.benchmarks.reading", "LoaderBenchmark"),
     "full-loop": ("jaxgpt.benchmarks.looping", "FullLoopBenchmark"),
     "startup": ("jaxgpt.benchmarks.starting", "StartupBenchmark"),

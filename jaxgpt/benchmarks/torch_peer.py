@@ -5,6 +5,7 @@ two questions it waits for the pipe, so that the other side has the machine for 
 when is `torch_process.py`'s to say; JAX is not imported here.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jaxgpt.benchmarks.torch_attention import TorchAttention
 from jaxgpt.benchmarks.torch_gpt import TorchTrainer
 
 Work = Callable[[dict[str, Any]], dict[str, Any]]
@@ -30,7 +32,30 @@ def _start_train(job: dict[str, Any]) -> Work:
     return train
 
 
-_JOBS: dict[str, Callable[[dict[str, Any]], Work]] = {"train": _start_train}
+def _start_generate(job: dict[str, Any]) -> Work:
+    # Only this job needs transformers.
+    module = importlib.import_module("jaxgpt.benchmarks.torch_generate")
+    with np.load(job["arrays"]) as arrays:
+        generator = module.TorchGenerator(job["shape"], job["settings"], dict(arrays))
+
+    def generate(question: dict[str, Any]) -> dict[str, Any]:
+        seconds, rows = generator.generate()
+        return {"seconds": seconds, "rows": rows}
+
+    return generate
+
+
+def _start_attend(job: dict[str, Any]) -> Work:
+    with np.load(job["arrays"]) as arrays:
+        attention = TorchAttention(job["settings"], dict(arrays))
+    return lambda question: {"seconds": attention.seconds(question["repeats"])}
+
+
+_JOBS: dict[str, Callable[[dict[str, Any]], Work]] = {
+    "attend": _start_attend,
+    "train": _start_train,
+    "generate": _start_generate,
+}
 
 
 def main() -> None:

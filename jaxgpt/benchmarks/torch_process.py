@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,15 @@ class TorchProcess:
         self._process.communicate()
 
 
-def require_torch(compiles: bool) -> None:
+def require_torch(compiles: bool, packages: Sequence[str] = ("torch",)) -> None:
     """Refuse to compare where PyTorch, or what its `compile` needs, is missing.
 
     Raises:
         ConfigError: saying what to install.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigError("--against pytorch needs torch: pip install 'jaxgpt[benchmark]'")
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"--against needs {package} here: pip install 'jaxgpt[benchmark]'")
     compiler = os.environ.get("CXX")
     if compiles and not any(map(shutil.which, [compiler] if compiler else _COMPILERS)):
         raise ConfigError(

@@ -31,3 +31,43 @@ def torch_weights(params: Mapping[str, Any], vocab_size: int) -> dict[str, np.nd
         }
         weights |= {f"blocks.{layer}.{name}.weight": value for name, value in of_layer.items()}
     return weights
+
+
+def gpt2_weights(params: Mapping[str, Any], vocab_size: int) -> dict[str, np.ndarray]:
+    """A model of jaxgpt with GPT-2's biases by the names of transformers' `GPT2LMHeadModel`.
+
+    Kernels there are [in, out], queries, keys and values side by side; the head is the table.
+    """
+    blocks = params["blocks"]
+    attention, feed_forward = blocks["attention"], blocks["feed_forward"]
+    table = params["embedding"]["table"][:vocab_size]
+    width = table.shape[1]
+    weights = {
+        "transformer.wte.weight": table,
+        "lm_head.weight": table,
+        "transformer.wpe.weight": params["position"]["embedding"]["table"],
+        "transformer.ln_f.weight": params["final_norm"]["scale"],
+        "transformer.ln_f.bias": params["final_norm"]["bias"],
+    }
+
+    def heads_together(leaf: str, layer: int, *shape: int) -> np.ndarray:
+        parts = [attention[name][leaf][layer] for name in ("query", "key", "value")]
+        return np.concatenate([part.reshape(*shape, -1) for part in parts], axis=-1)
+
+    for layer in range(len(blocks["attention_norm"]["scale"])):
+        of_layer = {
+            "ln_1.weight": blocks["attention_norm"]["scale"][layer],
+            "ln_1.bias": blocks["attention_norm"]["bias"][layer],
+            "attn.c_attn.weight": heads_together("kernel", layer, width),
+            "attn.c_attn.bias": heads_together("bias", layer),
+            "attn.c_proj.weight": attention["output"]["kernel"][layer].reshape(-1, width),
+            "attn.c_proj.bias": attention["output"]["bias"][layer],
+            "ln_2.weight": blocks["feed_forward_norm"]["scale"][layer],
+            "ln_2.bias": blocks["feed_forward_norm"]["bias"][layer],
+            "mlp.c_fc.weight": feed_forward["up"]["kernel"][layer],
+            "mlp.c_fc.bias": feed_forward["up"]["bias"][layer],
+            "mlp.c_proj.weight": feed_forward["down"]["kernel"][layer],
+            "mlp.c_proj.bias": feed_forward["down"]["bias"][layer],
+        }
+        weights |= {f"transformer.h.{layer}.{name}": value for name, value in of_layer.items()}
+    return weights
