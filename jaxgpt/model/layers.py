@@ -185,10 +185,17 @@ def _project_backward(
         ((dy_outputs, kernel_outputs), ((), ())),
         preferred_element_type=accumulator,
     )
-    first, second = (dy, x) if transposed else (x, dy)
+    # Both operands are read along their rows' axis, for which XLA's CPU backend transposes the
+    # left one: the narrower is put there.
+    x_first = math.prod(x.shape[len(leading) :]) <= math.prod(dy.shape[len(leading) :])
+    first, second = (x, dy) if x_first else (dy, x)
     dkernel = lax.dot_general(
         first, second, ((leading, leading), ((), ())), preferred_element_type=accumulator
     )
+    if x_first == transposed:
+        dkernel = lax.optimization_barrier(dkernel)
+        num_first = first.ndim - len(leading)
+        dkernel = dkernel.transpose(*range(num_first, dkernel.ndim), *range(num_first))
     return dx.astype(x.dtype), constrain_kept(dkernel.astype(kernel.dtype), *axes)
 
 
