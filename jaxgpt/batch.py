@@ -14,7 +14,7 @@ class Batch(NamedTuple):
         tokens_BT: int32, the input ids.
         targets_BT: int32, the id that follows each input within its document.
         segment_ids_BT: int32, 0 for padding, otherwise equal exactly for tokens of one document
-            within a row. Attention never crosses segments.
+            within a row. Attention never crosses segments. None if each row is one segment.
         positions_BT: int32, position of each token within its segment, from 0.
         loss_weights_BT: float32, weight of each target; 0 for padding and for targets that are
             not predicted (a document's first token is no target of the one before it).

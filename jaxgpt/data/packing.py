@@ -33,7 +33,8 @@ def make_rows(
 
     Returns:
         A Batch of NumPy arrays [B, T]. A window that begins inside a document has that rest as
-        its first segment, at positions from 0.
+        its first segment, at positions from 0. Rows of one segment without padding have no
+        `segment_ids_BT`.
     """
     num_rows, window = tokens_BW.shape
     length = window - 1
@@ -42,7 +43,9 @@ def make_rows(
         segment_ids_BT, positions_BT = _segments(starts_BW[:, :-1])
         loss_weights_BT = (~starts_BW[:, 1:]).astype(np.float32)
     else:
-        segment_ids_BT = np.ones((num_rows, length), np.int32)
+        # Without padding there is nothing to keep apart, which the fastest attention needs to know.
+        whole = lengths_B is None
+        segment_ids_BT = None if whole else np.ones((num_rows, length), np.int32)
         positions_BT = np.broadcast_to(index_T, (num_rows, length)).copy()
         loss_weights_BT = np.ones((num_rows, length), np.float32)
     rows = Batch(

@@ -21,6 +21,7 @@ from jaxgpt.model.attention_kernels import (
     AttentionKernel,
     Cudnn,
     Fastest,
+    Pallas,
     Reference,
     Ring,
     RowByRow,
@@ -57,7 +58,7 @@ def kept_bytes(config: TrainConfig, vocab_size: int, mesh: AbstractMesh, on_gpu:
         config: of the run.
         vocab_size: ids of the tokenizer.
         mesh: the devices; its tensor axis splits heads, hidden units and vocabulary.
-        on_gpu: whether `Fastest` attention may be cuDNN's, which keeps no scores.
+        on_gpu: whether `Fastest` attention may be cuDNN's or Pallas', which keep no scores.
     """
     model, tensor = with_kernel(config, mesh, on_gpu), mesh.shape["tensor"]
     layer, ends = _measure(config, model, vocab_size, tensor)
@@ -81,12 +82,17 @@ def attention_kernel(
     if not on_gpu:
         return RowByRow() if mesh.size == 1 else SavedProbabilities()
     head_dim = attention.resolve_head_dim(config.model.d_model)
-    q_BTNH = jax.ShapeDtypeStruct((1, 1, 1, head_dim), jnp.dtype(config.model.compute_dtype))
-    segments_BT = jnp.ones((1, 1), jnp.int32)  # The loader always gives segments.
-    mask = AttentionMask(segment_ids_BT=segments_BT)
+    shape = (1, config.batch.sequence_length, 1, head_dim)
+    q_BTNH = jax.ShapeDtypeStruct(shape, jnp.dtype(config.model.compute_dtype))
+    segments_BT = jnp.ones(shape[:2], jnp.int32) if config.data.mask_documents else None
     scores = Scores(1.0, attention.soft_cap)
-    refused = Cudnn().refuses_on(_NEWEST, q_BTNH, mask, scores, None)
-    return SavedProbabilities() if refused else Cudnn()
+    # Of layers with and without a window, the one that fewer kernels know.
+    window = next((window for window in attention.windows if window is not None), None)
+    mask = AttentionMask(segment_ids_BT=segments_BT, window=window)
+    for kernel in (Cudnn(), Pallas()):
+        if kernel.refuses_on(_NEWEST, q_BTNH, mask, scores, None) is None:
+            return kernel
+    return SavedProbabilities()
 
 
 def with_kernel(config: TrainConfig, mesh: AbstractMesh, on_gpu: bool) -> GptConfig:
@@ -94,8 +100,8 @@ def with_kernel(config: TrainConfig, mesh: AbstractMesh, on_gpu: bool) -> GptCon
     attention, kernel = config.model.attention, attention_kernel(config, mesh, on_gpu)
     if not isinstance(attention, GroupedQueryAttention) or kernel is None:
         return config.model
-    # cuDNN's needs a GPU even to be traced; the row-by-row kernel keeps the same arrays.
-    kernel = RowByRow() if isinstance(kernel, Cudnn) else kernel
+    # These need a GPU even to be traced; the row-by-row kernel keeps the same arrays.
+    kernel = RowByRow() if isinstance(kernel, Cudnn | Pallas) else kernel
     return replace(config.model, attention=replace(attention, kernel=kernel))
 
 

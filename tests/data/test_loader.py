@@ -53,7 +53,7 @@ def test_documents_may_be_run_together():
     split, size = FakeSplit(100, starts=[0, 6, 50]), {"sequence_length": T, "global_batch_size": 24}
     data = DataConfig(datasets=(WeightedDataset(path="d"),), mask_documents=False)
     batch = TrainingBatches([fake_dataset(split)], data, BatchConfig(**size), 0).batch(0)
-    assert (batch.segment_ids_BT == 1).all()
+    assert batch.segment_ids_BT is None
     assert (batch.loss_weights_BT == 1).all()
     assert (batch.positions_BT == np.arange(T)).all()
 

@@ -1,5 +1,6 @@
 """Every kernel against attention in float64 NumPy, and the choice between kernels."""
 
+import dataclasses
 import functools
 import logging
 
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model import attention_kernels
+from jaxgpt.model import attention_kernels, gpu_attention
 from jaxgpt.model.attention_kernels import (
     Cudnn,
     Fastest,
+    Pallas,
     Reference,
     RowByRow,
     SavedProbabilities,
@@ -35,10 +37,10 @@ MASKS = {
 SCORES = {"plain": Scores(H**-0.5), "soft cap": Scores(0.7, soft_cap=2.0)}
 
 
-def attend_float64(inputs, visible_BTS, scores):
+def attend_float64(inputs, visible_BTS, scores, num_groups=N // K):
     """Output, and gradients of sum(output * dout), written out in float64."""
     q, k, v, dout = inputs
-    k, v = (np.repeat(x, N // K, axis=2) for x in (k, v))
+    k, v = (np.repeat(x, num_groups, axis=2) for x in (k, v))
     scaled = np.einsum("BTNH,BSNH->BNTS", q, k) * scores.scale
     slope = np.full_like(scaled, scores.scale)
     if scores.soft_cap is not None:
@@ -51,7 +53,7 @@ def attend_float64(inputs, visible_BTS, scores):
     out = np.einsum("BNTS,BSNH->BTNH", p, v)
     dp = np.einsum("BTNH,BSNH->BNTS", dout, v)
     ds = p * (dp - (p * dp).sum(-1, keepdims=True)) * slope
-    shape = (B, T, K, N // K, H)
+    shape = (*k.shape[:2], -1, num_groups, k.shape[-1])
     dk = np.einsum("BNTS,BTNH->BSNH", ds, q).reshape(shape).sum(3)
     dv = np.einsum("BNTS,BTNH->BSNH", p, dout).reshape(shape).sum(3)
     return out, np.einsum("BNTS,BSNH->BTNH", ds, k), dk, dv
@@ -154,8 +156,10 @@ def test_dropout_of_probabilities_keeps_the_mean_and_its_key_decides():
     assert float(jnp.mean(first[:, 50:])) == pytest.approx(1.0, abs=0.02)
 
 
-def _choice(backend, dtype="bfloat16", head_dim=64, mask=None, scores=None, dropout=None):
-    q = jax.ShapeDtypeStruct((1, 16, 4, head_dim), jnp.dtype(dtype))
+def _choice(
+    backend, dtype="bfloat16", head_dim=64, mask=None, scores=None, dropout=None, num_tokens=16
+):
+    q = jax.ShapeDtypeStruct((1, num_tokens, 4, head_dim), jnp.dtype(dtype))
     mask = mask or AttentionMask()
     scores = scores or Scores(1.0)
     kernel, reasons = choose_kernel(backend, q, mask, scores, dropout)
@@ -174,13 +178,16 @@ def test_choice_on_a_cpu():
 
 
 def test_choice_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(attention_kernels, "_compute_capability", lambda: 9.0)
+    monkeypatch.setattr(gpu_attention, "_compute_capability", lambda: 9.0)
     assert _choice("gpu") == (Cudnn, "")
     assert _choice("gpu", mask=AttentionMask(window=8))[0] is Cudnn
     assert _choice("gpu", head_dim=256)[0] is Cudnn
-    segments = AttentionMask(segment_ids_BT=jnp.ones((1, 16), int))
+    packed = AttentionMask(segment_ids_BT=jnp.ones((1, 256), int))
+    assert _choice("gpu", mask=packed, num_tokens=256)[0] is Pallas
     for refused in (
-        {"mask": segments},
+        {"mask": packed, "num_tokens": 200},
+        {"mask": dataclasses.replace(packed, window=8), "num_tokens": 256},
+        {"mask": packed, "num_tokens": 256, "head_dim": 256},
         {"dtype": "float32"},
         {"scores": Scores(1.0, soft_cap=50.0)},
         {"head_dim": 12},
@@ -189,7 +196,7 @@ def test_choice_on_a_gpu(monkeypatch):
         kernel, reasons = _choice("gpu", **refused)
         assert kernel is SavedProbabilities
         assert reasons.startswith("Cudnn cannot: ")
-    monkeypatch.setattr(attention_kernels, "_compute_capability", lambda: 8.0)
+    monkeypatch.setattr(gpu_attention, "_compute_capability", lambda: 8.0)
     assert _choice("gpu", head_dim=256)[0] is SavedProbabilities
     assert _choice("tpu")[0] is SavedProbabilities
 
