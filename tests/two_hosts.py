@@ -110,6 +110,7 @@ class Hosts:
         own: more arguments of each.
         variables: of a launcher; None: flags say who is who.
         heartbeat_seconds: after which a silent host is lost.
+        num_devices: of each.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Hosts:
         own: Sequence[Sequence[str]] = ((), ()),
         variables: Sequence[Mapping[str, str]] = ({}, {}),
         heartbeat_seconds: float = 15,
+        num_devices: int = 4,
     ) -> None:
         port = free_port()
         self.processes = []
@@ -133,7 +135,7 @@ class Hosts:
                 subprocess.Popen(
                     [sys.executable, *program, *arguments, *flags, *own[host]],
                     cwd=REPOSITORY,
-                    env={**environment(cache, 4), **variables[host]},
+                    env={**environment(cache, num_devices), **variables[host]},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
