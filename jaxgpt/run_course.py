@@ -145,6 +145,7 @@ def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
         log_every=config.logging.every_steps,
         save_every=interval(config.checkpoint.every_steps, num_steps),
         save=save,
+        wait=course.checkpoints.wait,
         hooks=make_hooks(
             Surroundings(
                 config=config,

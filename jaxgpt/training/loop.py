@@ -66,15 +66,12 @@ class Loop:
 
     Attributes:
         step: the compiled step; donates the state it is given.
-        learning_rates: of each update, counted from 0; on the host, so that reading one waits
-            for no device.
-        num_steps: where the run ends.
-        tokens_per_step: for throughput.
-        flops_per_token: training FLOPs, for MFU.
-        peak_flops: of all devices together, or None where it is not known.
-        log_every: steps between records.
-        save_every: steps between saves.
-        save: called with (step, state, metadata).
+        learning_rates: of each update, counted from 0; on the host: reading waits for no device.
+        num_steps, tokens_per_step: where the run ends; for the rate.
+        flops_per_token, peak_flops: for MFU; of all devices together, None where not known.
+        log_every, save_every: steps between records, between saves.
+        save: called with (step, state, metadata); need not be durable when it returns.
+        wait: waits until the last save is; raises if it failed.
         hooks: in the order in which they run.
         recovery: what it takes to give up; the step itself decides what is skipped.
         is_finite: whether a state may be saved.
@@ -92,6 +89,7 @@ class Loop:
     log_every: int
     save_every: int
     save: Callable[[int, TrainState, dict[str, Any]], None]
+    wait: Callable[[], None] = lambda: None
     hooks: Sequence[Hook] = ()
     recovery: Recovery = field(default_factory=NoSkipping)
     is_finite: Callable[[TrainState], bool] = lambda state: True
@@ -139,11 +137,10 @@ def fit(
     """Train from the state's step to `loop.num_steps`, saving on the way and at the end.
 
     Args:
-        loop: the run's constants.
+        loop: what stays the same.
         state: at the step to continue from; its buffers are reused.
         batches: global batches on the devices, the first being that of the state's step.
-        log: where records go.
-        progress: what the person at the terminal sees.
+        log, progress: where records go; what the person at the terminal sees.
         stop: asked after each step.
         seconds: time that earlier processes of this run have spent.
 
@@ -203,10 +200,10 @@ def _dispatch(
 
 
 def _next(batches: Iterator[Batch], clock: _Clock, account: TimeAccount) -> Batch:
-    waited = time.perf_counter()
+    began = time.perf_counter()
     with account.spending("data_wait"):
         batch = next(batches)
-    clock.data_wait_seconds += time.perf_counter() - waited
+    clock.data_wait_seconds += time.perf_counter() - began
     return batch
 
 
@@ -222,8 +219,7 @@ def _run_hooks(
     except (DivergedError, ReplicasDifferError):
         raise
     except Exception:
-        # An evaluation that fails must not cost the training before it. But a host that saves alone
-        # would wait for the others for ever.
+        # It must not cost the training before it; but a host saving alone would wait for ever.
         if jax.process_count() == 1:
             _save(loop, step, state, metadata)
         raise
@@ -242,9 +238,15 @@ def _save(loop: Loop, step: int, state: TrainState, metadata: dict[str, Any]) ->
 def _stopped(loop: Loop, step: int, log: MetricsLog, stop: StopSignal) -> JaxgptError:
     assert stop.received is not None
     log.event("stopped", step, signal=stop.received.name)
+    end = ", which is saved" if step else ""
+    with loop.account.spending("save"):
+        try:
+            loop.wait()
+        except JaxgptError as error:
+            end = f"; {error}"
     return stop.error(
-        f"stopped by {stop.received.name} at step {step} of {loop.num_steps}"
-        f"{', which is saved' if step else ''}. Run the same command again to continue"
+        f"stopped by {stop.received.name} at step {step} of {loop.num_steps}{end}. "
+        "Run the same command again to continue"
     )
 
 

@@ -13,12 +13,13 @@ import pytest
 from jaxgpt.checkpoints import free_space, step_folders
 from jaxgpt.checkpoints.manager import CheckpointConfig
 from jaxgpt.config import load_config, replace
-from jaxgpt.errors import JaxgptError, MismatchError, NoCheckpointError
+from jaxgpt.errors import JaxgptError, MismatchError, NoCheckpointError, UnfinishedError
 from jaxgpt.experiment import TrainConfig, open_run
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.parallel.runtime import RuntimeConfig
 from jaxgpt.pretraining import train_run
 from jaxgpt.training.metrics import read_records
+from tests.faults import Faults
 from tests.tiny import make_dataset, write_config
 from tests.two_hosts import Hosts
 
@@ -149,6 +150,20 @@ def test_a_run_that_could_not_save_its_end_does_not_call_itself_finished(
     assert error.value.exit_code == 1
     train_run(config, tmp_path / "run", "auto", False)
     assert_same_end(tmp_path / "run", calm)
+
+
+def test_a_stopped_run_that_could_not_save_says_so_and_not_that_it_is_saved(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(directory: Path, step: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    Faults({4: "term"}, tmp_path / "done").install(monkeypatch.setattr)
+    monkeypatch.setattr(step_folders, "commit", full)
+    with pytest.raises(UnfinishedError, match=r"stopped by SIGTERM.*could not save") as error:
+        train_run(config, tmp_path / "run", "auto", False)
+    assert "which is saved" not in str(error.value)
+    assert "No space left on device; the newest complete checkpoint is none" in str(error.value)
 
 
 @pytest.mark.slow
