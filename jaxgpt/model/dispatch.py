@@ -37,6 +37,13 @@ class Dispatch:
         """
         raise NotImplementedError(f"{type(self).__name__} has no run")
 
+    def exchanged_per_token(
+        self, num_tokens: int, num_experts: int, num_active: int, num_peers: int
+    ) -> float:
+        """Vectors of width D that a device sends for each of its tokens, forward, if T tokens a row
+        choose K of E experts, which so many devices share."""
+        raise NotImplementedError(f"{type(self).__name__} has no exchanged_per_token")
+
 
 @configclass
 class Capacity(Dispatch):
@@ -64,6 +71,13 @@ class Capacity(Dispatch):
         even = num_active * num_tokens / num_experts
         # Less than a rounding error: 1.2 * 10 is not 13 slots.
         return min(num_tokens, max(1, math.ceil(self.factor * even - 1e-9)))
+
+    def exchanged_per_token(
+        self, num_tokens: int, num_experts: int, num_active: int, num_peers: int
+    ) -> float:
+        """All slots there and back, but for one's own share."""
+        slots = num_experts * self.count_slots(num_tokens, num_experts, num_active)
+        return 2 * slots / num_tokens * (num_peers - 1) / num_peers
 
     def run(
         self, apply_expert: ApplyExpert, params: Any, x_BTD: jax.Array, choice: Choice
@@ -109,6 +123,12 @@ class Dropless(Dispatch):
     def __post_init__(self) -> None:
         if self.block_size < 1:
             raise ValueError(f"block_size must be at least 1, not {self.block_size}")
+
+    def exchanged_per_token(
+        self, num_tokens: int, num_experts: int, num_active: int, num_peers: int
+    ) -> float:
+        """Every token to all peers, and their sums back."""
+        return 2.0 * (num_peers - 1)
 
     def run(
         self, apply_expert: ApplyExpert, params: Any, x_BTD: jax.Array, choice: Choice

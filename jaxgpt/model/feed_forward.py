@@ -23,6 +23,15 @@ class FeedForward:
         """Return a module (x_BTD, valid_BT, deterministic) -> x_BTD; padding is not valid."""
         raise NotImplementedError(f"{type(self).__name__} has no build")
 
+    def exchanged_per_token(self, num_tokens: int, num_peers: int) -> float:
+        """Vectors of the model's width that a device sends for each of its tokens, forward.
+
+        Args:
+            num_tokens: of a row.
+            num_peers: devices that share the experts.
+        """
+        return 0.0
+
     def count_experts(self) -> tuple[int, int] | None:
         """(Experts, experts that each token goes through); None if there is no such choice."""
         return None

@@ -70,6 +70,10 @@ class LayerStack:
                 f"Pipelined (--model.layers:pipelined), or mesh.pipeline=1"
             )
 
+    def stretch(self, mesh_sizes: Mapping[str, int]) -> float:
+        """How much longer than their work all layers take, for devices that wait for others."""
+        return 1.0
+
     def run(
         self,
         apply_layer: ApplyLayer[Carry],

@@ -123,6 +123,10 @@ class Pipelined(LayerStack):
         """See `LayerStack.row_multiple`; each part of the rows is shared out to other devices."""
         return 1 if mesh_sizes[PIPELINE] == 1 else self.num_micro_batches * _shards(mesh_sizes)
 
+    def stretch(self, mesh_sizes: Mapping[str, int]) -> float:
+        """See `LayerStack.stretch`: the ticks of a pass over those of its micro-batches."""
+        return 1 + (mesh_sizes[PIPELINE] - 1) / self.num_micro_batches
+
     def check(
         self, mesh_sizes: Mapping[str, int], num_rows: int, num_layers: int, num_kinds: int
     ) -> None:

@@ -2,11 +2,8 @@
 
 import math
 
-import jax
-import jax.numpy as jnp
 import pytest
 
-from jaxgpt.batch import Batch
 from jaxgpt.config import replace
 from jaxgpt.data.loader import BatchConfig
 from jaxgpt.experiment import TrainConfig
@@ -16,13 +13,11 @@ from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
 from jaxgpt.model.remat import FullRemat, NoRemat, SaveDots
-from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh, make_mesh
-from jaxgpt.parallel.sharding import batch_sharding, on_mesh
+from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.memory import bytes_per_device, plan_memory, plan_run_state
-from jaxgpt.training.loss import LossConfig, language_model_loss
+from jaxgpt.training.loss import LossConfig
 from jaxgpt.training.loss_head import LossHead, TokenChunks, WholeLogits
-from jaxgpt.training.state import plan_state
-from jaxgpt.training.step import compile_step, make_train_step
+from tests.planning.compiling import compile_step_of
 
 VOCAB = 512
 MANY_WORDS = 8192
@@ -48,25 +43,6 @@ def _with_many_words(config: TrainConfig, logits: LossHead, tied: bool = True) -
     """Narrow and shallow, so that logits are most of what a step needs."""
     model = replace(config.model, num_layers=2, d_model=64, head=LanguageModelHead(tied=tied))
     return replace(config, model=model, loss=LossConfig(logits=logits))
-
-
-def _analyse(config: TrainConfig, vocab_size: int):
-    """XLA's analysis of the step, compiled for simulated devices without any array."""
-    mesh = make_mesh(config.mesh, jax.devices()[: math.prod(config.mesh.sizes.values())])
-    model, schedule = config.model.build(vocab_size), config.schedule.build()
-    plan, optimizer = plan_state(
-        model, lambda axes: config.optimizer.build(schedule, axes), config.sharding, mesh
-    )
-    loss = language_model_loss(model, jnp.ones(vocab_size, jnp.int32), config.loss)
-    train_step = make_train_step(loss, optimizer, config.batch.num_micro_batches)
-    shape = (config.batch.global_batch_size, config.batch.sequence_length)
-    ids, weights = (
-        jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
-        for dtype in (jnp.int32, jnp.float32)
-    )
-    with on_mesh(mesh, config.sharding):
-        step = compile_step(train_step, plan.abstract, mesh)
-        return step.lower(plan.abstract, Batch(ids, ids, ids, ids, weights)).compile()
 
 
 CASES = {
@@ -101,7 +77,7 @@ QUICK = ("words in chunks",)
 )
 def test_the_plan_agrees_with_the_compiler(config: TrainConfig, vocab_size: int) -> None:
     mesh = abstract_mesh(config.mesh, math.prod(config.mesh.sizes.values()))
-    found = _analyse(config, vocab_size).memory_analysis()
+    found = compile_step_of(config, vocab_size).memory_analysis()
     plan = plan_memory(config, vocab_size, mesh, on_gpu=False)
     kept = plan.parameters + plan.optimizer + plan.batch
     # Besides the counters and the key of the state.

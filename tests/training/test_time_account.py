@@ -49,6 +49,13 @@ def test_an_error_ends_a_purpose_too(clock) -> None:
     assert account.purpose == "init"
 
 
+def test_a_process_killed_at_once_leaves_no_gap(clock, tmp_path) -> None:
+    with TimeAccount(tmp_path).written():
+        clock.now += 4  # and it is killed, before anything else is written
+        second = TimeAccount(tmp_path, began=clock.now - 1)
+    assert second.seconds()["down"] == pytest.approx(3)
+
+
 def test_another_process_goes_on_with_it(clock, tmp_path) -> None:
     first = TimeAccount(tmp_path)
     for step in range(1, 11):
