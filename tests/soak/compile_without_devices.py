@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/llama_70b.py")
     parser.add_argument("--num-devices", type=int, default=512)
     parser.add_argument("--vocab-size", type=int, default=128_256)
+    parser.add_argument("--compute-dtype", default=None, help="instead of the config's")
     options = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={options.num_devices}"
@@ -31,7 +32,7 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
     import jax.numpy as jnp
 
     from jaxgpt.batch import Batch
-    from jaxgpt.config import load_config
+    from jaxgpt.config import load_config, replace
     from jaxgpt.experiment import TrainConfig
     from jaxgpt.parallel.mesh import abstract_mesh, make_mesh
     from jaxgpt.parallel.sharding import batch_sharding, on_mesh
@@ -41,6 +42,8 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
     from jaxgpt.training.step import compile_step, make_train_step
 
     config = load_config(options.config, TrainConfig)
+    if options.compute_dtype is not None:
+        config = replace(config, model=replace(config.model, compute_dtype=options.compute_dtype))
     mesh = make_mesh(config.mesh)
     model = config.model.build(options.vocab_size)
     schedule = config.schedule.build()
