@@ -118,7 +118,9 @@ def compile_course(course: Course) -> Course:
     """The course with its step compiled, rather than at the step's first call."""
     batch = course.config.batch
     shape = (batch.global_batch_size, batch.sequence_length)
-    step = compile_ahead(course.step, course.plan.abstract, shape, course.mesh)
+    step = compile_ahead(
+        course.step, course.plan.abstract, shape, course.config.data.mask_documents, course.mesh
+    )
     return dataclasses.replace(course, step=step)
 
 

@@ -195,7 +195,7 @@ def to_devices(batch: Batch, mesh: Mesh, num_rows: int | None = None) -> Batch:
     """
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
-        return Batch(*(jax.device_put(np.asarray(part), sharding) for part in batch))
+        return jax.tree.map(lambda part: jax.device_put(np.asarray(part), sharding), batch)
     total = len(batch.tokens_BT) if num_rows is None else num_rows
     rows = np.arange(total) if num_rows is None else np.array(host_rows(mesh, total))
 
@@ -208,7 +208,7 @@ def to_devices(batch: Batch, mesh: Mesh, num_rows: int | None = None) -> Batch:
 
         return jax.make_array_from_callback((total, *part.shape[1:]), sharding, shard)
 
-    return Batch(*(place(np.asarray(part)) for part in batch))
+    return jax.tree.map(lambda part: place(np.asarray(part)), batch)
 
 
 def _range_of(rows: slice, num_rows: int) -> range:

@@ -135,12 +135,17 @@ def compile_step(
 
 
 def compile_ahead(
-    step: Any, abstract_state: TrainState, batch_shape: tuple[int, int], mesh: Mesh
+    step: Any,
+    abstract_state: TrainState,
+    batch_shape: tuple[int, int],
+    has_segments: bool,
+    mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """Compile what `compile_step` returned, for whole batches of one shape [B, T].
+    """Compile what `compile_step` returned, for whole batches of one shape [B, T], with segments or none.
 
     Called while the device is still busy with the first state, it costs no time of its own.
     """
     ids = jax.ShapeDtypeStruct(batch_shape, jnp.int32, sharding=batch_sharding(mesh))
     weights = jax.ShapeDtypeStruct(batch_shape, jnp.float32, sharding=batch_sharding(mesh))
-    return step.lower(abstract_state, Batch(ids, ids, ids, ids, weights)).compile()
+    batch = Batch(ids, ids, ids if has_segments else None, ids, weights)
+    return step.lower(abstract_state, batch).compile()
