@@ -141,7 +141,7 @@ def compile_ahead(
     has_segments: bool,
     mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """Compile what `compile_step` returned, for whole batches of one shape [B, T], with segments or none.
+    """Compile what `compile_step` returned, for batches of one shape [B, T], with segments or none.
 
     Called while the device is still busy with the first state, it costs no time of its own.
     """

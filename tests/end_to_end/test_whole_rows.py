@@ -20,7 +20,7 @@ def test_a_run_that_keeps_no_documents_apart(tmp_path: Path, num_micro_batches: 
     config = replace(
         config,
         data=replace(config.data, mask_documents=False),
-        batch=replace(config.batch, num_micro_batches=num_micro_batches),
+        batch=replace(config.batch, global_batch_size=16, num_micro_batches=num_micro_batches),
         runtime=RuntimeConfig(compile_cache=str(tmp_path / "cache")),
     )
     train_run(config, tmp_path / "run", "auto", False)
