@@ -21,6 +21,7 @@ from jaxgpt.inference.sampling import SamplingConfig, allowed_ids, row_keys, sam
 from jaxgpt.model.gpt import Gpt, make_cache
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.kv_cache import KVCache
+from jaxgpt.model.layer_stack import Unrolled
 from jaxgpt.model.mixture_of_experts import ROUTER
 
 _SMALLEST_BUCKET = 16
@@ -243,17 +244,41 @@ def _decode_block(
     allowed_V: Array,
 ) -> tuple[_State, Array]:
     """Take `num_steps` steps; returns the new state and the drawn tokens, int32 [B, N]."""
+    apart = jax.default_backend() == "cpu" and isinstance(model.config.layers.in_turn, Unrolled)
+    pieces = _split_layers(params, model.config.num_layers) if apart else params
 
     def step(state: _State, _: None) -> tuple[_State, Array]:
         valid_B1 = jnp.ones((state.tokens_B.shape[0], 1), bool)
+        whole = _join_layers(pieces) if apart else params
         logits_BV, cache = _next_logits(
-            model, params, state.tokens_B[:, None], valid_B1, state.cache
+            model, whole, state.tokens_B[:, None], valid_B1, state.cache
         )
         state = _draw(sampling, allowed_V, logits_BV, cache, state.keys_B, state.seen_BV)
         return state, state.tokens_B
 
     state, drawn_NB = jax.lax.scan(step, state, length=num_steps)
     return state, drawn_NB.T
+
+
+def _split_layers(params: Any, num_layers: int) -> Any:
+    """Cut what is stacked by layer into one array for each, outside of the loop over steps.
+
+    Inside, a CPU would copy every layer's weights at every step: that is most of what a step takes.
+    `_join_layers` leaves nothing to do at run time: pieces of what was just joined are the pieces.
+    """
+
+    def split(leaf: Array) -> list[Array]:
+        return list(jax.lax.split(leaf, [1] * num_layers))
+
+    return {**params, "blocks": jax.tree.map(split, params["blocks"])}
+
+
+def _join_layers(by_layer: Any) -> Any:
+    def join(pieces: list[Array]) -> Array:
+        return jnp.concatenate(pieces)
+
+    blocks = jax.tree.map(join, by_layer["blocks"], is_leaf=lambda leaf: isinstance(leaf, list))
+    return {**by_layer, "blocks": blocks}
 
 
 def _draw(

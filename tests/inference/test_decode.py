@@ -213,3 +213,19 @@ def test_impossible_requests_are_refused() -> None:
     classifier = replace(BASE, head=ClassificationHead(num_classes=3)).build(VOCAB_SIZE)
     with pytest.raises(MismatchError, match="ClassificationHead"):
         Decoder(model=classifier, params={}, stop_ids=(), forbidden_ids=(), context_length=CONTEXT)
+
+
+def test_the_loop_over_steps_copies_no_weights() -> None:
+    """The loop carries each layer's kernels, not the stack that they would be cut out of."""
+    decoder = make_decoder()
+    state = decoder._start(PROMPTS, 8, GREEDY, 0, None)
+    lowered = decode._decode_block.lower(
+        decoder.model, GREEDY, 4, decoder.params, state, decoder._allowed_V
+    )
+    loops = [line for line in lowered.compile().as_text().splitlines() if " while(" in line]
+    stacked = decoder.params["blocks"]["feed_forward"]["up"]["kernel"].shape
+    assert stacked[0] == 2
+    one, both = (f"[{num},{stacked[1]},{stacked[2]}]" for num in (1, 2))
+    carried = "".join(loops)
+    assert both not in carried
+    assert one in carried or f"[{stacked[1]},{stacked[2]}]" in carried
