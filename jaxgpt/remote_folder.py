@@ -94,6 +94,9 @@ class RemoteFolder:
 
         One of several that try at once succeeds where the store can decide that: Google's and
         Amazon's do, of fsspec's other kinds not all.
+
+        Raises:
+            UsageError: there is no such bucket.
         """
         try:
             self._attempt(
@@ -101,6 +104,8 @@ class RemoteFolder:
             )
         except FileExistsError:
             return False
+        except FileNotFoundError as error:
+            raise UsageError(f"{self.url}: {error}; make it first, or give another URL") from error
         return True
 
     def upload(self, file: Path, path: str) -> None:
