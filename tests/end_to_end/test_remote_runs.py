@@ -15,6 +15,7 @@ import pytest
 
 from jaxgpt import eval as evaluation
 from jaxgpt import generate, remote_folder, remote_lease, verify
+from jaxgpt.checkpoints.remote_verification import verify_remote_run
 from jaxgpt.command_line import run_verb
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import UnfinishedError, UsageError
@@ -28,6 +29,7 @@ from tests import stores
 from tests.faults import Faults
 from tests.tiny import REPOSITORY, environment, make_dataset, write_config
 from tests.tiny import run_verb as run_in_process
+from tests.two_hosts import Hosts, write_small_config
 
 NUM_STEPS = 12
 
@@ -251,3 +253,20 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert "whole steps: 2, 4" in process.stdout
+
+
+@pytest.mark.slow
+def test_two_hosts_write_one_url_and_one_goes_on_from_it(tmp_path: Path, monkeypatch) -> None:
+    config = write_small_config(tmp_path / "small.py", make_dataset(tmp_path / "data"))
+    url, cache = f"file://{tmp_path}/store/run", tmp_path / "cache"
+    arguments = ["--config", str(config), "--run-dir", url]
+    monkeypatch.setenv("JAXGPT_WORK_DIR", str(tmp_path / "shared"))
+    with Hosts([*arguments, "--schedule.num-steps", "6"], cache) as hosts:
+        ends = hosts.ends()
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    monkeypatch.setenv("JAXGPT_WORK_DIR", str(tmp_path / "other"))
+    result = run_in_process("train", *arguments, cache=cache, num_devices=8)
+    assert result.returncode == 0, result.stderr
+    assert verify_remote_run(url).steps == {6: True, 12: True}
+    losses = [step for step, _ in metrics_of(local_folder(url)[0])]
+    assert losses == [1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10, 11, 12, 12]
