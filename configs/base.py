@@ -28,6 +28,7 @@ from jaxgpt.model.remat import NoRemat
 from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.parallel.runtime import RuntimeConfig
 from jaxgpt.parallel.sharding import ShardingRules
+from jaxgpt.training.averaging import NoAveraging
 from jaxgpt.training.loss import LossConfig
 from jaxgpt.training.loss_head import TokenChunks
 from jaxgpt.training.metrics import LoggingConfig
@@ -70,7 +71,9 @@ config = TrainConfig(
     schedule=Cosine(
         num_steps=19_073, peak_learning_rate=6e-4, warmup_share=0.0375, final_share=0.1
     ),
-    optimizer=AdamW(weight_decay=0.1, clip_norm=1.0, b1=0.9, b2=0.95, eps=1e-8),
+    optimizer=AdamW(
+        weight_decay=0.1, clip_norm=1.0, b1=0.9, b2=0.95, eps=1e-8, averaging=NoAveraging()
+    ),
     loss=LossConfig(z_loss=0.0, logits=TokenChunks(num_tokens=4096)),
     recovery=SkipSpikes(
         window=128,

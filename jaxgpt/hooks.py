@@ -101,6 +101,7 @@ def _evaluation(around: Surroundings) -> Callable[[int, TrainState], dict[str, A
     batch_size = config.evaluation.batch_size or micro_batch
     bytes_per_token = around.tokenizer.bytes_per_token
     program = EvalProgram(around.model, bytes_per_token, around.mesh)
+    averaging = config.optimizer.averaging
 
     def evaluate(step: int, state: TrainState) -> dict[str, Any]:
         batches = evaluation_batches(
@@ -111,7 +112,8 @@ def _evaluation(around: Surroundings) -> Callable[[int, TrainState], dict[str, A
             config.data.mask_documents,
         )
         batches = _pausing(batches, around.pause)
-        result = measure_perplexity(program.bind(state.trainable), batches, bytes_per_token)
+        weights = averaging.weights(state.trainable, state.opt_state)
+        result = measure_perplexity(program.bind(weights), batches, bytes_per_token)
         if not math.isfinite(result.loss):
             raise DivergedError(
                 f"step {step}: the validation loss is {result.loss}; this step is not saved. "
@@ -143,7 +145,8 @@ def _samples(around: Surroundings) -> Callable[[int, TrainState], dict[str, Any]
     sampling = SamplingConfig(temperature=0.8, top_k=50)
 
     def sample(step: int, state: TrainState) -> dict[str, Any]:
-        decoder = make_text_decoder(around.model, state.trainable, tokenizer, context)
+        weights = config.optimizer.averaging.weights(state.trainable, state.opt_state)
+        decoder = make_text_decoder(around.model, weights, tokenizer, context)
         texts = continue_texts(decoder, tokenizer, prompts, length, sampling, config.seed)
         for prompt, text in zip(prompts, texts, strict=True):
             around.log.event("sample", step, prompt=prompt, text=text)

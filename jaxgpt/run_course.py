@@ -132,7 +132,7 @@ def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
     def save(step: int, state: TrainState, metadata: dict[str, Any]) -> None:
         if check_replicas is not None:
             check_replicas(step, state)
-        save_state(course.checkpoints, log, config.recovery, start, step, state, metadata)
+        save_state(course.checkpoints, log, config, start, step, state, metadata)
 
     pause = Pause()
     return Loop(

@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.training.metrics import MetricsLog
-from jaxgpt.training.recovery import Recovery
 from jaxgpt.training.rollback import Jump
 from jaxgpt.training.state import StatePlan, TrainState, init_parameters, init_state
 
@@ -52,15 +51,26 @@ def start_state(
         params = init_parameters(model, config.sharding, mesh, config.seed)
         return Start(state=init_state(params, optimizer, plan, config.seed))
     abstract = plan.abstract
-    rest = {"step": abstract.step, "opt_state": abstract.opt_state, "rng": abstract.rng}
-    params, rest, metadata = checkpoints.restore(step, abstract.trainable, rest)
+    averaging = config.optimizer.averaging
+    stored, rest = averaging.to_stored(abstract.trainable, abstract.opt_state)
+    params, rest, metadata = checkpoints.restore(
+        step, stored, {"step": abstract.step, "rng": abstract.rng, **rest}
+    )
+    trainable, opt_state = averaging.from_stored(params, rest)
     # A checkpoint of an earlier version, or of a run that skipped nothing, has no memory.
     memory = config.recovery.recall(metadata.get("recovery", {}))
     memory = jax.tree.map(
         lambda value, leaf: jax.device_put(value, leaf.sharding), memory, abstract.memory
     )
     return Start(
-        state=TrainState(trainable=params, frozen={}, memory=memory, **rest),
+        state=TrainState(
+            step=rest["step"],
+            trainable=trainable,
+            frozen={},
+            opt_state=opt_state,
+            rng=rest["rng"],
+            memory=memory,
+        ),
         step=step,
         seconds=float(metadata["seconds"]),
         jumps=tuple(Jump(*jump) for jump in metadata.get("jumps", ())),
@@ -70,7 +80,7 @@ def start_state(
 def save_state(
     checkpoints: Checkpoints,
     log: MetricsLog,
-    recovery: Recovery,
+    config: TrainConfig,
     start: Start,
     step: int,
     state: TrainState,
@@ -80,12 +90,13 @@ def save_state(
 
     What recovery needs is a few hundred numbers; as JSON they need not fit the next run's settings.
     """
-    rest = {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
+    params, rest = config.optimizer.averaging.to_stored(state.trainable, state.opt_state)
+    rest = {"step": state.step, "rng": state.rng, **rest}
     metadata = metadata | {
-        "recovery": recovery.remembered(jax.device_get(state.memory)),
+        "recovery": config.recovery.remembered(jax.device_get(state.memory)),
         "jumps": [list(jump) for jump in start.jumps],
     }
-    if checkpoints.save(step, state.trainable, rest, metadata):
+    if checkpoints.save(step, params, rest, metadata):
         log.event("save", step)
     log_checkpoint_events(checkpoints, log, step)
 

@@ -12,6 +12,7 @@ import optax.contrib
 from optax.contrib import MuonDimensionNumbers
 
 from jaxgpt.config import configclass
+from jaxgpt.training.averaging import Averaging, NoAveraging
 
 Axes = tuple[str | None, ...]
 # Axes along which matrices that have nothing to do with each other are stacked.
@@ -32,6 +33,8 @@ class Optimizer:
     """Adam's decay of the second moment."""
     eps: float = 1e-8
     """Adam's guard against division by zero."""
+    averaging: Averaging = NoAveraging()
+    """Whether the model is used with an average of the weights of many steps."""
 
     def __post_init__(self) -> None:
         if self.weight_decay < 0:
@@ -54,7 +57,7 @@ class Optimizer:
         clip = optax.identity()
         if self.clip_norm is not None:
             clip = optax.clip_by_global_norm(self.clip_norm)
-        return optax.chain(clip, self.build_update(schedule, axes))
+        return self.averaging.wrap(optax.chain(clip, self.build_update(schedule, axes)))
 
     def build_update(self, schedule: optax.Schedule, axes: Any) -> optax.GradientTransformation:
         """Return the transformation from clipped gradients to updates."""
