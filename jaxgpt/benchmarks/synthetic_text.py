@@ -41,9 +41,9 @@ def sample_batch(
         sequence_length: T.
         vocab_size: ids from 0.
         seed: another one gives other rows.
-        document: tokens after which a new document begins; None: a row is one.
+        document: tokens after which a new document begins; None: a row is one running text.
     """
     tokens_BW = sample_windows(num_rows, sequence_length + 1, vocab_size, seed)
     starts_BW = np.zeros(tokens_BW.shape, bool)
     starts_BW[:, :: document or sequence_length + 1] = True
-    return make_rows(tokens_BW, starts_BW)
+    return make_rows(tokens_BW, starts_BW, mask_documents=document is not None)
