@@ -29,6 +29,7 @@ def _is_sound(found: Measurement) -> None:
     assert found.against.ratio == pytest.approx(found.value / found.against.value)
 
 
+@pytest.mark.slow
 def test_transformers_writes_the_same_tokens() -> None:
     pytest.importorskip("torch", reason="an extra: pip install 'jaxgpt[benchmark]'")
     pytest.importorskip("transformers", reason="an extra: pip install 'jaxgpt[benchmark]'")

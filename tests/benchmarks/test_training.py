@@ -63,6 +63,7 @@ def test_a_figure_beside_the_matrix_products_of_the_same_run() -> None:
     assert found.settings["num_devices"] == jax.device_count()
 
 
+@pytest.mark.slow
 def test_pytorch_takes_turns_in_its_own_process() -> None:
     pytest.importorskip("torch", reason="an extra: pip install 'jaxgpt[benchmark]'")
     options = TINY | {"steps": 15, "rounds": 2}
