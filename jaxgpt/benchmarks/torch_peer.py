@@ -22,7 +22,7 @@ Work = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def _start_train(job: dict[str, Any]) -> Work:
-    with np.load(job["arrays"]) as arrays:
+    with np.load(job["arrays"], allow_pickle=False) as arrays:
         trainer = TorchTrainer(job["shape"], job["settings"], dict(arrays))
 
     def train(question: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _start_train(job: dict[str, Any]) -> Work:
 def _start_generate(job: dict[str, Any]) -> Work:
     # Only this job needs transformers.
     module = importlib.import_module("jaxgpt.benchmarks.torch_generate")
-    with np.load(job["arrays"]) as arrays:
+    with np.load(job["arrays"], allow_pickle=False) as arrays:
         generator = module.TorchGenerator(job["shape"], job["settings"], dict(arrays))
 
     def generate(question: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _start_generate(job: dict[str, Any]) -> Work:
 
 
 def _start_attend(job: dict[str, Any]) -> Work:
-    with np.load(job["arrays"]) as arrays:
+    with np.load(job["arrays"], allow_pickle=False) as arrays:
         attention = TorchAttention(job["settings"], dict(arrays))
     return lambda question: {"seconds": attention.seconds(question["repeats"])}
 
