@@ -117,6 +117,10 @@ class Pallas(AttentionKernel):
             f"head_dim {head_dim} is above 128": head_dim > 128,
             "it has no window": mask.window is not None,
             "queries stand in the slots of a cache": mask.query_slots_BT is not None,
+            # Its gradient is not marked as different in each stage, which JAX asks for there.
+            "it does not work inside of a pipeline's stages": bool(
+                jax.sharding.get_abstract_mesh().manual_axes
+            ),
             "the tokens of a row lie on several devices": is_time_split(q_BTNH),
             "scores are soft-capped": scores.soft_cap is not None,
             "it has no dropout of probabilities": dropout is not None,

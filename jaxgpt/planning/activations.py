@@ -89,7 +89,8 @@ def attention_kernel(
     # Of layers with and without a window, the one that fewer kernels know.
     window = next((window for window in attention.windows if window is not None), None)
     mask = AttentionMask(segment_ids_BT=segments_BT, window=window)
-    for kernel in (Cudnn(), Pallas()):
+    # Pallas' kernel refuses to be in a pipeline's stage.
+    for kernel in (Cudnn(), Pallas()) if mesh.shape["pipeline"] == 1 else (Cudnn(),):
         if kernel.refuses_on(_NEWEST, q_BTNH, mask, scores, None) is None:
             return kernel
     return SavedProbabilities()

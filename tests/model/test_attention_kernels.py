@@ -201,6 +201,24 @@ def test_choice_on_a_gpu(monkeypatch):
     assert _choice("tpu")[0] is SavedProbabilities
 
 
+def test_pallas_is_not_chosen_inside_of_a_pipelines_stages(monkeypatch):
+    monkeypatch.setattr(gpu_attention, "_compute_capability", lambda: 9.0)
+    packed = AttentionMask(segment_ids_BT=jnp.ones((1, 256), int))
+    mesh = jax.make_mesh((2, 2), ("pipeline", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    chosen = []
+
+    def stage(x):
+        chosen.append(_choice("gpu", mask=packed, num_tokens=256))
+        return x
+
+    rows = jax.sharding.PartitionSpec("pipeline")
+    with jax.set_mesh(mesh):
+        run = jax.shard_map(stage, in_specs=rows, out_specs=rows, axis_names={"pipeline"})
+        jax.jit(run).trace(jnp.zeros(2))
+    assert chosen[0][0] is SavedProbabilities
+    assert "Pallas cannot: it does not work inside of a pipeline's stages" in chosen[0][1]
+
+
 def test_a_named_kernel_computes_or_says_why_not():
     q, k, v, _ = (jnp.asarray(x, jnp.float32) for x in random_inputs())
     with pytest.raises(ValueError, match="Cudnn cannot compute this attention: there is no NVIDIA"):
