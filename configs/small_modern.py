@@ -1,0 +1,44 @@
+"""The same tokens and width as `small_classic.py`, with what has been learned since GPT-2.
+
+    python -m jaxgpt.train --config configs/small_modern.py --data data/small
+
+Muon on the matrices, normalised queries and keys, squared ReLU, output projections and an untied
+head that start at zero, capped logits, warm-up - stable - decay; rotary positions and RMSNorm.
+`docs/recipe.md` has what each is worth.
+"""
+
+from pathlib import Path
+
+from jaxgpt.config import load_config, replace
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.feed_forward import Relu2
+from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.model.layers import Initialization
+from jaxgpt.model.norms import RmsNorm
+from jaxgpt.model.positions import Rotary
+from jaxgpt.training.optimizer import Muon
+from jaxgpt.training.schedule import WarmupStableDecay
+
+classic = load_config(Path(__file__).with_name("small_classic.py"), TrainConfig)
+
+config = replace(
+    classic,
+    model=replace(
+        classic.model,
+        position=Rotary(),
+        attention=GroupedQueryAttention(num_heads=3, qk_norm=RmsNorm()),
+        feed_forward=Relu2(),
+        norm=RmsNorm(),
+        head=LanguageModelHead(tied=False, zero_init=True, soft_cap=15.0),
+        initialization=Initialization(zero_output=True),
+    ),
+    schedule=WarmupStableDecay(
+        num_steps=977,
+        peak_learning_rate=6e-3,
+        warmup_share=0.02,
+        decay_share=0.5,
+        final_share=0.02,
+    ),
+    optimizer=Muon(),
+)
