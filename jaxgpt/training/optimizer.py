@@ -8,15 +8,11 @@ from typing import Any
 
 import jax
 import optax
-import optax.contrib
-from optax.contrib import MuonDimensionNumbers
 
 from jaxgpt.config import configclass
 from jaxgpt.training.averaging import Averaging, NoAveraging
-
-Axes = tuple[str | None, ...]
-# Axes along which matrices that have nothing to do with each other are stacked.
-_STACKING = ("layers", "expert")
+from jaxgpt.training.muon import scale_by_muon
+from jaxgpt.training.orthogonalization import STACKING, Axes
 
 
 @configclass
@@ -100,25 +96,26 @@ class Muon(Optimizer):
 
     def build_update(self, schedule: optax.Schedule, axes: Any) -> optax.GradientTransformation:
         scale = self.matrix_learning_rate_scale
-        # A partition of our own: inside optax's `muon`, Adam would get Nesterov momentum too and
-        # decay norms. `MaskedNode` stands where a partition hides the other's parameters.
-        matrices = optax.contrib.muon(
-            lambda step: scale * schedule(step),
-            beta=self.momentum,
-            weight_decay=self.weight_decay,
-            muon_weight_dimension_numbers=_map_axes(
-                lambda leaf: matrix_dimensions(leaf) or optax.MaskedNode(), axes
+        # `MaskedNode` stands where a partition hides the other's parameters.
+        matrices = optax.chain(
+            scale_by_muon(
+                _map_axes(
+                    lambda leaf: leaf if is_orthogonalized(leaf) else optax.MaskedNode(), axes
+                ),
+                self.momentum,
+                self.update_rms,
             ),
-            consistent_rms=self.update_rms,
+            optax.add_decayed_weights(self.weight_decay),
+            optax.scale_by_learning_rate(lambda step: scale * schedule(step)),
         )
         rest = self.adamw(
             schedule,
             _map_axes(
-                lambda leaf: optax.MaskedNode() if matrix_dimensions(leaf) else is_matrix(leaf),
+                lambda leaf: optax.MaskedNode() if is_orthogonalized(leaf) else is_matrix(leaf),
                 axes,
             ),
         )
-        labels = _map_axes(lambda leaf: "matrix" if matrix_dimensions(leaf) else "rest", axes)
+        labels = _map_axes(lambda leaf: "matrix" if is_orthogonalized(leaf) else "rest", axes)
         return optax.partition({"matrix": matrices, "rest": rest}, labels)
 
 
@@ -130,26 +127,17 @@ def is_matrix(axes: Axes) -> bool:
     return "embed" in axes and len(_own_axes(axes)) >= 2
 
 
-def matrix_dimensions(axes: Axes) -> MuonDimensionNumbers | None:
-    """How Muon sees a block's matrix: which axes are summed over and which are produced.
+def is_orthogonalized(axes: Axes) -> bool:
+    """Whether Muon treats a parameter: a matrix inside of the blocks.
 
-    None for everything else (embeddings, heads, norms, biases): AdamW. The axes that stack
-    matrices are in neither list, so that each layer's, and each expert's, is orthogonalised by
-    itself.
+    Embeddings, heads, norms and biases get AdamW.
     """
-    if "layers" not in axes or not is_matrix(axes):
-        return None
-    own = _own_axes(axes)
-    width = axes.index("embed")
-    others = [position for position in own if position != width]
-    if own[0] == width:
-        return MuonDimensionNumbers(reduction_axis=(width,), output_axis=tuple(others))
-    return MuonDimensionNumbers(reduction_axis=tuple(others), output_axis=(width,))
+    return "layers" in axes and is_matrix(axes)
 
 
 def _own_axes(axes: Axes) -> list[int]:
     """Positions of the axes of one layer's, and one expert's, parameter."""
-    return [position for position, name in enumerate(axes) if name not in _STACKING]
+    return [position for position, name in enumerate(axes) if name not in STACKING]
 
 
 def _map_axes(function: Callable[[Axes], Any], axes: Any) -> Any:

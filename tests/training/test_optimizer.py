@@ -6,40 +6,35 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgpt.training.optimizer import AdamW, Muon, is_matrix, matrix_dimensions
+from jaxgpt.training.optimizer import AdamW, Muon, is_matrix, is_orthogonalized
 
-# (axes, decays, Muon's reduction axes, Muon's output axes)
+# (axes, decays, gets Muon)
 LEAVES = [
-    (("vocab", "embed"), True, None, None),
-    (("embed", "vocab"), True, None, None),
-    (("position", "embed"), True, None, None),
-    (("layers", "embed"), False, None, None),
-    (("embed",), False, None, None),
-    (("layers", "head_dim"), False, None, None),
-    (("layers", "heads", "head_dim"), False, None, None),
-    (("layers", "mlp"), False, None, None),
-    (("layers", "embed", "heads", "head_dim"), True, (1,), (2, 3)),
-    (("layers", "embed", "kv_heads", "head_dim"), True, (1,), (2, 3)),
-    (("layers", "heads", "head_dim", "embed"), True, (1, 2), (3,)),
-    (("layers", "embed", "mlp"), True, (1,), (2,)),
-    (("layers", "mlp", "embed"), True, (1,), (2,)),
-    (("layers", "expert", "embed", "mlp"), True, (2,), (3,)),
-    (("layers", "expert", "mlp", "embed"), True, (2,), (3,)),
-    (("layers", "expert", "mlp"), False, None, None),
-    (("layers", "expert", "embed"), False, None, None),
-    (("layers", "embed", "router"), True, (1,), (2,)),
+    (("vocab", "embed"), True, False),
+    (("embed", "vocab"), True, False),
+    (("position", "embed"), True, False),
+    (("layers", "embed"), False, False),
+    (("embed",), False, False),
+    (("layers", "head_dim"), False, False),
+    (("layers", "heads", "head_dim"), False, False),
+    (("layers", "mlp"), False, False),
+    (("layers", "embed", "heads", "head_dim"), True, True),
+    (("layers", "embed", "kv_heads", "head_dim"), True, True),
+    (("layers", "heads", "head_dim", "embed"), True, True),
+    (("layers", "embed", "mlp"), True, True),
+    (("layers", "mlp", "embed"), True, True),
+    (("layers", "expert", "embed", "mlp"), True, True),
+    (("layers", "expert", "mlp", "embed"), True, True),
+    (("layers", "expert", "mlp"), False, False),
+    (("layers", "expert", "embed"), False, False),
+    (("layers", "embed", "router"), True, True),
 ]
 
 
-@pytest.mark.parametrize(("axes", "decays", "reduction", "output"), LEAVES)
-def test_treatment_of_each_kind_of_parameter(axes, decays, reduction, output) -> None:
+@pytest.mark.parametrize(("axes", "decays", "muon"), LEAVES)
+def test_treatment_of_each_kind_of_parameter(axes, decays, muon) -> None:
     assert is_matrix(axes) == decays
-    numbers = matrix_dimensions(axes)
-    if reduction is None:
-        assert numbers is None
-    else:
-        assert numbers is not None
-        assert (numbers.reduction_axis, numbers.output_axis) == (reduction, output)
+    assert is_orthogonalized(axes) == muon
 
 
 def _update(optimizer, axes, params, grads):
