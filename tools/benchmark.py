@@ -13,6 +13,7 @@ MEASURES = {
     "train-step": ("jaxgpt.benchmarks.training", "TrainStepBenchmark"),
     "attention": ("jaxgpt.benchmarks.attending", "AttentionBenchmark"),
     "loss-head": ("jaxgpt.benchmarks.scoring", "LossHeadBenchmark"),
+    "flags": ("jaxgpt.benchmarks.flags", "FlagsBenchmark"),
     "gpu": ("jaxgpt.benchmarks.gpu_suite", "GpuBenchmark"),
     "decode": ("jaxgpt.benchmarks.generating", "DecodeBenchmark"),
     "loader": ("jaxgpt.benchmarks.reading", "LoaderBenchmark"),
