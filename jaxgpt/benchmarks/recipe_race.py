@@ -79,9 +79,14 @@ def tune(
 
 
 def race(
-    make_all: MakeAll, recipe: Recipe, rate: float, target: float, ladder: Sequence[float],
-    first: float, seeds: Sequence[int],
-) -> dict[float, list[Outcome]]:  # fmt: skip
+    make_all: MakeAll,
+    recipe: Recipe,
+    rate: float,
+    target: float,
+    ladder: Sequence[float],
+    first: float,
+    seeds: Sequence[int],
+) -> dict[float, list[Outcome]]:
     """Train with the schedule in shares of the steps until two neighbours enclose the target.
 
     Args:
@@ -89,18 +94,24 @@ def race(
         recipe: who runs.
         rate: its peak rate.
         target: mean loss that is to be reached.
-        ladder: shares, rising.
+        ladder: shares, rising; halved again and again.
         first: which of them to begin with.
         seeds: of each share.
 
     Returns:
         by share, the outcomes by seed; all above the target, or below, if the ladder ends.
     """
+    # The longest that does not reach the target, the shortest that does, as places of the ladder.
+    above, below = -1, len(ladder)
     place, found = list(ladder).index(first), {}
-    while 0 <= place < len(ladder) and ladder[place] not in found:
+    while below - above > 1:
         share = ladder[place]
         found[share] = make_all([recipe.trial(rate, share, seed) for seed in seeds])
-        place += 1 if mean_loss(found[share]) > target else -1
+        if mean_loss(found[share]) > target:
+            above = place
+        else:
+            below = place
+        place = (above + below) // 2
     return dict(sorted(found.items()))
 
 

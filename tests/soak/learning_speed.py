@@ -20,12 +20,12 @@ from jaxgpt.benchmarks.recipe_runs import Runs
 from jaxgpt.config import load_config
 from jaxgpt.experiment import TrainConfig
 
-LADDER = (0.2, 0.25, 0.3, 0.35, 0.42, 0.5, 0.6, 0.75, 1.0)
+LADDER = (0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.32, 0.4, 0.5, 0.6, 0.75, 1.0)
 RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--classic", default="configs/small_classic.py")
