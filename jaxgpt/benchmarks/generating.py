@@ -16,8 +16,9 @@ from jaxgpt.benchmarks.torch_process import TorchProcess, require_torch
 from jaxgpt.benchmarks.torch_weights import gpt2_weights
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import JaxgptError
-from jaxgpt.inference.decode import Decoder, cast_weights
+from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.weights import cast_weights, lay_out
 from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.model.cost import kv_bytes_per_token, num_matmul_parameters
 from jaxgpt.model.feed_forward import Gelu
@@ -158,7 +159,7 @@ class _Ours:
         self._prompts = prompts.tolist()
         self._decoder = Decoder(
             model=model,
-            params=cast_weights(model, params),
+            weights=lay_out(model, cast_weights(model, params)),
             stop_ids=(),
             forbidden_ids=(),
             context_length=_CONTEXT,

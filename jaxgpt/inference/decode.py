@@ -9,7 +9,7 @@ Axes: B rows, T tokens of a padded prompt, N steps of a block, V padded vocabula
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,12 @@ from jax import Array
 
 from jaxgpt.errors import DivergedError, MismatchError
 from jaxgpt.inference.sampling import SamplingConfig, allowed_ids, row_keys, sample
+from jaxgpt.inference.weights import DecodingWeights
 from jaxgpt.model.gpt import Gpt, make_cache
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.kv_cache import KVCache
-from jaxgpt.model.layer_stack import Unrolled
-from jaxgpt.model.mixture_of_experts import ROUTER
 
 _SMALLEST_BUCKET = 16
-# What the model casts to its compute type wherever it is used; see `cast_weights`.
-_WEIGHTS = ("kernel", "table")
 
 
 class NewTokens(NamedTuple):
@@ -65,7 +62,7 @@ class Decoder:
 
     Attributes:
         model: a language model.
-        params: its parameters, on any devices; `cast_weights` makes each step read less.
+        weights: its parameters, from `lay_out`.
         stop_ids: ids that end a row.
         forbidden_ids: ids that are never drawn.
         context_length: tokens that the model was trained to see; shapes are not rounded up
@@ -74,7 +71,7 @@ class Decoder:
     """
 
     model: Gpt
-    params: Any
+    weights: DecodingWeights
     stop_ids: tuple[int, ...]
     forbidden_ids: tuple[int, ...]
     context_length: int
@@ -133,7 +130,7 @@ class Decoder:
             if all(finished):
                 return
             state, drawn_BN = _decode_block(
-                self.model, sampling, self.block_size, self.params, state, self._allowed_V
+                self.model, sampling, self.block_size, self.weights, state, self._allowed_V
             )
             drawn_BN = np.asarray(drawn_BN)
 
@@ -165,7 +162,7 @@ class Decoder:
             self.model,
             sampling,
             cache_length,
-            self.params,
+            self.weights,
             tokens_BT,
             lengths_B,
             keys_B,
@@ -194,28 +191,12 @@ class Decoder:
         return NewTokens(row, ids, None)
 
 
-def cast_weights(model: Gpt, params: Any) -> Any:
-    """Return `params` with kernels and tables in the model's compute type.
-
-    The model casts them there anyway, at every use: doing it once changes no result, and halves
-    what a step of a bfloat16 model reads. Norms and biases stay as they are, and routers, which
-    compute in float32.
-    """
-    dtype = jnp.dtype(model.config.compute_dtype)
-
-    def cast(path: tuple[Any, ...], leaf: Array) -> Array:
-        is_cast = path[-1].key in _WEIGHTS and all(key.key != ROUTER for key in path)
-        return leaf.astype(dtype) if is_cast else leaf
-
-    return jax.tree_util.tree_map_with_path(cast, params)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _prefill(
     model: Gpt,
     sampling: SamplingConfig,
     cache_length: int,
-    params: Any,
+    weights: DecodingWeights,
     tokens_BT: Array,
     lengths_B: Array,
     keys_B: Array,
@@ -224,7 +205,7 @@ def _prefill(
     num_rows, num_columns = tokens_BT.shape[0], allowed_V.shape[0]
     valid_BT = jnp.arange(tokens_BT.shape[1]) < lengths_B[:, None]
     cache = make_cache(model.config, num_rows, cache_length)
-    logits_BV, cache = _next_logits(model, params, tokens_BT, valid_BT, cache)
+    logits_BV, cache = _next_logits(model, weights, tokens_BT, valid_BT, cache)
     seen_BV = None
     if sampling.needs_seen:
         # Padding goes to a column that does not exist.
@@ -239,46 +220,22 @@ def _decode_block(
     model: Gpt,
     sampling: SamplingConfig,
     num_steps: int,
-    params: Any,
+    weights: DecodingWeights,
     state: _State,
     allowed_V: Array,
 ) -> tuple[_State, Array]:
     """Take `num_steps` steps; returns the new state and the drawn tokens, int32 [B, N]."""
-    apart = jax.default_backend() == "cpu" and isinstance(model.config.layers.in_turn, Unrolled)
-    pieces = _split_layers(params, model.config.num_layers) if apart else params
 
     def step(state: _State, _: None) -> tuple[_State, Array]:
         valid_B1 = jnp.ones((state.tokens_B.shape[0], 1), bool)
-        whole = _join_layers(pieces) if apart else params
         logits_BV, cache = _next_logits(
-            model, whole, state.tokens_B[:, None], valid_B1, state.cache
+            model, weights, state.tokens_B[:, None], valid_B1, state.cache
         )
         state = _draw(sampling, allowed_V, logits_BV, cache, state.keys_B, state.seen_BV)
         return state, state.tokens_B
 
     state, drawn_NB = jax.lax.scan(step, state, length=num_steps)
     return state, drawn_NB.T
-
-
-def _split_layers(params: Any, num_layers: int) -> Any:
-    """Cut what is stacked by layer into one array for each, outside of the loop over steps.
-
-    Inside, a CPU would copy every layer's weights at every step: that is most of what a step takes.
-    `_join_layers` leaves nothing to do at run time: pieces of what was just joined are the pieces.
-    """
-
-    def split(leaf: Array) -> list[Array]:
-        return list(jax.lax.split(leaf, [1] * num_layers))
-
-    return {**params, "blocks": jax.tree.map(split, params["blocks"])}
-
-
-def _join_layers(by_layer: Any) -> Any:
-    def join(pieces: list[Array]) -> Array:
-        return jnp.concatenate(pieces)
-
-    blocks = jax.tree.map(join, by_layer["blocks"], is_leaf=lambda leaf: isinstance(leaf, list))
-    return {**by_layer, "blocks": blocks}
 
 
 def _draw(
@@ -296,7 +253,7 @@ def _draw(
 
 
 def _next_logits(
-    model: Gpt, params: Any, tokens_BT: Array, valid_BT: Array, cache: KVCache
+    model: Gpt, weights: DecodingWeights, tokens_BT: Array, valid_BT: Array, cache: KVCache
 ) -> tuple[Array, KVCache]:
     """Append tokens to the cache; return the scores [B, V] of what follows each row's last one."""
 
@@ -305,8 +262,9 @@ def _next_logits(
         # The head sees one position a row: scores of a whole prompt would not fit in memory.
         last_B = jnp.sum(valid_BT, axis=1) - 1
         x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
-        logits_B1V = gpt.head(x_B1D, gpt.embedding.table, jnp.ones_like(valid_BT[:, :1]))
+        table_VD = weights.head_table(gpt.embedding.table)
+        logits_B1V = gpt.head(x_B1D, table_VD, jnp.ones_like(valid_BT[:, :1]))
         assert new_cache is not None
         return logits_B1V[:, 0], new_cache
 
-    return model.apply({"params": params}, method=at_the_last)  # type: ignore[return-value]
+    return model.apply({"params": weights.restore()}, method=at_the_last)  # type: ignore[return-value]

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from jaxgpt.errors import ConfigError, UsageError
-from jaxgpt.inference.decode import Decoder, cast_weights
+from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.weights import cast_weights, lay_out
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.tokenizer import StreamDecoder, Tokenizer
 
@@ -41,7 +42,7 @@ def make_text_decoder(
     stop_ids = (tokenizer.eos_id,)
     return Decoder(
         model=model,
-        params=cast_weights(model, params),
+        weights=lay_out(model, cast_weights(model, params)),
         stop_ids=stop_ids,
         forbidden_ids=tuple(sorted(set(tokenizer.special_ids.values()) - set(stop_ids))),
         context_length=context_length,

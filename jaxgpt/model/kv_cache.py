@@ -2,7 +2,10 @@
 
 A fixed-size pytree: it can be donated to a jitted step, and rows may be of different lengths.
 
-Axes: L layers, B batch, T new tokens, S slots (the longest sequence that fits), K key/value heads,
+A head's slots lie together, as attention multiplies them: the other way round every step would copy
+all of the cache.
+
+Axes: L layers, B batch, T new tokens, K key/value heads, S slots (the longest sequence that fits),
 H head.
 """
 
@@ -18,19 +21,22 @@ class KVCache:
     """Keys and values by layer, row and slot; slot s of a row holds its token number s.
 
     Attributes:
-        k_LBSKH: keys, already rotated if positions are rotary.
-        v_LBSKH: values.
+        k_LBKSH: keys, already rotated if positions are rotary; of 16-bit numbers the bits, as
+            integers (see `_bits`).
+        v_LBKSH: values, likewise.
         lengths_B: int32, number of tokens each row holds; slots from there on are never seen.
+        dtype: of keys and values.
     """
 
-    k_LBSKH: jax.Array
-    v_LBSKH: jax.Array
+    k_LBKSH: jax.Array
+    v_LBKSH: jax.Array
     lengths_B: jax.Array
+    dtype: str = flax.struct.field(pytree_node=False)
 
     @property
     def max_length(self) -> int:
         """Number of slots of a row."""
-        return self.k_LBSKH.shape[2]
+        return self.k_LBKSH.shape[3]
 
     def new_slots(self, valid_BT: jax.Array) -> jax.Array:
         """Slots for T new tokens a row, int32 [B, T]; -1 for those that are padding.
@@ -51,16 +57,22 @@ class KVCache:
         rows_B1 = jnp.arange(slots_BT.shape[0])[:, None]
         # A negative index would count from the end; one past the end is dropped.
         targets_BT = jnp.where(slots_BT < 0, self.max_length, slots_BT)
-        place = (layer, rows_B1, targets_BT)
+
+        def put(kept_LBKSH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
+            new_BTKH = _bits(new_BTKH.astype(jnp.dtype(self.dtype)))
+            return kept_LBKSH.at[layer, rows_B1, :, targets_BT].set(new_BTKH, mode="drop")
+
         return dataclasses.replace(
-            self,
-            k_LBSKH=self.k_LBSKH.at[place].set(k_BTKH.astype(self.k_LBSKH.dtype), mode="drop"),
-            v_LBSKH=self.v_LBSKH.at[place].set(v_BTKH.astype(self.v_LBSKH.dtype), mode="drop"),
+            self, k_LBKSH=put(self.k_LBKSH, k_BTKH), v_LBKSH=put(self.v_LBKSH, v_BTKH)
         )
 
     def read(self, layer: int | jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return k_BSKH and v_BSKH of one layer, every slot."""
-        return self.k_LBSKH[layer], self.v_LBSKH[layer]
+
+        def get(kept_LBKSH: jax.Array) -> jax.Array:
+            return _numbers(kept_LBKSH[layer], self.dtype).swapaxes(1, 2)
+
+        return get(self.k_LBKSH), get(self.v_LBKSH)
 
     def advance(self, valid_BT: jax.Array) -> "KVCache":
         """Return the cache with the valid tokens counted, up to the number of slots."""
@@ -79,9 +91,23 @@ def empty_cache(
     dtype: str,
 ) -> KVCache:
     """Return a cache of `batch_size` rows that hold no token yet."""
-    shape = (num_layers, batch_size, max_length, num_kv_heads, head_dim)
+    shape = (num_layers, batch_size, num_kv_heads, max_length, head_dim)
     return KVCache(
-        k_LBSKH=jnp.zeros(shape, jnp.dtype(dtype)),
-        v_LBSKH=jnp.zeros(shape, jnp.dtype(dtype)),
+        k_LBKSH=_bits(jnp.zeros(shape, jnp.dtype(dtype))),
+        v_LBKSH=_bits(jnp.zeros(shape, jnp.dtype(dtype))),
         lengths_B=jnp.zeros((batch_size,), jnp.int32),
+        dtype=dtype,
     )
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    """Return 16-bit numbers as the integers of their bits, others as they are.
+
+    XLA's CPU backend writes single places of a bfloat16 array by way of float32: it would convert
+    the whole cache, and back, for every layer of every step.
+    """
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype.itemsize == 2 else x
+
+
+def _numbers(bits: jax.Array, dtype: str) -> jax.Array:
+    return jax.lax.bitcast_convert_type(bits, jnp.dtype(dtype))

@@ -19,6 +19,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import configclass
+from jaxgpt.model.few_rows import OutputsFirst
 from jaxgpt.model.placement import constrain, constrain_kept, gathered
 
 # The name that rematerialisation policies know the results of weight matmuls by.
@@ -111,7 +112,7 @@ Axes = tuple[str | None, ...]
 
 def project(
     x: jax.Array,
-    kernel: jax.Array,
+    kernel: jax.Array | OutputsFirst,
     num_inputs: int = 1,
     transposed: bool = False,
     axes: Axes = (),
@@ -128,7 +129,8 @@ def project(
 
     Args:
         x: [..., I...].
-        kernel: [I..., O...], or [O..., I...] if `transposed`, of any float dtype.
+        kernel: [I..., O...], or [O..., I...] if `transposed`, of any float dtype; as
+            `OutputsFirst` for whoever needs no gradient.
         num_inputs: number of contracted axes.
         transposed: whether the kernel's input axes come last.
         axes: names of the kernel's axes, by which it is placed; empty to leave that open.
@@ -136,6 +138,10 @@ def project(
     Returns:
         [..., O...], float32 (or wider, if `x` is).
     """
+    if isinstance(kernel, OutputsFirst):
+        if kernel.is_quick_for(x, num_inputs):
+            return kernel.multiply(x, num_inputs, transposed)
+        kernel = kernel.kernel
     return cast(jax.Array, _project(x, kernel, num_inputs, transposed, axes))
 
 

@@ -31,6 +31,8 @@ from jaxgpt.model.routing import RoutingOfLayer, publish_routing
 
 # Name of the router's parameters, whose kernel is used in float32 whatever the compute type.
 ROUTER = "router"
+# Name of the parameters of all experts, stacked.
+EXPERTS = "experts"
 
 
 @configclass
@@ -110,7 +112,7 @@ class MixtureOfExpertsLayer(nn.Module):
             valid_BT = jnp.ones(x_BTD.shape[:2], bool)
             return cast(jax.Array, expert.apply({"params": params}, x_BTD, valid_BT, True))
 
-        experts = self.param("experts", self._init_experts, expert)
+        experts = self.param(EXPERTS, self._init_experts, expert)
         y_BTD, dropped_B = config.dispatch.run(apply_expert, experts, x_BTD, choice)
         self._report(choice, logits_BTE, dropped_B)
         if config.shared is not None:

@@ -117,6 +117,6 @@ def _kv_elements(config: TrainConfig, mesh: AbstractMesh) -> float:
     """Elements of a token's keys and values over all layers, on one device."""
     attention = config.model.attention
     cache = jax.eval_shape(
-        lambda: attention.make_cache(config.model.settings, 1, 1, "float32").k_LBSKH
+        lambda: attention.make_cache(config.model.settings, 1, 1, "float32").k_LBKSH
     )
     return 2 * math.prod(cache.shape) / mesh.shape["tensor"]

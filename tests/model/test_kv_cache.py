@@ -89,8 +89,8 @@ def test_a_row_without_valid_tokens_is_left_alone():
     logits, cache = step(cache, tokens[:, :1], segment_ids)
     assert np.isfinite(logits).all()
     np.testing.assert_array_equal(cache.lengths_B, [5, 6])
-    np.testing.assert_array_equal(cache.k_LBSKH[:, 0], kept.k_LBSKH[:, 0])
-    assert cache.k_LBSKH[:, 1, 5].any()
+    np.testing.assert_array_equal(cache.k_LBKSH[:, 0], kept.k_LBKSH[:, 0])
+    assert cache.k_LBKSH[:, 1, :, 5].any()
 
 
 def test_tokens_beyond_the_last_slot_are_dropped():
@@ -100,9 +100,9 @@ def test_tokens_beyond_the_last_slot_are_dropped():
     _, full = apply({"params": params}, tokens[:, :4], cache=make_cache(PLAIN, 1, 4))
     _, over = apply({"params": params}, tokens, cache=make_cache(PLAIN, 1, 4))
     np.testing.assert_array_equal(over.lengths_B, [4])
-    np.testing.assert_allclose(over.k_LBSKH, full.k_LBSKH, atol=1e-6)
+    np.testing.assert_allclose(over.k_LBKSH, full.k_LBKSH, atol=1e-6)
     _, again = apply({"params": params}, tokens, cache=over)
-    np.testing.assert_array_equal(again.k_LBSKH, over.k_LBSKH)
+    np.testing.assert_array_equal(again.k_LBKSH, over.k_LBKSH)
 
 
 def test_keys_behind_the_length_are_never_seen():
@@ -111,7 +111,7 @@ def test_keys_behind_the_length_are_never_seen():
     tokens = tiny_model.random_tokens((1, 3))
     clean = make_cache(PLAIN, 1, 8)
     dirty = clean.replace(
-        k_LBSKH=clean.k_LBSKH + 7.0, v_LBSKH=clean.v_LBSKH - 3.0, lengths_B=clean.lengths_B
+        k_LBKSH=clean.k_LBKSH + 7.0, v_LBKSH=clean.v_LBKSH - 3.0, lengths_B=clean.lengths_B
     )
     expected, _ = apply({"params": params}, tokens, cache=clean)
     found, _ = apply({"params": params}, tokens, cache=dirty)
@@ -120,13 +120,13 @@ def test_keys_behind_the_length_are_never_seen():
 
 def test_the_cache_takes_the_dtype_asked_for():
     config = replace(PLAIN, compute_dtype="bfloat16")
-    assert make_cache(config, 1, 4).k_LBSKH.dtype == jnp.bfloat16
+    assert make_cache(config, 1, 4).read(0)[0].dtype == jnp.bfloat16
     cache = make_cache(config, 1, 4, dtype="float32")
-    assert cache.v_LBSKH.dtype == jnp.float32
+    assert cache.read(0)[1].dtype == jnp.float32
     model, params = tiny_model.init(config)
     apply = jax.jit(model.apply)
     _, cache = apply({"params": params}, tiny_model.random_tokens((1, 2)), cache=cache)
-    assert cache.v_LBSKH.dtype == jnp.float32
+    assert cache.read(0)[1].dtype == jnp.float32
 
 
 def test_a_cache_longer_than_the_learned_positions_is_refused():
