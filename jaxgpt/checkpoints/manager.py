@@ -24,6 +24,7 @@ from jaxgpt.checkpoints.orbax_files import OrbaxFiles
 from jaxgpt.checkpoints.retention import rank_by_loss, steps_to_keep
 from jaxgpt.checkpoints.save_attempts import SaveAttempts
 from jaxgpt.checkpoints.saving import Saver
+from jaxgpt.checkpoints.shared_fate import SharedFate
 from jaxgpt.checkpoints.step_content import (
     FORMAT_VERSION,
     ITEMS,
@@ -105,9 +106,10 @@ class Checkpoints:
         self._read_only = read_only
         self._copy = copy
         self._events: list[CheckpointEvent] = []
-        files = OrbaxFiles()
+        fate = SharedFate()
+        files = OrbaxFiles(fate.meet)
         self._stored = StoredSteps(self.directory, files, self._leave_out)
-        saver = Saver(self.directory, files, self._when_committed)
+        saver = Saver(self.directory, files, fate, self._when_committed)
         self._attempts = SaveAttempts(
             self.directory, saver, self._stored, config.max_failed_saves, self._save_failed
         )

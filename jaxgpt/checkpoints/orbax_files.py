@@ -6,7 +6,7 @@ This file knows one folder at a time; which folder counts, and when, is in `mana
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,14 @@ from jaxgpt.checkpoints.named_trees import ArraySpec, nest, unnest
 
 
 class OrbaxFiles:
-    """Writes and reads named arrays. Orbax is imported when first needed: it takes a while."""
+    """Writes and reads named arrays. Orbax is imported when first needed: it takes a while.
+
+    Args:
+        meet: waits, in the thread that writes, until every host has come there; may raise.
+    """
+
+    def __init__(self, meet: Callable[[], None] = lambda: None) -> None:
+        self._meet = meet
 
     def start(self, folder: Path, items: Mapping[str, Mapping[str, Any]]) -> None:
         """Begin writing `items` (arrays by name, by item) to `folder`, which must not exist.
@@ -59,10 +66,6 @@ class OrbaxFiles:
             if checkpointer := self.__dict__.pop(name, None):
                 checkpointer.close()
 
-    def barrier(self, key: str, timeout_seconds: int) -> None:
-        """Wait until every host has come here; `key` names the occasion, once per program."""
-        self._orbax.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_seconds * 1000)
-
     def _restore_args(self, spec: jax.ShapeDtypeStruct) -> Any:
         if spec.sharding is None:
             return self._orbax.RestoreArgs(restore_type=np.ndarray, dtype=spec.dtype)
@@ -78,7 +81,10 @@ class OrbaxFiles:
 
     @cached_property
     def _writer(self) -> Any:
-        return self._orbax.AsyncCheckpointer(self._orbax.CompositeCheckpointHandler())
+        ocp = self._orbax
+        # Orbax's own barriers would wait for a host whose disk is full until their time is over.
+        options = ocp.options.AsyncOptions(barrier_sync_fn=lambda key, timeout_ms: self._meet())
+        return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
 
     @cached_property
     def _reader(self) -> Any:

@@ -4,24 +4,18 @@ A full disk for a while costs checkpoints and not the training. What fails at on
 at all of them, so that they count alike.
 """
 
-import errno
 import logging
-import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.checkpoints.save_failures import describe_failure
 from jaxgpt.checkpoints.saving import Saver
-from jaxgpt.checkpoints.stored_steps import StoredSteps, one_line
+from jaxgpt.checkpoints.stored_steps import StoredSteps
 from jaxgpt.errors import JaxgptError
 from jaxgpt.parallel.hosts import gather
 
 logger = logging.getLogger(__name__)
-
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# TensorStore, which writes the arrays, raises ValueError with the system's number in its text.
-_ERRNO_IN_TEXT = re.compile(r"\[os_error_code='(\d+)'\]")
 
 
 class SaveAttempts:
@@ -147,30 +141,3 @@ def _problem_at_any_host(act: Callable[[], None]) -> str:
     except Exception as error:
         problem = describe_failure(error)
     return next(filter(None, gather("the start of a save", problem)), "")
-
-
-def describe_failure(error: BaseException) -> str:
-    """Return one line that says why a save failed; if for want of room, in the system's words.
-
-    What has no room is cleared away, and that may fail too, with an error that hides the first.
-    """
-    for link in _chain(error):
-        for number in _errno_of(link) & _NO_ROOM:
-            reason, line = os.strerror(number), one_line(link)
-            return line if reason in line else f"{reason}: {line}"
-    return one_line(error)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it was raised from or in the handling of, and so on."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _errno_of(error: BaseException) -> set[int]:
-    if isinstance(error, OSError):
-        return set() if error.errno is None else {error.errno}
-    return {int(number) for number in _ERRNO_IN_TEXT.findall(str(error))}

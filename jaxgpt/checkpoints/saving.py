@@ -18,39 +18,46 @@ import jax
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.integrity import FileHash, hash_written, list_files, write_manifest
 from jaxgpt.checkpoints.orbax_files import OrbaxFiles, writer_of
+from jaxgpt.checkpoints.save_failures import describe_failure
+from jaxgpt.checkpoints.shared_fate import SharedFate
 from jaxgpt.checkpoints.step_content import METADATA_FILE
 from jaxgpt.durable import write_json
 
-_TIMEOUT_SECONDS = 1200
 _HASHES = ".hashes-"
 
 
 class Saver:
     """Saves one step at a time into a directory: `prepare`, `begin`, then `go_on` or `give_up`.
 
-    All hosts go from one to the next together: none may wait in the thread for one that has failed.
+    All hosts go from one to the next together, and from point to point in the thread: what fails at
+    one of them fails at all.
 
     Args:
         directory: of the checkpoints.
-        files: writes the arrays.
+        files: writes the arrays, and meets the other hosts by `fate` as well.
+        fate: of the hosts.
         committed: called in the thread, on the first host, with a step that has got its name;
             raises nothing.
     """
 
     def __init__(
-        self, directory: Path, files: OrbaxFiles, committed: Callable[[int], None]
+        self,
+        directory: Path,
+        files: OrbaxFiles,
+        fate: SharedFate,
+        committed: Callable[[int], None],
     ) -> None:
         self._directory = directory
         self._files = files
+        self._fate = fate
         self._committed = committed
-        self._number = 0
         self._has_begun = False
         self._pending: tuple[int, Future[None]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jaxgpt-checkpoint")
 
     def prepare(self, step: int) -> None:
         """Make room for a step; `settle` comes before."""
-        self._number += 1
+        self._fate.begin()
         self._discard(step)
 
     def begin(self, step: int, items: Mapping[str, Mapping[str, Any]]) -> None:
@@ -61,7 +68,7 @@ class Saver:
     def go_on(self, step: int, document: Mapping[str, Any]) -> None:
         """Do the rest in the thread; `document` is what `metadata.json` will hold."""
         self._has_begun = False
-        self._pending = step, self._thread.submit(self._finish, step, document, self._number)
+        self._pending = step, self._thread.submit(self._finish, step, document)
 
     def give_up(self, step: int) -> None:
         """Clear away what has been begun, if anything; what cannot be is left to `prepare`."""
@@ -69,6 +76,7 @@ class Saver:
             self._has_begun = False
             with suppress(Exception):
                 self._files.finish()
+        self._fate.fail("not begun at all hosts")
         with suppress(OSError):
             self._discard(step)
 
@@ -85,22 +93,19 @@ class Saver:
         self._thread.shutdown(wait=True)
         self._files.close()
 
-    def _finish(self, step: int, document: Mapping[str, Any], number: int) -> None:
-        occasion = f"{step}-{number}"  # a step may be saved a second time
+    def _finish(self, step: int, document: Mapping[str, Any]) -> None:
         try:
             self._files.finish()
-            try:
-                try:
-                    own = self._hash_own(step, document)
-                finally:  # the other hosts wait for this one whatever has happened
-                    self._files.barrier(f"jaxgpt-hashes-{occasion}", _TIMEOUT_SECONDS)
-                if jax.process_index() == 0:
-                    self._commit(step, own)
-                    self._committed(step)
-            finally:
-                self._files.barrier(f"jaxgpt-commit-{occasion}", _TIMEOUT_SECONDS)
-        except Exception:
-            self._discard(step)
+            own = self._hash_own(step, document)
+            self._fate.meet()
+            if jax.process_index() == 0:
+                self._commit(step, own)
+                self._committed(step)
+            self._fate.meet()
+        except Exception as error:
+            self._fate.fail(describe_failure(error))
+            with suppress(OSError):  # Another host may still be writing there; `prepare` is next.
+                self._discard(step)
             raise
 
     def _hash_own(self, step: int, document: Mapping[str, Any]) -> dict[str, FileHash]:
@@ -109,7 +114,8 @@ class Saver:
         index, count = jax.process_index(), jax.process_count()
         if index == 0:
             write_json(staging / METADATA_FILE, document)
-        paths = [path for path in list_files(staging) if not path.startswith(_HASHES)]
+        # Nor, of another host, the file that is about to be renamed to this.
+        paths = [path for path in list_files(staging) if _HASHES not in path]
         own = hash_written(staging, [path for path in paths if writer_of(path) % count == index])
         if index > 0:
             entries = {path: asdict(entry) for path, entry in own.items()}

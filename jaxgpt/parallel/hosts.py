@@ -158,22 +158,23 @@ def abandon(code: int, message: str) -> None:
         _joined.channel.abandon(code, message)
 
 
-def gather(topic: str, value: Any) -> list[Any]:
+def gather(topic: str, value: Any, timeout_seconds: float | None = None) -> list[Any]:
     """Return what each host says, in their order, at every host; all must call it alike.
 
     Args:
         topic: what it is about, for messages.
         value: plain JSON values; on several hosts they come back as JSON gives them.
+        timeout_seconds: how long to wait for the others; None: `start_timeout_seconds`.
 
     Raises:
-        UnfinishedError: a host did not say anything within `start_timeout_seconds`.
+        UnfinishedError: a host did not say anything in that time.
     """
     channel = _joined.channel
     if channel is None:
         return [value]
     _joined.topics[topic] += 1
     key = f"{topic}#{_joined.topics[topic]}"
-    return channel.gather(key, value, _joined.config.start_timeout_seconds)
+    return channel.gather(key, value, timeout_seconds or _joined.config.start_timeout_seconds)
 
 
 def share(topic: str, value: Any) -> Any:

@@ -1,7 +1,9 @@
 """One of two processes that save and restore the same arrays; see test_two_processes.py."""
 
 import os
+import resource
 import sys
+import time
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -10,10 +12,15 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.errors import JaxgptError
 from jaxgpt.parallel.hosts import HostsConfig, joined_hosts, share
+
+# Less than a host's part of the large array.
+FULL_DISK_BYTES = 100_000
 
 
 def main(directory: str) -> None:
@@ -43,8 +50,28 @@ def main(directory: str) -> None:
     checkpoints.save(1, {"w": array}, {"count": count}, {})
     checkpoints.wait()
     check_restore(checkpoints, split, 1)
+    large = jax.jit(lambda: jax.random.bits(jax.random.key(0), (200_000,)), out_shardings=split)()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for unlucky in range(2):
+        if jax.process_index() == unlucky:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_DISK_BYTES, limits[1]))
+        check_failure(checkpoints, 5 + unlucky, large)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoints.save(9, {"w": large}, {}, {})
+    checkpoints.wait()
+    assert checkpoints.latest() == 9
     checkpoints.close()
     print("done")
+
+
+def check_failure(checkpoints: Checkpoints, step: int, large: jax.Array) -> None:
+    """What fails at one host has failed at both, at once."""
+    began = time.monotonic()
+    checkpoints.save(step, {"w": large}, {}, {})
+    with pytest.raises(JaxgptError, match=f"could not save step {step} .*: File too large"):
+        checkpoints.wait()
+    assert time.monotonic() - began < 30
+    assert checkpoints.latest() == 1
 
 
 def check_restore(checkpoints: Checkpoints, sharding: NamedSharding, step: int) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from jaxgpt.checkpoints import save_attempts, step_folders
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
-from jaxgpt.checkpoints.save_attempts import SaveAttempts, describe_failure
+from jaxgpt.checkpoints.save_attempts import SaveAttempts
+from jaxgpt.checkpoints.save_failures import describe_failure
 from jaxgpt.errors import JaxgptError
 
 
