@@ -1,7 +1,7 @@
-"""A training run with faults put into it: `faulty_run.py --config C --run-dir RUN --faults PLAN`.
+"""`jaxgpt.train` with faults put into it: `faulty_run.py --faults PLAN --config C --run-dir RUN`.
 
-PLAN is a JSON file {"faults": {batch: kind}, "leave_out": [batches]}; see tests/faults.py and the
-kinds below. Everything else is `jaxgpt.train`.
+PLAN is a JSON file {"faults": {batch: kind}, "leave_out": [batches], "peer": PLAN of the other host
+or null}; see tests/faults.py and the kinds below. All other options are those of `jaxgpt.train`.
 """
 
 import json
@@ -9,35 +9,36 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgpt import run_course
+from jaxgpt import run_course, train
 from jaxgpt.command_line import find_option, run_verb
-from jaxgpt.config import load_config
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.pretraining import train_run
-from jaxgpt.training.time_account import process_start
 from tests.faults import Faults
 
-# More than the logs of a short run, less than the parameters.
+# More than the logs of a short run, less than what a host saves of the state.
 _FULL_DISK_BYTES = 120_000
 _FULL_DISK_SECONDS = 3.0
+# Shorter than a heartbeat of 6 s, and longer: the one is a pause, the other a loss.
+_STOP_SECONDS = (2.0, 14.0)
 
 
 def main(argv: Sequence[str]) -> None:
     """Install the faults and train."""
-    config, run_dir, path = (
-        Path(find_option(argv, name) or "") for name in ("--config", "--run-dir", "--faults")
-    )
+    path, run_dir = (Path(find_option(argv, name) or "") for name in ("--faults", "--run-dir"))
     plan = json.loads(path.read_text())
+    _pid_file(path).write_text(str(os.getpid()))
+    peer = _pid_file(Path(plan.get("peer") or path))
     more = {
         "kill_soon": _kill_soon,
         "rot": lambda index: _rot(run_dir / "checkpoints", index),
         "disk": _fill_disk,
+        "peer": lambda index: os.kill(int(peer.read_text()), signal.SIGKILL),
+        "stop": lambda index: _stop(int(peer.read_text()), index),
     }
     faults = Faults(
         {int(index): kind for index, kind in plan["faults"].items()},
@@ -47,13 +48,27 @@ def main(argv: Sequence[str]) -> None:
     faults.install()
     if plan["leave_out"]:
         run_course.open_training_batches = _leaving_out(plan["leave_out"])
-    train_run(load_config(config, TrainConfig), run_dir, "auto", False, process_start())
+    place = list(argv).index("--faults")
+    train.main([*argv[:place], *argv[place + 2 :]])
+
+
+def _pid_file(plan: Path) -> Path:
+    """Where a host says which process it is: whoever reads a batch has met its peer before."""
+    return plan.with_suffix(".pid")
 
 
 def _kill_soon(index: int) -> None:
     """At a moment that no step chooses: in a save, an evaluation, a deletion."""
     delay = random.Random(index).uniform(0, 1.5)
     threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
+def _stop(process: int, index: int) -> None:
+    """Stop a process; somebody who outlives both hosts lets it go on after some seconds."""
+    seconds = random.Random(index).uniform(*_STOP_SECONDS)
+    wake = f"sleep {seconds:.1f}; kill -CONT {process}"
+    subprocess.Popen(["sh", "-c", wake], start_new_session=True, stderr=subprocess.DEVNULL)
+    os.kill(process, signal.SIGSTOP)
 
 
 def _rot(checkpoints: Path, index: int) -> None:
