@@ -56,3 +56,18 @@ class AttentionKernel:
     ) -> jax.Array:
         """Compute what `refuses` does not refuse; see `attend`."""
         raise NotImplementedError(f"{type(self).__name__} has no compute")
+
+    def bytes_at_work(
+        self, num_rows: float, num_tokens: int, num_heads: float, itemsize: int
+    ) -> float:
+        """Estimate what a device needs only while it attends, for plans.
+
+        Beside what the forward pass keeps for the backward pass, and half of that for gradients.
+
+        Args:
+            num_rows: of a micro-batch on the device.
+            num_tokens: of each that the device has.
+            num_heads: query heads, the device's share of them.
+            itemsize: bytes of the compute dtype.
+        """
+        return 0.0

@@ -22,6 +22,7 @@ from jaxgpt.model.attention_math import (
 )
 from jaxgpt.model.gpu_attention import Cudnn, Pallas
 from jaxgpt.model.masks import AttentionMask
+from jaxgpt.model.ring import piece_size
 from jaxgpt.model.ring_attention import is_time_split, ring_attention
 from jaxgpt.model.row_attention import row_attention
 
@@ -135,6 +136,17 @@ class Ring(AttentionKernel):
     ) -> jax.Array:
         """See `AttentionKernel.compute`."""
         return ring_attention(q_BTNH, k_BSKH, v_BSKH, mask, scores)
+
+    def bytes_at_work(
+        self, num_rows: float, num_tokens: int, num_heads: float, itemsize: int
+    ) -> float:
+        """See `AttentionKernel.bytes_at_work`: arrays of a piece's scores, in the backward pass.
+
+        Three in float32: products, probabilities, their gradient. Or, where that is more, while
+        they are multiplied: one in float32, and two in the compute dtype, each also transposed.
+        """
+        scores = num_rows * num_heads * num_tokens * piece_size(num_tokens)
+        return scores * max(3 * 4, 4 + 4 * itemsize)
 
 
 @configclass

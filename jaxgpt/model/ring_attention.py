@@ -10,13 +10,10 @@ key/value head, H head; inside `shard_map` all are a device's own share.
 """
 
 import functools
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from jaxgpt.model.attention_math import (
     HIDDEN,
@@ -28,26 +25,16 @@ from jaxgpt.model.attention_math import (
 from jaxgpt.model.layers import accumulator_dtype
 from jaxgpt.model.masks import AttentionMask
 from jaxgpt.model.placement import placement
-
-# Scores are computed for so many keys at a time at most.
-_MAX_KEYS = 1024
-
-
-class _Settings(NamedTuple):
-    """What the gradient does not flow through; `spec_*` as for `jax.shard_map`, or None."""
-
-    scores: Scores
-    window: int | None
-    spec_BTNH: PartitionSpec | None
-    spec_BSKH: PartitionSpec | None
-
-
-class _Passing(NamedTuple):
-    """Keys and values of one device that pass another, or a piece of them."""
-
-    k_BKSH: jax.Array
-    v_BKSH: jax.Array
-    segments_BS: jax.Array
+from jaxgpt.model.ring import (
+    Passing,
+    RingSettings,
+    normaliser_spec,
+    on_shards,
+    over_pieces,
+    ring_size,
+    send,
+    time_spec,
+)
 
 
 class _Softmax(NamedTuple):
@@ -80,7 +67,7 @@ def ring_attention(
         groups = q_BTNH.shape[2] // k_BSKH.shape[2]
         k_BSKH, v_BSKH = (jnp.repeat(x, groups, axis=2) for x in (k_BSKH, v_BSKH))
         spec_BSKH = spec_BTNH
-    settings = _Settings(scores, mask.window, spec_BTNH, spec_BSKH)
+    settings = RingSettings(scores, mask.window, spec_BTNH, spec_BSKH)
     return cast(jax.Array, _attend(q_BTNH, k_BSKH, v_BSKH, segments_BT, settings))
 
 
@@ -90,7 +77,7 @@ def _attend(
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
     segments_BT: jax.Array,
-    settings: _Settings,
+    settings: RingSettings,
 ) -> jax.Array:
     return _attend_forward(q_BTNH, k_BSKH, v_BSKH, segments_BT, settings)[0]
 
@@ -100,26 +87,26 @@ def _attend_forward(
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
     segments_BT: jax.Array,
-    settings: _Settings,
+    settings: RingSettings,
 ) -> Any:
     inputs = (q_BTNH, k_BSKH, v_BSKH, segments_BT)
-    spec, spec_T = settings.spec_BTNH, _time(settings.spec_BTNH)
-    run = _on_shards(
+    spec, spec_T = settings.spec_BTNH, time_spec(settings.spec_BTNH)
+    run = on_shards(
         functools.partial(_forward_shard, settings),
         settings,
         (spec, settings.spec_BSKH, settings.spec_BSKH, spec_T),
-        (spec, _normaliser(spec)),
+        (spec, normaliser_spec(spec)),
     )
     out_BTNH, normaliser_BKGT1 = run(*inputs)
     return out_BTNH, (*inputs, out_BTNH, normaliser_BKGT1)
 
 
-def _attend_backward(settings: _Settings, saved: Any, dout_BTNH: jax.Array) -> Any:
+def _attend_backward(settings: RingSettings, saved: Any, dout_BTNH: jax.Array) -> Any:
     spec, spec_k = settings.spec_BTNH, settings.spec_BSKH
-    run = _on_shards(
+    run = on_shards(
         functools.partial(_backward_shard, settings),
         settings,
-        (spec, spec_k, spec_k, _time(spec), spec, _normaliser(spec), spec),
+        (spec, spec_k, spec_k, time_spec(spec), spec, normaliser_spec(spec), spec),
         (spec, spec_k, spec_k),
     )
     return *run(*saved, dout_BTNH), None
@@ -129,7 +116,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _forward_shard(
-    settings: _Settings,
+    settings: RingSettings,
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
@@ -141,7 +128,7 @@ def _forward_shard(
     multiply = functools.partial(jnp.einsum, preferred_element_type=dtype)
     zeros_BKGT1 = jnp.zeros((*q_BKGTH.shape[:4], 1), dtype)
 
-    def fold(seen: _Softmax, piece: _Passing, visible: jax.Array, _: Any) -> tuple[_Softmax, Any]:
+    def fold(seen: _Softmax, piece: Passing, visible: jax.Array, _: Any) -> tuple[_Softmax, Any]:
         products = multiply("BKGTH,BKSH->BKGTS", q_BKGTH, piece.k_BKSH)
         values = jnp.where(visible, settings.scores(products), HIDDEN)
         largest = jnp.maximum(seen.largest_BKGT1, jnp.max(values, axis=-1, keepdims=True))
@@ -151,16 +138,16 @@ def _forward_shard(
         total = seen.total_BKGT1 * shrink + jnp.sum(weights, axis=-1, keepdims=True)
         return _Softmax(seen.sum_BKGTH * shrink + mixed, total, largest), ()
 
-    def visit(seen: _Softmax, passing: _Passing, hop: jax.Array | int) -> _Softmax:
-        return _over_pieces(fold, settings, segments_BT, hop, seen, passing, ())[0]
+    def visit(seen: _Softmax, passing: Passing, hop: jax.Array | int) -> _Softmax:
+        return over_pieces(fold, settings, segments_BT, hop, seen, passing, ())[0]
 
     def next_hop(carry: Any, hop: jax.Array) -> Any:
         seen, passing = carry
-        return (visit(seen, passing, hop), _send(settings, passing)), None
+        return (visit(seen, passing, hop), send(settings, passing)), None
 
     seen = _Softmax(jnp.zeros(q_BKGTH.shape, dtype), zeros_BKGT1, zeros_BKGT1 + HIDDEN)
-    last = _ring_size(settings) - 1
-    passing = _Passing(swap_time_and_heads(k_BSKH), swap_time_and_heads(v_BSKH), segments_BT)
+    last = ring_size(settings) - 1
+    passing = Passing(swap_time_and_heads(k_BSKH), swap_time_and_heads(v_BSKH), segments_BT)
     (seen, passing), _ = jax.lax.scan(next_hop, (seen, passing), jnp.arange(last))
     seen = visit(seen, passing, last)
     total = jnp.where(seen.total_BKGT1 > 0, seen.total_BKGT1, 1.0)
@@ -169,7 +156,7 @@ def _forward_shard(
 
 
 def _backward_shard(
-    settings: _Settings,
+    settings: RingSettings,
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
@@ -189,7 +176,7 @@ def _backward_shard(
         dout_BKGTH.astype(accumulator) * out_BKGTH.astype(accumulator), axis=-1, keepdims=True
     )
 
-    def fold(dq_BKGTH: jax.Array, piece: _Passing, visible: jax.Array, grads: Any) -> Any:
+    def fold(dq_BKGTH: jax.Array, piece: Passing, visible: jax.Array, grads: Any) -> Any:
         products = multiply("BKGTH,BKSH->BKGTS", q_BKGTH, piece.k_BKSH)
         exponents = settings.scores(products) - normaliser_BKGT1
         probabilities = jnp.where(visible, jnp.exp(exponents), 0.0)
@@ -201,132 +188,23 @@ def _backward_shard(
         dq_BKGTH += multiply("BKGTS,BKSH->BKGTH", dproducts, piece.k_BKSH)
         return dq_BKGTH, (grads[0] + dk_BKSH, grads[1] + dv_BKSH)
 
-    def visit(dq_BKGTH: jax.Array, passing: _Passing, grads: Any, hop: jax.Array | int) -> Any:
-        return _over_pieces(fold, settings, segments_BT, hop, dq_BKGTH, passing, grads)
+    def visit(dq_BKGTH: jax.Array, passing: Passing, grads: Any, hop: jax.Array | int) -> Any:
+        return over_pieces(fold, settings, segments_BT, hop, dq_BKGTH, passing, grads)
 
     def next_hop(carry: Any, hop: jax.Array) -> Any:
         dq_BKGTH, passing, grads = carry
         dq_BKGTH, grads = visit(dq_BKGTH, passing, grads, hop)
-        return (dq_BKGTH, _send(settings, passing), _send(settings, grads)), None
+        return (dq_BKGTH, send(settings, passing), send(settings, grads)), None
 
-    last = _ring_size(settings) - 1
-    passing = _Passing(swap_time_and_heads(k_BSKH), swap_time_and_heads(v_BSKH), segments_BT)
+    last = ring_size(settings) - 1
+    passing = Passing(swap_time_and_heads(k_BSKH), swap_time_and_heads(v_BSKH), segments_BT)
     zeros = jnp.zeros(passing.k_BKSH.shape, accumulator)
     carry = (jnp.zeros(q_BKGTH.shape, accumulator), passing, (zeros, zeros))
     carry, _ = jax.lax.scan(next_hop, carry, jnp.arange(last))
     dq_BKGTH, grads = visit(*carry, last)
-    dk_BKSH, dv_BKSH = _send(settings, grads)
+    dk_BKSH, dv_BKSH = send(settings, grads)
     return (
         merge_heads(dq_BKGTH).astype(dtype),
         swap_time_and_heads(dk_BKSH).astype(k_BSKH.dtype),
         swap_time_and_heads(dv_BKSH).astype(v_BSKH.dtype),
     )
-
-
-def _over_pieces(
-    fold: Callable[[Any, _Passing, jax.Array, Any], tuple[Any, Any]],
-    settings: _Settings,
-    segments_BT: jax.Array,
-    hop: jax.Array | int,
-    carry: Any,
-    passing: _Passing,
-    grads: Any,
-) -> tuple[Any, Any]:
-    """Fold what passes into `carry`, a piece of keys at a time; pieces that no query sees are left.
-
-    Args:
-        fold: (carry, piece, visible keys, the piece of `grads`) -> (carry, the piece of `grads`).
-        settings: of the attention.
-        segments_BT: of this device's queries.
-        hop: how far what passes has come.
-        carry: what is folded into.
-        passing: keys, values and their segments.
-        grads: tuple of arrays [B, K, S, H], cut into pieces like the keys.
-    """
-    num_tokens = segments_BT.shape[1]
-    size = next(n for n in range(min(num_tokens, _MAX_KEYS), 0, -1) if num_tokens % n == 0)
-    me = jax.lax.axis_index(_ring(settings)) if _ring(settings) else 0
-    owner = (me - hop) % _ring_size(settings)
-    slots_T1 = me * num_tokens + jnp.arange(num_tokens)[:, None]
-
-    def cut(x: jax.Array, axis: int) -> jax.Array:
-        pieces = x.reshape(*x.shape[:axis], -1, size, *x.shape[axis + 1 :])
-        return jnp.moveaxis(pieces, axis, 0)
-
-    def fold_piece(carry: Any, inputs: Any) -> Any:
-        start, piece, piece_grads = inputs
-        first = owner * num_tokens + start
-        distance_TS = slots_T1 - (first + jnp.arange(size))
-        near_TS = distance_TS >= 0
-        if settings.window is not None:
-            near_TS &= distance_TS < settings.window
-        same_BTS = segments_BT[:, :, None] == piece.segments_BS[:, None, :]
-        visible_BTS = near_TS & same_BTS & (segments_BT[:, :, None] != 0)
-        return jax.lax.cond(
-            jnp.any(visible_BTS),
-            lambda: fold(carry, piece, visible_BTS[:, None, None], piece_grads),
-            lambda: (carry, piece_grads),
-        )
-
-    pieces = _Passing(cut(passing.k_BKSH, 2), cut(passing.v_BKSH, 2), cut(passing.segments_BS, 1))
-    inputs = (jnp.arange(0, num_tokens, size), pieces, tuple(cut(grad, 2) for grad in grads))
-    carry, grads = jax.lax.scan(fold_piece, carry, inputs)
-    return carry, tuple(jnp.moveaxis(g, 0, 2).reshape(passing.k_BKSH.shape) for g in grads)
-
-
-def _ring(settings: _Settings) -> tuple[str, ...]:
-    """The mesh axes along which a row's tokens lie."""
-    names = None if settings.spec_BTNH is None else settings.spec_BTNH[1]
-    return (names,) if isinstance(names, str) else names or ()
-
-
-def _ring_size(settings: _Settings) -> int:
-    mesh = jax.sharding.get_abstract_mesh()
-    return math.prod(mesh.shape[name] for name in _ring(settings))
-
-
-def _send(settings: _Settings, arrays: Any) -> Any:
-    """Pass arrays on to the next device of the ring."""
-    size = _ring_size(settings)
-    if size == 1:
-        return arrays
-    hops = [(device, (device + 1) % size) for device in range(size)]
-    return jax.tree.map(lambda x: jax.lax.ppermute(x, _ring(settings), hops), arrays)
-
-
-def _on_shards(function: Any, settings: _Settings, in_specs: Any, out_specs: Any) -> Any:
-    """`function` on each device's own share; on everything where nothing is split."""
-    if settings.spec_BTNH is None:
-        return function
-    # The axes that a caller (a pipeline's stages) has not split by hand already.
-    mesh = jax.sharding.get_abstract_mesh()
-    on_shards = jax.shard_map(
-        function,
-        in_specs=in_specs,
-        out_specs=out_specs,
-        axis_names=set(mesh.auto_axes),
-        check_vma=False,
-    )
-    if not mesh.manual_axes:
-        return on_shards
-
-    def run(*inputs: jax.Array) -> Any:
-        # What was not checked comes back as if it were the same for each stage.
-        return jax.tree.map(
-            lambda result: jax.lax.pcast(result, mesh.manual_axes, to="varying"),
-            on_shards(*inputs),
-        )
-
-    return run
-
-
-def _time(spec_BTNH: PartitionSpec | None) -> PartitionSpec | None:
-    """Where [B, T] lies."""
-    return None if spec_BTNH is None else PartitionSpec(*spec_BTNH[:2])
-
-
-def _normaliser(spec_BTNH: PartitionSpec | None) -> PartitionSpec | None:
-    """Where [B, K, G, T, 1] lies."""
-    if spec_BTNH is None:
-        return None
-    return PartitionSpec(spec_BTNH[0], spec_BTNH[2], None, spec_BTNH[1], None)

@@ -1,11 +1,12 @@
 """Attention over rows that lie on several devices: the same numbers as on one."""
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model import ring_attention
+from jaxgpt.model import ring
 from jaxgpt.model.attention_kernels import Cudnn, Reference, Ring, choose_kernel
 from jaxgpt.model.attention_math import ProbabilityDropout, Scores
 from jaxgpt.model.masks import AttentionMask, visible_keys
@@ -56,7 +57,7 @@ def _check(config, rules, mask, scores, dtype):
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_three_devices_share_a_row(mask, monkeypatch):
     # 50 tokens on each device, in two pieces of 25.
-    monkeypatch.setattr(ring_attention, "_MAX_KEYS", 30)
+    monkeypatch.setattr(ring, "_MAX_KEYS", 30)
     _check(MeshConfig(data=1, context=3), ShardingRules(), mask, SCORES["plain"], "float32")
 
 
@@ -106,6 +107,34 @@ def test_no_device_holds_the_keys_of_a_whole_row():
         program = jax.jit(attend).lower(*arrays).compile().as_text()
     assert "collective-permute" in program
     assert "all-gather" not in program
+
+
+def test_a_loop_over_layers_keeps_no_masks_of_whole_rows():
+    """Segments and positions are alike in all layers, and so are the masks of every piece."""
+    mesh = make_mesh(MeshConfig(data=1, context=3), jax.devices()[:3])
+    arrays = [jax.ShapeDtypeStruct((B, T, heads, 8), jnp.float32) for heads in (N, K, K)]
+    segments = AttentionMask(segment_ids_BT=SEGMENTS)
+
+    def loss(q, k, v):
+        def layer(x, _):
+            return Ring().attend(x, k, v, segments, Scores(1.0)), None
+
+        return jnp.sum(jax.lax.scan(layer, q, length=4)[0])
+
+    with on_mesh(mesh, ShardingRules()):
+        program = jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(*arrays).jaxpr
+    sizes = [variable.aval.size for variable in _outside_of_shards(program)]
+    # What passes between forward and backward: inputs and outputs of the layers.
+    assert max(sizes) == 4 * B * T * N * 8
+
+
+def _outside_of_shards(program):
+    """All results of a program but for those inside of a `shard_map`."""
+    for equation in program.eqns:
+        yield from equation.outvars
+        if equation.primitive.name != "shard_map":
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                yield from _outside_of_shards(inner)
 
 
 def test_it_is_chosen_where_rows_are_split():
