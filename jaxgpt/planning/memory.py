@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from jaxgpt.experiment import TrainConfig
+from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.parallel.sharding import batch_shards
-from jaxgpt.planning.activations import kept_bytes, with_kernel
+from jaxgpt.planning.activations import attention_kernel, kept_bytes, with_kernel
 from jaxgpt.training.state import StatePlan, plan_state
 
 
@@ -67,8 +68,13 @@ def plan_memory(
     micro_rows = rows / config.batch.num_micro_batches / mesh.shape["context"]
     kept = kept_bytes(config, vocab_size, mesh, on_gpu)
     recomputed = kept.layer_at_work if kept.layer < kept.layer_at_work else 0.0
-    # Gradients, too; but attention and feed-forward take turns to have theirs.
-    layer_at_work = micro_rows * (recomputed + kept.layer_at_work / 2)
+    # Gradients, too; but attention and feed-forward take turns to have theirs. When it is the turn
+    # of attention, what was recomputed for the feed-forward is gone, and scores are there.
+    layer_at_work = max(
+        micro_rows * (recomputed + kept.layer_at_work / 2),
+        micro_rows * (recomputed + kept.layer_at_work) / 2
+        + _attention_at_work(config, mesh, on_gpu),
+    )
     loss_at_work = config.loss.logits.bytes_at_work(
         math.ceil(micro_rows * config.batch.sequence_length),
         config.model.pad_vocab(vocab_size) // mesh.shape["tensor"],
@@ -108,3 +114,16 @@ def _gathered_bytes(config: TrainConfig, params: Any, mesh: AbstractMesh) -> int
         for leaf in jax.tree.leaves(params["blocks"])
     )
     return round(2 * itemsize * mesh.shape["fsdp"] * kept / num_layers)
+
+
+def _attention_at_work(config: TrainConfig, mesh: AbstractMesh, on_gpu: bool) -> float:
+    """What attention needs of scores that it does not keep."""
+    attention, kernel = config.model.attention, attention_kernel(config, mesh, on_gpu)
+    if not isinstance(attention, GroupedQueryAttention) or kernel is None:
+        return 0.0
+    return kernel.bytes_at_work(
+        config.batch.global_batch_size / batch_shards(mesh) / config.batch.num_micro_batches,
+        config.batch.sequence_length // mesh.shape["context"],
+        attention.num_heads / mesh.shape["tensor"],
+        jnp.dtype(config.model.compute_dtype).itemsize,
+    )

@@ -67,6 +67,24 @@ WITH_MANY_WORDS = {
 QUICK = ("words in chunks",)
 
 
+def _ring(mesh: MeshConfig, dtype, num_tokens: int) -> TrainConfig:
+    """Long rows, so that the scores of the ring's pieces are most of what a step needs."""
+    config = _config(mesh, FullRemat())
+    model = replace(config.model, compute_dtype=dtype)
+    batch = BatchConfig(sequence_length=num_tokens, global_batch_size=2)
+    return replace(config, model=model, batch=batch)
+
+
+RINGS = {
+    f"{name}, {dtype}": _ring(mesh, dtype, num_tokens)
+    for name, mesh, num_tokens in (
+        ("one piece", MeshConfig(data=1, context=2), 2048),
+        ("two pieces", MeshConfig(data=1, fsdp=2, context=2, tensor=2), 4096),
+    )
+    for dtype in ("float32", "bfloat16")
+}
+
+
 @pytest.mark.parametrize(
     ("config", "vocab_size"),
     [
@@ -84,6 +102,16 @@ def test_the_plan_agrees_with_the_compiler(config: TrainConfig, vocab_size: int)
     assert 0 <= found.argument_size_in_bytes - kept <= 64
     # Gradients, gathered weights, activations, logits: what XLA calls temporary.
     assert 0.75 <= (plan.total - kept) / found.temp_size_in_bytes <= 1.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", RINGS.values(), ids=RINGS)
+def test_the_scores_of_a_ring_are_in_the_plan(config: TrainConfig) -> None:
+    mesh = abstract_mesh(config.mesh, math.prod(config.mesh.sizes.values()))
+    found = compile_step_of(config, VOCAB).memory_analysis()
+    plan = plan_memory(config, VOCAB, mesh, on_gpu=False)
+    planned = plan.total - plan.parameters - plan.optimizer - plan.batch
+    assert planned == pytest.approx(found.temp_size_in_bytes, rel=0.1)
 
 
 def test_what_is_kept_falls_as_one_over_the_devices() -> None:
