@@ -2,55 +2,24 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from jaxgpt import remote_folder, remote_lease
-from jaxgpt.checkpoints import remote_copy
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
-from jaxgpt.checkpoints.remote_copy import RemoteCopy
 from jaxgpt.checkpoints.remote_steps import RemoteSteps
 from jaxgpt.checkpoints.remote_verification import verify_remote_run
 from jaxgpt.errors import NoCheckpointError, UnfinishedError
 from jaxgpt.remote_folder import RemoteFolder, StoreError
 from tests import stores
+from tests.checkpoints.copying import CONFIG, empty_store, open_copy, restored, save  # noqa: F401
 
-CONFIG = CheckpointConfig(keep_latest=2, keep_best=1)
+pytestmark = pytest.mark.usefixtures("empty_store")
 
 
 class Killed(BaseException):
     """What a process does not survive."""
-
-
-@pytest.fixture(autouse=True)
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(remote_folder, "WAITS_SECONDS", (0.0, 0.0))
-    monkeypatch.setattr(remote_lease, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(remote_lease, "LEASE_SECONDS", 0.0)
-    monkeypatch.setattr(remote_lease, "RENEW_SECONDS", 1000.0)
-    stores.empty()
-    yield
-    stores.empty()
-
-
-def open_copy(run_dir: Path, config: CheckpointConfig = CONFIG) -> RemoteCopy:
-    run_dir.mkdir(exist_ok=True)
-    return RemoteCopy(run_dir, stores.URL, config)
-
-
-def save(run_dir: Path, *steps: int, loss: float = 1.0, value: int | None = None) -> None:
-    """Save steps to the local folder, as if there were no URL."""
-    (run_dir / "metrics.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in steps))
-    checkpoints = Checkpoints(run_dir / "checkpoints", CONFIG)
-    for step in steps:
-        array = np.full(1000, step if value is None else value, np.float32)
-        state = {"m": array, "n": np.arange(10)}
-        checkpoints.save(step, {"w": array}, state, {"step": step, "eval_loss": loss})
-    checkpoints.close()
 
 
 def files_of(run_dir: Path) -> dict[str, bytes]:
@@ -59,17 +28,6 @@ def files_of(run_dir: Path) -> dict[str, bytes]:
         for path in run_dir.rglob("*")
         if path.is_file() and not path.name.startswith(".")
     }
-
-
-def restored(run_dir: Path) -> int | None:
-    """The newest step of a folder, which must hold what was saved as it."""
-    checkpoints = Checkpoints(run_dir / "checkpoints", CONFIG)
-    step = checkpoints.latest_verified()
-    if step is not None:
-        abstract = {"w": jax.ShapeDtypeStruct((1000,), np.float32)}
-        assert (checkpoints.restore_params(step, abstract)["w"] == step).all()
-    checkpoints.close()
-    return step
 
 
 def test_an_empty_machine_gets_what_was_copied(tmp_path: Path) -> None:
@@ -243,50 +201,6 @@ def test_what_a_run_has_gone_back_from_is_found_by_nobody(tmp_path: Path) -> Non
         assert RemoteSteps(RemoteFolder(stores.URL)).counted() == [10, 15]
     with open_copy(tmp_path / "b"):
         assert restored(tmp_path / "b") == 15
-
-
-def test_a_folder_that_others_have_written_past_gives_way_to_the_url(tmp_path: Path) -> None:
-    with open_copy(tmp_path / "a"):
-        save(tmp_path / "a", 10)
-    with open_copy(tmp_path / "b"):
-        save(tmp_path / "b", 20)
-    save(tmp_path / "a", 30, value=7)  # never copied
-    with open_copy(tmp_path / "a"):
-        assert restored(tmp_path / "a") == 20
-    assert (tmp_path / "a" / "checkpoints" / "abandoned-30").is_dir()
-
-
-def test_rot_here_is_mended_from_there(tmp_path: Path) -> None:
-    with open_copy(tmp_path / "a"):
-        save(tmp_path / "a", 10, 20)
-    victim = next((tmp_path / "a" / "checkpoints" / "20" / "params").rglob("*manifest.ocdbt"))
-    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
-    with open_copy(tmp_path / "a"):
-        assert restored(tmp_path / "a") == 20
-    assert (tmp_path / "a" / "checkpoints" / "damaged-20").is_dir()
-
-
-def test_a_local_folder_that_was_emptied_empties_no_url(tmp_path: Path) -> None:
-    with open_copy(tmp_path / "a"):
-        save(tmp_path / "a", 10, 20)
-    shutil.rmtree(tmp_path / "a" / "checkpoints")
-    with open_copy(tmp_path / "a"):
-        assert restored(tmp_path / "a") == 20
-    assert RemoteSteps(RemoteFolder(stores.URL)).counted() == [10, 20]
-
-
-def test_a_writer_that_was_replaced_writes_no_more_and_ends(tmp_path: Path, monkeypatch) -> None:
-    ended: list[int] = []
-    monkeypatch.setattr(remote_copy, "abandon", lambda code, message: ended.append(code))
-    copy = open_copy(tmp_path / "a").__enter__()
-    save(tmp_path / "a", 10)
-    with open_copy(tmp_path / "b"):
-        before = stores.content()
-        copy.push()
-        assert ended == [75]
-        with pytest.raises(UnfinishedError, match="took over"):
-            copy.__exit__(None, None, None)
-        assert stores.content() == before
 
 
 def test_a_store_that_does_not_answer_at_the_start_is_no_empty_run(tmp_path: Path) -> None:
