@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import configclass
 from jaxgpt.model.few_rows import OutputsFirst
-from jaxgpt.model.placement import constrain, constrain_kept, gathered
+from jaxgpt.model.placement import constrain, constrain_kept, gathered, looked_up
 
 # The name that rematerialisation policies know the results of weight matmuls by.
 PROJECTION = "projection"
@@ -259,5 +259,5 @@ class Embedding(nn.Module):
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         """Return x_BTD in the compute dtype; an id outside the table takes its nearest row."""
         table = gathered(self.table, *self.axes)
-        rows_BTD = jnp.take(table, ids_BT, axis=0, mode="clip")
+        rows_BTD = looked_up(jnp.take(table, ids_BT, axis=0, mode="clip"))
         return rows_BTD.astype(jnp.dtype(self.settings.compute_dtype))

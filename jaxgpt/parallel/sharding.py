@@ -79,7 +79,9 @@ def activation_rules(rules: ShardingRules) -> tuple[tuple[str, Any], ...]:
     parameters = dataclasses.asdict(rules)
     # How `model/placement.py` calls the axes of a parameter where it is kept, not used.
     as_kept = {f"kept {name}": mesh_axis for name, mesh_axis in parameters.items()}
-    table = as_kept | parameters | {"embed": None} | dataclasses.asdict(ACTIVATIONS)
+    # Rows of a gradient whose width lies as a parameter's does.
+    rows = {"kept batch": tuple(name for name in ACTIVATIONS.batch if name != rules.embed)}
+    table = as_kept | parameters | {"embed": None} | dataclasses.asdict(ACTIVATIONS) | rows
     return tuple((name, mesh_axes or None) for name, mesh_axes in table.items())
 
 

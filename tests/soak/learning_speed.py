@@ -4,7 +4,8 @@
 
 Tunes the peak rate of both (seed 0, the same number of rates), trains the classic with three seeds,
 then the modern with its schedule pressed into fewer tokens until it is no better; prints the share
-of tokens at which both end with the same validation loss, and writes FOLDER/learning_speed.json.
+of tokens at which both end with the same validation loss, and writes it with all losses to
+FOLDER/learning_speed.json and as a figure to FOLDER/learning_speed.svg.
 Runs that have ended are not made again: the same command goes on.
 """
 
@@ -19,6 +20,7 @@ from jaxgpt.benchmarks.recipe_race import Recipe, mean_loss, race, share_at, tun
 from jaxgpt.benchmarks.recipe_runs import Runs
 from jaxgpt.config import load_config
 from jaxgpt.experiment import TrainConfig
+from jaxgpt.plots import Line, line_chart, running_mean
 
 LADDER = (0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.32, 0.4, 0.5, 0.6, 0.75, 1.0)
 RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
@@ -39,6 +41,7 @@ def main() -> None:
     figures = compare(runs, options)
     text = json.dumps(figures, indent=1)
     (options.folder / "learning_speed.json").write_text(text)
+    (options.folder / "learning_speed.svg").write_text(draw(options.folder, figures))
     print(text)
 
 
@@ -78,6 +81,30 @@ def compare(runs: Runs, options: argparse.Namespace) -> dict[str, Any]:
             for recipe, tuning in ((classic, classic_tuning), (modern, modern_tuning))
         },
     }
+
+
+def draw(folder: Path, figures: dict[str, Any]) -> str:
+    """SVG: training losses of seed 0, and the validation loss that each schedule ends with."""
+    lines = []
+    longest = figures["modern"][max(figures["modern"], key=float)]
+    for label, run in (("classic", figures["classic"][0]), ("modern", longest[0])):
+        kept = json.loads((folder / "outcomes" / f"{run['name']}.json").read_text())
+        tokens, losses = zip(*kept["outcome"]["curve"], strict=True)
+        mean = running_mean(losses, 40)
+        lines.append(Line(name=f"{label}, while it trains", x=tokens, y=mean, color=len(lines)))
+    ends = sorted(
+        (runs[0]["num_tokens"], statistics.fmean(run["loss"] for run in runs))
+        for runs in figures["modern"].values()
+    )
+    tokens, losses = zip(*ends, strict=True)
+    lines.append(Line(name="modern, validation at the end", x=tokens, y=losses, marked=True))
+    return line_chart(
+        lines,
+        x_label="tokens",
+        y_label="nats per token",
+        levels={"classic, validation at the end": figures["target"]},
+        y_top=6.9,
+    )
 
 
 if __name__ == "__main__":

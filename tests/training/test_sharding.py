@@ -1,6 +1,7 @@
 """The same training on any mesh: losses, gradients and where the bytes lie."""
 
 import itertools
+import random
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.model.feed_forward import SwiGlu
 from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.layer_stack import Scanned
+from jaxgpt.model.layer_stack import Scanned, Unrolled
 from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh, single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh, partition_spec, to_devices
@@ -168,6 +169,28 @@ def test_the_optimizer_state_lies_where_its_parameter_does(optimizer) -> None:
     up = state.trainable["blocks"]["feed_forward"]
     kernel = jax.tree.leaves(up)[0]
     assert not kernel.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(data=2, fsdp=4),
+        pytest.param(MeshConfig(data=2, fsdp=2, tensor=2), marks=pytest.mark.slow),
+    ],
+    ids=["data2-fsdp4", "data2-fsdp2-tensor2"],
+)
+def test_the_compiler_finds_a_way_from_every_gradient_to_its_parameter(mesh, capfd) -> None:
+    """It says so where it copies an array to all devices, as it knows no other way to place it."""
+    config = replace(CONFIG, num_layers=3, layers=Unrolled())
+    model, rules, devices = config.build(VOCAB), ShardingRules(), make_mesh(mesh)
+    # A rate that no program in a compile cache has: what comes from there is silent.
+    rate = optax.constant_schedule(random.SystemRandom().random())
+    plan, optimizer = plan_state(model, lambda axes: Muon().build(rate, axes), rules, devices)
+    loss = language_model_loss(model, jnp.ones(VOCAB, jnp.int32), LossConfig())
+    step: Any = compile_step(make_train_step(loss, optimizer, 1), plan.abstract, devices)
+    with on_mesh(devices, rules):
+        step.lower(plan.abstract, to_devices(_batch(0), devices)).compile()
+    assert "rematerialization" not in capfd.readouterr().err
 
 
 def test_a_mesh_that_does_not_fit_is_refused() -> None:
