@@ -23,6 +23,8 @@ from jaxgpt.experiment import TrainConfig
 from jaxgpt.plots import Line, line_chart, running_mean
 
 LADDER = (0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.32, 0.4, 0.5, 0.6, 0.75, 1.0)
+# Steps whose losses are averaged for the figure.
+_WINDOW = 40
 RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
 
 
@@ -90,8 +92,10 @@ def draw(folder: Path, figures: dict[str, Any]) -> str:
     for label, run in (("classic", figures["classic"][0]), ("modern", longest[0])):
         kept = json.loads((folder / "outcomes" / f"{run['name']}.json").read_text())
         tokens, losses = zip(*kept["outcome"]["curve"], strict=True)
-        mean = running_mean(losses, 40)
-        lines.append(Line(name=f"{label}, while it trains", x=tokens, y=mean, color=len(lines)))
+        # A mean of fewer values, at both ends, would show their noise.
+        mean = slice(_WINDOW // 2, -_WINDOW // 2)
+        smooth = running_mean(losses, _WINDOW)
+        lines.append(Line(name=f"{label}, while it trains", x=tokens[mean], y=smooth[mean]))
     ends = sorted(
         (runs[0]["num_tokens"], statistics.fmean(run["loss"] for run in runs))
         for runs in figures["modern"].values()
