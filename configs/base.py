@@ -103,7 +103,10 @@ config = TrainConfig(
     mesh=MeshConfig(data=-1, fsdp=1, expert=1, context=1, tensor=1, pipeline=1),
     sharding=ShardingRules(),
     runtime=RuntimeConfig(
-        compile_cache="~/.cache/jaxgpt/xla", deterministic=False, check_replicas_steps=None
+        compile_cache="~/.cache/jaxgpt/xla",
+        deterministic=False,
+        cpu_devices=1,
+        check_replicas_steps=None,
     ),
     seed=0,
 )

@@ -19,6 +19,7 @@ from jaxgpt.errors import JaxgptError
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.cost import flops_per_token
 from jaxgpt.model.gpt import Dtype
+from jaxgpt.parallel.runtime import RuntimeConfig
 from jaxgpt.training.optimizer import AdamW
 from jaxgpt.training.schedule import Constant
 
@@ -44,6 +45,8 @@ class TrainStepBenchmark:
     """Tokens of a row; None: the shape's."""
     num_micro_batches: int = 1
     """Parts that jaxgpt computes a step in."""
+    cpu_devices: int = 1
+    """In how many devices jaxgpt divides the processor, with as many parts of the batch."""
     document: int | None = None
     """Tokens of a document: rows are packed with several; None: a row is one."""
     against: Literal["nothing", "pytorch"] = "nothing"
@@ -86,6 +89,7 @@ class TrainStepBenchmark:
             ),
             schedule=Constant(peak_learning_rate=3e-4, warmup_share=0.0),
             optimizer=AdamW(),
+            runtime=RuntimeConfig(cpu_devices=self.cpu_devices),
         )
 
     def batches(self) -> list[Batch]:

@@ -20,6 +20,7 @@ from jaxgpt.model.attention_math import (
     reference_attention,
     saved_probabilities_attention,
 )
+from jaxgpt.model.attention_shards import attend_on_shards
 from jaxgpt.model.gpu_attention import Cudnn, Pallas
 from jaxgpt.model.masks import AttentionMask
 from jaxgpt.model.ring import piece_size
@@ -75,7 +76,7 @@ class SavedProbabilities(AttentionKernel):
 
 @configclass
 class RowByRow(AttentionKernel):
-    """Keeps one row's scores in the processor's cache: the fast kernel of one CPU."""
+    """Keeps one row's scores in the processor's cache: the fast kernel of CPUs."""
 
     def refuses(
         self,
@@ -89,9 +90,10 @@ class RowByRow(AttentionKernel):
             return "it has no dropout of probabilities"
         if mask.query_slots_BT is not None:
             return "queries stand in the slots of a cache"
-        mesh = jax.sharding.get_abstract_mesh()
-        if not mesh.empty and mesh.size > 1:
-            return f"rows may lie on different ones of the {mesh.size} devices"
+        if is_time_split(q_BTNH):
+            return "the tokens of a row lie on several devices"
+        if jax.sharding.get_abstract_mesh().manual_axes:
+            return "it does not work inside of a pipeline's stages"
         return None
 
     def compute(
@@ -104,7 +106,14 @@ class RowByRow(AttentionKernel):
         dropout: ProbabilityDropout | None,
     ) -> jax.Array:
         """See `AttentionKernel.compute`."""
-        return row_attention(q_BTNH, k_BSKH, v_BSKH, mask, scores)
+
+        def attend(
+            q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array | None
+        ) -> jax.Array:
+            own = AttentionMask(segment_ids_BT=segments_BT, window=mask.window)
+            return row_attention(q_BTNH, k_BSKH, v_BSKH, own, scores)
+
+        return attend_on_shards(attend, q_BTNH, k_BSKH, v_BSKH, mask.segment_ids_BT)
 
 
 @configclass

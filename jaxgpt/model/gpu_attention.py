@@ -7,13 +7,12 @@ import re
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from jaxgpt.config import configclass
 from jaxgpt.model.attention_kernel import AttentionKernel
 from jaxgpt.model.attention_math import ProbabilityDropout, Scores
+from jaxgpt.model.attention_shards import attend_on_shards
 from jaxgpt.model.masks import AttentionMask
-from jaxgpt.model.placement import placement
 from jaxgpt.model.ring_attention import is_time_split
 
 # Tokens of a tile; a row must be whole tiles, as Pallas' kernel reads whole ones.
@@ -182,14 +181,7 @@ def pallas_attention(
             interpret=interpreted,
         )
 
-    # The compiler cannot split a kernel's work over devices; rows and heads are independent.
-    spec = placement(q_BTNH.shape, ("batch", "time", "heads", "head_dim"))
-    if spec is not None:
-        rows = PartitionSpec(spec[0])
-        attend = jax.shard_map(
-            attend, in_specs=(spec, spec, spec, rows), out_specs=spec, check_vma=False
-        )
-    out_BTNH = attend(q_BTNH, k_BSNH, v_BSNH, segment_ids_BT)
+    out_BTNH = attend_on_shards(attend, q_BTNH, k_BSNH, v_BSNH, segment_ids_BT)
     if segment_ids_BT is not None:
         # Padding sees padding in the kernel.
         out_BTNH = jnp.where(segment_ids_BT[:, :, None, None] != 0, out_BTNH, 0)

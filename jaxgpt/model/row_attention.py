@@ -4,7 +4,8 @@ A loop over the rows of the batch keeps the scores of one row in the cache, wher
 rows at once would stream them through memory a dozen times. Within a row, blocks of queries stop
 at their last visible key, which halves the work of a causal mask and bounds that of a window.
 The backward pass recomputes the probabilities from the saved normaliser (Dao et al. 2022), so
-memory grows with T, not with T^2. Everything inside is float32.
+memory grows with T, not with T^2. Scores, softmax and sums are float32; products take operands in
+the dtype of the queries.
 
 Axes: B batch, T query time, S key time, N query heads, K key/value heads, G = N / K query heads per
 key/value head, H head.
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxgpt.model.attention_math import HIDDEN, Scores
 from jaxgpt.model.layers import accumulator_dtype
@@ -33,7 +35,7 @@ def row_attention(
 ) -> jax.Array:
     """Return out_BTNH. Query t must stand in slot t: no `query_slots_BT`.
 
-    The rows must not be sharded over devices: the loop would fetch each from where it lies.
+    The rows must lie on one device: `attention_shards.py` calls this with each device's own.
     """
     assert mask.query_slots_BT is None, "queries must stand at their own index"
     return cast(jax.Array, _attend(q_BTNH, k_BSKH, v_BSKH, mask, scores))
@@ -60,49 +62,50 @@ def _attend(
 def _attend_forward(
     q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: AttentionMask, scores: Scores
 ) -> Any:
+    dtype, num_kv_heads = q_BTNH.dtype, k_BSKH.shape[2]
+
     def attend_row(row: Any) -> tuple[jax.Array, jax.Array]:
         q_TNH, k_SKH, v_SKH, segment_ids_T = row
         out_KGTH, normaliser_KGT1 = _forward_row(
-            _split_heads(q_TNH, k_SKH.shape[1]),
-            _heads_first(k_SKH),
-            _heads_first(v_SKH),
+            _split_heads(q_TNH, num_kv_heads, dtype),
+            _heads_first(k_SKH, dtype),
+            _heads_first(v_SKH, dtype),
             _row_mask(mask, segment_ids_T),
             scores,
         )
-        return _merge_heads(out_KGTH).astype(q_TNH.dtype), normaliser_KGT1
+        return _merge_heads(out_KGTH), normaliser_KGT1
 
-    rows = (q_BTNH, k_BSKH, v_BSKH, mask.segment_ids_BT)
-    out_BTNH, normaliser_BKGT1 = jax.lax.map(attend_row, rows)
-    return out_BTNH, (*rows, mask, out_BTNH, normaliser_BKGT1)
+    rows = (*map(_movable, (q_BTNH, k_BSKH, v_BSKH)), mask.segment_ids_BT)
+    out_BTNH, normaliser_BKGT1 = lax.map(attend_row, rows)
+    return _moved(out_BTNH, dtype), (*rows, mask, out_BTNH, normaliser_BKGT1)
 
 
 def _attend_backward(scores: Scores, saved: Any, dout_BTNH: jax.Array) -> Any:
     *rows, mask, out_BTNH, normaliser_BKGT1 = saved
+    dtype, num_kv_heads = dout_BTNH.dtype, rows[1].shape[2]
+    accumulator = accumulator_dtype(dtype)
 
     def attend_row(row: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         q_TNH, k_SKH, v_SKH, segment_ids_T, out_TNH, dout_TNH, normaliser_KGT1 = row
-        num_kv_heads = k_SKH.shape[1]
-        dout_KGTH = _split_heads(dout_TNH, num_kv_heads)
+        out_KGTH = _split_heads(out_TNH, num_kv_heads, dtype)
+        dout_KGTH = _split_heads(dout_TNH, num_kv_heads, dtype)
         # sum_s p_s (dout . v_s) = dout . out, without another pass over [T, S].
         shift_KGT1 = jnp.sum(
-            dout_KGTH * _split_heads(out_TNH, num_kv_heads), axis=-1, keepdims=True
+            dout_KGTH.astype(accumulator) * out_KGTH.astype(accumulator), axis=-1, keepdims=True
         )
-        dq_KGTH, dk_KHS, dv_KHS = _backward_row(
-            _split_heads(q_TNH, num_kv_heads),
-            _heads_first(k_SKH),
-            _heads_first(v_SKH),
+        dq_KGTH, dk_KSH, dv_KSH = _backward_row(
+            _split_heads(q_TNH, num_kv_heads, dtype),
+            _heads_first(k_SKH, dtype),
+            _heads_first(v_SKH, dtype),
             dout_KGTH,
             (normaliser_KGT1, shift_KGT1),
             _row_mask(mask, segment_ids_T),
             scores,
         )
-        return (
-            _merge_heads(dq_KGTH).astype(q_TNH.dtype),
-            dk_KHS.transpose(2, 0, 1).astype(k_SKH.dtype),
-            dv_KHS.transpose(2, 0, 1).astype(v_SKH.dtype),
-        )
+        return _merge_heads(dq_KGTH), _heads_last(dk_KSH), _heads_last(dv_KSH)
 
-    return *jax.lax.map(attend_row, (*rows, out_BTNH, dout_BTNH, normaliser_BKGT1)), None
+    gradients = lax.map(attend_row, (*rows, out_BTNH, _movable(dout_BTNH), normaliser_BKGT1))
+    return *(_moved(gradient, dtype) for gradient in gradients), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -112,18 +115,21 @@ def _forward_row(
     q_KGTH: jax.Array, k_KSH: jax.Array, v_KSH: jax.Array, mask: AttentionMask, scores: Scores
 ) -> tuple[jax.Array, jax.Array]:
     """Return out_KGTH and the logarithm of the softmax's denominator, [K, G, T, 1]."""
+    dtype = q_KGTH.dtype
+    multiply = functools.partial(jnp.einsum, preferred_element_type=accumulator_dtype(dtype))
     # A product is fastest where the contracted axis is last on the left and first on the right.
     k_KHS = k_KSH.transpose(0, 2, 1)
     outs, normalisers = [], []
     for queries, keys in _blocks(q_KGTH.shape[2], mask.window):
-        products = jnp.einsum("KGTH,KHS->KGTS", q_KGTH[:, :, queries], k_KHS[:, :, keys])
+        products = multiply("KGTH,KHS->KGTS", q_KGTH[:, :, queries], k_KHS[:, :, keys])
         visible = visible_keys(mask, queries, keys)
         values = jnp.where(visible, scores(products), HIDDEN)
         largest = jnp.max(values, axis=-1, keepdims=True)
         weights = jnp.where(visible, jnp.exp(values - largest), 0.0)
         total = jnp.sum(weights, axis=-1, keepdims=True)
         total = jnp.where(total > 0, total, 1.0)
-        outs.append(jnp.einsum("KGTS,KSH->KGTH", weights, v_KSH[:, keys]) / total)
+        out_KGTH = multiply("KGTS,KSH->KGTH", weights.astype(dtype), v_KSH[:, keys]) / total
+        outs.append(out_KGTH.astype(dtype))
         normalisers.append(largest + jnp.log(total))
     return jnp.concatenate(outs, axis=2), jnp.concatenate(normalisers, axis=2)
 
@@ -137,27 +143,30 @@ def _backward_row(
     mask: AttentionMask,
     scores: Scores,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return dq_KGTH, dk_KHS, dv_KHS (Dao et al. 2022, appendix B.2)."""
+    """Return dq_KGTH, dk_KSH, dv_KSH (Dao et al. 2022, appendix B.2)."""
+    dtype, accumulator = q_KGTH.dtype, accumulator_dtype(q_KGTH.dtype)
+    multiply = functools.partial(jnp.einsum, preferred_element_type=accumulator)
     normaliser_KGT1, shift_KGT1 = normaliser_and_shift
     k_KHS, v_KHS = k_KSH.transpose(0, 2, 1), v_KSH.transpose(0, 2, 1)
     q_KHGT, dout_KHGT = q_KGTH.transpose(0, 3, 1, 2), dout_KGTH.transpose(0, 3, 1, 2)
     dqs = []
-    dk_KHS, dv_KHS = jnp.zeros_like(k_KHS), jnp.zeros_like(v_KHS)
+    dk_KHS, dv_KHS = jnp.zeros(k_KHS.shape, accumulator), jnp.zeros(v_KHS.shape, accumulator)
     for queries, keys in _blocks(q_KGTH.shape[2], mask.window):
-        products = jnp.einsum("KGTH,KHS->KGTS", q_KGTH[:, :, queries], k_KHS[:, :, keys])
+        products = multiply("KGTH,KHS->KGTS", q_KGTH[:, :, queries], k_KHS[:, :, keys])
         exponents = scores(products) - normaliser_KGT1[:, :, queries]
         probabilities = jnp.where(visible_keys(mask, queries, keys), jnp.exp(exponents), 0.0)
-        dprobabilities = jnp.einsum("KGTH,KHS->KGTS", dout_KGTH[:, :, queries], v_KHS[:, :, keys])
+        dprobabilities = multiply("KGTH,KHS->KGTS", dout_KGTH[:, :, queries], v_KHS[:, :, keys])
         dscores = probabilities * (dprobabilities - shift_KGT1[:, :, queries])
-        dproducts = dscores * scores.derivative(products)
-        dqs.append(jnp.einsum("KGTS,KSH->KGTH", dproducts, k_KSH[:, keys]))
+        dproducts = (dscores * scores.derivative(products)).astype(dtype)
+        dqs.append(multiply("KGTS,KSH->KGTH", dproducts, k_KSH[:, keys]).astype(dtype))
         dk_KHS = dk_KHS.at[:, :, keys].add(
-            jnp.einsum("KHGT,KGTS->KHS", q_KHGT[..., queries], dproducts)
+            multiply("KHGT,KGTS->KHS", q_KHGT[..., queries], dproducts)
         )
         dv_KHS = dv_KHS.at[:, :, keys].add(
-            jnp.einsum("KHGT,KGTS->KHS", dout_KHGT[..., queries], probabilities)
+            multiply("KHGT,KGTS->KHS", dout_KHGT[..., queries], probabilities.astype(dtype))
         )
-    return jnp.concatenate(dqs, axis=2), dk_KHS, dv_KHS
+    dk_KSH, dv_KSH = (x_KHS.astype(dtype).transpose(0, 2, 1) for x_KHS in (dk_KHS, dv_KHS))
+    return jnp.concatenate(dqs, axis=2), dk_KSH, dv_KSH
 
 
 def _row_mask(mask: AttentionMask, segment_ids_T: jax.Array | None) -> AttentionMask:
@@ -166,19 +175,40 @@ def _row_mask(mask: AttentionMask, segment_ids_T: jax.Array | None) -> Attention
     return AttentionMask(segment_ids_BT=segment_ids_1T, window=mask.window)
 
 
-def _split_heads(x_TNH: jax.Array, num_kv_heads: int) -> jax.Array:
-    """Return x_KGTH in the type of sums."""
+def _movable(x: jax.Array) -> jax.Array:
+    """The bits of bfloat16 as integers; any other type as it is.
+
+    XLA's CPU backend slices, transposes and updates integers in place, but bfloat16 by way of
+    float32, which took as long as all of the rest.
+    """
+    return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+
+
+def _moved(x: jax.Array, dtype: Any) -> jax.Array:
+    """The inverse of `_movable`."""
+    return lax.bitcast_convert_type(x, dtype) if x.dtype == jnp.uint16 else x
+
+
+def _split_heads(x_TNH: jax.Array, num_kv_heads: int, dtype: Any) -> jax.Array:
+    """Return x_KGTH in `dtype` of a movable row."""
     num_tokens, num_heads, head_dim = x_TNH.shape
     x_TKGH = x_TNH.reshape(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    return x_TKGH.transpose(1, 2, 0, 3).astype(accumulator_dtype(x_TNH.dtype))
+    # The barriers keep the conversion apart: fused with it, the transposition is not vectorised.
+    return _moved(lax.optimization_barrier(x_TKGH.transpose(1, 2, 0, 3)), dtype)
 
 
 def _merge_heads(x_KGTH: jax.Array) -> jax.Array:
-    """Return x_TNH; the inverse of `_split_heads`."""
+    """Return a movable x_TNH; the inverse of `_split_heads`."""
     num_kv_heads, groups, num_tokens, head_dim = x_KGTH.shape
-    return x_KGTH.transpose(2, 0, 1, 3).reshape(num_tokens, num_kv_heads * groups, head_dim)
+    x_TKGH = _movable(lax.optimization_barrier(x_KGTH)).transpose(2, 0, 1, 3)
+    return x_TKGH.reshape(num_tokens, num_kv_heads * groups, head_dim)
 
 
-def _heads_first(x_SKH: jax.Array) -> jax.Array:
-    """Return x_KSH in the type of sums."""
-    return x_SKH.transpose(1, 0, 2).astype(accumulator_dtype(x_SKH.dtype))
+def _heads_first(x_SKH: jax.Array, dtype: Any) -> jax.Array:
+    """Return x_KSH in `dtype` of a movable row."""
+    return _moved(lax.optimization_barrier(x_SKH.transpose(1, 0, 2)), dtype)
+
+
+def _heads_last(x_KSH: jax.Array) -> jax.Array:
+    """Return a movable x_SKH; the inverse of `_heads_first`."""
+    return _movable(lax.optimization_barrier(x_KSH)).transpose(1, 0, 2)

@@ -32,6 +32,9 @@ _PEAK_BF16_FLOPS = {
 }
 
 
+_CPU_DEVICES_FLAG = "xla_force_host_platform_device_count"
+
+
 @configclass
 class RuntimeConfig:
     """Settings of the process, not of the mathematics."""
@@ -41,6 +44,9 @@ class RuntimeConfig:
     deterministic: bool = False
     """On a GPU: deterministic kernels; XLA's choice among them is kept in the compile cache, which
     must not be empty then. A CPU always is."""
+    cpu_devices: int = 1
+    """Where there is no GPU: in how many devices the processor is divided, each with one of as many
+    parts of the mesh. As many as cores keep all of them busy: XLA runs many operations on one."""
     check_replicas_steps: int | None = None
     """Compare the devices' copies of all parameters every so many steps, and before each save;
     None: never. On GPUs copies are equal only if `deterministic`."""
@@ -50,6 +56,8 @@ class RuntimeConfig:
             raise ValueError(
                 f"check_replicas_steps={self.check_replicas_steps}: at least 1, or None"
             )
+        if self.cpu_devices < 1:
+            raise ValueError(f"cpu_devices={self.cpu_devices}: at least 1")
         if self.deterministic and not self.compile_cache:
             raise ValueError("deterministic=True needs a compile_cache, which keeps kernel choices")
 
@@ -57,6 +65,9 @@ class RuntimeConfig:
 def configure_runtime(config: RuntimeConfig) -> None:
     """Apply the settings; the environment's own `JAX_COMPILATION_CACHE_DIR` wins."""
     _keep_freed_memory()
+    # The environment's own flag wins, which JAX would refuse beside the setting.
+    if config.cpu_devices > 1 and _CPU_DEVICES_FLAG not in os.environ.get("XLA_FLAGS", ""):
+        _divide_cpu(config.cpu_devices)
     if config.deterministic:
         _add_flag("--xla_gpu_deterministic_ops=true")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -97,6 +108,12 @@ def describe_devices() -> dict[str, object]:
         "num_processes": jax.process_count(),
         "visible_cpus": len(os.sched_getaffinity(0)),
     }
+
+
+def _divide_cpu(num_devices: int) -> None:
+    # JAX refuses to be told again once it runs, even the same number.
+    if jax.config.jax_num_cpu_devices != num_devices:
+        jax.config.update("jax_num_cpu_devices", num_devices)
 
 
 def _keep_freed_memory() -> None:

@@ -80,7 +80,7 @@ def attention_kernel(
     if mesh.shape["context"] > 1:
         return Ring()
     if not on_gpu:
-        return RowByRow() if mesh.size == 1 else SavedProbabilities()
+        return RowByRow() if mesh.shape["pipeline"] == 1 else SavedProbabilities()
     head_dim = attention.resolve_head_dim(config.model.d_model)
     shape = (1, config.batch.sequence_length, 1, head_dim)
     q_BTNH = jax.ShapeDtypeStruct(shape, jnp.dtype(config.model.compute_dtype))

@@ -174,7 +174,7 @@ def test_choice_on_a_cpu():
     assert _choice("cpu", dropout=ProbabilityDropout(jax.random.key(0), 0.1))[0] is Reference
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
-        assert _choice("cpu")[0] is SavedProbabilities
+        assert _choice("cpu")[0] is RowByRow
 
 
 def test_choice_on_a_gpu(monkeypatch):
@@ -201,14 +201,17 @@ def test_choice_on_a_gpu(monkeypatch):
     assert _choice("tpu")[0] is SavedProbabilities
 
 
-def test_pallas_is_not_chosen_inside_of_a_pipelines_stages(monkeypatch):
+@pytest.mark.parametrize(("backend", "name"), [("gpu", "Pallas"), ("cpu", "RowByRow")])
+def test_what_splits_rows_itself_is_not_chosen_inside_of_a_pipelines_stages(
+    monkeypatch, backend, name
+):
     monkeypatch.setattr(gpu_attention, "_compute_capability", lambda: 9.0)
     packed = AttentionMask(segment_ids_BT=jnp.ones((1, 256), int))
     mesh = jax.make_mesh((2, 2), ("pipeline", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     chosen = []
 
     def stage(x):
-        chosen.append(_choice("gpu", mask=packed, num_tokens=256))
+        chosen.append(_choice(backend, mask=packed, num_tokens=256))
         return x
 
     rows = jax.sharding.PartitionSpec("pipeline")
@@ -216,7 +219,7 @@ def test_pallas_is_not_chosen_inside_of_a_pipelines_stages(monkeypatch):
         run = jax.shard_map(stage, in_specs=rows, out_specs=rows, axis_names={"pipeline"})
         jax.jit(run).trace(jnp.zeros(2))
     assert chosen[0][0] is SavedProbabilities
-    assert "Pallas cannot: it does not work inside of a pipeline's stages" in chosen[0][1]
+    assert f"{name} cannot: it does not work inside of a pipeline's stages" in chosen[0][1]
 
 
 def test_a_named_kernel_computes_or_says_why_not():

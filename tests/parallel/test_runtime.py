@@ -1,0 +1,39 @@
+"""Settings of the process take effect in a process of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxgpt.parallel.runtime import RuntimeConfig
+from tests.tiny import REPOSITORY
+
+_COUNT = """
+import jax
+from jaxgpt.parallel.runtime import RuntimeConfig, configure_runtime
+configure_runtime(RuntimeConfig(cpu_devices=3, compile_cache=""))
+configure_runtime(RuntimeConfig(cpu_devices=3, compile_cache=""))
+count = jax.device_count()
+configure_runtime(RuntimeConfig(cpu_devices=3, compile_cache=""))
+print(count)
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_devices"), [("", "3"), ("--xla_force_host_platform_device_count=2", "2")]
+)
+def test_a_processor_is_divided_unless_the_environment_says_how(flags, num_devices):
+    result = subprocess.run(
+        [sys.executable, "-c", _COUNT],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.split() == [num_devices], result.stderr
+
+
+def test_no_devices_are_refused():
+    with pytest.raises(ValueError, match="cpu_devices=0: at least 1"):
+        RuntimeConfig(cpu_devices=0)
