@@ -112,8 +112,9 @@ def describe_devices() -> dict[str, object]:
 
 def _divide_cpu(num_devices: int) -> None:
     # JAX refuses to be told again once it runs, even the same number.
-    if jax.config.jax_num_cpu_devices != num_devices:
-        jax.config.update("jax_num_cpu_devices", num_devices)
+    settings: Any = jax.config
+    if settings.jax_num_cpu_devices != num_devices:
+        settings.update("jax_num_cpu_devices", num_devices)
 
 
 def _keep_freed_memory() -> None:

@@ -6,11 +6,13 @@ import sys
 
 import pytest
 
+from jaxgpt.errors import ConfigError
 from jaxgpt.parallel.runtime import RuntimeConfig
 from tests.tiny import REPOSITORY
 
 _COUNT = """
 import jax
+from jaxgpt.errors import ConfigError
 from jaxgpt.parallel.runtime import RuntimeConfig, configure_runtime
 configure_runtime(RuntimeConfig(cpu_devices=3, compile_cache=""))
 configure_runtime(RuntimeConfig(cpu_devices=3, compile_cache=""))
@@ -35,5 +37,5 @@ def test_a_processor_is_divided_unless_the_environment_says_how(flags, num_devic
 
 
 def test_no_devices_are_refused():
-    with pytest.raises(ValueError, match="cpu_devices=0: at least 1"):
+    with pytest.raises(ConfigError, match="cpu_devices=0: at least 1"):
         RuntimeConfig(cpu_devices=0)
