@@ -15,6 +15,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.model.bits import bits_of, numbers_of
+
 
 @flax.struct.dataclass
 class KVCache:
@@ -22,7 +24,7 @@ class KVCache:
 
     Attributes:
         k_LBKSH: keys, already rotated if positions are rotary; of 16-bit numbers the bits, as
-            integers (see `_bits`).
+            integers (see `bits.py`).
         v_LBKSH: values, likewise.
         lengths_B: int32, number of tokens each row holds; slots from there on are never seen.
         dtype: of keys and values.
@@ -59,7 +61,7 @@ class KVCache:
         targets_BT = jnp.where(slots_BT < 0, self.max_length, slots_BT)
 
         def put(kept_LBKSH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
-            new_BTKH = _bits(new_BTKH.astype(jnp.dtype(self.dtype)))
+            new_BTKH = bits_of(new_BTKH.astype(jnp.dtype(self.dtype)))
             return kept_LBKSH.at[layer, rows_B1, :, targets_BT].set(new_BTKH, mode="drop")
 
         return dataclasses.replace(
@@ -70,7 +72,7 @@ class KVCache:
         """Return k_BSKH and v_BSKH of one layer, every slot."""
 
         def get(kept_LBKSH: jax.Array) -> jax.Array:
-            return _numbers(kept_LBKSH[layer], self.dtype).swapaxes(1, 2)
+            return numbers_of(kept_LBKSH[layer], self.dtype).swapaxes(1, 2)
 
         return get(self.k_LBKSH), get(self.v_LBKSH)
 
@@ -93,21 +95,8 @@ def empty_cache(
     """Return a cache of `batch_size` rows that hold no token yet."""
     shape = (num_layers, batch_size, num_kv_heads, max_length, head_dim)
     return KVCache(
-        k_LBKSH=_bits(jnp.zeros(shape, jnp.dtype(dtype))),
-        v_LBKSH=_bits(jnp.zeros(shape, jnp.dtype(dtype))),
+        k_LBKSH=bits_of(jnp.zeros(shape, jnp.dtype(dtype))),
+        v_LBKSH=bits_of(jnp.zeros(shape, jnp.dtype(dtype))),
         lengths_B=jnp.zeros((batch_size,), jnp.int32),
         dtype=dtype,
     )
-
-
-def _bits(x: jax.Array) -> jax.Array:
-    """Return 16-bit numbers as the integers of their bits, others as they are.
-
-    XLA's CPU backend writes single places of a bfloat16 array by way of float32: it would convert
-    the whole cache, and back, for every layer of every step.
-    """
-    return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype.itemsize == 2 else x
-
-
-def _numbers(bits: jax.Array, dtype: str) -> jax.Array:
-    return jax.lax.bitcast_convert_type(bits, jnp.dtype(dtype))

@@ -5,7 +5,7 @@ rows at once would stream them through memory a dozen times. Within a row, block
 at their last visible key, which halves the work of a causal mask and bounds that of a window.
 The backward pass recomputes the probabilities from the saved normaliser (Dao et al. 2022), so
 memory grows with T, not with T^2. Scores, softmax and sums are float32; products take operands in
-the dtype of the queries.
+the dtype of the queries. Rows come and go as bits (see `bits.py`).
 
 Axes: B batch, T query time, S key time, N query heads, K key/value heads, G = N / K query heads per
 key/value head, H head.
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxgpt.model.attention_math import HIDDEN, Scores
+from jaxgpt.model.bits import bits_of, numbers_of
 from jaxgpt.model.layers import accumulator_dtype
 from jaxgpt.model.masks import AttentionMask, visible_keys
 
@@ -75,9 +76,9 @@ def _attend_forward(
         )
         return _merge_heads(out_KGTH), normaliser_KGT1
 
-    rows = (*map(_movable, (q_BTNH, k_BSKH, v_BSKH)), mask.segment_ids_BT)
+    rows = (*map(bits_of, (q_BTNH, k_BSKH, v_BSKH)), mask.segment_ids_BT)
     out_BTNH, normaliser_BKGT1 = lax.map(attend_row, rows)
-    return _moved(out_BTNH, dtype), (*rows, mask, out_BTNH, normaliser_BKGT1)
+    return numbers_of(out_BTNH, dtype), (*rows, mask, out_BTNH, normaliser_BKGT1)
 
 
 def _attend_backward(scores: Scores, saved: Any, dout_BTNH: jax.Array) -> Any:
@@ -104,8 +105,8 @@ def _attend_backward(scores: Scores, saved: Any, dout_BTNH: jax.Array) -> Any:
         )
         return _merge_heads(dq_KGTH), _heads_last(dk_KSH), _heads_last(dv_KSH)
 
-    gradients = lax.map(attend_row, (*rows, out_BTNH, _movable(dout_BTNH), normaliser_BKGT1))
-    return *(_moved(gradient, dtype) for gradient in gradients), None
+    gradients = lax.map(attend_row, (*rows, out_BTNH, bits_of(dout_BTNH), normaliser_BKGT1))
+    return *(numbers_of(gradient, dtype) for gradient in gradients), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -175,40 +176,25 @@ def _row_mask(mask: AttentionMask, segment_ids_T: jax.Array | None) -> Attention
     return AttentionMask(segment_ids_BT=segment_ids_1T, window=mask.window)
 
 
-def _movable(x: jax.Array) -> jax.Array:
-    """The bits of bfloat16 as integers; any other type as it is.
-
-    XLA's CPU backend slices, transposes and updates integers in place, but bfloat16 by way of
-    float32, which took as long as all of the rest.
-    """
-    return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
-
-
-def _moved(x: jax.Array, dtype: Any) -> jax.Array:
-    """The inverse of `_movable`."""
-    return lax.bitcast_convert_type(x, dtype) if x.dtype == jnp.uint16 else x
-
-
 def _split_heads(x_TNH: jax.Array, num_kv_heads: int, dtype: Any) -> jax.Array:
-    """Return x_KGTH in `dtype` of a movable row."""
+    """Return x_KGTH in `dtype` of the bits of a row."""
     num_tokens, num_heads, head_dim = x_TNH.shape
     x_TKGH = x_TNH.reshape(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    # The barriers keep the conversion apart: fused with it, the transposition is not vectorised.
-    return _moved(lax.optimization_barrier(x_TKGH.transpose(1, 2, 0, 3)), dtype)
+    return numbers_of(x_TKGH.transpose(1, 2, 0, 3), dtype)
 
 
 def _merge_heads(x_KGTH: jax.Array) -> jax.Array:
-    """Return a movable x_TNH; the inverse of `_split_heads`."""
+    """Return the bits of x_TNH; the inverse of `_split_heads`."""
     num_kv_heads, groups, num_tokens, head_dim = x_KGTH.shape
-    x_TKGH = _movable(lax.optimization_barrier(x_KGTH)).transpose(2, 0, 1, 3)
+    x_TKGH = bits_of(x_KGTH).transpose(2, 0, 1, 3)
     return x_TKGH.reshape(num_tokens, num_kv_heads * groups, head_dim)
 
 
 def _heads_first(x_SKH: jax.Array, dtype: Any) -> jax.Array:
-    """Return x_KSH in `dtype` of a movable row."""
-    return _moved(lax.optimization_barrier(x_SKH.transpose(1, 0, 2)), dtype)
+    """Return x_KSH in `dtype` of the bits of a row."""
+    return numbers_of(x_SKH.transpose(1, 0, 2), dtype)
 
 
 def _heads_last(x_KSH: jax.Array) -> jax.Array:
-    """Return a movable x_SKH; the inverse of `_heads_first`."""
-    return _movable(lax.optimization_barrier(x_KSH)).transpose(1, 0, 2)
+    """Return the bits of x_SKH; the inverse of `_heads_first`."""
+    return bits_of(x_KSH).transpose(1, 0, 2)
