@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import configclass
 from jaxgpt.model.few_rows import OutputsFirst
-from jaxgpt.model.placement import constrain, constrain_kept, gathered, looked_up
+from jaxgpt.model.placement import constrain, constrain_kept, gathered, looked_up, placement
 
 # The name that rematerialisation policies know the results of weight matmuls by.
 PROJECTION = "projection"
@@ -191,13 +191,10 @@ def _project_backward(
         ((dy_outputs, kernel_outputs), ((), ())),
         preferred_element_type=accumulator,
     )
-    # Both operands are read along their rows' axis, for which XLA's CPU backend transposes the
-    # left one: the narrower is put there.
+    # The narrower is put first: it may have to be transposed.
     x_first = math.prod(x.shape[len(leading) :]) <= math.prod(dy.shape[len(leading) :])
     first, second = (x, dy) if x_first else (dy, x)
-    dkernel = lax.dot_general(
-        first, second, ((leading, leading), ((), ())), preferred_element_type=accumulator
-    )
+    dkernel = _sum_of_outer_products(first, second, len(leading))
     if x_first == transposed:
         dkernel = lax.optimization_barrier(dkernel)
         num_first = first.ndim - len(leading)
@@ -206,6 +203,29 @@ def _project_backward(
 
 
 _project.defvjp(_project_forward, _project_backward)
+
+
+def _sum_of_outer_products(first: jax.Array, second: jax.Array, num_leading: int) -> jax.Array:
+    """Sum over the leading axes: [..., X...] and [..., Y...] to [X..., Y...].
+
+    XLA's CPU backend multiplies float32 matrices as they lie. Of arrays with more axes it writes
+    the first one's transpose, for which it computes all that goes into it anew, column by column;
+    of bfloat16 only then is the product a fast one.
+    """
+    multiply = functools.partial(
+        lax.dot_general, preferred_element_type=accumulator_dtype(first.dtype)
+    )
+    leading = first.shape[:num_leading]
+    split = placement(leading, ("batch", "time")) if num_leading == 2 else None
+    # Rows whose tokens lie on several devices would have to be brought together.
+    if first.dtype == jnp.bfloat16 or (split is not None and split[1] is not None):
+        contracted = tuple(range(num_leading))
+        return multiply(first, second, ((contracted, contracted), ((), ())))
+    num_rows = math.prod(leading)
+    product = multiply(
+        first.reshape(num_rows, -1), second.reshape(num_rows, -1), (((0,), (0,)), ((), ()))
+    )
+    return product.reshape(*first.shape[num_leading:], *second.shape[num_leading:])
 
 
 class Projection(nn.Module):
