@@ -56,12 +56,12 @@ COMMANDS = [
 
 
 def _run(command: str, folder: Path) -> None:
+    # What a page keeps outside of the clone starts empty, whatever an earlier run has left there.
+    command = command.replace("/tmp/", f"{folder}/outside/")
     command = re.sub(r"^((?:\w+=\S+ )*)python ", rf"\1{sys.executable} ", command)
     command = re.sub(
         r"^jaxgpt ", f"{sys.executable} -c 'from jaxgpt.cli import main; main()' ", command
     )
-    # What a page keeps outside of the clone starts empty, whatever an earlier run has left there.
-    command = command.replace("/tmp/", f"{folder}/outside/")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
     environment.pop("XLA_FLAGS", None)
