@@ -31,6 +31,8 @@ RECOVERY = (
     "--schedule.num-steps", "24", "--checkpoint.every-steps", "4", "--checkpoint.keep-latest", "3",
     "--recovery.window", "16", "--recovery.min-steps", "8", "--recovery.max-in-a-row", "3",
     "--recovery.max-in-window", "16", "--recovery.rewind-steps", "1",
+    # Adam makes of a gradient near 0, whose last bits differ, an update of any sign.
+    "--optimizer.eps", "1e-4",
 )  # fmt: skip
 
 
