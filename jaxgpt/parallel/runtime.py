@@ -46,7 +46,8 @@ class RuntimeConfig:
     must not be empty then. A CPU always is."""
     cpu_devices: int = 1
     """Where there is no GPU: in how many devices the processor is divided, each with one of as many
-    parts of the mesh. As many as cores keep all of them busy: XLA runs many operations on one."""
+    parts of the mesh. As many as cores keep all of them busy: XLA runs many operations on one.
+    A number of devices in XLA_FLAGS stands instead."""
     check_replicas_steps: int | None = None
     """Compare the devices' copies of all parameters every so many steps, and before each save;
     None: never. On GPUs copies are equal only if `deterministic`."""
@@ -65,8 +66,7 @@ class RuntimeConfig:
 def configure_runtime(config: RuntimeConfig) -> None:
     """Apply the settings; the environment's own `JAX_COMPILATION_CACHE_DIR` wins."""
     _keep_freed_memory()
-    # The environment's own flag wins, which JAX would refuse beside the setting.
-    if config.cpu_devices > 1 and _CPU_DEVICES_FLAG not in os.environ.get("XLA_FLAGS", ""):
+    if config.cpu_devices > 1:
         _divide_cpu(config.cpu_devices)
     if config.deterministic:
         _add_flag("--xla_gpu_deterministic_ops=true")
@@ -111,6 +111,10 @@ def describe_devices() -> dict[str, object]:
 
 
 def _divide_cpu(num_devices: int) -> None:
+    # JAX would refuse the setting beside the environment's own flag.
+    if _CPU_DEVICES_FLAG in os.environ.get("XLA_FLAGS", ""):
+        logger.warning("cpu_devices=%d is left to %s in XLA_FLAGS", num_devices, _CPU_DEVICES_FLAG)
+        return
     # JAX refuses to be told again once it runs, even the same number.
     settings: Any = jax.config
     if settings.jax_num_cpu_devices != num_devices:

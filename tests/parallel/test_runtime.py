@@ -34,6 +34,7 @@ def test_a_processor_is_divided_unless_the_environment_says_how(flags, num_devic
         text=True,
     )
     assert result.stdout.split() == [num_devices], result.stderr
+    assert ("cpu_devices=3 is left to" in result.stderr) == bool(flags)
 
 
 def test_no_devices_are_refused():
