@@ -30,15 +30,9 @@ def attend_on_shards(
     The tokens of a row must lie on one device (`is_time_split`), and the caller must not be in a
     `shard_map` of its own (a pipeline's stage).
     """
-    spec_BTNH = placement(q_BTNH.shape, ("batch", "time", "heads", "head_dim"))
-    spec_BSKH = placement(k_BSKH.shape, ("batch", "time", "kv_heads", "head_dim"))
+    k_BSKH, v_BSKH, spec_BTNH, spec_BSKH = placed_alike(q_BTNH, k_BSKH, v_BSKH)
     if spec_BTNH is None:
         return attend(q_BTNH, k_BSKH, v_BSKH, segment_ids_BT)
-    if spec_BTNH != spec_BSKH:
-        # Key/value heads that are not split like the query heads: one for each query head.
-        groups = q_BTNH.shape[2] // k_BSKH.shape[2]
-        k_BSKH, v_BSKH = (jnp.repeat(x_BSKH, groups, axis=2) for x_BSKH in (k_BSKH, v_BSKH))
-        spec_BSKH = spec_BTNH
     on_shards = jax.shard_map(
         attend,
         in_specs=(spec_BTNH, spec_BSKH, spec_BSKH, PartitionSpec(spec_BTNH[0])),
@@ -46,3 +40,20 @@ def attend_on_shards(
         check_vma=False,
     )
     return cast(jax.Array, on_shards(q_BTNH, k_BSKH, v_BSKH, segment_ids_BT))
+
+
+def placed_alike(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array
+) -> tuple[jax.Array, jax.Array, PartitionSpec | None, PartitionSpec | None]:
+    """Return keys, values, and where queries and they lie: heads on the device of their queries.
+
+    A head is whole on its device, whatever the rules say of its width: a score is a sum over it.
+    Key/value heads that are not split like the query heads become one for each query head.
+    """
+    spec_BTNH = placement(q_BTNH.shape, ("batch", "time", "heads", None))
+    spec_BSKH = placement(k_BSKH.shape, ("batch", "time", "kv_heads", None))
+    if spec_BTNH != spec_BSKH:
+        groups = q_BTNH.shape[2] // k_BSKH.shape[2]
+        k_BSKH, v_BSKH = (jnp.repeat(x_BSKH, groups, axis=2) for x_BSKH in (k_BSKH, v_BSKH))
+        spec_BSKH = spec_BTNH
+    return k_BSKH, v_BSKH, spec_BTNH, spec_BSKH

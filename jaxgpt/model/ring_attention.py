@@ -22,6 +22,7 @@ from jaxgpt.model.attention_math import (
     split_heads,
     swap_time_and_heads,
 )
+from jaxgpt.model.attention_shards import placed_alike
 from jaxgpt.model.layers import accumulator_dtype
 from jaxgpt.model.masks import AttentionMask
 from jaxgpt.model.placement import placement
@@ -59,14 +60,7 @@ def ring_attention(
     segments_BT = mask.segment_ids_BT
     if segments_BT is None:
         segments_BT = jnp.ones(q_BTNH.shape[:2], jnp.int32)
-    names = ("batch", "time", "heads", None)
-    spec_BTNH = placement(q_BTNH.shape, names)
-    spec_BSKH = placement(k_BSKH.shape, ("batch", "time", "kv_heads", None))
-    if spec_BTNH != spec_BSKH:
-        # Key/value heads that are not split like the query heads: one for each query head.
-        groups = q_BTNH.shape[2] // k_BSKH.shape[2]
-        k_BSKH, v_BSKH = (jnp.repeat(x, groups, axis=2) for x in (k_BSKH, v_BSKH))
-        spec_BSKH = spec_BTNH
+    k_BSKH, v_BSKH, spec_BTNH, spec_BSKH = placed_alike(q_BTNH, k_BSKH, v_BSKH)
     settings = RingSettings(scores, mask.window, spec_BTNH, spec_BSKH)
     return cast(jax.Array, _attend(q_BTNH, k_BSKH, v_BSKH, segments_BT, settings))
 

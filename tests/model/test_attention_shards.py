@@ -40,8 +40,14 @@ def _attend_and_gradients(mesh, num_kv_heads, dtype, rules=ShardingRules()):  # 
         (MeshConfig(data=2, tensor=4), 4, ShardingRules()),
         # Fewer key/value heads than parts: each device keeps all of them.
         (MeshConfig(data=1, fsdp=2, tensor=4), 2, ShardingRules(kv_heads=None)),
+        # A head's width is brought together: a score is a sum over it.
+        (
+            MeshConfig(data=2, tensor=4),
+            2,
+            ShardingRules(heads=None, kv_heads=None, head_dim="tensor"),
+        ),
     ],
-    ids=["data", "tensor", "kept-kv-heads"],
+    ids=["data", "tensor", "kept-kv-heads", "width"],
 )
 def test_split_over_devices_it_is_the_same(mesh, num_kv_heads, rules, dtype):
     whole, _ = _attend_and_gradients(single_device_mesh(), num_kv_heads, dtype)
