@@ -44,6 +44,23 @@ def _environment(world: dict[str, Path]) -> dict[str, str]:
     return {**environment(world["root"] / "cache"), "PYTHONPATH": path}
 
 
+def _wait_until_starved(process: subprocess.Popen, metrics: Path, last_step: int) -> None:
+    """Returns when the trainer waits for the batch after `last_step`: no step can save any more.
+
+    The loss of a step is written when the next has been dispatched; after that of `last_step - 1`
+    the trainer asks for nothing but the batch that never comes.
+    """
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the trainer ended before its loader hung"
+        records = read_records(metrics)
+        if any("loss" in record and record["step"] == last_step - 1 for record in records):
+            time.sleep(0.5)  # From the written line to the wait are a few Python statements.
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{metrics}: step {last_step - 1} is not there after 150 s")
+
+
 @pytest.mark.slow
 def test_a_hang_is_found_told_and_supervised_to_the_end(world: dict[str, Path]) -> None:
     run_dir = world["root"] / "hung"
@@ -90,11 +107,7 @@ def test_a_second_sigterm_stops_at_once_and_a_killed_trainer_leaves_nobody(
         cwd=REPOSITORY,
         stderr=subprocess.DEVNULL,
     )
-    done = run_dir.with_name("twice-faults.done")
-    for _ in range(3000):  # The loader hangs at batch 6 now, so no step will come that could save.
-        if done.exists() and (run_dir / "metrics.jsonl").read_text().count("\n") >= 5:
-            break
-        time.sleep(0.05)
+    _wait_until_starved(process, run_dir / "metrics.jsonl", last_step=6)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert children == [], "processes that could outlive the trainer"
     process.send_signal(signal.SIGTERM)
