@@ -137,6 +137,7 @@ def bar_chart(
     x_label: str,
     width_inches: float = 7.2,
     highlighted: str | None = None,
+    level: float | None = None,
 ) -> str:
     """Return the SVG of horizontal bars, first on top, each with its value at its end.
 
@@ -145,6 +146,7 @@ def bar_chart(
         x_label: what the values are, with their unit.
         width_inches: at 96 pixels an inch on screen; the height follows from the number of bars.
         highlighted: label of a bar to set apart; None: all alike.
+        level: a value to hold all bars against, drawn as a line across them.
     """
     import matplotlib
 
@@ -160,6 +162,8 @@ def bar_chart(
         )
         for place, value in zip(places, values.values(), strict=True):
             _write_value(axes, value, place)
+        if level is not None:
+            axes.axvline(level, color=_GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
         _finish_bars(axes, list(values), x_label)
         return _svg(figure)
 

@@ -14,6 +14,7 @@ MEASURES = {
     "attention": ("jaxgpt.benchmarks.attending", "AttentionBenchmark"),
     "loss-head": ("jaxgpt.benchmarks.scoring", "LossHeadBenchmark"),
     "flags": ("jaxgpt.benchmarks.flags", "FlagsBenchmark"),
+    "cpu": ("jaxgpt.benchmarks.cpu_suite", "CpuBenchmark"),
     "gpu": ("jaxgpt.benchmarks.gpu_suite", "GpuBenchmark"),
     "decode": ("jaxgpt.benchmarks.generating", "DecodeBenchmark"),
     "loader": ("jaxgpt.benchmarks.reading", "LoaderBenchmark"),

@@ -1,13 +1,16 @@
-"""`gpu`: refused without one; its order, limits and files on tiny shapes of this machine."""
+"""Suites: `gpu` is refused without one; order, limits, files and figures on tiny shapes."""
 
 import importlib
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from jaxgpt.benchmarks import gpu_suite
-from jaxgpt.benchmarks.gpu_suite import GpuBenchmark, run_suite
+from jaxgpt.benchmarks import cpu_suite, gpu_suite
+from jaxgpt.benchmarks.cpu_suite import CpuBenchmark
+from jaxgpt.benchmarks.gpu_suite import GpuBenchmark
+from jaxgpt.benchmarks.suite import SuiteReport, run_suite
 from jaxgpt.command_line import parse_options
 from jaxgpt.errors import ConfigError
 from tools.benchmark import MEASURES
@@ -20,13 +23,23 @@ def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", gpu_suite.MEASURES)
-def test_every_measure_parses(name: str) -> None:
-    measure, *options = gpu_suite.MEASURES[name]
+def _parsed(arguments):
+    measure, *options = arguments
     module, config = MEASURES[measure]
-    kind = getattr(importlib.import_module(module), config)
-    benchmark = parse_options(kind, options, prog=measure)
-    assert benchmark.dtype == "bfloat16"
+    return parse_options(getattr(importlib.import_module(module), config), options, prog=measure)
+
+
+@pytest.mark.parametrize("name", gpu_suite.MEASURES)
+def test_every_measure_of_a_gpu_parses(name: str) -> None:
+    assert _parsed(gpu_suite.MEASURES[name]).dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("name", cpu_suite.MEASURES)
+def test_every_measure_of_a_cpu_parses(name: str) -> None:
+    benchmark = _parsed(cpu_suite.MEASURES[name])
+    for dtype in ("float32", "bfloat16"):
+        if dtype in name:
+            assert benchmark.dtype == dtype
 
 
 def test_measures_run_in_turn_and_one_that_fails_stops_no_other(
@@ -35,7 +48,7 @@ def test_measures_run_in_turn_and_one_that_fails_stops_no_other(
     tiny = ("attention", "--sequence-length", "16", "--repeats", "1", "--rounds", "1")
     measures = {
         "impossible": (*tiny, "--kernel", "cudnn"),
-        "possible": (*tiny, "--kernel", "reference"),
+        "possible": (*tiny, "--against", "reference"),
     }
     report = run_suite(measures, tmp_path, seconds=300, measure_seconds=200)
     assert "cudnn cannot compute" in report.found["impossible"]["error"]
@@ -47,6 +60,15 @@ def test_measures_run_in_turn_and_one_that_fails_stops_no_other(
     assert "cudnn cannot compute" in text
     assert json.loads(json.dumps(report.to_json()))["measures"].keys() == measures.keys()
     assert "possible: " in capsys.readouterr().err
+    for name in ("ratios", "floors"):
+        figure = (tmp_path / f"{name}.svg").read_text()
+        assert ElementTree.fromstring(figure).tag.endswith("svg")
+        assert "possible" in figure
+        assert "impossible" not in figure
+
+
+def test_of_nothing_that_was_measured_there_is_no_figure(tmp_path: Path) -> None:
+    assert SuiteReport(tmp_path, {"late": {"error": "not begun"}}).figures() == {}
 
 
 def test_time_is_kept(tmp_path: Path) -> None:
@@ -60,5 +82,7 @@ def test_time_is_kept(tmp_path: Path) -> None:
 def test_settings_that_name_no_measure_are_refused() -> None:
     with pytest.raises(ConfigError, match="no measure train-7b; there are train-124m-compile"):
         GpuBenchmark(only=("train-7b",))
+    with pytest.raises(ConfigError, match="no measure train; there are train-float32"):
+        CpuBenchmark(only=("train",))
     with pytest.raises(ConfigError, match="positive"):
         GpuBenchmark(seconds=0.0)

@@ -1,0 +1,54 @@
+"""`cpu`: what is to be known of a processor: the table of `docs/benchmarks.md`, in one command."""
+
+from collections.abc import Mapping, Sequence
+
+from jaxgpt.benchmarks.suite import Suite
+from jaxgpt.config import configclass
+
+_BFLOAT16 = ("--dtype", "bfloat16")
+_STEP = ("train-step", "--against", "pytorch", "--rounds", "3", "--steps", "4", "--mode")
+_124M = (*_STEP, "eager", "--shape", "gpt2-124m")
+_TWO = ("--cpu-devices", "2")
+_DECODE = ("decode", "--against", "transformers", "--new-tokens", "64", "--rounds", "3")
+_ATTENTION = ("attention", "--against", "pytorch", "--rounds", "5")
+
+MEASURES: Mapping[str, Sequence[str]] = {
+    "train-float32": (*_STEP, "eager"),
+    "train-float32-2-devices": (*_STEP, "eager", *_TWO),
+    "train-float32-2-devices-compile": (*_STEP, "compile", *_TWO),
+    "train-bfloat16": (*_STEP, "eager", *_BFLOAT16),
+    "train-bfloat16-2-devices": (*_STEP, "eager", *_BFLOAT16, *_TWO),
+    "train-bfloat16-2-devices-compile": (*_STEP, "compile", *_BFLOAT16, *_TWO),
+    "train-124m-float32": _124M,
+    "train-124m-bfloat16": (*_124M, *_BFLOAT16),
+    "full-loop": ("full-loop", "--steps", "8", "--rounds", "3"),
+    "loss-head": ("loss-head", "--batch-size", "32", "--rounds", "3", "--repeats", "1"),
+    "decode-float32": _DECODE,
+    "decode-float32-8-rows": (*_DECODE, "--batch-size", "8"),
+    "decode-bfloat16": (*_DECODE, *_BFLOAT16),
+    "decode-bfloat16-8-rows": (*_DECODE, *_BFLOAT16, "--batch-size", "8"),
+    "loader": ("loader",),
+    "startup": ("startup", "--rounds", "2"),
+    "startup-124m": ("startup", "--shape", "gpt2-124m", "--rounds", "2"),
+    "attention-float32": _ATTENTION,
+    "attention-bfloat16": (*_ATTENTION, *_BFLOAT16),
+}
+
+
+@configclass
+class CpuBenchmark(Suite):
+    """Train steps of 6 x 384 and 124M beside PyTorch's, the whole loop, loss head, decoding beside
+    transformers', loader, starting and attention, on this processor; each measure's JSON goes into
+    a folder."""
+
+    output: str = "cpu-benchmark"
+    """Folder; made if need be."""
+    seconds: float = 3600.0
+    """Time for all of them; those that are left then are not begun."""
+    measure_seconds: float = 300.0
+    """Time for one, after which it is given up."""
+
+    @property
+    def measures(self) -> Mapping[str, Sequence[str]]:
+        """See `Suite.measures`."""
+        return MEASURES

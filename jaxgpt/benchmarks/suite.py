@@ -1,0 +1,163 @@
+"""Several measures one after the other, into a folder of JSON, with a figure of them all.
+
+Each measure is a process of its own, so that none finds another's memory taken; one that fails or
+takes too long is noted, and the rest goes on.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.config import configclass
+from jaxgpt.durable import write_json
+from jaxgpt.plots import bar_chart
+
+_TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
+
+
+@dataclass(frozen=True)
+class SuiteReport:
+    """What a suite found: by name a measure's JSON, or {"error": ...}."""
+
+    folder: Path
+    found: Mapping[str, Mapping[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as an object of JSON."""
+        return {"folder": str(self.folder), "measures": dict(self.found)}
+
+    def to_text(self) -> str:
+        """A line for each measure."""
+        width = max(map(len, self.found))
+        return "\n".join(f"{name:{width}}  {_line(one)}" for name, one in self.found.items())
+
+    def figures(self) -> dict[str, str]:
+        """SVGs by name: `ratios` beside what else does the same, `floors` beside the machine."""
+        done = {name: one for name, one in self.found.items() if "error" not in one}
+        ratios = {
+            f"{name}, {one['against']['name']}": one["against"]["ratio"]
+            for name, one in done.items()
+            if one.get("against")
+        }
+        floors = {f"{name}, {one['floor_is']}": one["floor_ratio"] for name, one in done.items()}
+        charts = {
+            "ratios": (ratios, "times as fast"),
+            "floors": (floors, "share of the floor's rate"),
+        }
+        return {
+            name: bar_chart(values, x_label=label, level=1.0)
+            for name, (values, label) in charts.items()
+            if values
+        }
+
+
+@configclass
+class Suite:
+    """Base of the suites."""
+
+    output: str
+    """Folder; made if need be."""
+    only: tuple[str, ...] = ()
+    """Names of measures; empty: all."""
+    seconds: float = 600.0
+    """Time for all of them; those that are left then are not begun."""
+    measure_seconds: float = 150.0
+    """Time for one, after which it is given up."""
+    json: bool = False
+    """Print one object of JSON."""
+
+    def __post_init__(self) -> None:
+        if min(self.seconds, self.measure_seconds) <= 0:
+            raise ValueError("seconds and measure_seconds must be positive")
+        if unknown := set(self.only) - self.measures.keys():
+            raise ValueError(
+                f"no measure {', '.join(sorted(unknown))}; there are {', '.join(self.measures)}"
+            )
+
+    @property
+    def measures(self) -> Mapping[str, Sequence[str]]:
+        """By name, the arguments of tools/benchmark.py."""
+        raise NotImplementedError(f"{type(self).__name__} has no measures")
+
+    def run(self) -> SuiteReport:
+        """Measure."""
+        chosen = {name: self.measures[name] for name in self.only or self.measures}
+        return run_suite(chosen, Path(self.output), self.seconds, self.measure_seconds)
+
+
+def run_suite(
+    measures: Mapping[str, Sequence[str]],
+    folder: Path,
+    seconds: float,
+    measure_seconds: float,
+) -> SuiteReport:
+    """Run measures one after the other, each in a process.
+
+    NAME.json of each goes into `folder`, and figures of those that did not fail.
+
+    Args:
+        measures: by name, the arguments of tools/benchmark.py.
+        folder: made if need be.
+        seconds: for all; those that are left then are not begun.
+        measure_seconds: for one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + seconds
+    found: dict[str, Any] = {}
+    for name, arguments in measures.items():
+        left = min(measure_seconds, end - time.monotonic())
+        if left > 0:
+            found[name] = _measure(arguments, left)
+        else:
+            found[name] = {"error": f"not begun: the {seconds:g} seconds were over"}
+        write_json(folder / f"{name}.json", found[name])
+        # Whoever waits sees how far it is.
+        print(f"{name}: {_line(found[name])}", file=sys.stderr, flush=True)
+    report = SuiteReport(folder, found)
+    for name, figure in report.figures().items():
+        (folder / f"{name}.svg").write_text(figure)
+    return report
+
+
+def _measure(arguments: Sequence[str], seconds: float) -> dict[str, Any]:
+    # A process that has ended early, or been given up, must leave no memory taken: PyTorch's side
+    # of it is in the same group.
+    process = subprocess.Popen(
+        [sys.executable, str(_TOOL), *arguments, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"error": f"given up after {seconds:.0f} seconds"}
+    finally:
+        _kill_group(process)
+    if process.returncode:
+        return {"error": (errors.strip().splitlines() or [f"exit {process.returncode}"])[-1]}
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def _kill_group(process: "subprocess.Popen[str]") -> None:
+    try:
+        os.killpg(process.pid, 9)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    if "error" in found:
+        return found["error"]
+    text = f"{found['value']:,.1f} {found['unit']}, {found['floor_ratio']:.1%} of the floor"
+    against = found.get("against")
+    return f"{text}, {against['ratio']:.2f}x {against['name']}" if against else text
