@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from jaxgpt.config import configclass
+from jaxgpt.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,11 @@ class RuntimeConfig:
 
 
 def configure_runtime(config: RuntimeConfig) -> None:
-    """Apply the settings; the environment's own `JAX_COMPILATION_CACHE_DIR` wins."""
+    """Apply the settings; the environment's own `JAX_COMPILATION_CACHE_DIR` wins.
+
+    Raises:
+        ConfigError: JAX has started with another number of devices than `cpu_devices`.
+    """
     _keep_freed_memory()
     if config.cpu_devices > 1:
         _divide_cpu(config.cpu_devices)
@@ -117,8 +122,15 @@ def _divide_cpu(num_devices: int) -> None:
         return
     # JAX refuses to be told again once it runs, even the same number.
     settings: Any = jax.config
-    if settings.jax_num_cpu_devices != num_devices:
+    if settings.jax_num_cpu_devices == num_devices:
+        return
+    try:
         settings.update("jax_num_cpu_devices", num_devices)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"runtime.cpu_devices={num_devices} comes too late: JAX has started in this process, "
+            f"with {jax.device_count()} devices; call configure_runtime before anything computes"
+        ) from error
 
 
 def _keep_freed_memory() -> None:

@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from jaxgpt.errors import ConfigError
-from jaxgpt.parallel.runtime import RuntimeConfig
+from jaxgpt.parallel.runtime import RuntimeConfig, configure_runtime
 from tests.tiny import REPOSITORY
 
 _COUNT = """
@@ -35,6 +36,13 @@ def test_a_processor_is_divided_unless_the_environment_says_how(flags, num_devic
     )
     assert result.stdout.split() == [num_devices], result.stderr
     assert ("cpu_devices=3 is left to" in result.stderr) == bool(flags)
+
+
+def test_a_division_after_jax_has_started_is_refused(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    num_devices = jax.device_count()
+    with pytest.raises(ConfigError, match=f"too late: JAX has started .* {num_devices} devices"):
+        configure_runtime(RuntimeConfig(cpu_devices=num_devices + 1))
 
 
 def test_no_devices_are_refused():
