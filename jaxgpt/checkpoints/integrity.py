@@ -153,14 +153,14 @@ def find_damage(
     manifest = read_manifest(root)
     if isinstance(manifest, Damage):
         return [manifest]
-    expected = {path: entry for path, entry in manifest.items() if _is_within(path, within)}
+    expected = {path: entry for path, entry in manifest.items() if is_within(path, within)}
     found = set(list_files(root, within))
     # The largest first, one to each host in turn: their shares are about equal.
     ordered = sorted(expected.keys() & found, key=lambda path: (-expected[path].bytes, path))
     own = {path for number, path in enumerate(ordered) if number % share[1] == share[0]}
 
     def compare(path: str) -> str | None:
-        is_read = path in own and not _is_within(path, unread)
+        is_read = path in own and not is_within(path, unread)
         return _compare(root / path, expected[path], is_read)
 
     return compare_files(expected, found, compare)
@@ -185,6 +185,11 @@ def describe_damage(root: Path | str, damage: Sequence[Damage], shown: int = 3) 
     """Return one line that names the first files."""
     more = f" and {len(damage) - shown} more" if len(damage) > shown else ""
     return f"{root}: {'; '.join(map(str, damage[:shown]))}{more}"
+
+
+def is_within(path: str, names: Sequence[str]) -> bool:
+    """Whether a relative path is one of these files, or lies in one of these folders."""
+    return any(name == "." or path == name or path.startswith(f"{name}/") for name in names)
 
 
 def _compare(path: Path, expected: FileHash, is_read: bool) -> str | None:
@@ -222,10 +227,6 @@ def _hash_file(path: Path) -> FileHash:
             digest.update(buffer[:count])  # Without the interpreter's lock: training goes on.
             size += count
     return FileHash(size, digest.hexdigest())
-
-
-def _is_within(path: str, names: Sequence[str]) -> bool:
-    return any(name == "." or path == name or path.startswith(f"{name}/") for name in names)
 
 
 def _hash_content(content: Mapping[str, Any]) -> str:

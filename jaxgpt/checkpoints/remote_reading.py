@@ -1,4 +1,4 @@
-"""One step of a run at a URL, fetched to be read here; the run may be training meanwhile."""
+"""The parameters of a run at a URL, fetched to be read here; the run may be training meanwhile."""
 
 import atexit
 import logging
@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxgpt.checkpoints.integrity import MANIFEST
 from jaxgpt.checkpoints.remote_steps import DamagedError, RemoteSteps
 from jaxgpt.checkpoints.retention import rank_by_loss
+from jaxgpt.checkpoints.step_content import TRAINING_STATE
 from jaxgpt.checkpoints.step_folders import step_of
 from jaxgpt.checkpoints.verification import CHECKPOINTS, RUN_FILES
 from jaxgpt.errors import NoCheckpointError, UsageError
@@ -19,8 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 def fetch_run(url: str, name: str) -> Path:
-    """Copy what a run says of itself, and one whole step, to a folder that is removed at the end.
+    """Copy what a run says of itself, and a step's parameters, to a folder removed at the end.
 
+    The training state, twice as large with AdamW, stays there: nothing can be trained from this.
     Every host calls this, and gets the same step into a folder of its own.
 
     Args:
@@ -29,7 +31,7 @@ def fetch_run(url: str, name: str) -> Path:
 
     Raises:
         UsageError: there is no such run or step.
-        NoCheckpointError: there is no whole step, or the one asked for is damaged.
+        NoCheckpointError: of no step the parameters are whole, or not of the one asked for.
         StoreError: the store does not answer.
     """
     folder = RemoteFolder(url)
@@ -41,7 +43,7 @@ def fetch_run(url: str, name: str) -> Path:
     for step in candidates:
         problem = None
         try:
-            steps.download(step, target / CHECKPOINTS)
+            steps.download(step, target / CHECKPOINTS, without=(TRAINING_STATE,))
         except DamagedError as error:
             problem = str(error)
         problem = next(filter(None, gather(f"step {step} from the URL", problem)), None)

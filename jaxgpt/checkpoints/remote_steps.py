@@ -6,7 +6,7 @@ and counts no more. A step is downloaded beside, compared with its manifest, the
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxgpt.checkpoints import step_folders
@@ -18,7 +18,9 @@ from jaxgpt.checkpoints.integrity import (
     describe_difference,
     hash_files,
     hash_pieces,
+    is_within,
     parse_manifest,
+    write_manifest,
 )
 from jaxgpt.checkpoints.step_content import METADATA_FILE
 from jaxgpt.checkpoints.verification import CHECKPOINTS
@@ -91,18 +93,23 @@ class RemoteSteps:
         before_it_counts()
         self._folder.write(_path(step, MANIFEST), manifest)
 
-    def download(self, step: int, directory: Path) -> None:
+    def download(self, step: int, directory: Path, without: Sequence[str] = ()) -> None:
         """Copy a step from there to a local folder of checkpoints, which has none of its name.
+
+        Args:
+            step: which.
+            directory: of the local checkpoints.
+            without: folders of the step to leave there; the local manifest does not name them.
 
         Raises:
             DamagedError: what is there is not what was written.
             StoreError: the store does not answer.
         """
         where = self._where(step)
-        text = self.read_manifest(step)
-        files = self._parse(step, text)
-        if text is None or isinstance(files, Damage):
+        files = self._parse(step, self.read_manifest(step))
+        if isinstance(files, Damage):
             raise DamagedError(f"{where}{files}")
+        files = {path: written for path, written in files.items() if not is_within(path, without)}
         step_folders.discard_staging(directory, step)
         staging = step_folders.staging_folder(directory, step)
         for path, written in files.items():
@@ -111,7 +118,7 @@ class RemoteSteps:
             (staging / path).parent.mkdir(parents=True, exist_ok=True)
             if problem := self._download(_path(step, path), staging, path, written):
                 raise DamagedError(f"{where}{path} {problem}")
-        (staging / MANIFEST).write_bytes(text)
+        write_manifest(staging, files)
         sync_tree(staging)
         step_folders.commit(directory, step)
 

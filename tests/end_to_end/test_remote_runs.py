@@ -158,13 +158,45 @@ def test_a_store_away_for_a_while_stops_no_training_and_at_the_end_is_told(
     assert_same_end(stores.URL, calm)
 
 
+def _put_there(run_dir: Path) -> None:
+    folder = remote_folder.RemoteFolder(stores.URL)
+    for path in run_dir.rglob("*"):
+        if path.is_file():
+            folder.write(path.relative_to(run_dir).as_posix(), path.read_bytes())
+
+
+def _names_at_the_url(part: str) -> list[str]:
+    names = remote_folder.RemoteFolder(stores.URL).list(f"checkpoints/12/{part}")
+    assert names
+    return list(names)
+
+
+def test_for_reading_only_parameters_are_fetched_and_compared(calm: Path, capsys) -> None:
+    _put_there(calm)
+    argv = ("--max-tokens", "256", "--json", "--step", "12", "--checkpoint")
+    here = json.loads(outcome(capsys, evaluation.main, *argv, str(calm))[1])
+    for name in _names_at_the_url("training_state"):
+        stores.flip_bit(name)
+    fetched = set()
+    with stores.before_each(lambda operation, path: fetched.add((operation, path))):
+        code, out, _ = outcome(capsys, evaluation.main, *argv, stores.URL)
+    assert code == 0
+    assert json.loads(out)["loss"] == here["loss"]
+    downloads = {path for operation, path in fetched if operation == "download"}
+    assert any("/12/params/" in path for path in downloads)
+    assert not any("training_state" in path for _, path in fetched)
+    for name in _names_at_the_url("params"):
+        stores.flip_bit(name)
+        code, _, err = outcome(capsys, evaluation.main, *argv, stores.URL)
+        assert code == 81, name
+        assert f"{name} has other content" in err
+        stores.flip_bit(name)
+
+
 def test_reading_leaves_damaged_steps_out_and_names_what_is_missing(
     config: TrainConfig, calm: Path, capsys
 ) -> None:
-    folder = remote_folder.RemoteFolder(stores.URL)
-    for path in calm.rglob("*"):
-        if path.is_file():
-            folder.write(path.relative_to(calm).as_posix(), path.read_bytes())
+    _put_there(calm)
     stores.flip_bit("checkpoints/12/metadata.json")
     argv = ("--checkpoint", stores.URL, "--max-tokens", "256", "--json")
     code, out, _ = outcome(capsys, evaluation.main, *argv)
