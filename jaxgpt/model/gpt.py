@@ -2,8 +2,6 @@
 
     tokens -> embedding (+ position) -> L blocks -> norm -> head -> output
 
-    block:  x += attention(norm(x));  x += feed_forward(norm(x))
-
 Axes: B batch, T time, D model, V padded vocabulary, L layers.
 """
 
@@ -16,6 +14,7 @@ from flax.core import meta
 
 from jaxgpt.config import configclass
 from jaxgpt.model.attention import Attention, AttentionContext, GroupedQueryAttention
+from jaxgpt.model.block import Block
 from jaxgpt.model.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.heads import Head, LanguageModelHead
 from jaxgpt.model.kv_cache import KVCache
@@ -121,41 +120,6 @@ def make_cache(
     return config.attention.make_cache(
         config.settings, batch_size, max_length, dtype or config.compute_dtype
     )
-
-
-class Block(nn.Module):
-    """One layer: attention and feed-forward, each on a normalised input, each added."""
-
-    config: GptConfig
-    kind: int
-
-    @nn.compact
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        context: AttentionContext,
-        cache: KVCache | None,
-        layer: int | jax.Array,
-        deterministic: bool,
-    ) -> tuple[jax.Array, KVCache | None]:
-        """Return x_BTD after the layer, and the cache with the layer's keys and values."""
-        config, settings = self.config, self.config.settings
-        attention = config.attention.build(settings, self.kind, "attention")
-        feed_forward = config.feed_forward.build(settings, "feed_forward")
-        drop = nn.Dropout(config.dropout.residual, deterministic=deterministic)
-
-        y_BTD = config.norm.build(config.d_model, "norm", settings, "attention_norm")(x_BTD)
-        y_BTD, cache = attention(y_BTD, context, cache, layer, deterministic)
-        x_BTD = x_BTD + drop(self._normalise_output(y_BTD, "attention_output_norm"))
-
-        y_BTD = config.norm.build(config.d_model, "norm", settings, "feed_forward_norm")(x_BTD)
-        y_BTD = feed_forward(y_BTD, context.valid_BT, deterministic)
-        x_BTD = x_BTD + drop(self._normalise_output(y_BTD, "feed_forward_output_norm"))
-        return constrain(x_BTD, "batch", "time", "residual"), cache
-
-    def _normalise_output(self, y_BTD: jax.Array, name: str) -> jax.Array:
-        norm = self.config.norm.build_output(self.config.d_model, self.config.settings, name)
-        return y_BTD if norm is None else norm(y_BTD)
 
 
 class Gpt(nn.Module):
@@ -285,7 +249,7 @@ class Gpt(nn.Module):
             x_BTD, cache, routing = carry
             key = shared.dropout_key
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, layer)}
-            block = Block(config=self.config, kind=kind, parent=None)
+            block = self._block(kind)
             inputs = (x_BTD, shared.context, cache, layer, deterministic)
             (x_BTD, cache), written = block.apply(
                 {"params": params}, *inputs, rngs=rngs, mutable=[ROUTING]
@@ -310,6 +274,17 @@ class Gpt(nn.Module):
             publish_routing(self, routing)
         return x_BTD, cache
 
+    def _block(self, kind: int) -> Block:
+        config = self.config
+        return Block(
+            attention=config.attention,
+            feed_forward=config.feed_forward,
+            norm=config.norm,
+            settings=config.settings,
+            kind=kind,
+            parent=None,
+        )
+
     def _start_routing(self, num_rows: int) -> Routing | None:
         counts = self.config.feed_forward.count_experts()
         if counts is None or not self.is_mutable_collection(ROUTING):
@@ -318,7 +293,7 @@ class Gpt(nn.Module):
 
     def _init_blocks(self, key: jax.Array) -> Any:
         """Initialise every layer from its own key; leaves [L, ...], axis 0 named "layers"."""
-        block = Block(config=self.config, kind=0, parent=None)
+        block = self._block(0)
         x_BTD = jnp.zeros((1, 1, self.config.d_model), jnp.dtype(self.config.compute_dtype))
         head_dim = self.config.attention.resolve_head_dim(self.config.d_model)
         rotation = self.config.position.rotation(jnp.zeros((1, 1), jnp.int32), head_dim)
