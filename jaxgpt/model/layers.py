@@ -181,18 +181,10 @@ def _project_backward(
 ) -> Any:
     x, kernel = saved
     dy = dy.astype(x.dtype)
-    accumulator = accumulator_dtype(x.dtype)
     _, kernel_outputs = _kernel_axes(kernel, num_inputs, transposed)
     leading = tuple(range(x.ndim - num_inputs))
-    dy_outputs = tuple(range(len(leading), dy.ndim))
-    dx = lax.dot_general(
-        dy,
-        constrain(kernel.astype(x.dtype), *axes),
-        ((dy_outputs, kernel_outputs), ((), ())),
-        preferred_element_type=accumulator,
-    )
-    # The narrower is put first: it may have to be transposed.
-    x_first = math.prod(x.shape[len(leading) :]) <= math.prod(dy.shape[len(leading) :])
+    dx = _project_back(dy, constrain(kernel.astype(x.dtype), *axes), kernel_outputs, len(leading))
+    x_first = _puts_inputs_first(x, dy, len(leading), transposed)
     first, second = (x, dy) if x_first else (dy, x)
     dkernel = _sum_of_outer_products(first, second, len(leading))
     if x_first == transposed:
@@ -203,6 +195,40 @@ def _project_backward(
 
 
 _project.defvjp(_project_forward, _project_backward)
+
+
+def _project_back(
+    dy: jax.Array, kernel: jax.Array, kernel_outputs: tuple[int, ...], num_leading: int
+) -> jax.Array:
+    """Contract the output axes: [..., O...] to [..., I...].
+
+    Several are made one: of more XLA's CPU backend transposes the kernel.
+    """
+    num_outputs = len(kernel_outputs)
+    dy = dy.reshape(*dy.shape[:num_leading], -1)
+    if kernel_outputs[0] == 0:
+        kernel, output = kernel.reshape(-1, *kernel.shape[num_outputs:]), 0
+    else:
+        kernel, output = kernel.reshape(*kernel.shape[:-num_outputs], -1), kernel_outputs[0]
+    return lax.dot_general(
+        dy,
+        kernel,
+        (((num_leading,), (output,)), ((), ())),
+        preferred_element_type=accumulator_dtype(dy.dtype),
+    )
+
+
+def _puts_inputs_first(x: jax.Array, dy: jax.Array, num_leading: int, transposed: bool) -> bool:
+    """Whether a kernel's gradient is made as [I..., O...].
+
+    What is put first may have to be transposed, and the gradient if it comes out the other way
+    than the kernel: the narrower is first where that moves fewer numbers.
+    """
+    num_rows = math.prod(x.shape[:num_leading])
+    num_inputs, num_outputs = (math.prod(each.shape[num_leading:]) for each in (x, dy))
+    if num_rows * abs(num_inputs - num_outputs) > num_inputs * num_outputs:
+        return num_inputs <= num_outputs
+    return not transposed
 
 
 def _sum_of_outer_products(first: jax.Array, second: jax.Array, num_leading: int) -> jax.Array:
@@ -219,6 +245,9 @@ def _sum_of_outer_products(first: jax.Array, second: jax.Array, num_leading: int
     split = placement(leading, ("batch", "time")) if num_leading == 2 else None
     # Rows whose tokens lie on several devices would have to be brought together.
     if first.dtype == jnp.bfloat16 or (split is not None and split[1] is not None):
+        if num_leading == 1 and leading[0] % 2 == 0:
+            first, second = (x.reshape(2, -1, *x.shape[1:]) for x in (first, second))
+            num_leading = 2
         contracted = tuple(range(num_leading))
         return multiply(first, second, ((contracted, contracted), ((), ())))
     num_rows = math.prod(leading)

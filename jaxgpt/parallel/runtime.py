@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import functools
 import logging
 import os
 import re
@@ -33,6 +34,9 @@ _PEAK_BF16_FLOPS = {
 }
 
 
+# Of <sys/mman.h>.
+_MADV_HUGEPAGE = 14
+_HUGE_PAGE = 2 << 20
 _CPU_DEVICES_FLAG = "xla_force_host_platform_device_count"
 
 
@@ -133,6 +137,7 @@ def _divide_cpu(num_devices: int) -> None:
         ) from error
 
 
+@functools.cache
 def _keep_freed_memory() -> None:
     """Tell glibc to reuse the memory of large arrays instead of returning it to the system.
 
@@ -140,12 +145,42 @@ def _keep_freed_memory() -> None:
     and its pages zeroed by the kernel, again: an element-wise pass over 64 MB took 9 times as long.
     Without effect where the C library is another one.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
         return
-    # Numbers of <malloc.h>: no mapping, no trimming, growth in large pieces, one arena.
-    for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 << 20), (-8, 1)):
-        mallopt(parameter, value)
+    # Numbers of <malloc.h>: no mapping, no trimming (the largest of unsigned numbers), growth in
+    # large pieces, one arena.
+    for parameter, value in ((-4, 0), (-1, -1), (-2, 256 << 20), (-8, 1)):
+        libc.mallopt(parameter, value)
+    _ask_for_huge_pages(libc)
+
+
+def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
+    """Let what glibc will hand out lie in pages of 2 MB, where Linux leaves that to programs.
+
+    The heap is made as long as half of the memory, which takes none before it is used, and asked
+    for as a whole. glibc itself would ask only if GLIBC_TUNABLES said so when the process started.
+    """
+    if not _promises_memory():
+        return
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    start = libc.malloc(size)
+    if start is None:
+        return
+    first = -(-start // _HUGE_PAGE) * _HUGE_PAGE
+    libc.madvise(first, start + size - first, _MADV_HUGEPAGE)
+    libc.free(start)
+
+
+def _promises_memory() -> bool:
+    """Whether Linux grants memory without setting it aside for the process."""
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text().strip() != "2"
+    except OSError:
+        return False
 
 
 def _add_flag(flag: str) -> None:

@@ -43,6 +43,13 @@ def assert_near(found, expected: np.ndarray, dtype: str) -> None:
         ((3, 5, 2, 4), (2, 4, 6), 2, False, "BTNH,NHD->BTD"),
         ((3, 5, 6), (11, 6), 1, True, "BTD,VD->BTV"),
         ((5, 6), (6, 3), 1, False, "BD,DC->BC"),
+        # Few and many tokens: the gradient is made as the kernel lies, or the narrower one first.
+        ((2, 2, 6), (11, 6), 1, True, "BTD,VD->BTV"),
+        ((8, 5, 9), (9, 2), 1, False, "BTF,FD->BTD"),
+        ((1, 2, 9), (9, 2), 1, False, "BTF,FD->BTD"),
+        ((4, 6), (11, 6), 1, True, "ND,VD->NV"),
+        ((64, 6), (11, 6), 1, True, "ND,VD->NV"),
+        ((3, 5, 6), (2, 4, 6), 1, True, "BTD,NHD->BTNH"),
     ],
 )
 def test_product_and_gradients_against_float64(
