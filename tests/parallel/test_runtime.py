@@ -61,7 +61,8 @@ configure_runtime(RuntimeConfig(compile_cache=""))
 def count_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     array = np.ones(64 << 20, np.uint8)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, array.ctypes.data + array.size // 2
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return after - before, array.ctypes.data + array.size // 2
 
 count_faults()
 again, address = count_faults()
