@@ -204,7 +204,7 @@ def _prefill(
 ) -> _State:
     num_rows, num_columns = tokens_BT.shape[0], allowed_V.shape[0]
     valid_BT = jnp.arange(tokens_BT.shape[1]) < lengths_B[:, None]
-    cache = make_cache(model.config, num_rows, cache_length)
+    cache = make_cache(model.config, num_rows, cache_length, weights.cache_dtype)
     logits_BV, cache = _next_logits(model, weights, tokens_BT, valid_BT, cache)
     seen_BV = None
     if sampling.needs_seen:

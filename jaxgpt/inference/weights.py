@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxgpt.model.few_rows import OutputsFirst
-from jaxgpt.model.gpt import Gpt
+from jaxgpt.model.gpt import Dtype, Gpt
 from jaxgpt.model.layer_stack import Unrolled
 from jaxgpt.model.mixture_of_experts import EXPERTS, ROUTER
 
@@ -57,6 +57,14 @@ class DecodingWeights:
         return jax.tree.map(
             lambda leaf: leaf.restore(), self.stored, is_leaf=lambda leaf: isinstance(leaf, _Stored)
         )
+
+    @property
+    def cache_dtype(self) -> Dtype | None:
+        """Type of keys and values in the cache; None for the model's.
+
+        A CPU multiplies them as float32, and would widen the whole cache at each step.
+        """
+        return "float32" if self.laid_out else None
 
     def head_table(self, table_VD: Array) -> Array | OutputsFirst:
         """Return the embedding table as a tied head multiplies with it: its ids are outputs."""

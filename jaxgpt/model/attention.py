@@ -9,6 +9,7 @@ import dataclasses
 import flax.linen as nn
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 from jaxgpt.config import configclass
 from jaxgpt.model.attention_kernels import AttentionKernel, Fastest
@@ -59,9 +60,14 @@ class Attention:
         raise NotImplementedError(f"{type(self).__name__} has no build")
 
     def make_cache(
-        self, settings: LayerSettings, batch_size: int, max_length: int, dtype: str
+        self,
+        settings: LayerSettings,
+        piece_layers: int,
+        batch_size: int,
+        max_length: int,
+        dtype: str,
     ) -> KVCache:
-        """Return an empty cache for all layers."""
+        """Return an empty cache for all layers, in pieces of `piece_layers`."""
         raise NotImplementedError(f"{type(self).__name__} has no make_cache")
 
     def count_score_flops(self, d_model: int, num_layers: int, sequence_length: int) -> int:
@@ -148,12 +154,23 @@ class GroupedQueryAttention(Attention):
         )
 
     def make_cache(
-        self, settings: LayerSettings, batch_size: int, max_length: int, dtype: str
+        self,
+        settings: LayerSettings,
+        piece_layers: int,
+        batch_size: int,
+        max_length: int,
+        dtype: str,
     ) -> KVCache:
         """See `Attention.make_cache`."""
         head_dim = self.resolve_head_dim(settings.d_model)
         return empty_cache(
-            settings.num_layers, batch_size, max_length, self.kv_heads, head_dim, dtype
+            settings.num_layers,
+            piece_layers,
+            batch_size,
+            max_length,
+            self.kv_heads,
+            head_dim,
+            dtype,
         )
 
     def count_score_flops(self, d_model: int, num_layers: int, sequence_length: int) -> int:
@@ -199,7 +216,10 @@ class GroupedQueryAttentionLayer(nn.Module):
         if cache is not None:
             assert mask.query_slots_BT is not None, "with a cache, queries stand in its slots"
             cache = cache.write(layer, k_BSKH, v_BSKH, mask.query_slots_BT)
-            k_BSKH, v_BSKH = (kept.astype(q_BTNH.dtype) for kept in cache.read(layer))
+            k_BSKH, v_BSKH = cache.read(layer)
+            # The wider of both: narrowing a cache would take a pass over all of it.
+            dtype = jnp.promote_types(q_BTNH.dtype, k_BSKH.dtype)
+            q_BTNH, k_BSKH, v_BSKH = (x.astype(dtype) for x in (q_BTNH, k_BSKH, v_BSKH))
         scale = head_dim**-0.5 if config.query_scale is None else config.query_scale
         dropout = None
         if settings.dropout.attention > 0 and not deterministic:

@@ -17,6 +17,7 @@ from jaxgpt.model.attention_kernel import AttentionKernel
 from jaxgpt.model.attention_math import (
     ProbabilityDropout,
     Scores,
+    one_query_attention,
     reference_attention,
     saved_probabilities_attention,
 )
@@ -72,6 +73,37 @@ class SavedProbabilities(AttentionKernel):
     ) -> jax.Array:
         """See `AttentionKernel.compute`."""
         return saved_probabilities_attention(q_BTNH, k_BSKH, v_BSKH, mask, scores)
+
+
+@configclass
+class OneQuery(AttentionKernel):
+    """One query a row, as decoding has them: reads a cache as it lies; the fast one of CPUs."""
+
+    def refuses(
+        self,
+        q_BTNH: jax.Array,
+        mask: AttentionMask,
+        scores: Scores,
+        dropout: ProbabilityDropout | None,
+    ) -> str | None:
+        """See `AttentionKernel.refuses`."""
+        if dropout is not None:
+            return "it has no dropout of probabilities"
+        if mask.query_slots_BT is None or q_BTNH.shape[1] != 1:
+            return "there is more than one query a row, or no cache"
+        return None
+
+    def compute(
+        self,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        mask: AttentionMask,
+        scores: Scores,
+        dropout: ProbabilityDropout | None,
+    ) -> jax.Array:
+        """See `AttentionKernel.compute`."""
+        return one_query_attention(q_BTNH, k_BSKH, v_BSKH, mask, scores)
 
 
 @configclass
@@ -194,7 +226,7 @@ def choose_kernel(
         scores: see there.
         dropout: see there.
     """
-    fast = {"cpu": (RowByRow(),), "gpu": (Cudnn(), Pallas())}.get(backend, ())
+    fast = {"cpu": (RowByRow(), OneQuery()), "gpu": (Cudnn(), Pallas())}.get(backend, ())
     if is_time_split(q_BTNH):
         fast = (Ring(),)
     reasons = []

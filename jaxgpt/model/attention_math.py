@@ -4,7 +4,7 @@ Heads stand before time in here, [B, K, G, T, H], so that each product is one pl
 per head. Scores and softmax are float32. `attention_kernels.py` chooses between these functions.
 
 Axes: B batch, T query time, S key time, N query heads, K key/value heads, G = N / K query heads per
-key/value head, H head.
+key/value head, X = B * K, H head.
 """
 
 import functools
@@ -119,6 +119,39 @@ def saved_probabilities_attention(
     B * N * T * S probabilities.
     """
     return cast(jax.Array, _attend(q_BTNH, k_BSKH, v_BSKH, mask, scores))
+
+
+def one_query_attention(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    mask: AttentionMask,
+    scores: Scores,
+) -> jax.Array:
+    """Attention of one query a row, T = 1, for whoever needs no gradient; out_BTNH.
+
+    Keys stand on the left of their product and batch axes are one, so that XLA's CPU backend reads
+    keys and values as they lie: otherwise it transposes all keys first.
+    """
+    num_rows, num_keys, num_kv_heads, head_dim = k_BSKH.shape
+    groups = q_BTNH.shape[2] // num_kv_heads
+    accumulator = accumulator_dtype(q_BTNH.dtype)
+    k_XSH, v_XSH = (
+        swap_time_and_heads(kept).reshape(-1, num_keys, head_dim) for kept in (k_BSKH, v_BSKH)
+    )
+    q_XGH = q_BTNH.reshape(-1, groups, head_dim)
+    products_XSG = jax.lax.dot_general(
+        k_XSH, q_XGH, (((2,), (2,)), ((0,), (0,))), preferred_element_type=accumulator
+    )
+    products = products_XSG.swapaxes(1, 2).reshape(num_rows, num_kv_heads, groups, 1, num_keys)
+    probabilities = masked_softmax(scores(products), _spell_out(mask, products))
+    out_XGH = jax.lax.dot_general(
+        probabilities.astype(q_BTNH.dtype).reshape(-1, groups, num_keys),
+        v_XSH,
+        (((2,), (1,)), ((0,), (0,))),
+        preferred_element_type=accumulator,
+    )
+    return out_XGH.reshape(q_BTNH.shape).astype(q_BTNH.dtype)
 
 
 def _spell_out(mask: AttentionMask, products_BKGTS: jax.Array) -> jax.Array:

@@ -83,5 +83,5 @@ def kv_bytes_per_token(config: GptConfig) -> int:
     """Bytes that a token takes in the key/value cache, over all layers."""
     cache = jax.eval_shape(lambda: make_cache(config, 1, 1))
     return sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in (cache.k_LBKSH, cache.v_LBKSH)
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in (*cache.k_PBKSH, *cache.v_PBKSH)
     )

@@ -117,8 +117,9 @@ def make_cache(
         ConfigError: the model has no positions for so many tokens.
     """
     config.position.check_length(max_length)
+    piece_layers = config.layers.in_turn.count_indexed(config.num_layers)
     return config.attention.make_cache(
-        config.settings, batch_size, max_length, dtype or config.compute_dtype
+        config.settings, piece_layers, batch_size, max_length, dtype or config.compute_dtype
     )
 
 

@@ -2,14 +2,16 @@
 
 A fixed-size pytree: it can be donated to a jitted step, and rows may be of different lengths.
 
-A head's slots lie together, as attention multiplies them: the other way round every step would copy
-all of the cache.
+It lies as attention multiplies it, since otherwise every step would copy all of the cache: a head's
+slots together, and layers that are compiled one by one in arrays of their own, which need not be
+cut out of a stack.
 
-Axes: L layers, B batch, T new tokens, K key/value heads, S slots (the longest sequence that fits),
-H head.
+Axes: P layers of a piece, B batch, T new tokens, K key/value heads, S slots (the longest sequence
+that fits), H head.
 """
 
 import dataclasses
+import operator
 
 import flax.struct
 import jax
@@ -23,22 +25,22 @@ class KVCache:
     """Keys and values by layer, row and slot; slot s of a row holds its token number s.
 
     Attributes:
-        k_LBKSH: keys, already rotated if positions are rotary; of 16-bit numbers the bits, as
-            integers (see `bits.py`).
-        v_LBKSH: values, likewise.
+        k_PBKSH: keys, already rotated if positions are rotary, in pieces of as many layers each; of
+            16-bit numbers the bits, as integers (see `bits.py`).
+        v_PBKSH: values, likewise.
         lengths_B: int32, number of tokens each row holds; slots from there on are never seen.
         dtype: of keys and values.
     """
 
-    k_LBKSH: jax.Array
-    v_LBKSH: jax.Array
+    k_PBKSH: tuple[jax.Array, ...]
+    v_PBKSH: tuple[jax.Array, ...]
     lengths_B: jax.Array
     dtype: str = flax.struct.field(pytree_node=False)
 
     @property
     def max_length(self) -> int:
         """Number of slots of a row."""
-        return self.k_LBKSH.shape[3]
+        return self.v_PBKSH[0].shape[3]
 
     def new_slots(self, valid_BT: jax.Array) -> jax.Array:
         """Slots for T new tokens a row, int32 [B, T]; -1 for those that are padding.
@@ -56,25 +58,39 @@ class KVCache:
         Tokens in slot -1 or beyond the last slot are dropped. Lengths do not change: that is
         `advance`, once all layers have written.
         """
-        rows_B1 = jnp.arange(slots_BT.shape[0])[:, None]
+        piece, place = self._find(layer)
+        batch_size, num_heads = self.v_PBKSH[piece].shape[1:3]
+        rows_B11 = jnp.arange(batch_size)[:, None, None]
+        heads_K1 = jnp.arange(num_heads)[:, None]
         # A negative index would count from the end; one past the end is dropped.
-        targets_BT = jnp.where(slots_BT < 0, self.max_length, slots_BT)
+        targets_B1T = jnp.where(slots_BT < 0, self.max_length, slots_BT)[:, None]
 
-        def put(kept_LBKSH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
-            new_BTKH = bits_of(new_BTKH.astype(jnp.dtype(self.dtype)))
-            return kept_LBKSH.at[layer, rows_B1, :, targets_BT].set(new_BTKH, mode="drop")
+        def put(pieces: tuple[jax.Array, ...], new_BTKH: jax.Array) -> tuple[jax.Array, ...]:
+            new_BKTH = bits_of(new_BTKH.astype(jnp.dtype(self.dtype))).swapaxes(1, 2)
+            # Head by head: what has one index only, XLA's CPU backend writes into a copy.
+            places = (place, rows_B11, heads_K1, targets_B1T)
+            written = pieces[piece].at[places].set(new_BKTH, mode="drop")
+            return (*pieces[:piece], written, *pieces[piece + 1 :])
 
         return dataclasses.replace(
-            self, k_LBKSH=put(self.k_LBKSH, k_BTKH), v_LBKSH=put(self.v_LBKSH, v_BTKH)
+            self, k_PBKSH=put(self.k_PBKSH, k_BTKH), v_PBKSH=put(self.v_PBKSH, v_BTKH)
         )
 
     def read(self, layer: int | jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return k_BSKH and v_BSKH of one layer, every slot."""
+        piece, place = self._find(layer)
 
-        def get(kept_LBKSH: jax.Array) -> jax.Array:
-            return numbers_of(kept_LBKSH[layer], self.dtype).swapaxes(1, 2)
+        def get(pieces: tuple[jax.Array, ...]) -> jax.Array:
+            return numbers_of(pieces[piece][place], self.dtype).swapaxes(1, 2)
 
-        return get(self.k_LBKSH), get(self.v_LBKSH)
+        return get(self.k_PBKSH), get(self.v_PBKSH)
+
+    def _find(self, layer: int | jax.Array) -> tuple[int, int | jax.Array]:
+        """Return in which piece a layer lies, and where in it."""
+        if len(self.k_PBKSH) == 1:
+            return 0, layer
+        # Only a loop over layers has a number that is no Python integer, and that has one piece.
+        return divmod(operator.index(layer), self.k_PBKSH[0].shape[0])
 
     def advance(self, valid_BT: jax.Array) -> "KVCache":
         """Return the cache with the valid tokens counted, up to the number of slots."""
@@ -86,17 +102,33 @@ class KVCache:
 
 def empty_cache(
     num_layers: int,
+    piece_layers: int,
     batch_size: int,
     max_length: int,
     num_kv_heads: int,
     head_dim: int,
     dtype: str,
 ) -> KVCache:
-    """Return a cache of `batch_size` rows that hold no token yet."""
-    shape = (num_layers, batch_size, num_kv_heads, max_length, head_dim)
+    """Return a cache of `batch_size` rows that hold no token yet.
+
+    Args:
+        num_layers: of the model.
+        piece_layers: how many layers share an array, a divisor of `num_layers`.
+        batch_size: B.
+        max_length: S.
+        num_kv_heads: K.
+        head_dim: H.
+        dtype: of keys and values.
+    """
+    shape = (piece_layers, batch_size, num_kv_heads, max_length, head_dim)
+
+    def pieces() -> tuple[jax.Array, ...]:
+        num_pieces = num_layers // piece_layers
+        return tuple(bits_of(jnp.zeros(shape, jnp.dtype(dtype))) for _ in range(num_pieces))
+
     return KVCache(
-        k_LBKSH=bits_of(jnp.zeros(shape, jnp.dtype(dtype))),
-        v_LBKSH=bits_of(jnp.zeros(shape, jnp.dtype(dtype))),
+        k_PBKSH=pieces(),
+        v_PBKSH=pieces(),
         lengths_B=jnp.zeros((batch_size,), jnp.int32),
         dtype=dtype,
     )

@@ -45,6 +45,13 @@ class LayerStack:
         """The stack that runs the layers one after another, on all rows at once."""
         return self
 
+    def count_indexed(self, num_layers: int) -> int:
+        """How many layers are found by an index that is known only as the program runs.
+
+        What each layer has of its own is kept in arrays of so many layers, stacked.
+        """
+        return num_layers
+
     def row_multiple(self, mesh_sizes: Mapping[str, int]) -> int:
         """The number of rows that a batch must have, or a multiple of it, to run on a mesh."""
         return 1
@@ -101,6 +108,10 @@ class LayerStack:
 @configclass
 class Unrolled(LayerStack):
     """Every layer is compiled on its own: fastest to run, slowest to compile."""
+
+    def count_indexed(self, num_layers: int) -> int:
+        """See `LayerStack.count_indexed`."""
+        return 1
 
     def run(
         self,

@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh
 
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.cost import flops_per_token
+from jaxgpt.model.gpt import make_cache
 from jaxgpt.model.remat import NoRemat
 from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.planning.devices import Device
@@ -115,8 +116,6 @@ def _others(size: int) -> float:
 
 def _kv_elements(config: TrainConfig, mesh: AbstractMesh) -> float:
     """Elements of a token's keys and values over all layers, on one device."""
-    attention = config.model.attention
-    cache = jax.eval_shape(
-        lambda: attention.make_cache(config.model.settings, 1, 1, "float32").k_LBKSH
-    )
-    return 2 * math.prod(cache.shape) / mesh.shape["tensor"]
+    cache = jax.eval_shape(lambda: make_cache(config.model, 1, 1))
+    elements = sum(math.prod(leaf.shape) for leaf in (*cache.k_PBKSH, *cache.v_PBKSH))
+    return elements / mesh.shape["tensor"]

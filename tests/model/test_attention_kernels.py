@@ -13,6 +13,7 @@ from jaxgpt.model import attention_kernels, gpu_attention
 from jaxgpt.model.attention_kernels import (
     Cudnn,
     Fastest,
+    OneQuery,
     Pallas,
     Reference,
     RowByRow,
@@ -142,6 +143,25 @@ def test_queries_of_a_cache_stand_in_slots():
         assert not out[1, 1].any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("window", [None, 40])
+def test_one_query_a_row_against_float64(window, scores, dtype):
+    inputs = [np.asarray(jnp.asarray(x, dtype), np.float64) for x in random_inputs()]
+    slots = np.array([100, 37])
+    visible = np.asarray(visible_keys(AttentionMask(window=window), slice(0, T), slice(0, T)))
+    expected, *_ = attend_float64(inputs, visible, scores)
+    expected = expected[np.arange(B), slots]
+    q, k, v, _ = (jnp.asarray(x, dtype) for x in inputs)
+    mask = AttentionMask(query_slots_BT=jnp.asarray(slots)[:, None], window=window)
+    found = OneQuery().attend(q[np.arange(B), slots][:, None], k, v, mask, scores)
+    assert found.dtype == jnp.dtype(dtype)
+    error = np.linalg.norm(np.asarray(found[:, 0], np.float64) - expected)
+    assert error <= RELATIVE_ERROR[dtype] * np.linalg.norm(expected)
+    nowhere = AttentionMask(query_slots_BT=jnp.full((B, 1), -1))
+    assert not OneQuery().attend(q[:, :1], k, v, nowhere, scores).any()
+
+
 def test_dropout_of_probabilities_keeps_the_mean_and_its_key_decides():
     q, k, v, _ = (jnp.asarray(x, jnp.float32) for x in random_inputs())
     ones = jnp.ones_like(v)
@@ -171,6 +191,9 @@ def test_choice_on_a_cpu():
     assert _choice("cpu", mask=AttentionMask(query_slots_BT=jnp.zeros((1, 16), int)))[0] is (
         SavedProbabilities
     )
+    one = AttentionMask(query_slots_BT=jnp.zeros((1, 1), int))
+    assert _choice("cpu", mask=one, num_tokens=1)[0] is OneQuery
+    assert _choice("gpu", mask=one, num_tokens=1)[0] is SavedProbabilities
     assert _choice("cpu", dropout=ProbabilityDropout(jax.random.key(0), 0.1))[0] is Reference
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):

@@ -89,8 +89,9 @@ def test_a_row_without_valid_tokens_is_left_alone():
     logits, cache = step(cache, tokens[:, :1], segment_ids)
     assert np.isfinite(logits).all()
     np.testing.assert_array_equal(cache.lengths_B, [5, 6])
-    np.testing.assert_array_equal(cache.k_LBKSH[:, 0], kept.k_LBKSH[:, 0])
-    assert cache.k_LBKSH[:, 1, :, 5].any()
+    for k_PBKSH, kept_PBKSH in zip(cache.k_PBKSH, kept.k_PBKSH, strict=True):
+        np.testing.assert_array_equal(k_PBKSH[:, 0], kept_PBKSH[:, 0])
+        assert k_PBKSH[:, 1, :, 5].any()
 
 
 def test_tokens_beyond_the_last_slot_are_dropped():
@@ -100,9 +101,10 @@ def test_tokens_beyond_the_last_slot_are_dropped():
     _, full = apply({"params": params}, tokens[:, :4], cache=make_cache(PLAIN, 1, 4))
     _, over = apply({"params": params}, tokens, cache=make_cache(PLAIN, 1, 4))
     np.testing.assert_array_equal(over.lengths_B, [4])
-    np.testing.assert_allclose(over.k_LBKSH, full.k_LBKSH, atol=1e-6)
+    close = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    jax.tree.map(close, over.k_PBKSH, full.k_PBKSH)
     _, again = apply({"params": params}, tokens, cache=over)
-    np.testing.assert_array_equal(again.k_LBKSH, over.k_LBKSH)
+    jax.tree.map(np.testing.assert_array_equal, again.k_PBKSH, over.k_PBKSH)
 
 
 def test_keys_behind_the_length_are_never_seen():
@@ -111,7 +113,8 @@ def test_keys_behind_the_length_are_never_seen():
     tokens = tiny_model.random_tokens((1, 3))
     clean = make_cache(PLAIN, 1, 8)
     dirty = clean.replace(
-        k_LBKSH=clean.k_LBKSH + 7.0, v_LBKSH=clean.v_LBKSH - 3.0, lengths_B=clean.lengths_B
+        k_PBKSH=tuple(k_PBKSH + 7.0 for k_PBKSH in clean.k_PBKSH),
+        v_PBKSH=tuple(v_PBKSH - 3.0 for v_PBKSH in clean.v_PBKSH),
     )
     expected, _ = apply({"params": params}, tokens, cache=clean)
     found, _ = apply({"params": params}, tokens, cache=dirty)
@@ -132,3 +135,10 @@ def test_the_cache_takes_the_dtype_asked_for():
 def test_a_cache_longer_than_the_learned_positions_is_refused():
     with pytest.raises(ConfigError, match="a sequence of 9 tokens needs more than the 8 learned"):
         make_cache(replace(PLAIN, position=Learned(max_length=8)), 1, 9)
+
+
+def test_layers_compiled_one_by_one_have_arrays_of_their_own():
+    num_layers = PLAIN.num_layers
+    assert [len(piece) for piece in make_cache(PLAIN, 1, 4).k_PBKSH] == [1] * num_layers
+    looped = replace(PLAIN, layers=Scanned())
+    assert [len(piece) for piece in make_cache(looped, 1, 4).v_PBKSH] == [num_layers]
