@@ -191,7 +191,6 @@ def _start(course: Course, step: int | None) -> Start:
             course.plan,
             course.optimizer,
             course.model,
-            course.mesh,
             course.checkpoints,
             step,
         )

@@ -6,13 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import optax
-from jax.sharding import Mesh
 
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.training.metrics import MetricsLog
 from jaxgpt.training.rollback import Jump
-from jaxgpt.training.state import StatePlan, TrainState, init_parameters, init_state
+from jaxgpt.training.state import StatePlan, TrainState, init_state, make_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +41,12 @@ def start_state(
     plan: StatePlan,
     optimizer: optax.GradientTransformation,
     model: nn.Module,
-    mesh: Mesh,
     checkpoints: Checkpoints,
     step: int | None,
 ) -> Start:
     """Read the checkpoint of a step, or make the state of step 0 if that is None."""
     if step is None:
-        params = init_parameters(model, config.sharding, mesh, config.seed)
+        params = make_parameters(model, plan.abstract.trainable, config.seed)
         return Start(state=init_state(params, optimizer, plan, config.seed))
     abstract = plan.abstract
     averaging = config.optimizer.averaging

@@ -139,7 +139,6 @@ class _Rounds:
             course.plan,
             course.optimizer,
             course.model,
-            course.mesh,
             course.checkpoints,
             None,
         ).state

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
+from jaxgpt.model.random_bits import in_one_pass
 from jaxgpt.parallel.sharding import (
     AnyMesh,
     ShardingRules,
@@ -71,7 +72,11 @@ def init_parameters(model: nn.Module, rules: ShardingRules, mesh: Mesh, seed: in
 
     The values depend on the seed alone, not on the mesh.
     """
-    abstract, _ = abstract_parameters(model, rules, mesh)
+    return make_parameters(model, abstract_parameters(model, rules, mesh)[0], seed)
+
+
+def make_parameters(model: nn.Module, abstract: Any, seed: int) -> Any:
+    """Initialise what `abstract_parameters`, or a plan, has described already."""
     initialise = _initialiser(model)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     make = jax.jit(lambda key: nn.unbox(initialise(key)), out_shardings=shardings)
@@ -133,7 +138,7 @@ def init_state(
 
 def _initialiser(model: nn.Module) -> Any:
     tokens_BT = jnp.zeros((1, 2), jnp.int32)
-    return lambda key: model.init(key, tokens_BT)["params"]
+    return lambda key: model.init(in_one_pass(key), tokens_BT)["params"]
 
 
 def _like_parameters(opt_state: Any, params: Any, default: NamedSharding) -> Any:
