@@ -81,8 +81,10 @@ class ExponentialAverage(Averaging):
             average = jax.tree.map(lambda leaf: leaf.astype(accumulator_dtype(leaf.dtype)), params)
             return AverageState(optimizer.init(params), average, jnp.zeros((), jnp.int32))
 
-        def update(updates: Any, state: Any, params: Any = None) -> Any:
-            updates, inner = optimizer.update(updates, state.inner, params)
+        inner_update = optax.with_extra_args_support(optimizer).update
+
+        def update(updates: Any, state: Any, params: Any = None, **others: Any) -> Any:
+            updates, inner = inner_update(updates, state.inner, params, **others)
             share = 1 - jnp.minimum(self.decay, (state.count + 1) / (state.count + 10))
 
             def follow(average: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -91,7 +93,7 @@ class ExponentialAverage(Averaging):
             average = jax.tree.map(follow, state.average, optax.apply_updates(params, updates))
             return updates, AverageState(inner, average, state.count + 1)
 
-        return optax.GradientTransformation(init, update)
+        return optax.GradientTransformationExtraArgs(init, update)
 
     def weights(self, trainable: Any, opt_state: AverageState) -> Any:
         """See `Averaging.weights`."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxgpt.config import configclass
@@ -52,7 +53,7 @@ class Optimizer:
         """
         clip = optax.identity()
         if self.clip_norm is not None:
-            clip = optax.clip_by_global_norm(self.clip_norm)
+            clip = clip_by_norm(self.clip_norm)
         return self.averaging.wrap(optax.chain(clip, self.build_update(schedule, axes)))
 
     def build_update(self, schedule: optax.Schedule, axes: Any) -> optax.GradientTransformation:
@@ -117,6 +118,24 @@ class Muon(Optimizer):
         )
         labels = _map_axes(lambda leaf: "matrix" if is_orthogonalized(leaf) else "rest", axes)
         return optax.partition({"matrix": matrices, "rest": rest}, labels)
+
+
+def clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
+    """Scale gradients whose global norm is larger down to it, as `optax.clip_by_global_norm` does.
+
+    By one factor, and with the norm that a step has computed already (`grad_norm`): an array of
+    every weight, of clipped gradients, would be written and read again.
+    """
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, grad_norm: Any = None, **others: Any
+    ) -> tuple[Any, Any]:
+        del params, others
+        norm = optax.tree.norm(updates) if grad_norm is None else grad_norm
+        factor = jnp.minimum(1.0, max_norm / norm)
+        return jax.tree.map(lambda grad: grad * factor.astype(grad.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def is_matrix(axes: Axes) -> bool:

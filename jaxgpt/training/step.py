@@ -49,11 +49,12 @@ def make_train_step(
 
     Args:
         loss_function: what is minimised.
-        optimizer: from mean gradients to updates.
+        optimizer: from mean gradients to updates; may take their norm as `grad_norm`.
         num_micro_batches: parts that a batch is computed in.
         recovery: which updates are left out; None: as `NoSkipping`.
     """
     judge = (recovery or NoSkipping()).judge
+    update = optax.with_extra_args_support(optimizer).update
 
     def objective(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, LossSums]:
         sums = loss_function(params, batch, rng)
@@ -63,9 +64,11 @@ def make_train_step(
         rng = jax.random.fold_in(state.rng, state.step)
         grads, sums = accumulate(objective, state.trainable, batch, rng, num_micro_batches)
         weight = jnp.maximum(sums.weight, 1.0)
-        grads = jax.tree.map(lambda grad: grad / weight.astype(grad.dtype), grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        loss, grad_norm = sums.loss / weight, optax.tree.norm(grads)
+        # Of the sums: the means are then used element by element only, and never written out.
+        loss, grad_norm = sums.loss / weight, optax.tree.norm(grads) / weight
+        share = 1 / weight
+        grads = jax.tree.map(lambda grad: grad * share.astype(grad.dtype), grads)
+        updates, opt_state = update(grads, state.opt_state, state.trainable, grad_norm=grad_norm)
         accepted, memory, skips = judge(state.memory, state.step, loss, grad_norm)
         trainable = optax.apply_updates(state.trainable, updates)
         new_state = state.replace(

@@ -6,7 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgpt.training.optimizer import AdamW, Muon, is_matrix, is_orthogonalized
+from jaxgpt.training.optimizer import (
+    AdamW,
+    Muon,
+    clip_by_norm,
+    is_matrix,
+    is_orthogonalized,
+)
 
 # (axes, decays, gets Muon)
 LEAVES = [
@@ -103,3 +109,24 @@ def test_clipping_scales_the_whole_tree() -> None:
     # With b1 = b2 = 0 and eps = 1, Adam gives g / (|g| + 1) of the clipped gradient.
     np.testing.assert_allclose(updates["a"], -0.3 / 1.3, rtol=1e-5)
     np.testing.assert_allclose(updates["b"], -0.4 / 1.4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.01, 1.0, 30.0])
+def test_gradients_are_clipped_as_optax_does(size):
+    rng = np.random.default_rng(0)
+    grads = {name: size * rng.standard_normal((5, 7)).astype(np.float32) for name in "ab"}
+    theirs = optax.clip_by_global_norm(2.0)
+    expected, _ = theirs.update(grads, theirs.init(grads))
+    ours = clip_by_norm(2.0)
+    for known in ({}, {"grad_norm": optax.tree.norm(grads)}):
+        found, _ = ours.update(grads, ours.init(grads), **known)
+        for name in grads:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
+
+
+def test_gradients_that_are_not_finite_are_not_made_so_by_clipping():
+    clip = clip_by_norm(1.0)
+    for value in (np.nan, np.inf):
+        grads = {"a": np.array([1.0, value], np.float32)}
+        found, _ = clip.update(grads, clip.init(grads))
+        assert not np.isfinite(found["a"]).all()
