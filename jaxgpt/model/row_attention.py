@@ -160,14 +160,22 @@ def _backward_row(
         dscores = probabilities * (dprobabilities - shift_KGT1[:, :, queries])
         dproducts = (dscores * scores.derivative(products)).astype(dtype)
         dqs.append(multiply("KGTS,KSH->KGTH", dproducts, k_KSH[:, keys]).astype(dtype))
-        dk_KHS = dk_KHS.at[:, :, keys].add(
-            multiply("KHGT,KGTS->KHS", q_KHGT[..., queries], dproducts)
-        )
-        dv_KHS = dv_KHS.at[:, :, keys].add(
-            multiply("KHGT,KGTS->KHS", dout_KHGT[..., queries], probabilities.astype(dtype))
+        dk_KHS = _add_at(keys, dk_KHS, multiply("KHGT,KGTS->KHS", q_KHGT[..., queries], dproducts))
+        dv_KHS = _add_at(
+            keys,
+            dv_KHS,
+            multiply("KHGT,KGTS->KHS", dout_KHGT[..., queries], probabilities.astype(dtype)),
         )
     dk_KSH, dv_KSH = (x_KHS.astype(dtype).transpose(0, 2, 1) for x_KHS in (dk_KHS, dv_KHS))
     return jnp.concatenate(dqs, axis=2), dk_KSH, dv_KSH
+
+
+def _add_at(keys: slice, sums_KHS: jax.Array, x_KHS: jax.Array) -> jax.Array:
+    # Of all keys, `.at[].add` is a scatter at an empty array of places, which makes jaxlib 0.11's
+    # partitioner (Shardy) end the process inside of a `shard_map`.
+    if x_KHS.shape == sums_KHS.shape:
+        return sums_KHS + x_KHS
+    return sums_KHS.at[:, :, keys].add(x_KHS)
 
 
 def _row_mask(mask: AttentionMask, segment_ids_T: jax.Array | None) -> AttentionMask:
