@@ -1,4 +1,4 @@
-"""`cpu`: what is to be known of a processor: the table of `docs/benchmarks.md`, in one command."""
+"""`cpu`: most of what `docs/benchmarks.md` says of a processor's speed, in one command."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ _STEP = ("train-step", "--against", "pytorch", "--rounds", "3", "--steps", "4", 
 _124M = (*_STEP, "eager", "--shape", "gpt2-124m")
 _TWO = ("--cpu-devices", "2")
 _DECODE = ("decode", "--against", "transformers", "--new-tokens", "64", "--rounds", "3")
-_ATTENTION = ("attention", "--against", "pytorch", "--rounds", "5")
+_ATTENTION = ("attention", "--against", "pytorch", "--batch-size", "16", "--num-heads", "6")
 
 MEASURES: Mapping[str, Sequence[str]] = {
     "train-float32": (*_STEP, "eager"),
@@ -22,7 +22,7 @@ MEASURES: Mapping[str, Sequence[str]] = {
     "train-124m-float32": _124M,
     "train-124m-bfloat16": (*_124M, *_BFLOAT16),
     "full-loop": ("full-loop", "--steps", "8", "--rounds", "3"),
-    "loss-head": ("loss-head", "--batch-size", "32", "--rounds", "3", "--repeats", "1"),
+    "loss-head": ("loss-head", "--chunk-tokens", "512", "--rounds", "3", "--repeats", "1"),
     "decode-float32": _DECODE,
     "decode-float32-8-rows": (*_DECODE, "--batch-size", "8"),
     "decode-bfloat16": (*_DECODE, *_BFLOAT16),
@@ -47,6 +47,11 @@ class CpuBenchmark(Suite):
     """Time for all of them; those that are left then are not begun."""
     measure_seconds: float = 300.0
     """Time for one, after which it is given up."""
+
+    @property
+    def name(self) -> str:
+        """See `Suite.name`."""
+        return "cpu"
 
     @property
     def measures(self) -> Mapping[str, Sequence[str]]:

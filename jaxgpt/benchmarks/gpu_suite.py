@@ -41,6 +41,11 @@ class GpuBenchmark(Suite):
     """Folder; made if need be."""
 
     @property
+    def name(self) -> str:
+        """See `Suite.name`."""
+        return "gpu"
+
+    @property
     def measures(self) -> Mapping[str, Sequence[str]]:
         """See `Suite.measures`."""
         return MEASURES

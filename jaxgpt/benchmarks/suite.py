@@ -25,12 +25,13 @@ _TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 class SuiteReport:
     """What a suite found: by name a measure's JSON, or {"error": ...}."""
 
+    suite: str
     folder: Path
     found: Mapping[str, Mapping[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as an object of JSON."""
-        return {"folder": str(self.folder), "measures": dict(self.found)}
+        return {"measure": self.suite, "folder": str(self.folder), "measures": dict(self.found)}
 
     def to_text(self) -> str:
         """A line for each measure."""
@@ -81,6 +82,11 @@ class Suite:
             )
 
     @property
+    def name(self) -> str:
+        """What the suite is called."""
+        raise NotImplementedError(f"{type(self).__name__} has no name")
+
+    @property
     def measures(self) -> Mapping[str, Sequence[str]]:
         """By name, the arguments of tools/benchmark.py."""
         raise NotImplementedError(f"{type(self).__name__} has no measures")
@@ -88,10 +94,11 @@ class Suite:
     def run(self) -> SuiteReport:
         """Measure."""
         chosen = {name: self.measures[name] for name in self.only or self.measures}
-        return run_suite(chosen, Path(self.output), self.seconds, self.measure_seconds)
+        return run_suite(self.name, chosen, Path(self.output), self.seconds, self.measure_seconds)
 
 
 def run_suite(
+    name: str,
     measures: Mapping[str, Sequence[str]],
     folder: Path,
     seconds: float,
@@ -102,6 +109,7 @@ def run_suite(
     NAME.json of each goes into `folder`, and figures of those that did not fail.
 
     Args:
+        name: of the suite.
         measures: by name, the arguments of tools/benchmark.py.
         folder: made if need be.
         seconds: for all; those that are left then are not begun.
@@ -110,18 +118,18 @@ def run_suite(
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds
     found: dict[str, Any] = {}
-    for name, arguments in measures.items():
+    for measure, arguments in measures.items():
         left = min(measure_seconds, end - time.monotonic())
         if left > 0:
-            found[name] = _measure(arguments, left)
+            found[measure] = _measure(arguments, left)
         else:
-            found[name] = {"error": f"not begun: the {seconds:g} seconds were over"}
-        write_json(folder / f"{name}.json", found[name])
+            found[measure] = {"error": f"not begun: the {seconds:g} seconds were over"}
+        write_json(folder / f"{measure}.json", found[measure])
         # Whoever waits sees how far it is.
-        print(f"{name}: {_line(found[name])}", file=sys.stderr, flush=True)
-    report = SuiteReport(folder, found)
-    for name, figure in report.figures().items():
-        (folder / f"{name}.svg").write_text(figure)
+        print(f"{measure}: {_line(found[measure])}", file=sys.stderr, flush=True)
+    report = SuiteReport(name, folder, found)
+    for figure_name, figure in report.figures().items():
+        (folder / f"{figure_name}.svg").write_text(figure)
     return report
 
 

@@ -217,8 +217,10 @@ class GroupedQueryAttentionLayer(nn.Module):
             assert mask.query_slots_BT is not None, "with a cache, queries stand in its slots"
             cache = cache.write(layer, k_BSKH, v_BSKH, mask.query_slots_BT)
             k_BSKH, v_BSKH = cache.read(layer)
-            # The wider of both: narrowing a cache would take a pass over all of it.
-            dtype = jnp.promote_types(q_BTNH.dtype, k_BSKH.dtype)
+            dtype = q_BTNH.dtype
+            if x_BTD.shape[1] == 1:
+                # To narrow a wider cache would take longer than the products of one query.
+                dtype = jnp.promote_types(dtype, k_BSKH.dtype)
             q_BTNH, k_BSKH, v_BSKH = (x.astype(dtype) for x in (q_BTNH, k_BSKH, v_BSKH))
         scale = head_dim**-0.5 if config.query_scale is None else config.query_scale
         dropout = None

@@ -24,6 +24,7 @@ from jaxgpt.model.attention_math import (
 from jaxgpt.model.attention_shards import attend_on_shards
 from jaxgpt.model.gpu_attention import Cudnn, Pallas
 from jaxgpt.model.masks import AttentionMask
+from jaxgpt.model.placement import placement
 from jaxgpt.model.ring import piece_size
 from jaxgpt.model.ring_attention import is_time_split, ring_attention
 from jaxgpt.model.row_attention import row_attention
@@ -91,6 +92,9 @@ class OneQuery(AttentionKernel):
             return "it has no dropout of probabilities"
         if mask.query_slots_BT is None or q_BTNH.shape[1] != 1:
             return "there is more than one query a row, or no cache"
+        spec = placement(q_BTNH.shape, ("batch", "time", "heads", "head_dim"))
+        if spec is not None and any(spec[2:]):
+            return "heads lie on several devices"
         return None
 
     def compute(

@@ -3,8 +3,6 @@
 `configure_runtime` runs before the first use of a device: XLA reads its flags only once.
 """
 
-import ctypes
-import functools
 import logging
 import os
 import re
@@ -15,6 +13,7 @@ import jax
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
+from jaxgpt.parallel.host_memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +31,6 @@ _PEAK_BF16_FLOPS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-
-
-# Of <sys/mman.h>.
-_MADV_HUGEPAGE = 14
-_HUGE_PAGE = 2 << 20
 _CPU_DEVICES_FLAG = "xla_force_host_platform_device_count"
 
 
@@ -74,7 +68,7 @@ def configure_runtime(config: RuntimeConfig) -> None:
     Raises:
         ConfigError: JAX has started with another number of devices than `cpu_devices`.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     if config.cpu_devices > 1:
         _divide_cpu(config.cpu_devices)
     if config.deterministic:
@@ -135,52 +129,6 @@ def _divide_cpu(num_devices: int) -> None:
             f"runtime.cpu_devices={num_devices} comes too late: JAX has started in this process, "
             f"with {jax.device_count()} devices; call configure_runtime before anything computes"
         ) from error
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Tell glibc to reuse the memory of large arrays instead of returning it to the system.
-
-    Each step on a CPU allocates its temporaries anew; by default every one above 32 MB is mapped,
-    and its pages zeroed by the kernel, again: an element-wise pass over 64 MB took 9 times as long.
-    Without effect where the C library is another one.
-    """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
-        return
-    # Numbers of <malloc.h>: no mapping, no trimming (the largest of unsigned numbers), growth in
-    # large pieces, one arena.
-    for parameter, value in ((-4, 0), (-1, -1), (-2, 256 << 20), (-8, 1)):
-        libc.mallopt(parameter, value)
-    _ask_for_huge_pages(libc)
-
-
-def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
-    """Let what glibc will hand out lie in pages of 2 MB, where Linux leaves that to programs.
-
-    The heap is made as long as half of the memory, which takes none before it is used, and asked
-    for as a whole. glibc itself would ask only if GLIBC_TUNABLES said so when the process started.
-    """
-    if not _promises_memory():
-        return
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    start = libc.malloc(size)
-    if start is None:
-        return
-    first = -(-start // _HUGE_PAGE) * _HUGE_PAGE
-    libc.madvise(first, start + size - first, _MADV_HUGEPAGE)
-    libc.free(start)
-
-
-def _promises_memory() -> bool:
-    """Whether Linux grants memory without setting it aside for the process."""
-    try:
-        return Path("/proc/sys/vm/overcommit_memory").read_text().strip() != "2"
-    except OSError:
-        return False
 
 
 def _add_flag(flag: str) -> None:

@@ -50,7 +50,7 @@ def test_measures_run_in_turn_and_one_that_fails_stops_no_other(
         "impossible": (*tiny, "--kernel", "cudnn"),
         "possible": (*tiny, "--against", "reference"),
     }
-    report = run_suite(measures, tmp_path, seconds=300, measure_seconds=200)
+    report = run_suite("cpu", measures, tmp_path, seconds=300, measure_seconds=200)
     assert "cudnn cannot compute" in report.found["impossible"]["error"]
     written = json.loads((tmp_path / "possible.json").read_text())
     assert written == report.found["possible"]
@@ -58,7 +58,9 @@ def test_measures_run_in_turn_and_one_that_fails_stops_no_other(
     text = report.to_text()
     assert "tokens/s" in text
     assert "cudnn cannot compute" in text
-    assert json.loads(json.dumps(report.to_json()))["measures"].keys() == measures.keys()
+    printed = json.loads(json.dumps(report.to_json()))
+    assert printed["measures"].keys() == measures.keys()
+    assert printed["measure"] == "cpu"
     assert "possible: " in capsys.readouterr().err
     for name in ("ratios", "floors"):
         figure = (tmp_path / f"{name}.svg").read_text()
@@ -68,14 +70,14 @@ def test_measures_run_in_turn_and_one_that_fails_stops_no_other(
 
 
 def test_of_nothing_that_was_measured_there_is_no_figure(tmp_path: Path) -> None:
-    assert SuiteReport(tmp_path, {"late": {"error": "not begun"}}).figures() == {}
+    assert SuiteReport("cpu", tmp_path, {"late": {"error": "not begun"}}).figures() == {}
 
 
 def test_time_is_kept(tmp_path: Path) -> None:
     measures = {"slow": ("attention",), "late": ("attention",)}
-    report = run_suite(measures, tmp_path, seconds=0.2, measure_seconds=0.1)
+    report = run_suite("cpu", measures, tmp_path, seconds=0.2, measure_seconds=0.1)
     assert report.found["slow"]["error"] == "given up after 0 seconds"
-    report = run_suite(measures, tmp_path, seconds=0.0, measure_seconds=0.1)
+    report = run_suite("cpu", measures, tmp_path, seconds=0.0, measure_seconds=0.1)
     assert "not begun" in report.found["late"]["error"]
 
 

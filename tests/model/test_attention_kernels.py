@@ -22,6 +22,8 @@ from jaxgpt.model.attention_kernels import (
 )
 from jaxgpt.model.attention_math import ProbabilityDropout, Scores
 from jaxgpt.model.masks import AttentionMask, visible_keys
+from jaxgpt.parallel.mesh import MeshConfig, make_mesh
+from jaxgpt.parallel.sharding import ShardingRules, on_mesh
 
 B, T, N, K, H = 2, 150, 4, 2, 8
 # Norm of the error over norm of the result.
@@ -198,6 +200,12 @@ def test_choice_on_a_cpu():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
         assert _choice("cpu")[0] is RowByRow
+    # Heads of all devices as one axis with the rows would be gathered first.
+    for config, kernel in ((MeshConfig(data=8), OneQuery), (MeshConfig(data=2, tensor=4), None)):
+        with on_mesh(make_mesh(config), ShardingRules()):
+            found, reasons = _choice("cpu", mask=one, num_tokens=1)
+        assert found is (kernel or SavedProbabilities)
+        assert ("OneQuery cannot: heads lie on several devices" in reasons) == (kernel is None)
 
 
 def test_choice_on_a_gpu(monkeypatch):

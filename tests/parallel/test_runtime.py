@@ -1,10 +1,8 @@
 """Settings of the process take effect in a process of their own."""
 
-import ctypes
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
@@ -50,44 +48,3 @@ def test_a_division_after_jax_has_started_is_refused(monkeypatch):
 def test_no_devices_are_refused():
     with pytest.raises(ConfigError, match="cpu_devices=0: at least 1"):
         RuntimeConfig(cpu_devices=0)
-
-
-_TOUCH = """
-import resource
-import numpy as np
-from jaxgpt.parallel.runtime import RuntimeConfig, configure_runtime
-configure_runtime(RuntimeConfig(compile_cache=""))
-
-def count_faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    array = np.ones(64 << 20, np.uint8)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    return after - before, array.ctypes.data + array.size // 2
-
-count_faults()
-again, address = count_faults()
-for line in open("/proc/self/smaps"):
-    fields = line.split()
-    if "-" in fields[0]:
-        start, stop = (int(each, 16) for each in fields[0].split("-"))
-    elif fields[0] == "VmFlags:" and start <= address < stop:
-        print(again, "hg" in fields)
-"""
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
-@pytest.mark.skipif(
-    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages here"
-)
-def test_memory_of_large_arrays_is_kept_and_lies_in_huge_pages():
-    """Of 16,384 small pages none is fetched again, and the heap is marked as asked for."""
-    result = subprocess.run(
-        [sys.executable, "-c", _TOUCH],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-    faults, is_huge = result.stdout.split()
-    assert int(faults) < 64, result.stderr
-    assert is_huge == "True"
