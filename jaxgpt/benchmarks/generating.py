@@ -41,7 +41,7 @@ class DecodeBenchmark:
     shape: ShapeName = "gpt2-124m"
     """Sizes of the model."""
     dtype: Dtype = "float32"
-    """Of weights, activations and cache."""
+    """Of weights and activations."""
     batch_size: int = 1
     """Rows at a time."""
     prompt_tokens: int = 32
@@ -111,7 +111,7 @@ class DecodeBenchmark:
             measure="decode",
             value=value,
             unit="tokens/s",
-            floor=self.batch_size * max(byte_rates) / self.bytes_per_step(model),
+            floor=self.batch_size * max(byte_rates) / self.bytes_per_step(model, ours.cache_dtype),
             floor_is=f"reading weights and cache at {max(byte_rates) / 1e9:.1f} GB/s",
             spread=spread,
             settings={
@@ -127,11 +127,11 @@ class DecodeBenchmark:
             against=rival,
         )
 
-    def bytes_per_step(self, model: Gpt) -> float:
-        """Weights once, and what the rows' caches hold half-way."""
+    def bytes_per_step(self, model: Gpt, cache_dtype: Dtype | None) -> float:
+        """Weights once, and what the rows' caches hold half-way, in the type they are kept in."""
         weights = num_matmul_parameters(model.config, model.vocab_size) * _ITEM_BYTES[self.dtype]
         held = self.prompt_tokens + self.new_tokens / 2
-        return weights + self.batch_size * held * kv_bytes_per_token(model.config)
+        return weights + self.batch_size * held * kv_bytes_per_token(model.config, cache_dtype)
 
 
 def gpt2_model(shape: Shape, dtype: Dtype) -> GptConfig:
@@ -165,6 +165,10 @@ class _Ours:
             context_length=_CONTEXT,
             block_size=benchmark.block_size,
         )
+
+    @property
+    def cache_dtype(self) -> Dtype | None:
+        return self._decoder.weights.cache_dtype
 
     def rate(self) -> float:
         self.rows = [[] for _ in self._prompts]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from jaxgpt.config import replace
-from jaxgpt.model.gpt import GptConfig, make_cache
+from jaxgpt.model.gpt import Dtype, GptConfig, make_cache
 from jaxgpt.model.layer_stack import Scanned
 
 
@@ -79,9 +79,9 @@ def flops_per_token(config: GptConfig, vocab_size: int, sequence_length: int) ->
     return 3 * (weights + scores)
 
 
-def kv_bytes_per_token(config: GptConfig) -> int:
-    """Bytes that a token takes in the key/value cache, over all layers."""
-    cache = jax.eval_shape(lambda: make_cache(config, 1, 1))
+def kv_bytes_per_token(config: GptConfig, dtype: Dtype | None = None) -> int:
+    """Bytes that a token takes in the key/value cache, over all layers; `dtype` as `make_cache`."""
+    cache = jax.eval_shape(lambda: make_cache(config, 1, 1, dtype))
     return sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in (*cache.k_PBKSH, *cache.v_PBKSH)
     )
