@@ -2,9 +2,12 @@
 
 import ctypes
 import functools
+import logging
 import os
 import resource
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 # Of <malloc.h> and <sys/mman.h>.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
@@ -35,6 +38,8 @@ def keep_freed_memory() -> None:
     libc.mallopt(_TRIM_THRESHOLD, -1)
     if may_reserve():
         _ask_for_huge_pages(libc)
+    else:
+        logger.info("large arrays lie in small pages: address space is limited, or set aside")
 
 
 def may_reserve() -> bool:
