@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write `content` to `path` such that a reader sees all of it or the file that was there."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     data = content.encode() if isinstance(content, str) else content
     try:
         with open(temporary, "wb") as file:
@@ -33,6 +33,17 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return where a file is written before it gets its name; a kill can leave it there."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a file is one of `temporary_name`."""
+    name = path.rpartition("/")[2]
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -1,6 +1,6 @@
 """A folder at a URL: objects that are listed, read, written whole and deleted, and nothing else.
 
-That is what an object store can do, and whatever fsspec reaches (`gs://`, `s3://`, `file://`, ...):
+That is what an object store can do, and whatever fsspec reaches (`gs://`, `s3://`, ...):
 no rename, no lock, no appending. Stores fail for moments, so everything is tried some times.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxgpt.errors import UnfinishedError, UsageError
+from jaxgpt.folder_store import FolderStore
 
 # Before the second and the third attempt.
 WAITS_SECONDS = (1.0, 4.0)
@@ -144,13 +145,14 @@ class RemoteFolder:
 
 
 def _open_store(url: str) -> tuple[Any, str]:
-    import fsspec  # Only whoever gives a URL waits for it.
+    scheme, _, path = url.partition("://")
+    if scheme in ("file", "local"):
+        return FolderStore(), str(Path(path).absolute())
 
-    scheme = url.partition("://")[0]
-    # On a file system, a folder has to be made before a file in it.
-    options = {"auto_mkdir": True} if scheme in ("file", "local") else {}
+    import fsspec  # Only whoever gives another URL waits for it.
+
     try:
-        return fsspec.url_to_fs(url, **options)
+        return fsspec.url_to_fs(url)
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         advice = f"; pip install 'jaxgpt[{extra}]'" if extra else ""

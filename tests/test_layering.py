@@ -14,6 +14,7 @@ LAYERS = [
         "config",
         "command_line",
         "durable",
+        "folder_store",
         "remote_folder",
         "remote_lease",
         "stopping",

@@ -1,10 +1,14 @@
 """A folder at a URL: the same on every kind of store; what fails for a moment is tried again."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from jaxgpt import remote_folder
+from jaxgpt.durable import is_temporary
 from jaxgpt.errors import UsageError
 from jaxgpt.remote_folder import RemoteFolder, StoreError
 from tests import stores
@@ -36,6 +40,36 @@ def test_what_is_written_is_listed_read_and_gone_when_deleted(folder, tmp_path: 
     for act in (folder.read, lambda path: folder.read_by(path, list)):
         with pytest.raises(FileNotFoundError):
             act("a")
+
+
+def test_a_kill_leaves_an_object_of_a_folder_as_it_was_or_as_it_should_be(tmp_path: Path) -> None:
+    """Both ways of writing; what the kill leaves beside is told apart by its name."""
+    contents = {bytes([letter]) * 30_000_000 for letter in b"ab"}
+    for letter in "ab":
+        (tmp_path / letter).write_bytes(letter.encode() * 30_000_000)
+    url = f"file://{tmp_path}/store"
+    script = (
+        "import sys\n"
+        "from jaxgpt.remote_folder import RemoteFolder\n"
+        "folder = RemoteFolder(sys.argv[1])\n"
+        "while True:\n"
+        "    for letter in 'ab':\n"
+        "        folder.write('written', letter.encode() * 30_000_000)\n"
+        "        folder.upload(f'{sys.argv[2]}/{letter}', 'uploaded')\n"
+    )
+    folder = RemoteFolder(url)
+    for kill in range(6):
+        with subprocess.Popen([sys.executable, "-c", script, url, str(tmp_path)]) as process:
+            deadline = time.monotonic() + 60
+            while "uploaded" not in folder.list() or not any(map(is_temporary, folder.list())):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+            time.sleep(0.013 * kill)
+            process.kill()
+        names = {name for name in folder.list() if not is_temporary(name)}
+        assert names == {"written", "uploaded"}
+        assert all(folder.read(name) in contents for name in names)
+        folder.delete(name for name in folder.list() if is_temporary(name))
 
 
 def test_one_of_two_creates(folder) -> None:
