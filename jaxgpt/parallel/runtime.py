@@ -1,4 +1,4 @@
-"""Process-wide settings of JAX and XLA: the compile cache, determinism, peak rates of devices.
+"""Process-wide settings of JAX and XLA: compile cache, determinism, devices and their peak rates.
 
 `configure_runtime` runs before the first use of a device: XLA reads its flags only once.
 """
@@ -6,13 +6,13 @@
 import logging
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
+from jaxgpt.parallel.compile_cache import use_compile_cache
 from jaxgpt.parallel.host_memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -73,19 +73,8 @@ def configure_runtime(config: RuntimeConfig) -> None:
         _divide_cpu(config.cpu_devices)
     if config.deterministic:
         _add_flag("--xla_gpu_deterministic_ops=true")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        if not config.compile_cache:
-            return
-        try:
-            path = Path(config.compile_cache).expanduser()
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except (OSError, RuntimeError) as error:
-            logger.warning("no compile cache at %s: %s", config.compile_cache, error)
-            return
-        jax.config.update("jax_compilation_cache_dir", str(path))
-    # The defaults skip programs that compile fast; start-up is made of many of those.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or config.compile_cache:
+        use_compile_cache(os.environ.get("JAX_COMPILATION_CACHE_DIR", config.compile_cache))
 
 
 def peak_flops(device: Any) -> float | None:
