@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxgpt.model.few_rows import OutputsFirst
 from jaxgpt.model.gpt import Dtype, Gpt
-from jaxgpt.model.layer_stack import Unrolled
+from jaxgpt.model.layer_stack import Numbered
 from jaxgpt.model.mixture_of_experts import EXPERTS, ROUTER
 
 # What the model casts to its compute type wherever it is used; see `cast_weights`.
@@ -86,7 +86,7 @@ def lay_out(model: Gpt, params: Any) -> DecodingWeights:
         [device.platform for device in leaf.devices()] == ["cpu"]
         for leaf in jax.tree.leaves(params)
     )
-    if not (on_one_cpu and isinstance(model.config.layers.in_turn, Unrolled)):
+    if not (on_one_cpu and isinstance(model.config.layers.in_turn, Numbered)):
         return DecodingWeights(params, laid_out=False)
 
     def store(path: tuple[Any, ...], leaf: Array) -> _Stored:

@@ -109,6 +109,39 @@ class LayerStack:
 class Unrolled(LayerStack):
     """Every layer is compiled on its own: fastest to run, slowest to compile."""
 
+    @property
+    def in_turn(self) -> LayerStack:
+        """See `LayerStack.in_turn`."""
+        return Numbered()
+
+    def run(
+        self,
+        apply_layer: ApplyLayer[Carry],
+        params: Any,
+        shared: Shared,
+        carry: Carry,
+        num_layers: int,
+        num_kinds: int,
+        remat: Remat,
+    ) -> Carry:
+        """See `LayerStack.run`."""
+
+        def apply(params: Any, shared: Shared, carry: Carry, layer: jax.Array, kind: int) -> Carry:
+            return _rematerialised(apply_layer, layer, kind, remat)(params, shared, carry)
+
+        # Python runs once for all layers of a kind, where it took most of a second for twelve; XLA
+        # then puts the code of a layer wherever it is called.
+        apply = jax.jit(apply, static_argnames="kind")
+        for layer, layer_params in enumerate(_unstack(params, num_layers)):
+            number = jax.numpy.int32(layer)
+            carry = apply(layer_params, shared, carry, number, kind=layer % num_kinds)
+        return carry
+
+
+@configclass
+class Numbered(LayerStack):
+    """Unrolled, and each layer is told its number as a Python integer: it has arrays of its own."""
+
     def count_indexed(self, num_layers: int) -> int:
         """See `LayerStack.count_indexed`."""
         return 1

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.feed_forward import FeedForward
-from jaxgpt.model.layer_stack import Scanned, Unrolled
+from jaxgpt.model.layer_stack import Scanned, Shared, Unrolled
 from jaxgpt.model.layers import Dropout
 from jaxgpt.model.remat import FullRemat, NoRemat, SaveDots
 from tests.model import tiny_model
@@ -76,13 +77,39 @@ def test_recomputation_changes_nothing():
             assert_same(loss_and_gradient(changed, params, dropout_seed=3), expected)
 
 
+def count(name, program):
+    """Equations of one primitive in a program and, at each call, in what it calls."""
+    return sum(
+        (equation.primitive.name == name)
+        + sum(count(name, inner) for inner in jax.extend.core.jaxprs_in_params(equation.params))
+        for equation in program.eqns
+    )
+
+
+def test_layers_of_a_kind_are_traced_once():
+    """Python need not run again for each layer; parameters and random numbers are their own."""
+    calls = []
+
+    def apply_layer(params, shared, carry, layer, kind):
+        calls.append(kind)
+        return carry * params + layer
+
+    def run(layers):
+        return jax.jit(
+            lambda params, x: layers.run(apply_layer, params, Shared(None), x, 6, 2, FullRemat())
+        )(jnp.arange(6.0), jnp.ones(()))
+
+    np.testing.assert_array_equal(run(Unrolled()), run(Scanned()))
+    assert sorted(calls) == [0, 0, 1, 1]
+
+
 def test_each_policy_recomputes_more():
     """Matrix products of a gradient: none repeated; those of attention; all that are needed."""
 
     def count_products(remat):
         config = replace(FAMILIES["llama3"], remat=remat)
         _, params = tiny_model.init(config)
-        return str(jax.make_jaxpr(jax.grad(make_loss(config)))(params)).count("dot_general[")
+        return count("dot_general", jax.make_jaxpr(jax.grad(make_loss(config)))(params).jaxpr)
 
     nothing, attention, everything = (
         count_products(remat) for remat in (NoRemat(), SaveDots(), FullRemat())
