@@ -1,6 +1,7 @@
 """What every test shares: 8 simulated CPU devices, exact products, the optional real text."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before the first import of jax anywhere.
@@ -34,3 +35,10 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real text at {folder}; set JAXGPT_TEST_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Compiled programs of one file are of no use to the next; a thousand of them are gigabytes."""
+    yield
+    jax.clear_caches()

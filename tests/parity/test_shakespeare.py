@@ -31,9 +31,10 @@ def dataset(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def _train(config: str, dataset: Path, folder: Path, seed: int) -> float:
+def _train(config: str, dataset: Path, folder: Path, seed: int, *options: str) -> float:
     """Train, then measure the loss over the whole held-out text, in nats per character."""
     arguments = ["--config", f"configs/{config}.py", "--data", str(dataset), "--seed", str(seed)]
+    arguments += options
     cache = folder / "cache"
     run = folder / f"{config}-{seed}"
     trained = run_verb("train", *arguments, "--run-dir", str(run), cache=cache, timeout=1200)
@@ -67,7 +68,7 @@ def test_the_classic_recipe_learns_what_nanogpt_does(dataset: Path, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_modern_recipe_learns_more_from_the_same_tokens(dataset: Path, tmp_path: Path) -> None:
-    loss = _train("shakespeare_modern", dataset, tmp_path, 0)
+def test_the_modern_recipe_learns_as_much_from_a_quarter(dataset: Path, tmp_path: Path) -> None:
+    loss = _train("shakespeare_modern", dataset, tmp_path, 0, "--schedule.num-steps", "500")
     print("modern", loss)
-    assert loss <= 1.76
+    assert loss <= 1.88
