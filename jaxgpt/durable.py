@@ -3,11 +3,13 @@
 Atomic files (temporary name, fsync, rename), hashes, and the lock of a folder with one writer.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
+import secrets
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -36,8 +38,11 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return where a file is written before it gets its name; a kill can leave it there."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Return where a file is written before it gets its name; a kill can leave it there.
+
+    No two writers are given the same, be they threads, or hosts with a process of the same number.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def is_temporary(path: str) -> bool:
@@ -89,10 +94,13 @@ class LineFile:
 
 
 def sync_folder(path: str | Path) -> None:
-    """Make renames inside a folder durable."""
+    """Make renames inside a folder durable, where the file system can do that to folders."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

@@ -4,13 +4,21 @@ What fsspec has for it opens a file and then writes: whoever is killed in betwee
 in the place of what was there. The methods are those of fsspec's stores that are needed.
 """
 
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from jaxgpt.durable import sync_file, sync_folder, temporary_name, write_atomically
+from jaxgpt.durable import is_temporary, sync_file, sync_folder, temporary_name
+
+# What is younger may be in use by another process.
+_LEFTOVER_SECONDS = 3600.0
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 
 
 class FolderStore:
@@ -20,8 +28,12 @@ class FolderStore:
         """Do nothing: nothing is remembered."""
 
     def find(self, path: str, detail: bool = True) -> dict[str, dict[str, Any]]:
-        """Return the size and type of all files below a path."""
-        return {name: {"size": size, "type": "file"} for name, size in _files_below(path)}
+        """Return the size and type of all files below a path; none if there is no such folder."""
+        return {
+            name: {"size": about.st_size, "type": "file"}
+            for name, about in _files_below(path)
+            if not is_temporary(name)
+        }
 
     def cat_file(self, path: str) -> bytes:
         """Return a file's content."""
@@ -37,41 +49,70 @@ class FolderStore:
 
     def pipe_file(self, path: str, content: bytes, mode: str = "overwrite") -> None:
         """Make or replace a file; with mode "create", raise FileExistsError if there is one."""
-        file = _in_a_folder(path)
-        if mode == "create":
-            with open(file, "xb") as new:
-                new.write(content)
-        else:
-            write_atomically(file, content)
+        give_name = _name_if_free if mode == "create" else os.replace
+        _write(path, lambda temporary: temporary.write_bytes(content), give_name)
 
     def put_file(self, source: str, path: str) -> None:
         """Make or replace a file with another's content."""
-        file = _in_a_folder(path)
-        temporary = temporary_name(file)
-        try:
-            shutil.copyfile(source, temporary)
-            sync_file(temporary)
-            os.replace(temporary, file)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(file.parent)
+        _write(path, lambda temporary: shutil.copyfile(source, temporary), os.replace)
 
     def rm_file(self, path: str) -> None:
         """Remove a file."""
         os.remove(path)
 
+    def remove_leftovers(self, path: str) -> None:
+        """Remove what kills have left below a path, long ago."""
+        for name, about in _files_below(path):
+            if is_temporary(name) and time.time() - about.st_mtime > _LEFTOVER_SECONDS:
+                with suppress(OSError):
+                    os.remove(name)
 
-def _in_a_folder(path: str) -> Path:
+
+def _write(
+    path: str, fill: Callable[[Path], object], give_name: Callable[[Path, Path], None]
+) -> None:
     file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", error.filename) from None
+    temporary = temporary_name(file)
+    try:
+        fill(temporary)
+        sync_file(temporary)
+        give_name(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(file.parent)
 
 
-def _files_below(path: str) -> Iterator[tuple[str, int]]:
-    for folder, _, names in os.walk(path):
+def _name_if_free(temporary: Path, file: Path) -> None:
+    """Give a file its name, unless one has it: FileExistsError."""
+    try:
+        os.link(temporary, file)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without links: whoever is killed just here leaves an empty file.
+        with open(file, "xb") as new:
+            new.write(temporary.read_bytes())
+
+
+def _files_below(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Names and attributes of plain files; a folder that cannot be read is an error."""
+
+    def fail(error: OSError) -> None:
+        # That nothing is there must not be said of what did not answer.
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for folder, _, names in os.walk(path, onerror=fail):
         for name in names:
             try:
-                yield f"{folder}/{name}", os.stat(f"{folder}/{name}").st_size
-            except FileNotFoundError:  # Removed, or renamed, meanwhile.
+                about = os.stat(f"{folder}/{name}")
+            except OSError as error:  # Removed meanwhile; or a link that leads nowhere.
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
                 continue
+            if stat.S_ISREG(about.st_mode):
+                yield f"{folder}/{name}", about

@@ -105,7 +105,7 @@ class RemoteFolder:
             )
         except FileExistsError:
             return False
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UsageError(f"{self.url}: {error}; make it first, or give another URL") from error
         return True
 
@@ -127,6 +127,11 @@ class RemoteFolder:
             with suppress(FileNotFoundError):
                 self._attempt(path, partial(self._store.rm_file, self._name(path)))
 
+    def remove_leftovers(self) -> None:
+        """Remove what killed writers have left in a store that is a folder; others have nothing."""
+        if isinstance(self._store, FolderStore):
+            self._store.remove_leftovers(self._root)
+
     def _name(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
 
@@ -147,7 +152,7 @@ class RemoteFolder:
 def _open_store(url: str) -> tuple[Any, str]:
     scheme, _, path = url.partition("://")
     if scheme in ("file", "local"):
-        return FolderStore(), str(Path(path).absolute())
+        return FolderStore(), str(Path(path).expanduser().absolute())
 
     import fsspec  # Only whoever gives another URL waits for it.
 

@@ -112,7 +112,7 @@ class Lease:
                 self.require()
                 self._beat += 1
                 self._write(held=True)
-            except StoreError:
+            except (StoreError, OSError):
                 continue  # If for long, another may take over, and `require` will tell.
             except ReplacedError:
                 return

@@ -25,7 +25,7 @@ from jaxgpt.checkpoints.step_content import (
 )
 from jaxgpt.checkpoints.stored_steps import one_line
 from jaxgpt.checkpoints.verification import CHECKPOINTS, RUN_FILES
-from jaxgpt.durable import is_temporary, write_atomically, write_json
+from jaxgpt.durable import write_atomically, write_json
 from jaxgpt.errors import JaxgptError, NoCheckpointError, UnfinishedError
 from jaxgpt.parallel.hosts import abandon
 from jaxgpt.remote_folder import RemoteFolder, StoreError
@@ -62,6 +62,7 @@ class RemoteCopy:
     def __enter__(self) -> "RemoteCopy":
         is_ours = self._lease.take()
         try:
+            self._folder.remove_leftovers()
             self.fetch(is_ours)
         except BaseException:
             self._lease.release()
@@ -110,8 +111,6 @@ class RemoteCopy:
             is_ours: the URL was written from this folder: what is here is the same, or newer.
         """
         step_folders.prepare(self._directory, find_obvious_problem)
-        # Left by a kill; only in a store that is a folder.
-        self._folder.delete(name for name in self._folder.list() if is_temporary(name))
         counted = self._steps.counted()
         if counted and not is_ours:
             self._leave_other_steps()

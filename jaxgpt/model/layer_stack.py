@@ -107,7 +107,10 @@ class LayerStack:
 
 @configclass
 class Unrolled(LayerStack):
-    """Every layer is compiled on its own: fastest to run, slowest to compile."""
+    """Each layer's code stands in the program: fastest to run, slowest to compile.
+
+    Python runs once for all layers of a kind, so that their number may be a traced array.
+    """
 
     @property
     def in_turn(self) -> LayerStack:
@@ -129,8 +132,8 @@ class Unrolled(LayerStack):
         def apply(params: Any, shared: Shared, carry: Carry, layer: jax.Array, kind: int) -> Carry:
             return _rematerialised(apply_layer, layer, kind, remat)(params, shared, carry)
 
-        # Python runs once for all layers of a kind, where it took most of a second for twelve; XLA
-        # then puts the code of a layer wherever it is called.
+        # Once for each layer it took most of a second for twelve. XLA puts the code where the calls
+        # are.
         apply = jax.jit(apply, static_argnames="kind")
         for layer, layer_params in enumerate(_unstack(params, num_layers)):
             number = jax.numpy.int32(layer)

@@ -55,7 +55,7 @@ class Pipelined(LayerStack):
     @property
     def in_turn(self) -> LayerStack:
         """See `LayerStack.in_turn`."""
-        return self.stage
+        return self.stage.in_turn
 
     def run(
         self,

@@ -73,8 +73,8 @@ def configure_runtime(config: RuntimeConfig) -> None:
         _divide_cpu(config.cpu_devices)
     if config.deterministic:
         _add_flag("--xla_gpu_deterministic_ops=true")
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or config.compile_cache:
-        use_compile_cache(os.environ.get("JAX_COMPILATION_CACHE_DIR", config.compile_cache))
+    if place := os.environ.get("JAX_COMPILATION_CACHE_DIR", config.compile_cache):
+        use_compile_cache(place)
 
 
 def peak_flops(device: Any) -> float | None:

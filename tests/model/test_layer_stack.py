@@ -87,7 +87,7 @@ def count(name, program):
 
 
 def test_layers_of_a_kind_are_traced_once():
-    """Python need not run again for each layer; parameters and random numbers are their own."""
+    """Python need not run again for each layer; its parameters and its number are its own."""
     calls = []
 
     def apply_layer(params, shared, carry, layer, kind):
