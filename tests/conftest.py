@@ -22,6 +22,16 @@ jax.config.update("jax_default_matmul_precision", "highest")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with the longest tests come first: none of several processes ends with one."""
+    longest: dict[Path, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        limit = float(marker.args[0]) if marker else 0.0
+        longest[item.path] = max(limit, longest.get(item.path, 0.0))
+    items.sort(key=lambda item: -longest[item.path])
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""
