@@ -10,6 +10,7 @@ just between the two can still write objects of one step.
 """
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -18,6 +19,8 @@ from typing import Any
 
 from jaxgpt.errors import UnfinishedError, UsageError
 from jaxgpt.remote_folder import RemoteFolder, StoreError
+
+logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 20.0
 LEASE_SECONDS = 70.0
@@ -112,8 +115,9 @@ class Lease:
                 self.require()
                 self._beat += 1
                 self._write(held=True)
-            except (StoreError, OSError):
-                continue  # If for long, another may take over, and `require` will tell.
+            except (StoreError, OSError) as error:
+                # If for long, another may take over, and `require` will tell.
+                logger.warning("not renewed as the writer of %s: %s", self._folder.url, error)
             except ReplacedError:
                 return
 

@@ -68,7 +68,7 @@ def test_the_classic_recipe_learns_what_nanogpt_does(dataset: Path, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_modern_recipe_learns_as_much_from_a_quarter(dataset: Path, tmp_path: Path) -> None:
-    loss = _train("shakespeare_modern", dataset, tmp_path, 0, "--schedule.num-steps", "500")
+def test_the_modern_recipe_learns_more_from_fewer_tokens(dataset: Path, tmp_path: Path) -> None:
+    loss = _train("shakespeare_modern", dataset, tmp_path, 0, "--schedule.num-steps", "800")
     print("modern", loss)
-    assert loss <= 1.88
+    assert loss <= 1.76
