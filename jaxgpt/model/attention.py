@@ -226,10 +226,15 @@ class GroupedQueryAttentionLayer(nn.Module):
         dropout = None
         if settings.dropout.attention > 0 and not deterministic:
             dropout = ProbabilityDropout(self.make_rng("dropout"), settings.dropout.attention)
-        kernel = config.kernel if cache is None else Fastest()
-        out_BTNH = kernel.attend(
-            q_BTNH, k_BSKH, v_BSKH, mask, Scores(scale, config.soft_cap), dropout
-        )
+        if self.is_initializing():
+            # No parameter depends on the output, and `Gpt` makes all layers under `vmap`, where
+            # JAX's cuDNN attention raises.
+            out_BTNH = jnp.zeros_like(q_BTNH)
+        else:
+            kernel = config.kernel if cache is None else Fastest()
+            out_BTNH = kernel.attend(
+                q_BTNH, k_BSKH, v_BSKH, mask, Scores(scale, config.soft_cap), dropout
+            )
         output = Projection(
             inputs=(config.num_heads, head_dim),
             outputs=(settings.d_model,),

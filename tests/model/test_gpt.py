@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.config import from_json, replace, to_json
+from jaxgpt.config import configclass, from_json, replace, to_json
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.attention_kernel import AttentionKernel
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import ClassificationHead, LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
@@ -77,6 +78,25 @@ def test_layers_start_different_and_may_start_as_nothing():
     embedded = variables["params"]["embedding"]["table"][tokens]
     expected = embedded / jnp.sqrt(jnp.mean(embedded**2, axis=-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(hidden, expected, rtol=1e-5)
+
+
+@configclass
+class NeverReached(AttentionKernel):
+    """A kernel that raises wherever it is asked."""
+
+    def attend(self, *inputs, **options):
+        raise AssertionError("attention was traced")
+
+
+def test_initialisation_traces_no_attention():
+    # Layers are made under vmap, where JAX's cuDNN attention raises.
+    attention = replace(PLAIN.attention, kernel=NeverReached())
+    model, tokens = replace(PLAIN, attention=attention).build(50), jnp.zeros((1, 4), jnp.int32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    expected = jax.eval_shape(PLAIN.build(50).init, jax.random.key(0), tokens)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, expected)
+    with pytest.raises(AssertionError, match="attention was traced"):
+        jax.eval_shape(model.apply, variables, tokens)
 
 
 @pytest.mark.parametrize("config", LOOPED.values(), ids=LOOPED)
