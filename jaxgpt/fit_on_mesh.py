@@ -1,9 +1,29 @@
-"""Whether a run fits on a mesh: what training refuses before it starts, and a plan refuses too."""
+"""What training refuses before it starts, and a plan refuses too: types of weights, and meshes."""
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.evaluation.eval_step import row_multiple
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.parallel.sharding import AnyMesh, batch_shards, check_length
+
+
+def check_param_dtype(config: TrainConfig) -> None:
+    """Refuse to train weights that are not kept in float32.
+
+    A bfloat16 has 8 significant bits: an update below 1/512 of a weight is rounded away, so that a
+    norm's scale of 1 never moves at a usual learning rate.
+
+    Raises:
+        ConfigError: says which field to set instead.
+    """
+    dtype = config.model.param_dtype
+    if dtype != "float32":
+        raise ConfigError(
+            f"model.param_dtype={dtype!r} cannot be trained: updates smaller than the rounding of "
+            f"{dtype} are lost; set model.param_dtype='float32', and for speed and memory "
+            f"model.compute_dtype={dtype!r} (--model.param-dtype float32 "
+            f"--model.compute-dtype {dtype}). A run that has such weights can be evaluated, not "
+            "continued"
+        )
 
 
 def check_mesh(config: TrainConfig, mesh: AnyMesh) -> None:

@@ -19,6 +19,7 @@ from jaxgpt.config import from_dict, to_dict
 from jaxgpt.durable import FolderLock
 from jaxgpt.errors import JaxgptError
 from jaxgpt.experiment import TrainConfig
+from jaxgpt.fit_on_mesh import check_param_dtype
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.agreed_stop import stop_of_all_hosts
 from jaxgpt.parallel.hosts import is_first_host, share
@@ -66,6 +67,7 @@ def train_run(
         url: where the run lives, if not in `run_dir`, which then is the copy that is worked on.
 
     Raises:
+        ConfigError: the weights are not float32; see `check_param_dtype`.
         UsageError: the folder is in use or not writable, or `resume` forbids what it holds.
         UnfinishedError: the run is saved here and could not be copied to `url`.
         MismatchError: the run was started on another model, tokenizer or dataset.
@@ -75,6 +77,7 @@ def train_run(
     began = time.monotonic() if began is None else began
     # A run that eval could not open afterwards is not worth starting.
     from_dict(to_dict(config), TrainConfig)
+    check_param_dtype(config)
     if url is None and not run_dir.exists():
         check_resume_mode(resume, None, run_dir)  # Before the lock creates the folder.
     configure_runtime(config.runtime)

@@ -43,6 +43,11 @@ def test_parts_add_up_and_shardings_name_every_parameter(config, capsys) -> None
     assert hours * 3600 == pytest.approx(20 * found["step_seconds"])
 
 
+def test_what_training_refuses_is_not_planned(config) -> None:
+    with pytest.raises(ConfigError, match=r"set model\.param_dtype='float32'"):
+        plan.main(["--config", config, "--model.param-dtype", "bfloat16"])
+
+
 def test_a_model_too_large_is_told_what_to_do(config, capsys) -> None:
     plan.main(["--config", config, "--device", "l4", "--model.d-model", "32768"])
     shown = capsys.readouterr().out

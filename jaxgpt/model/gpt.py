@@ -67,7 +67,7 @@ class GptConfig:
     layers: LayerStack = Unrolled()
     """Whether the layers are compiled one by one or as a loop; parameters are laid out alike."""
     param_dtype: Dtype = "float32"
-    """Type that parameters are kept in."""
+    """Type that parameters are kept in; training needs float32, whatever compute_dtype is."""
     compute_dtype: Dtype = "float32"
     """Type of activations and matmul operands; sums, norms, softmax and logits are float32."""
     vocab_multiple: int = 128

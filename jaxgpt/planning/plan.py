@@ -9,7 +9,7 @@ import jax
 from jaxgpt.data.loader import open_training_batches
 from jaxgpt.errors import ConfigError
 from jaxgpt.experiment import TrainConfig
-from jaxgpt.fit_on_mesh import check_mesh
+from jaxgpt.fit_on_mesh import check_mesh, check_param_dtype
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.mesh import abstract_mesh
 from jaxgpt.planning.activations import attention_kernel
@@ -89,8 +89,9 @@ def make_plan(
     """Plan a run on so many devices of one kind.
 
     Raises:
-        ConfigError: training would refuse the mesh, too.
+        ConfigError: training would refuse the mesh or the type of the weights, too.
     """
+    check_param_dtype(config)
     mesh = abstract_mesh(config.mesh, num_devices)
     check_mesh(config, mesh)
     params = plan_run_state(config, vocab_size, mesh).abstract.trainable

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
+from jaxgpt.model.layers import accumulator_dtype
 from jaxgpt.parallel.sharding import batch_sharding
 from jaxgpt.training.loss import LossFunction, LossSums
 from jaxgpt.training.recovery import NoSkipping, Recovery, Skips, choose
@@ -100,7 +101,8 @@ def accumulate(
     """Sum gradients and losses over micro-batches, one after another.
 
     Micro-batch m takes rows m, m + M, m + 2M, ...: each device keeps the rows it has.
-    Its dropout key is `fold_in(rng, m)`.
+    Its dropout key is `fold_in(rng, m)`. Sums are kept in float32 or wider: in bfloat16 the later
+    micro-batches would be rounded away.
     """
     gradient = jax.grad(objective, has_aux=True)
     if num_micro_batches == 1:
@@ -117,9 +119,13 @@ def accumulate(
     micro_batches = jax.tree.map(split, batch)
     first = jax.tree.map(lambda rows: rows[0], micro_batches)
     shapes = jax.eval_shape(gradient, params, first, rng)
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _sum_dtype(leaf.dtype)), shapes)
     total, _ = jax.lax.scan(add, zero, (jnp.arange(num_micro_batches), micro_batches))
     return total
+
+
+def _sum_dtype(dtype: Any) -> Any:
+    return accumulator_dtype(dtype) if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
 def compile_step(

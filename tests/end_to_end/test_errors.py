@@ -42,6 +42,7 @@ CASES = [
     ("wrong type", ["--model.d-model", "wide"], 2, "'wide'"),
     ("bad enum", ["--model.compute-dtype", "bfloat17"], 2, "'bfloat16'"),
     ("impossible", ["--model.d-model", "15"], 78, "15 and 2"),
+    ("weights in bfloat16", ["--model.param-dtype", "bfloat16"], 78, "compute_dtype='bfloat16'"),
     ("missing dataset", ["--data", "/no/such/data"], 2, "no dataset at /no/such/data"),
     ("not a dataset", ["--data", "{root}"], 79, "manifest.json"),
     ("other tokenizer", ["--data", "{root}/other"], 79, "another tokenizer"),
