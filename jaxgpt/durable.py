@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import socket
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -56,8 +57,8 @@ def write_json(path: str | Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-class LineFile:
-    """Appends lines to a file, each at once; what a full disk refuses is kept, and written later.
+class RecordFile:
+    """Appends records to a file, each at once; what a full disk refuses is kept, and written later.
 
     Args:
         path: the file; made if need be.
@@ -66,26 +67,30 @@ class LineFile:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
-        self._waiting = b""
+        self._waiting: deque[bytes] = deque()
         self._is_told = False
 
-    def append(self, line: str) -> None:
-        """Write a line, given without its end, and all that wait."""
-        self._waiting += line.encode() + b"\n"
+    def append(self, record: bytes) -> None:
+        """Write a record, after all that wait; a kill of the process loses nothing of it."""
+        self._waiting.append(record)
         self._write()
 
     def close(self) -> None:
-        """Write what waits; lines for which there still is no room are lost, with a warning."""
+        """Write what waits; records for which there still is no room are lost, with a warning."""
         self._write()
         self._file.close()
         if self._waiting:
-            lost = self._waiting.count(b"\n")
-            logger.warning("%d lines for %s are lost: no room", lost, self._path)
+            lost = len(self._waiting)
+            logger.warning("%d records for %s are lost: no room", lost, self._path)
 
     def _write(self) -> None:
         try:
             while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting) :]
+                rest = self._waiting[0][self._file.write(self._waiting[0]) :]
+                if rest:
+                    self._waiting[0] = rest
+                else:
+                    self._waiting.popleft()
             self._is_told = False
         except OSError as error:
             if not self._is_told:

@@ -54,7 +54,7 @@ config = TrainConfig(
         every_steps=7, max_tokens=500, prompts=("the cat",), sample_tokens=8
     ),
     checkpoint=CheckpointConfig(every_steps={save_every}, keep_latest=2),
-    logging=LoggingConfig(every_steps=1, tensorboard=False, progress_seconds=0.0),
+    logging=LoggingConfig(every_steps=1, progress_seconds=0.0),
 )
 """
 

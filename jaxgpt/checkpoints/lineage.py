@@ -28,6 +28,7 @@ _PACKAGES = (
 _NOT_ARCHITECTURE = ("remat", "layers")
 _GIT_TIMEOUT_SECONDS = 10
 _SHOWN = 5
+_MAX_UNTRACKED = 20
 
 
 def make_lineage(
@@ -133,9 +134,10 @@ def differences(then: Any, now: Any, name: str = "") -> list[str]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return {commit, dirty} of the git checkout whose root is `folder`; None if it is none.
+    """Return {commit, dirty, untracked} of the git checkout at `folder`; None if it is none.
 
-    `dirty` says whether tracked files differ from the commit.
+    `dirty` says that the commit alone does not give the code: tracked files differ from it, or
+    there are Python files that it does not have, which are `untracked` (the first of them).
     """
     root = _git(folder, "rev-parse", "--show-toplevel")
     if root is None or Path(root) != folder:
@@ -144,7 +146,19 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     if commit is None:
         return None
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": bool(changes)}
+    untracked = _untracked_code(folder)
+    return {
+        "commit": commit,
+        "dirty": bool(changes or untracked),
+        "untracked": untracked[:_MAX_UNTRACKED],
+    }
+
+
+def _untracked_code(folder: Path) -> list[str]:
+    """Return the Python files of a checkout that git does not have, ignored ones of jaxgpt too."""
+    of_anyone = _git(folder, "ls-files", "--others", "--exclude-standard", "--", "*.py")
+    of_package = _git(folder, "ls-files", "--others", "--", "jaxgpt/*.py")
+    return sorted({*(of_anyone or "").splitlines(), *(of_package or "").splitlines()})
 
 
 class _Absent:

@@ -58,13 +58,19 @@ def describe_faults(run: RunFolder) -> Section | None:
     if not faults:
         return None
     rows = [
-        [f"{event['step']:,}", _SHOWN[event["event"]], _details(event)] for event in faults[-_MOST:]
+        [f"{event['step']:,}", _time(event), _SHOWN[event["event"]], _details(event)]
+        for event in faults[-_MOST:]
     ]
     text = f"The last {_MOST} of {len(faults)}." if len(faults) > _MOST else ""
-    return Section("Faults", text, Table(("step", "what", "details"), rows))
+    return Section("Faults", text, Table(("step", "time (UTC)", "what", "details"), rows))
+
+
+def _time(event: Mapping[str, Any]) -> str:
+    """Return the time to the second; runs of earlier versions did not record it."""
+    return str(event.get("time", ""))[:19].replace("T", " ")
 
 
 def _details(event: Mapping[str, Any]) -> str:
-    hidden = ("event", "step", "num_parameters", "device_kinds")
+    hidden = ("event", "step", "time", "num_parameters", "device_kinds")
     shown = [f"{key} {value}" for key, value in event.items() if key not in hidden]
     return ", ".join(shown)

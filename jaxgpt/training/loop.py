@@ -265,13 +265,13 @@ def _report(
     values = jax.tree.map(lambda value: np.asarray(value).tolist(), read._asdict())
     clock.count_step()
     loop.account.finish_step(step)
-    seen = {"loss": repr(values["loss"]), "grad_norm": repr(values["grad_norm"])}
+    seen = {"loss": values["loss"], "grad_norm": values["grad_norm"]}
     if skips.now:
         log.event("skip", step, batch=step - 1 + loop.batch_offset, **seen)
         progress.say(f"step {step}: update skipped, loss {seen['loss']}")
     reason = loop.recovery.complaint(values["loss"], values["grad_norm"], skips)
     if reason is not None:
-        log.event("diverged", step, **seen)
+        log.event("diverged", step, reason=reason, **seen)
         raise UnstableError(step, f"{reason}; not saved. {_ADVICE}")
     rate = clock.steps * loop.tokens_per_step / max(clock.step_seconds, 1e-9)
     record = {

@@ -8,12 +8,14 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from jaxgpt.config import configclass
-from jaxgpt.durable import LineFile, write_atomically
+from jaxgpt.durable import RecordFile, write_atomically
 from jaxgpt.training.tensorboard_file import TensorBoardFile
 
 # These events are of steps: who does the steps again writes them again.
@@ -47,14 +49,14 @@ class MetricsLog:
     """
 
     def __init__(self, run_dir: Path | None, last_step: int, tensorboard: bool) -> None:
-        self._files: dict[str, LineFile] = {}
+        self._files: dict[str, RecordFile] = {}
         self._tensorboard: TensorBoardFile | None = None
         if run_dir is None:
             return
         for name in ("metrics", "events"):
             path = run_dir / f"{name}.jsonl"
             _drop_after(path, last_step)
-            self._files[name] = LineFile(path)
+            self._files[name] = RecordFile(path)
         if tensorboard:
             self._tensorboard = TensorBoardFile(run_dir / "tensorboard", last_step + 1)
 
@@ -73,8 +75,8 @@ class MetricsLog:
             self._tensorboard.close()
 
     def train(self, record: dict[str, Any]) -> None:
-        """Append one training step; `record` has `step`. What is not finite becomes null."""
-        self._append("metrics", {key: _finite(value) for key, value in record.items()})
+        """Append one training step; `record` has `step`."""
+        self._append("metrics", record)
         self._scalars("train", record["step"], record)
         self._scalars("routing", record["step"], record.get("routing", {}))
 
@@ -93,7 +95,7 @@ class MetricsLog:
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
         if file := self._files.get(name):
-            file.append(json.dumps(record, ensure_ascii=False))
+            file.append(record_line(record).encode())
 
     def _scalars(self, group: str, step: int, record: dict[str, Any]) -> None:
         if self._tensorboard is not None:
@@ -102,6 +104,12 @@ class MetricsLog:
             }
             numbers.pop("step", None)
             self._tensorboard.add(group, step, numbers)
+
+
+def record_line(record: Mapping[str, Any]) -> str:
+    """Return a record as one line of JSON, with the time; a number that is not finite is null."""
+    stamped = {**record, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    return json.dumps(_finite(stamped), ensure_ascii=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

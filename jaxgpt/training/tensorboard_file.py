@@ -1,21 +1,16 @@
-"""Figures for TensorBoard, written by the thread that has them.
+"""Figures for TensorBoard, written by the thread that has them, each record at once.
 
-tensorboardX's `SummaryWriter` has a thread and a queue of ten: on a full disk the thread ends, the
-queue fills, and whoever adds to it waits for ever. Here a write that fails is the last one.
+tensorboardX's `SummaryWriter` has a buffer that a kill loses, and a thread with a queue of ten: on
+a full disk the thread ends, the queue fills, and a call that adds to it never returns.
 """
 
-import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
+from jaxgpt.durable import RecordFile
 from jaxgpt.training.event_records import record, scalars_event, start_event, version_event
-
-logger = logging.getLogger(__name__)
-
-_FLUSH_SECONDS = 120.0
 
 
 class TensorBoardFile:
@@ -29,8 +24,7 @@ class TensorBoardFile:
     def __init__(self, folder: Path, first_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{time.time_ns()}"
-        self._file: BinaryIO | None = (folder / name).open("wb")
-        self._flushed = time.monotonic()
+        self._file = RecordFile(folder / name)
         self._write(version_event(time.time()))
         self._write(start_event(time.time(), first_step))
 
@@ -42,20 +36,7 @@ class TensorBoardFile:
 
     def close(self) -> None:
         """Write what is left."""
-        self._try(lambda file: file.close())
+        self._file.close()
 
     def _write(self, event: bytes) -> None:
-        now = time.monotonic()
-        self._try(lambda file: file.write(record(event)))
-        if now - self._flushed > _FLUSH_SECONDS:
-            self._flushed = now
-            self._try(lambda file: file.flush())
-
-    def _try(self, act: Callable[[BinaryIO], object]) -> None:
-        if self._file is None:
-            return
-        try:
-            act(self._file)
-        except OSError as error:
-            self._file = None  # Half a record may be written: nothing can follow it.
-            logger.warning("no more figures for TensorBoard: %s", error.strerror)
+        self._file.append(record(event))

@@ -4,7 +4,6 @@ It reads the run's `TimeAccount`: what is being done, since when, and how long s
 """
 
 import faulthandler
-import json
 import os
 import sys
 import threading
@@ -15,6 +14,7 @@ from types import TracebackType
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import UnfinishedError
+from jaxgpt.training.metrics import record_line
 from jaxgpt.training.time_account import TimeAccount
 
 _WRITE_SECONDS = 5.0
@@ -121,4 +121,4 @@ class Watchdog:
             "stacks": name,
         }
         with open(self._run_dir / "events.jsonl", "a") as file:
-            file.write(json.dumps(event) + "\n")
+            file.write(record_line(event))

@@ -142,10 +142,27 @@ def test_git_state_is_of_the_checkout_itself(tmp_path):
     git(folder, "add", "file")
     git(folder, "commit", "-q", "-m", "first")
     commit = git(folder, "rev-parse", "HEAD")
-    assert git_state(folder) == {"commit": commit, "dirty": False}
+    clean = {"commit": commit, "dirty": False, "untracked": []}
+    assert git_state(folder) == clean
     (folder / "untracked").mkdir()
-    assert git_state(folder) == {"commit": commit, "dirty": False}
+    (folder / "untracked" / "notes.txt").touch()
+    assert git_state(folder) == clean
     (folder / "file").write_text("two")
-    assert git_state(folder) == {"commit": commit, "dirty": True}
+    assert git_state(folder) == clean | {"dirty": True}
     # A package that merely lies inside somebody's checkout is not that checkout.
     assert git_state(folder / "untracked") is None
+
+
+def test_python_files_that_git_does_not_have_make_a_checkout_dirty(tmp_path):
+    folder = tmp_path.resolve()
+    git(folder, "init", "-q")
+    (folder / ".gitignore").write_text("local_*\n/.venv/\n")
+    git(folder, "add", ".gitignore")
+    git(folder, "commit", "-q", "-m", "first")
+    for path in ("jaxgpt/local_kernel.py", "configs/mine.py", ".venv/site.py", "configs/local_.py"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).touch()
+    state = git_state(folder)
+    assert state is not None
+    assert state["dirty"]
+    assert state["untracked"] == ["configs/mine.py", "jaxgpt/local_kernel.py"]

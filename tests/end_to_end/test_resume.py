@@ -17,6 +17,7 @@ from jaxgpt.experiment import TrainConfig, open_run
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.training.state import plan_state
+from tests.event_files import recorded_figures, shown_figures
 from tests.tiny import make_dataset, run_until, run_verb, write_config
 
 NUM_STEPS = 40
@@ -64,8 +65,9 @@ def _hash(tree: object) -> str:
 
 
 def _metrics(run_dir: Path) -> str:
-    """metrics.jsonl without what a clock measured."""
-    timings = {"tokens_per_second", "mfu", "seconds", "data_wait_seconds"}
+    """Return metrics.jsonl without what a clock measured; TensorBoard must show the same."""
+    assert shown_figures(run_dir) == recorded_figures(run_dir)
+    timings = {"tokens_per_second", "mfu", "seconds", "data_wait_seconds", "time"}
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
     records = [record for record in records if "goodput" not in record]
     steps = [record["step"] for record in records if "loss" in record]

@@ -181,7 +181,8 @@ def test_lines_past_the_restored_step_are_dropped_and_half_lines_too(tmp_path) -
     with MetricsLog(tmp_path, 2, tensorboard=False) as log:
         log.train({"step": 3})
     records = read_records(path)
-    assert records == [{"step": 1}, {"step": 2}, {"step": 2, "eval": {}}, {"step": 3}]
+    assert records[:-1] == [{"step": 1}, {"step": 2}, {"step": 2, "eval": {}}]
+    assert records[-1]["step"] == 3
 
 
 @pytest.mark.parametrize("broken_at", [4, 10])
@@ -227,9 +228,11 @@ def test_a_skipped_step_is_told_with_its_batch_and_takes_no_step_of_the_schedule
 
     loop = dataclasses.replace(plain, step=step, batch_offset=100, recovery=SkipSpikes())
     _fit(tmp_path, loop)
-    events = read_records(tmp_path / "events.jsonl")
-    assert [(e["step"], e["batch"]) for e in events if e["event"] == "skip"] == [(3, 102), (4, 103)]
     records = [r for r in read_records(tmp_path / "metrics.jsonl") if "loss" in r]
+    events = read_records(tmp_path / "events.jsonl")
+    skips = [event for event in events if event["event"] == "skip"]
+    assert [(skip["step"], skip["batch"]) for skip in skips] == [(3, 102), (4, 103)]
+    assert [skip["loss"] for skip in skips] == [records[step - 1]["loss"] for step in (3, 4)]
     rates = [record["learning_rate"] for record in records]
     assert [record["skipped_steps"] for record in records] == [0, 0, 1, 2, 2, 2, 2, 2, 2, 2]
     assert rates == pytest.approx([1 - n / 9 for n in (0, 1, 2, 2, 2, 3, 4, 5, 6, 7)])

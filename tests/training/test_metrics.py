@@ -3,13 +3,14 @@
 import json
 import resource
 import signal
-import struct
-from pathlib import Path
+import subprocess
+import sys
+from datetime import UTC, datetime
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
 from jaxgpt.training.metrics import MetricsLog, read_records
+from tests.event_files import events_in, recorded_figures, shown_figures
 
 
 @pytest.fixture
@@ -24,22 +25,13 @@ def limit():
     signal.signal(signal.SIGXFSZ, before)
 
 
-def events_in(path: Path) -> list[Event]:
-    data, events = path.read_bytes(), []
-    while data:
-        (size,) = struct.unpack("Q", data[:8])
-        events.append(Event.FromString(data[12 : 12 + size]))
-        data = data[16 + size :]
-    return events
-
-
 def test_lines_that_a_full_disk_refuses_come_later_and_whole(tmp_path, limit, caplog) -> None:
     with MetricsLog(tmp_path, 0, tensorboard=False) as log:
         log.train({"step": 1, "loss": 0.5})
-        limit(40)
+        limit(100)
         for step in range(2, 6):
             log.train({"step": step, "loss": 0.5})
-        assert (tmp_path / "metrics.jsonl").stat().st_size == 40
+        assert (tmp_path / "metrics.jsonl").stat().st_size == 100
         limit()
         log.train({"step": 6, "loss": 0.5})
         assert [record["step"] for record in read_records(tmp_path / "metrics.jsonl")] == [
@@ -49,14 +41,14 @@ def test_lines_that_a_full_disk_refuses_come_later_and_whole(tmp_path, limit, ca
 
 
 def test_a_disk_that_stays_full_costs_the_last_lines_and_says_so(tmp_path, limit, caplog) -> None:
-    limit(40)
+    limit(100)
     with MetricsLog(tmp_path, 0, tensorboard=False) as log:
         for step in range(1, 6):
             log.train({"step": step, "loss": 0.5})
     limit()
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open() if "}" in line]
     assert [record["step"] for record in records] == [1]
-    assert "4 lines for" in caplog.text
+    assert "4 records for" in caplog.text
 
 
 def test_what_befell_a_process_stays_whatever_its_step(tmp_path) -> None:
@@ -69,7 +61,29 @@ def test_what_befell_a_process_stays_whatever_its_step(tmp_path) -> None:
     with MetricsLog(tmp_path, 4, tensorboard=False) as log:
         log.event("resume", 4)
     kept = [line for line in lines if line["step"] == 4 or line["event"] in stay]
-    assert read_records(path) == [*kept, {"event": "resume", "step": 4}]
+    *before, resumed = read_records(path)
+    assert before == kept
+    assert (resumed["event"], resumed["step"]) == ("resume", 4)
+
+
+def test_every_record_has_its_time_and_numbers_that_are_numbers_or_null(tmp_path) -> None:
+    began = datetime.now(UTC)
+    with MetricsLog(tmp_path, 0, tensorboard=False) as log:
+        log.train({"step": 1, "loss": float("nan"), "routing": {"load": [0.5, float("inf")]}})
+        log.evaluation(1, {"loss": float("inf")})
+        log.goodput(1, {"step": 1.5})
+        log.event("skip", 1, loss=float("nan"), grad_norm=2.5)
+    ended = datetime.now(UTC)
+    lines = [*(tmp_path / "metrics.jsonl").open(), *(tmp_path / "events.jsonl").open()]
+    train, evaluation, goodput, skip = (
+        json.loads(line, parse_constant=pytest.fail) for line in lines
+    )
+    assert (train["loss"], train["routing"]["load"]) == (None, [0.5, None])
+    assert evaluation["eval"]["loss"] is None
+    assert (skip["loss"], skip["grad_norm"]) == (None, 2.5)
+    for record in (train, evaluation, goodput, skip):
+        time = datetime.fromisoformat(record["time"])
+        assert began.replace(microsecond=0) <= time <= ended
 
 
 def test_tensorboard_gets_every_number_and_hides_what_was_undone(tmp_path) -> None:
@@ -87,11 +101,34 @@ def test_tensorboard_gets_every_number_and_hides_what_was_undone(tmp_path) -> No
     assert scalars == [(5, {"train/loss": 0.5}), (5, {"eval/loss": 0.25})]
 
 
-def test_tensorboard_on_a_full_disk_stops_and_the_run_does_not(tmp_path, limit, caplog) -> None:
+def test_figures_for_tensorboard_that_a_full_disk_refuses_come_later(
+    tmp_path, limit, caplog
+) -> None:
     limit(2000)
     with MetricsLog(tmp_path, 0, tensorboard=True) as log:
-        for step in range(1, 1000):  # more than its buffer, and than any queue
+        for step in range(1, 1000):  # more than any buffer or queue
             log.train({"step": step, "loss": 0.5})
-        assert caplog.text.count("no more figures for TensorBoard: File too large") == 1
+        assert caplog.text.count("tfevents") == 1
         limit()
     assert len(read_records(tmp_path / "metrics.jsonl")) == 999
+    assert shown_figures(tmp_path) == recorded_figures(tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from jaxgpt.training.metrics import MetricsLog
+with MetricsLog(Path(sys.argv[1]), int(sys.argv[2]), tensorboard=True) as log:
+    for step in range(int(sys.argv[2]) + 1, int(sys.argv[2]) + 6):
+        log.train({"step": step, "loss": step / 3, "routing": {"max_load": 1.5}})
+    log.evaluation(step, {"loss": step / 7})
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_tensorboard_shows_what_metrics_jsonl_has_after_kills(tmp_path) -> None:
+    for last_step in (0, 3):
+        command = [sys.executable, "-c", KILLED, str(tmp_path), str(last_step)]
+        assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert len(shown_figures(tmp_path)) == 8 * 2 + 1
+    assert shown_figures(tmp_path) == recorded_figures(tmp_path)
