@@ -4,6 +4,7 @@ Parsing is tyro's; this file turns its boxes into one line and knows no verb.
 """
 
 import contextlib
+import difflib
 import io
 import logging
 import os
@@ -20,6 +21,13 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from jaxgpt.errors import JaxgptError, UnfinishedError, UsageError
+from jaxgpt.variants import (
+    choose_variants,
+    describe_owners,
+    describe_variants,
+    rebuild,
+    variant_options,
+)
 
 T = TypeVar("T")
 _BOX = "╭╮╰╯│─"
@@ -30,29 +38,34 @@ def parse_options(options: type[T], argv: Sequence[str], prog: str, default: T |
     """Parse `argv` into `options`, a dataclass whose fields (and nested sections) become flags.
 
     `default` supplies the classes of nested variants as well as the values, so that
-    `--model.position.max-wavelength` exists exactly if the config's position has that field.
+    `--model.position.max-wavelength` exists exactly if the config's position has that field. A
+    variant is chosen by name, `--model.position Learned`; see `choose_variants`.
 
     Raises:
-        UsageError: unknown option (with the closest known one), missing or malformed value.
+        UsageError: unknown option or variant (with the closest known one), missing or malformed
+            value.
         ConfigError: the values parse but a section refuses their combination.
     """
     errors = io.StringIO()
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
-    arguments: dict[str, Any] = {} if default is None else {"default": default}
+    arguments: dict[str, Any] = {}
+    rest = list(argv)
+    if default is not None:
+        default, rest = choose_variants(default, argv)
+        arguments["default"] = default
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                options,
-                args=list(argv),
-                prog=prog,
-                config=markers,
-                registry=_REGISTRY,
-                **arguments,
+            parsed = tyro.cli(
+                options, args=rest, prog=prog, config=markers, registry=_REGISTRY, **arguments
             )
     except SystemExit as stop:
         if stop.code in (0, None):
+            if default is not None:
+                print("\n".join(describe_variants(default)))
             raise
-        raise UsageError(_one_line(errors.getvalue(), prog)) from None
+        raise UsageError(_one_line(errors.getvalue(), prog, default)) from None
+    # A default with another variant was not checked as a whole.
+    return parsed if len(rest) == len(argv) else rebuild(parsed)
 
 
 @_REGISTRY.primitive_rule
@@ -152,7 +165,7 @@ def _show_traceback() -> None:
         traceback.print_exc()
 
 
-def _one_line(box: str, prog: str) -> str:
+def _one_line(box: str, prog: str, default: Any) -> str:
     """Turn tyro's framed message into `what is wrong; did you mean '--x'?`."""
     lines = [line.strip(_BOX + " \n") for line in box.splitlines()[1:]]
     lines = [line for line in lines if line]
@@ -162,7 +175,14 @@ def _one_line(box: str, prog: str) -> str:
             break
         message.append(line)
     text = " ".join(message).rstrip(".")
-    after = box.partition("Perhaps you meant")[2]
-    if suggestion := re.search(r"(--[\w.-]+)", after):
-        text += f"; did you mean {suggestion.group(1)}?"
+    suggestions = re.findall(r"(--[\w.-]+)", box.partition("Perhaps you meant")[2])[:1]
+    unknown = re.match(r"Unrecognized options: (--[\w.-]+)", text)
+    owners = describe_owners(default, unknown.group(1)) if unknown and default is not None else ""
+    if unknown and default is not None:
+        known = [*suggestions, *variant_options(default)]
+        suggestions = difflib.get_close_matches(unknown.group(1), known, n=1) or suggestions
+    if owners:
+        text += owners
+    elif suggestions:
+        text += f"; did you mean {suggestions[0]}?"
     return f"{text[:1].lower()}{text[1:]} (`{prog} --help` lists all options)"

@@ -21,7 +21,8 @@ class PlanOptions:
     """Say what a run would need. Every field of the config can be overridden, as in train."""
 
     config: str
-    """Config file (.py or .json), for example configs/base.py."""
+    """Config file (.py or .json), such as configs/base.py. Its values are the defaults of all other
+    options; a help without a config shows those of configs/base.py."""
     device: str = "h100"
     """What it would run on: h100, h200, a100, a100-40gb, l40s, l4, a10g, rtx4090, rtx3090."""
     num_devices: int = 1
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         PlanOptions,
         argv,
         prog="jaxgpt.plan",
-        default=PlanOptions(config=path or "configs/base.py", settings=default),
+        default=PlanOptions(config=path or tyro.MISSING, settings=default),
     )
     require_at_least(options, num_devices=1, vocab_size=1)
     if not 0 < options.utilization <= 1:

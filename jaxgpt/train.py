@@ -23,7 +23,8 @@ class TrainOptions:
     """Train a GPT. Every field of the config can be overridden: --section.field value."""
 
     config: str
-    """Config file (.py or .json), for example configs/base.py."""
+    """Config file (.py or .json), such as configs/base.py. Its values are the defaults of all other
+    options; a help without a config shows those of configs/base.py."""
     data: str | None = None
     """Dataset folder; instead of the config's data.datasets."""
     run_dir: str | None = None
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
         TrainOptions,
         argv,
         prog="jaxgpt.train",
-        default=TrainOptions(config=path or "configs/base.py", settings=default),
+        default=TrainOptions(config=path or tyro.MISSING, settings=default),
     )
     config = options.settings
     if options.data is not None:

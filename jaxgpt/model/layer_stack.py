@@ -74,7 +74,7 @@ class LayerStack:
             raise ConfigError(
                 f"mesh.pipeline={mesh_sizes[PIPELINE]} puts layers on different devices, and "
                 f"model.layers={type(self).__name__}() would fetch them all to each; use "
-                f"Pipelined (--model.layers:pipelined), or mesh.pipeline=1"
+                f"Pipelined (--model.layers Pipelined), or mesh.pipeline=1"
             )
 
     def stretch(self, mesh_sizes: Mapping[str, int]) -> float:

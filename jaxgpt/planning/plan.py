@@ -190,5 +190,5 @@ def _advice(plan: Plan, config: TrainConfig) -> str:
         return "most of it is kept: split it over more devices (--mesh.fsdp, --mesh.tensor)"
     return (
         f"most of it is {largest.replace('_', ' ')}: more --batch.num-micro-batches (now "
-        f"{config.batch.num_micro_batches}), model.remat=FullRemat(), or --mesh.context"
+        f"{config.batch.num_micro_batches}), --model.remat FullRemat, or --mesh.context"
     )
