@@ -165,7 +165,12 @@ def _rebuild(value: Any, annotation: Any, modules: Collection[str]) -> Any:
     return value
 
 
-def _resolve(name: Any, expected: type[T], modules: Collection[str]) -> type[T]:
+def find_class(name: Any, modules: Collection[str] = ()) -> type | None:
+    """Return the class that a `type` of the JSON names; None if this version has none.
+
+    Raises:
+        ConfigError: it lies neither in the package nor in one of `modules`.
+    """
     module_name, _, class_name = str(name).partition(":")
     if not (module_name == "jaxgpt" or module_name.startswith("jaxgpt.") or module_name in modules):
         raise ConfigError(
@@ -173,11 +178,15 @@ def _resolve(name: Any, expected: type[T], modules: Collection[str]) -> type[T]:
             "from JSON, so a variant of your own must lie in a file of the package"
         )
     try:
-        cls = getattr(importlib.import_module(module_name), class_name)
+        return getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError):
-        raise ConfigError(
-            f"the config names {name!r}, which does not exist in this version"
-        ) from None
+        return None
+
+
+def _resolve(name: Any, expected: type[T], modules: Collection[str]) -> type[T]:
+    cls = find_class(name, modules)
+    if cls is None:
+        raise ConfigError(f"the config names {name!r}, which does not exist in this version")
     if not (isinstance(cls, type) and issubclass(cls, expected) and dataclasses.is_dataclass(cls)):
         raise ConfigError(f"the config names {name!r} where a {expected.__name__} is expected")
     return cls

@@ -12,6 +12,7 @@ LAYERS = [
     {
         "errors",
         "config",
+        "config_roles",
         "command_line",
         "variants",
         "durable",
@@ -62,6 +63,7 @@ WITHOUT_JAX = {
     "shards",
     "batch",
     "config",
+    "config_roles",
     "command_line",
     "variants",
     "durable",

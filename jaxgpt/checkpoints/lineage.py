@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.config_roles import ARCHITECTURE, select_fields, with_defaults
 from jaxgpt.errors import MismatchError
 
 FORMAT_VERSION = 1
@@ -24,8 +25,6 @@ _PACKAGES = (
     "sentencepiece",
     "numpy",
 )
-# Fields of the config's section `model` that say how it is computed, not what: they may change.
-_NOT_ARCHITECTURE = ("remat", "layers")
 _GIT_TIMEOUT_SECONDS = 10
 _SHOWN = 5
 _MAX_UNTRACKED = 20
@@ -41,7 +40,7 @@ def make_lineage(
     """Return what a run is made of.
 
     Args:
-        config: the whole config, as `to_dict` gives it; its section `model` is the architecture.
+        config: the whole config, as `to_dict` gives it; its section `model` has the architecture.
         data: `TrainingBatches.fingerprint`: `datasets` is what is read, `order` is in what order.
         tokenizer: the tokenizer's fingerprint.
         devices: what the run computes on.
@@ -70,10 +69,9 @@ def check_resume(
 ) -> list[str]:
     """Refuse to continue a run as something else.
 
-    A run keeps its tokenizer and its architecture, always, and its datasets, unless
-    `allow_data_change`. All else may change (steps, devices, logging, saving, versions,
-    rematerialisation), and
-    every difference is returned for the log; where one of them changes the numbers, such as
+    A run keeps its tokenizer and its architecture (`config_roles.py`), always, and its datasets,
+    unless `allow_data_change`. All else may change (steps, devices, dropout, logging, versions),
+    and every difference is returned for the log; where one of them changes the numbers, such as
     another seed, the run still goes on, but no longer as the undisturbed one would have.
 
     Args:
@@ -100,8 +98,7 @@ def check_resume(
     )
     _require_equal(
         "model",
-        _architecture(then["config"]),
-        _architecture(now["config"]),
+        *_architectures(then["config"], now["config"]),
         "a run keeps its architecture: restore these values, or use another --run-dir",
     )
     if not allow_data_change:
@@ -178,9 +175,9 @@ def _require_equal(what: str, then: Any, now: Any, advice: str) -> None:
         )
 
 
-def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
-    model = config["model"].items()
-    return {"model": {key: value for key, value in model if key not in _NOT_ARCHITECTURE}}
+def _architectures(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    sections = with_defaults(*(config["model"] for config in configs))
+    return [{"model": select_fields(section, ARCHITECTURE)} for section in sections]
 
 
 def _is_list(value: Any) -> bool:

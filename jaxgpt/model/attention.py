@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import configclass
+from jaxgpt.config_roles import Execution
 from jaxgpt.model.attention_kernels import AttentionKernel, Fastest
 from jaxgpt.model.attention_math import ProbabilityDropout, Scores
 from jaxgpt.model.kv_cache import KVCache, empty_cache
@@ -104,7 +105,7 @@ class GroupedQueryAttention(Attention):
     """Bounds scores by soft_cap * tanh(score / soft_cap) (Gemma 2); None for no bound."""
     query_scale: float | None = None
     """Factor of the scores; None for 1 / sqrt(head_dim)."""
-    kernel: AttentionKernel = Fastest()
+    kernel: Execution[AttentionKernel] = Fastest()
     """How attention is computed where there is no cache; changes speed and memory only."""
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from jaxgpt.config import configclass
+from jaxgpt.config_roles import Execution, Training
 from jaxgpt.model.attention import Attention, AttentionContext, GroupedQueryAttention
 from jaxgpt.model.block import Block
 from jaxgpt.model.feed_forward import FeedForward, SwiGlu
@@ -58,17 +59,17 @@ class GptConfig:
     """What is predicted from the last hidden state."""
     scale_embedding: bool = False
     """Multiply token embeddings by sqrt(d_model) (Vaswani et al. 2017, Gemma)."""
-    dropout: Dropout = Dropout()
+    dropout: Training[Dropout] = Dropout()
     """Shares of activations dropped in training."""
-    initialization: Initialization = Initialization()
+    initialization: Training[Initialization] = Initialization()
     """Scales of the initial weights."""
-    remat: Remat = NoRemat()
+    remat: Execution[Remat] = NoRemat()
     """What the backward pass recomputes instead of keeping."""
-    layers: LayerStack = Unrolled()
+    layers: Execution[LayerStack] = Unrolled()
     """Whether the layers are compiled one by one or as a loop; parameters are laid out alike."""
     param_dtype: Dtype = "float32"
     """Type that parameters are kept in; training needs float32, whatever compute_dtype is."""
-    compute_dtype: Dtype = "float32"
+    compute_dtype: Execution[Dtype] = "float32"
     """Type of activations and matmul operands; sums, norms, softmax and logits are float32."""
     vocab_multiple: int = 128
     """The vocabulary is rounded up to a multiple of this; columns beyond it have no probability."""

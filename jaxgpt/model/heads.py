@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import configclass
+from jaxgpt.config_roles import Training
 from jaxgpt.model.layers import Initialization, LayerSettings, add_param, project
 from jaxgpt.model.placement import constrain
 
@@ -53,7 +54,7 @@ class LanguageModelHead(Head):
     """Use the embedding table as the kernel (Press and Wolf 2017)."""
     soft_cap: float | None = None
     """Bounds logits by soft_cap * tanh(logit / soft_cap) (Gemma 2); None for no bound."""
-    zero_init: bool = False
+    zero_init: Training[bool] = False
     """Start an untied kernel at zero: the first loss is exactly ln(vocab_size)."""
 
     def __post_init__(self) -> None:

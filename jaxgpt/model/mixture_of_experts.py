@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from jaxgpt.config import configclass
+from jaxgpt.config_roles import Execution, Training
 from jaxgpt.model.dispatch import Capacity, Dispatch
 from jaxgpt.model.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.layers import LayerSettings
@@ -49,11 +50,11 @@ class MixtureOfExperts(FeedForward):
     """What every token goes through besides (DeepSeekMoE, arXiv:2401.06066); None for nothing."""
     gates: Gates = NormalizedGates()
     """How the outputs of the chosen experts are weighed."""
-    dispatch: Dispatch = Capacity()
+    dispatch: Execution[Dispatch] = Capacity()
     """How tokens reach their experts, and whether some are dropped on the way."""
-    load_balance: float = 0.01
+    load_balance: Training[float] = 0.01
     """Weight of each layer's load-balance loss in the objective."""
-    router_z_loss: float = 1e-3
+    router_z_loss: Training[float] = 1e-3
     """Weight of each router's squared log-normaliser in the objective."""
 
     def __post_init__(self) -> None:

@@ -15,7 +15,13 @@ def lineage():
     return make_lineage(
         config={
             "model": {
+                "type": "jaxgpt.model.gpt:GptConfig",
                 "num_layers": 4,
+                "attention": {
+                    "type": "jaxgpt.model.attention:GroupedQueryAttention",
+                    "num_heads": 12,
+                    "kernel": {"type": "jaxgpt.model.attention_kernels:Fastest"},
+                },
                 "position": {"type": "jaxgpt.model.positions:Rotary", "max_wavelength": 1e4},
                 "remat": {"type": "jaxgpt.model.remat:NoRemat"},
                 "layers": {"type": "jaxgpt.model.layer_stack:Unrolled"},
@@ -61,7 +67,8 @@ def test_the_same_run_has_no_differences():
             1e6,
             r"model\.position\.max_wavelength: 10000.0 then, 1000000.0 now",
         ),
-        (["config", "model", "dropout"], 0.1, r"model\.dropout: absent then, 0.1 now"),
+        (["config", "model", "scale_embedding"], True, r"scale_embedding: False then, True now"),
+        (["config", "model", "no_field"], 1, r"model\.no_field: absent then, 1 now"),
     ],
 )
 def test_another_tokenizer_or_architecture_is_always_refused(
@@ -105,6 +112,23 @@ def test_another_dataset_is_refused_unless_allowed(path, value, line):
             "jaxgpt.model.remat:FullRemat",
             "config.model.remat.type: 'jaxgpt.model.remat:NoRemat' then, "
             "'jaxgpt.model.remat:FullRemat' now",
+        ),
+        (
+            ["config", "model", "attention", "kernel", "type"],
+            "jaxgpt.model.attention_kernels:Reference",
+            "config.model.attention.kernel.type: 'jaxgpt.model.attention_kernels:Fastest' then, "
+            "'jaxgpt.model.attention_kernels:Reference' now",
+        ),
+        (
+            ["config", "model", "compute_dtype"],
+            "bfloat16",
+            "config.model.compute_dtype: absent then, 'bfloat16' now",
+        ),
+        (
+            ["config", "model", "dropout"],
+            {"type": "jaxgpt.model.layers:Dropout", "residual": 0.1},
+            "config.model.dropout: absent then, {'type': 'jaxgpt.model.layers:Dropout', "
+            "'residual': 0.1} now",
         ),
     ],
 )
