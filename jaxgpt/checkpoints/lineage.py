@@ -96,9 +96,11 @@ def check_resume(
         {"tokenizer": now["tokenizer"]},
         "a run keeps its tokenizer: use a dataset built with it, or another --run-dir",
     )
+    architecture_then, architecture_now = _architectures(then["config"], now["config"])
     _require_equal(
         "model",
-        *_architectures(then["config"], now["config"]),
+        architecture_then,
+        architecture_now,
         "a run keeps its architecture: restore these values, or use another --run-dir",
     )
     if not allow_data_change:
