@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, without the yellow: told apart by colour-blind readers and in grey print.
@@ -124,9 +125,9 @@ def line_chart(
             axes.set_ylim(top=y_top)
         axes.margins(x=0.01)
         axes.grid(visible=False, axis="x")
-        axes.xaxis.set_major_formatter(_short_number)
+        _write_ticks_alike(axes.xaxis)
         if axes.get_yscale() == "linear":
-            axes.yaxis.set_major_formatter(_short_number)
+            _write_ticks_alike(axes.yaxis)
         _label(axes, x_label, y_label)
         return _svg(figure)
 
@@ -240,7 +241,7 @@ def _finish_bars(axes: "Axes", labels: Sequence[str], x_label: str) -> None:
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
-    axes.xaxis.set_major_formatter(_short_number)
+    _write_ticks_alike(axes.xaxis)
     axes.set_xlabel(x_label)
 
 
@@ -272,7 +273,43 @@ def _svg(figure: "Figure") -> str:
     return re.sub(r' id="([\w.-]+)"', keep_referenced, text[text.index("<svg") :])
 
 
-def _short_number(value: float, _position: float | None = None) -> str:
+def _write_ticks_alike(axis: "Axis") -> None:
+    """Give all ticks of an axis one notation, one suffix, and as many decimals."""
+    from matplotlib.ticker import Formatter
+
+    class Alike(Formatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return _short_number(x)
+
+        def format_ticks(self, values: Sequence[float]) -> list[str]:
+            return [format_tick(value, values) for value in values]
+
+    axis.set_major_formatter(Alike())
+
+
+def format_tick(value: float, ticks: Sequence[float]) -> str:
+    """Write a tick in the notation that fits all `ticks`: 0.0002, 2e-5, 12.5k, 3M."""
+    largest = max(map(abs, ticks), default=0.0)
+    if not value or not math.isfinite(value):
+        return "0" if not value else str(value)
+    if 0 < largest < 1e-4:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    limits = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (0.0, 1.0, ""))
+    unit, suffix = next((unit, suffix) for limit, unit, suffix in limits if largest >= limit)
+    scaled = [tick / unit for tick in ticks]
+    decimals = next(
+        (number for number in range(6) if all(_has_decimals(each, number) for each in scaled)), 6
+    )
+    return f"{value / unit:.{decimals}f}{suffix}"
+
+
+def _has_decimals(value: float, number: int) -> bool:
+    """Whether that many decimals are all that a value needs."""
+    return math.isclose(round(value, number), value, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _short_number(value: float) -> str:
     """Write 1.23, 0.001, 12.5k, 3.4M: three digits where they are needed."""
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from jaxgpt.plots import Line, bar_chart, line_chart, running_mean, stacked_bar_chart
+from jaxgpt.plots import Line, bar_chart, format_tick, line_chart, running_mean, stacked_bar_chart
 
 
 def texts(svg: str) -> list[str]:
@@ -84,3 +84,18 @@ def test_stacked_bars_have_their_sums_and_a_legend_and_are_the_same_again() -> N
     labels = {"short", "none", "long", "kept", "dropped", "documents", "7", "45k"}
     assert labels <= set(texts(draw()))
     assert draw() == draw()
+
+
+@pytest.mark.parametrize(
+    ("ticks", "written"),
+    [
+        ([0, 0.0002, 0.0004, 0.001], ["0", "0.0002", "0.0004", "0.0010"]),
+        ([0, 2e-5, 8e-5], ["0", "2e-5", "8e-5"]),
+        ([0, 5000, 10_000, 12_500], ["0", "5.0k", "10.0k", "12.5k"]),
+        ([0, 500_000, 1_000_000], ["0", "0.5M", "1.0M"]),
+        ([-1, 0, 1], ["-1", "0", "1"]),
+        ([2.5, 3.0], ["2.5", "3.0"]),
+    ],
+)
+def test_all_ticks_of_an_axis_have_one_notation(ticks: list[float], written: list[str]) -> None:
+    assert [format_tick(tick, ticks) for tick in ticks] == written

@@ -26,7 +26,8 @@ def learning_figures(steps: _Records, evaluations: _Records, baseline: float | N
         held_out = Line(name="held out", x=held_out_x, y=held_out_y, marked=True, color=1)
         levels = {"n-gram model": baseline} if key == "bits_per_byte" and baseline else {}
         lines = [*_with_mean(x, y, "training"), *([held_out] if held_out_x else [])]
-        figures.append(_small_chart(lines, label, levels, _top(x, y, [*levels.values()])))
+        top = _top([*x, *held_out_x], [*y, *held_out_y], [*levels.values()])
+        figures.append(_small_chart(lines, label, levels, top))
     return figures
 
 
@@ -116,6 +117,6 @@ def _moving_sums(values: Sequence[float]) -> list[float]:
 
 def _top(x: Sequence[int], y: Sequence[float], levels: Sequence[float] = ()) -> float | None:
     """A top of the axis that shows all but the steep beginning; None: as the values are."""
-    steep = _STEEP_SHARE * x[-1] if x else 0
+    steep = _STEEP_SHARE * max(x, default=0)
     shown = [b for a, b in zip(x, y, strict=True) if a > steep and math.isfinite(b)]
     return 1.05 * max([*shown, *levels]) if len(shown) > 10 else None

@@ -187,3 +187,19 @@ def test_curves_are_drawn_for_what_there_is() -> None:
     assert len(learning_figures([], evaluations, None)) == 2
     assert len(course_figures(steps)) == 4
     assert course_figures([]) == []
+
+
+def test_a_held_out_loss_above_the_training_loss_is_inside_of_the_frame() -> None:
+    # Memorised text: the training loss falls to nothing while the held-out loss rises.
+    steps = [step_record(step, loss=4.0 / step, bits_per_byte=2.0 / step) for step in range(1, 401)]
+    evaluations = [
+        {"step": step, "loss": 3.0 + step / 100, "bits_per_byte": 2.0 + step / 100}
+        for step in range(40, 401, 40)
+    ]
+    for figure in learning_figures(steps, evaluations, 1.7):
+        frames = re.findall(r'<rect x="[\d.]+" y="([\d.]+)" [^>]*height="([\d.]+)"', figure)
+        top, height = map(float, frames[0])
+        dots = re.findall(r'<use [^>]*y="([-\d.]+)"[^>]*#d55e00', figure)
+        dots = [float(y) for y in dots[: len(evaluations)]]  # After them the legend's.
+        assert len(dots) == len(evaluations)
+        assert all(top <= dot <= top + height for dot in dots)
