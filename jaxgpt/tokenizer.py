@@ -5,7 +5,9 @@ vocabulary lacks become their UTF-8 bytes, and control tokens cannot be written 
 How a tokenizer is trained is in `tokenizer_training.py`.
 """
 
+import bisect
 import codecs
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Sequence
@@ -197,6 +199,27 @@ class Tokenizer:
             raise ValueError(f"token id {wrong} is outside of 0..{self.vocab_size - 1}")
         return b"".join(map(self._bytes.__getitem__, ids))
 
+    @functools.cached_property
+    def _sorted_pieces(self) -> list[bytes]:
+        return sorted(set(self._bytes))
+
+    def can_continue(self, text: bytes) -> bool:
+        """Return whether a piece begins with `text` and is longer."""
+        place = bisect.bisect_right(self._sorted_pieces, text)
+        return place < len(self._sorted_pieces) and self._sorted_pieces[place].startswith(text)
+
+    def allowed_before(self, text: bytes) -> np.ndarray:
+        """Return a bool [vocab_size]: the ids that text going on with `text` may begin with.
+
+        They are the pieces that begin with `text`, and those that are a beginning of it.
+        """
+        return np.array(
+            [
+                bool(piece) and (piece.startswith(text) or text.startswith(piece))
+                for piece in self._bytes
+            ]
+        )
+
     def describe(self) -> dict[str, Any]:
         """Return what a manifest records of a tokenizer: fingerprint, kind, size, control ids."""
         return {
@@ -210,16 +233,21 @@ class Tokenizer:
 class StreamDecoder:
     """Text from ids that arrive bit by bit, never half a character.
 
-    The concatenation of all that `feed` and one final `flush` return equals `decode` of all ids.
+    The concatenation of all that `feed` and one final `flush` return equals `decode` of all ids,
+    without the bytes that are skipped.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_bytes: int = 0) -> None:
+        """Start a stream; its first `skip_bytes` bytes are left out."""
         self._tokenizer = tokenizer
+        self._skip_bytes = skip_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, ids: Iterable[int]) -> str:
         """Take more ids and return the text that is complete with them."""
-        return self._decoder.decode(self._tokenizer.decode_bytes(ids))
+        data = self._tokenizer.decode_bytes(ids)
+        skipped, self._skip_bytes = self._skip_bytes, max(0, self._skip_bytes - len(data))
+        return self._decoder.decode(data[skipped:])
 
     def flush(self) -> str:
         """Return what is left: U+FFFD for an unfinished character, otherwise nothing."""

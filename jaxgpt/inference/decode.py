@@ -7,7 +7,7 @@ Axes: B rows, T tokens of a padded prompt, N steps of a block, V padded vocabula
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -24,6 +24,10 @@ from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.kv_cache import KVCache
 
 _SMALLEST_BUCKET = 16
+
+# Given a row and the ids that it has drawn, return which ids it may draw next as a bool
+# [vocab_size], or None if all are allowed from there on.
+Constraint = Callable[[int, Sequence[int]], np.ndarray | None]
 
 
 class NewTokens(NamedTuple):
@@ -88,10 +92,11 @@ class Decoder:
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         sampling: SamplingConfig,
         seed: int = 0,
         rows: Sequence[int] | None = None,
+        constraint: Constraint | None = None,
     ) -> Iterator[list[NewTokens]]:
         """Yield what the rows gain, block by block, until each has finished.
 
@@ -101,10 +106,12 @@ class Decoder:
 
         Args:
             prompts: ids of each row, at least one each, of any lengths.
-            max_new_tokens: at most so many tokens a row, at least 1.
+            max_new_tokens: most tokens of a row, at least 1; one number for all rows, or one each.
             sampling: how tokens are drawn.
             seed: of the draws.
             rows: numbers of the rows; None for 0, 1, ...
+            constraint: narrows what the first tokens of each row may be. While it holds for any
+                row, tokens are drawn one by one.
 
         Raises:
             ValueError: a prompt without a token.
@@ -112,25 +119,30 @@ class Decoder:
             DivergedError: the model's scores are not finite.
         """
         lengths = [len(prompt) for prompt in prompts]
-        if not lengths or min(lengths) == 0 or max_new_tokens < 1:
+        limits = np.broadcast_to(max_new_tokens, len(lengths)).tolist()
+        if not lengths or min(lengths) == 0 or min(limits) < 1:
             raise ValueError("every prompt needs at least one token, and one new token is drawn")
-        state = self._start(prompts, max_new_tokens, sampling, seed, rows)
-        counts = [0] * len(prompts)
+        drawn_ids: list[list[int]] = [[] for _ in prompts]
+        allowed = self._next_allowed(constraint, drawn_ids)
+        state = self._start(prompts, limits, sampling, seed, rows, allowed)
         finished = [False] * len(prompts)
         drawn_BN = np.asarray(state.tokens_B)[:, None]
         while True:
             news = []
             for row, drawn_N in enumerate(drawn_BN.tolist()):
                 if not finished[row]:
-                    new = self._cut(row, drawn_N, max_new_tokens - counts[row])
-                    counts[row] += len(new.ids)
+                    new = self._cut(row, drawn_N, limits[row] - len(drawn_ids[row]))
+                    drawn_ids[row] += new.ids
                     finished[row] = new.finish is not None
                     news.append(new)
             yield news
             if all(finished):
                 return
+            if allowed is not self._allowed_V:
+                allowed = self._next_allowed(constraint, drawn_ids)
+            num_steps = self.block_size if allowed is self._allowed_V else 1
             state, drawn_BN = _decode_block(
-                self.model, sampling, self.block_size, self.weights, state, self._allowed_V
+                self.model, sampling, num_steps, self.weights, state, allowed
             )
             drawn_BN = np.asarray(drawn_BN)
 
@@ -140,18 +152,35 @@ class Decoder:
         columns = self.model.config.pad_vocab(vocab_size)
         return allowed_ids(columns, vocab_size, self.forbidden_ids)
 
+    def _next_allowed(
+        self, constraint: Constraint | None, drawn_ids: Sequence[Sequence[int]]
+    ) -> np.ndarray:
+        """Return which ids may be drawn next: bool [B, V] if any row is constrained, else [V]."""
+        if constraint is None:
+            return self._allowed_V
+        masks = [constraint(row, ids) for row, ids in enumerate(drawn_ids)]
+        if all(mask is None for mask in masks):
+            return self._allowed_V
+        allowed_BV = np.tile(self._allowed_V, (len(masks), 1))
+        for allowed_V, mask in zip(allowed_BV, masks, strict=True):
+            if mask is not None:
+                allowed_V[: len(mask)] &= mask
+        return allowed_BV
+
     def _start(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
+        limits: Sequence[int],
         sampling: SamplingConfig,
         seed: int,
         rows: Sequence[int] | None,
+        allowed: np.ndarray,
     ) -> _State:
         """Read the prompts and draw the first token of each row."""
         longest = max(map(len, prompts))
         # The last token drawn is never read, so it needs no slot.
-        cache_length = self._bucket(longest + max_new_tokens - 1)
+        most = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+        cache_length = self._bucket(most - 1)
         tokens_BT = np.zeros((len(prompts), self._bucket(longest)), np.int32)
         for row, prompt in enumerate(prompts):
             tokens_BT[row, : len(prompt)] = prompt
@@ -166,7 +195,7 @@ class Decoder:
             tokens_BT,
             lengths_B,
             keys_B,
-            self._allowed_V,
+            allowed,
         )
 
     def _bucket(self, length: int) -> int:
@@ -200,9 +229,9 @@ def _prefill(
     tokens_BT: Array,
     lengths_B: Array,
     keys_B: Array,
-    allowed_V: Array,
+    allowed: Array,
 ) -> _State:
-    num_rows, num_columns = tokens_BT.shape[0], allowed_V.shape[0]
+    num_rows, num_columns = tokens_BT.shape[0], allowed.shape[-1]
     valid_BT = jnp.arange(tokens_BT.shape[1]) < lengths_B[:, None]
     cache = make_cache(model.config, num_rows, cache_length, weights.cache_dtype)
     logits_BV, cache = _next_logits(model, weights, tokens_BT, valid_BT, cache)
@@ -212,7 +241,7 @@ def _prefill(
         columns_BT = jnp.where(valid_BT, tokens_BT, num_columns)
         seen_BV = jnp.zeros((num_rows, num_columns), bool)
         seen_BV = seen_BV.at[jnp.arange(num_rows)[:, None], columns_BT].set(True, mode="drop")
-    return _draw(sampling, allowed_V, logits_BV, cache, keys_B, seen_BV)
+    return _draw(sampling, allowed, logits_BV, cache, keys_B, seen_BV)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
@@ -222,7 +251,7 @@ def _decode_block(
     num_steps: int,
     weights: DecodingWeights,
     state: _State,
-    allowed_V: Array,
+    allowed: Array,
 ) -> tuple[_State, Array]:
     """Take `num_steps` steps; returns the new state and the drawn tokens, int32 [B, N]."""
 
@@ -231,7 +260,7 @@ def _decode_block(
         logits_BV, cache = _next_logits(
             model, weights, state.tokens_B[:, None], valid_B1, state.cache
         )
-        state = _draw(sampling, allowed_V, logits_BV, cache, state.keys_B, state.seen_BV)
+        state = _draw(sampling, allowed, logits_BV, cache, state.keys_B, state.seen_BV)
         return state, state.tokens_B
 
     state, drawn_NB = jax.lax.scan(step, state, length=num_steps)
@@ -240,13 +269,14 @@ def _decode_block(
 
 def _draw(
     sampling: SamplingConfig,
-    allowed_V: Array,
+    allowed: Array,
     logits_BV: Array,
     cache: KVCache,
     keys_B: Array,
     seen_BV: Array | None,
 ) -> _State:
-    tokens_B = sample(logits_BV, sampling, allowed_V, keys_B, cache.lengths_B, seen_BV)
+    """Draw the next token of each row; `allowed` is a bool [V], or [B, V] if rows differ."""
+    tokens_B = sample(logits_BV, sampling, allowed, keys_B, cache.lengths_B, seen_BV)
     if seen_BV is not None:
         seen_BV = seen_BV.at[jnp.arange(tokens_B.shape[0]), tokens_B].set(True)
     return _State(cache, tokens_B, keys_B, seen_BV)

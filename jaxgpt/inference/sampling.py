@@ -126,7 +126,7 @@ def filter_logits(
     Args:
         logits_BV: the model's scores.
         config: static under `jit`.
-        allowed_V: bool, from `allowed_ids`.
+        allowed_V: bool, from `allowed_ids`; [B, V] if rows differ.
         seen_BV: bool, tokens of each row's prompt and answer so far; needed if
             `config.needs_seen`.
     """
@@ -167,7 +167,7 @@ def sample(
     Args:
         logits_BV: the model's scores for the token at `positions_B`.
         config: static under `jit`.
-        allowed_V: bool, from `allowed_ids`; allows at least one id.
+        allowed_V: bool, from `allowed_ids`, or [B, V] if rows differ; allows at least one id.
         keys_B: from `row_keys`.
         positions_B: int32, place of the drawn token in its row, counted from the row's start.
         seen_BV: see `filter_logits`.

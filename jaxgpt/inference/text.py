@@ -2,14 +2,20 @@
 
 The only file of this package that knows text. What is shown never ends within a character, and
 never contains a stop string or the beginning of one that the next tokens complete.
+
+A prompt may end within a piece: in the text that a model learns from, a space belongs to the word
+after it. So the last tokens that a longer piece could replace are dropped, and what is drawn first
+must spell their text again ("token healing").
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from jaxgpt.errors import ConfigError, UsageError
-from jaxgpt.inference.decode import Decoder
+from jaxgpt.inference.decode import Constraint, Decoder, NewTokens
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.weights import cast_weights, lay_out
 from jaxgpt.model.gpt import Gpt
@@ -52,6 +58,39 @@ def make_text_decoder(
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids of a document's beginning; of an empty text, the start symbol alone."""
     return [tokenizer.bos_id, *tokenizer.encode(text)]
+
+
+class HealedPrompt(NamedTuple):
+    """A prompt without the tokens that a longer piece could replace.
+
+    Attributes:
+        ids: the tokens that are kept; the start symbol is always among them.
+        rest: the text of the dropped ones, which what is drawn must begin with.
+        num_dropped: how many tokens were dropped.
+    """
+
+    ids: list[int]
+    rest: bytes
+    num_dropped: int
+
+
+def heal_prompt(tokenizer: Tokenizer, text: str) -> HealedPrompt:
+    """Encode a prompt and drop the longest end of it that some longer piece begins with.
+
+    Raises:
+        BadInputError: a prompt that is no text.
+    """
+    ids = encode_prompt(tokenizer, text)
+    healed = HealedPrompt(ids, b"", 0)
+    longest = int(tokenizer.bytes_per_token.max())
+    rest = b""
+    for num_dropped, token in enumerate(reversed(ids[1:]), start=1):
+        rest = tokenizer.decode_bytes([token]) + rest
+        if len(rest) >= longest:
+            break
+        if tokenizer.can_continue(rest):
+            healed = HealedPrompt(ids[:-num_dropped], rest, num_dropped)
+    return healed
 
 
 def choose_length(
@@ -113,17 +152,18 @@ def stream_text(
         BadInputError: a prompt that is no text.
         ConfigError, DivergedError: see `Decoder.generate`.
     """
-    rows = [_Row(tokenizer, stop) for _ in prompts]
-    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    for news in decoder.generate(ids, max_new_tokens, sampling, seed):
+    healed = [heal_prompt(tokenizer, prompt) for prompt in prompts]
+    rows = [_Row(tokenizer, prompt.rest, max_new_tokens, stop) for prompt in healed]
+    # Tokens that spell a dropped end again are not new.
+    limits = [max_new_tokens + prompt.num_dropped for prompt in healed]
+    constraint = _constraint(tokenizer, [prompt.rest for prompt in healed])
+    ids = [prompt.ids for prompt in healed]
+    for news in decoder.generate(ids, limits, sampling, seed, constraint=constraint):
         for new in news:
             row = rows[new.row]
-            if row.finished:
-                continue
-            text = row.feed(new.ids, is_last=new.finish is not None)
-            row.finished = row.stopped or new.finish is not None
-            yield TextPiece(new.row, text, "stop" if row.stopped else new.finish)
-        if all(row.finished for row in rows):
+            if not row.finish:
+                yield TextPiece(new.row, row.feed(new), row.finish)
+        if all(row.finish for row in rows):
             return
 
 
@@ -186,20 +226,52 @@ class StopStrings:
         return len(text)
 
 
+def _constraint(tokenizer: Tokenizer, rests: Sequence[bytes]) -> Constraint:
+    """Let each row spell its `rest` before anything else."""
+    masks: dict[bytes, np.ndarray] = {}
+
+    def constrain(row: int, ids: Sequence[int]) -> np.ndarray | None:
+        rest = rests[row][int(tokenizer.bytes_per_token[list(ids)].sum()) :]
+        if not rest:
+            return None
+        if rest not in masks:
+            masks[rest] = tokenizer.allowed_before(rest)
+        return masks[rest]
+
+    return constrain
+
+
 class _Row:
-    """The text of one row: whole characters, then no stop strings."""
+    """The text of one row: whole characters, then no stop strings.
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self._characters = StreamDecoder(tokenizer)
+    Attributes:
+        finish: why the row has ended; None while it goes on.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, rest: bytes, max_new_tokens: int, stop: Sequence[str]
+    ) -> None:
+        self._bytes_per_token = tokenizer.bytes_per_token
+        self._characters = StreamDecoder(tokenizer, skip_bytes=len(rest))
         self._stop_strings = StopStrings(stop)
-        self.finished = False
+        self._rest_bytes = len(rest)
+        self._room = max_new_tokens
+        self.finish: Literal["stop", "length"] | None = None
 
-    @property
-    def stopped(self) -> bool:
-        return self._stop_strings.found
-
-    def feed(self, ids: list[int], is_last: bool) -> str:
+    def feed(self, new: NewTokens) -> str:
+        """Take what the row gained, as far as there is room; return what is certain to be shown."""
+        ids = []
+        finish = new.finish
+        for token in new.ids:
+            self._rest_bytes -= int(self._bytes_per_token[token])
+            # A token within the prompt's own text is not new.
+            self._room -= self._rest_bytes < 0
+            ids.append(token)
+            if not self._room:
+                finish = "length"
+                break
         text = self._stop_strings.feed(self._characters.feed(ids))
-        if is_last:
+        if finish is not None:
             text += self._stop_strings.feed(self._characters.flush()) + self._stop_strings.flush()
+        self.finish = "stop" if self._stop_strings.found else finish
         return text

@@ -1,9 +1,11 @@
 """Text around decoding: prompts, whole characters, stop strings that are never seen."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax.core import meta
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from jaxgpt.inference.text import (
     choose_length,
     continue_texts,
     encode_prompt,
+    heal_prompt,
     make_text_decoder,
     stream_text,
 )
@@ -43,7 +46,9 @@ class Script:
         self.prompts: list[list[int]] = []
         self.num_yielded = 0
 
-    def generate(self, prompts, max_new_tokens, sampling, seed) -> Iterator[list[NewTokens]]:
+    def generate(
+        self, prompts, max_new_tokens, sampling, seed, constraint
+    ) -> Iterator[list[NewTokens]]:
         self.prompts = prompts
         for block in self.blocks:
             self.num_yielded += 1
@@ -99,7 +104,7 @@ def test_only_the_possible_beginning_of_a_stop_string_is_held_back() -> None:
 def test_pieces_never_end_within_a_character(tokenizer: Tokenizer, size: int) -> None:
     text = "naïve 東京 🎉 fox"
     script = Script(*as_blocks(tokenizer.encode(text), size))
-    pieces = list(stream_text(script, tokenizer, ["the"], 99, GREEDY))  # type: ignore[arg-type]
+    pieces = list(stream_text(script, tokenizer, [""], 99, GREEDY))  # type: ignore[arg-type]
     assert "".join(piece.text for piece in pieces) == text
     assert not any("\ufffd" in piece.text for piece in pieces)
     assert [piece.finish for piece in pieces] == [None] * (len(pieces) - 1) + ["length"]
@@ -120,7 +125,7 @@ def test_a_stop_string_across_blocks_ends_its_row_and_then_the_stream(
     num_blocks = max(len(first), len(second))
     padded = [blocks + [[]] * (num_blocks - len(blocks)) for blocks in (first, second)]
     script = Script(*[a + b for a, b in zip(*padded, strict=True)])
-    pieces = list(stream_text(script, tokenizer, ["a", "b"], 99, GREEDY, stop=[" END"]))  # type: ignore
+    pieces = list(stream_text(script, tokenizer, ["", ""], 99, GREEDY, stop=[" END"]))  # type: ignore
     texts = ["".join(piece.text for piece in pieces if piece.row == row) for row in (0, 1)]
     assert texts == ["over the dog.", "brown fox"]
     ends = [[piece.finish for piece in pieces if piece.row == row][-1] for row in (0, 1)]
@@ -192,3 +197,64 @@ def test_a_real_decoder_draws_text_and_ends_documents(tokenizer: Tokenizer) -> N
     assert texts != continue_texts(decoder, tokenizer, ["the fox", ""], 20, hot, seed=2)
     assert all(texts)
     assert {piece.finish for piece in pieces} <= {None, "stop", "length"}
+
+
+class Recorder:
+    """A decoder that remembers the ids of each row, the prompt's and the drawn ones."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.rows: list[list[int]] = []
+
+    def generate(self, prompts: Any, *args: Any, **kwargs: Any) -> Iterator[list[NewTokens]]:
+        self.rows = [list(prompt) for prompt in prompts]
+        for news in self.decoder.generate(prompts, *args, **kwargs):
+            for new in news:
+                self.rows[new.row] += new.ids
+            yield news
+
+
+@pytest.fixture(scope="module")
+def decoder(tokenizer: Tokenizer) -> Decoder:
+    return make_decoder(tokenizer)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    prompt=st.text(alphabet="the quickbrown.\né🎉", max_size=9),
+    other=st.sampled_from(["", "the ", "the quick br", "x"]),
+    number=st.integers(1, 3),
+)
+def test_what_is_drawn_spells_the_prompt_first_and_has_the_tokens_asked_for(
+    tokenizer: Tokenizer, decoder: Decoder, prompt: str, other: str, number: int
+) -> None:
+    recorder, hot, prompts = Recorder(decoder), SamplingConfig(temperature=20.0), [prompt, other]
+    pieces = list(stream_text(recorder, tokenizer, prompts, number, hot))  # type: ignore
+    for row, (text, ids) in enumerate(zip(prompts, recorder.rows, strict=True)):
+        spelled = tokenizer.decode_bytes(ids)
+        assert spelled.startswith(text.encode())
+        shown = "".join(piece.text for piece in pieces if piece.row == row)
+        if "\ufffd" not in shown:  # Otherwise half a character was drawn.
+            whole = (text + shown).encode()
+            assert spelled.startswith(whole)
+            ends = np.cumsum(tokenizer.bytes_per_token[ids])
+            assert np.sum((ends > len(text.encode())) & (ends <= len(whole))) <= number
+        assert [piece.finish is not None for piece in pieces if piece.row == row].count(True) == 1
+
+
+def test_a_prompt_that_ends_within_a_piece_is_continued_by_that_piece(tokenizer: Tokenizer) -> None:
+    whole = encode_prompt(tokenizer, "the lazy")
+    for cut, rest in (("the ", b" "), ("the laz", b" laz"), ("the lazy", b"")):
+        healed = heal_prompt(tokenizer, cut)
+        assert (healed.ids, healed.rest) == (whole[: len(healed.ids)], rest), cut
+        if rest:
+            assert tokenizer.allowed_before(rest)[whole[len(healed.ids)]], cut
+    assert heal_prompt(tokenizer, "") == ([tokenizer.bos_id], b"", 0)
+
+
+def test_a_row_is_continued_alike_alone_and_beside_others(
+    tokenizer: Tokenizer, decoder: Decoder
+) -> None:
+    prompts = ["the qu", "the lazy", "fox "]
+    together = continue_texts(decoder, tokenizer, prompts, 8, GREEDY)
+    assert together == [continue_texts(decoder, tokenizer, [p], 8, GREEDY)[0] for p in prompts]
