@@ -88,7 +88,7 @@ config = TrainConfig(
         every_steps=None,
         max_tokens=1_000_000,
         batch_size=None,
-        prompts=("The ", "In the beginning"),
+        prompts=("The", "In the beginning"),
         sample_tokens=100,
     ),
     checkpoint=CheckpointConfig(

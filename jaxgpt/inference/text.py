@@ -17,6 +17,7 @@ import numpy as np
 from jaxgpt.errors import ConfigError, UsageError
 from jaxgpt.inference.decode import Constraint, Decoder, NewTokens
 from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.inference.weights import cast_weights, lay_out
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.tokenizer import StreamDecoder, Tokenizer
@@ -94,7 +95,10 @@ def heal_prompt(tokenizer: Tokenizer, text: str) -> HealedPrompt:
 
 
 def choose_length(
-    decoder: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], wanted: int | None
+    decoder: Decoder | SlidingDecoder,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    wanted: int | None,
 ) -> int:
     """Return how many tokens to draw after each of `prompts`.
 
@@ -103,11 +107,13 @@ def choose_length(
         tokenizer: the model's.
         prompts: texts; the longest decides.
         wanted: the number if the caller names one; None: up to 256 within the context that the
-            model was trained on, or 256 past it if the prompt alone fills it.
+            model was trained on, or 256 past it if the prompt alone fills it or the window slides.
 
     Raises:
         UsageError: the model has no positions for so many tokens.
     """
+    if isinstance(decoder, SlidingDecoder):
+        return wanted or _DEFAULT_NEW_TOKENS
     num_prompt_tokens = max(len(encode_prompt(tokenizer, prompt)) for prompt in prompts)
     room = decoder.context_length - num_prompt_tokens
     number = wanted or (min(_DEFAULT_NEW_TOKENS, room) if room > 0 else _DEFAULT_NEW_TOKENS)
@@ -115,7 +121,8 @@ def choose_length(
         decoder.model.config.position.check_length(num_prompt_tokens + number - 1)
     except ConfigError as error:
         raise UsageError(
-            f"a prompt of {num_prompt_tokens} tokens and {number} new ones do not fit: {error}"
+            f"a prompt of {num_prompt_tokens} tokens and {number} new ones do not fit: {error}. "
+            "--slide-window forgets the oldest tokens and goes on"
         ) from None
     if number > room:
         logger.warning(
@@ -129,7 +136,7 @@ def choose_length(
 
 
 def stream_text(
-    decoder: Decoder,
+    decoder: Decoder | SlidingDecoder,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     max_new_tokens: int,
@@ -140,7 +147,7 @@ def stream_text(
     """Yield the continuations of `prompts` as they come; each row's last piece has its `finish`.
 
     Args:
-        decoder: from `make_text_decoder`.
+        decoder: from `make_text_decoder`, perhaps in a `SlidingDecoder`.
         tokenizer: the model's.
         prompts: the texts to continue; they are not repeated in the pieces.
         max_new_tokens: at most so many tokens a row.
@@ -168,7 +175,7 @@ def stream_text(
 
 
 def continue_texts(
-    decoder: Decoder,
+    decoder: Decoder | SlidingDecoder,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     max_new_tokens: int,
