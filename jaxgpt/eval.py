@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
 def _score(options: EvalOptions) -> dict[str, Any]:
     run = open_run(options.checkpoint, options.step)
     configure_runtime(run.config.runtime)
-    step = run.checkpoints.resolve(options.step)
+    step = run.choose_step(options.step)
     data = options.data or run.own_dataset()
     split = open_split(data, options.split, run.tokenizer, options.checkpoint)
     length = options.sequence_length or run.config.batch.sequence_length

@@ -17,7 +17,8 @@ from jaxgpt.checkpoints.remote_reading import fetch_run
 from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import configclass, from_dict
 from jaxgpt.data.loader import BatchConfig, DataConfig
-from jaxgpt.errors import MismatchError, UsageError
+from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError
+from jaxgpt.evaluation.overfitting import find_rise
 from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.parallel.runtime import RuntimeConfig
@@ -118,6 +119,34 @@ class Run:
         if len(paths) != 1:
             raise UsageError(f"the run was trained on {', '.join(paths)}; choose one with --data")
         return paths[0]
+
+    def choose_step(self, name: str) -> int:
+        """Resolve a step's name as `Checkpoints.resolve` does; warn if the latest is not the best.
+
+        Raises:
+            NoCheckpointError, UsageError: see `Checkpoints.resolve`.
+        """
+        step = self.checkpoints.resolve(name)
+        if name != "latest":
+            return step
+        try:
+            best = self.checkpoints.best()
+            steps = [] if best is None else [best, step]
+            losses = [self.checkpoints.read_metadata(each).get("eval_loss") for each in steps]
+        except NoCheckpointError as error:
+            logger.warning("the steps cannot be compared: %s", error)
+            return step
+        if None not in losses and find_rise(
+            [{"step": each, "loss": loss} for each, loss in zip(steps, losses, strict=True)]
+        ):
+            logger.warning(
+                "step %d has a held-out loss of %.4f, step %d one of %.4f: --step best takes it",
+                step,
+                losses[1],
+                best,
+                losses[0],
+            )
+        return step
 
     def restore_params(self, step: int, mesh: Mesh) -> Any:
         """Read a checkpoint's parameters onto any mesh.

@@ -11,6 +11,7 @@ from jaxgpt.command_line import parse_options, require_at_least, run_verb
 from jaxgpt.errors import UsageError
 from jaxgpt.experiment import open_run
 from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.inference.text import choose_length, make_text_decoder, stream_text
 from jaxgpt.inference.transcript import Transcript
 from jaxgpt.parallel.mesh import single_device_mesh
@@ -29,6 +30,8 @@ class GenerateOptions:
     """One or more texts to continue (--prompt=TEXT if it begins with --); none: a new document."""
     max_new_tokens: int | None = None
     """Most tokens to add; None: up to 256, within the context that the model was trained on."""
+    slide_window: bool = False
+    """A window that slides beyond the model's context: the oldest tokens are forgotten."""
     num_samples: int = 1
     """Continuations of each prompt."""
     stop: _Texts = ()
@@ -54,10 +57,11 @@ def main(argv: Sequence[str]) -> None:
     _check(options, stop)
     run = open_run(options.checkpoint, options.step)
     configure_runtime(run.config.runtime)
-    step = run.checkpoints.resolve(options.step)
+    step = run.choose_step(options.step)
     params = run.restore_params(step, single_device_mesh())
     context = run.config.batch.sequence_length
     decoder = make_text_decoder(run.build_model(), params, run.tokenizer, context)
+    decoder = SlidingDecoder(decoder) if options.slide_window else decoder
     prompts = [prompt for prompt in given for _ in range(options.num_samples)]
     length = choose_length(decoder, run.tokenizer, prompts, options.max_new_tokens)
     transcript = Transcript(prompts, echo=options.echo, live=not options.json)

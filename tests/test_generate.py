@@ -8,6 +8,7 @@ import pytest
 from jaxgpt import generate
 from jaxgpt.command_line import run_verb
 from jaxgpt.model.positions import Learned
+from jaxgpt.tokenizer import Tokenizer
 from tests.run_folder import make_run
 from tests.tiny import make_dataset
 
@@ -122,3 +123,31 @@ def test_a_run_that_does_not_exist_or_holds_nothing(tmp_path: Path, capsys) -> N
             run_verb(generate.main, ["--checkpoint", str(folder)])
         assert stop.value.code == code
         assert str(folder) in capsys.readouterr().err
+
+
+def test_a_sliding_window_goes_on_beyond_learned_positions(
+    run: str, tmp_path: Path, capsys
+) -> None:
+    dataset = Path(run).parent / "data"
+    make_run(tmp_path / "run", dataset, {10: 3.0}, position=Learned(max_length=20))
+    argv = ("--checkpoint", str(tmp_path / "run"), "--prompt", "the", "--max-new-tokens", "50")
+    (sample,) = samples(capsys, *argv, "--slide-window", "--temperature", "0.5")
+    tokenizer = Tokenizer.load(dataset)
+    assert sample["finish"] == "stop" or len(tokenizer.encode(sample["text"])) > 20
+
+
+def test_a_latest_step_that_is_not_the_best_is_said_and_the_best_one_offered(
+    run: str, tmp_path: Path, capsys, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = Path(run).parent / "data"
+    argv = ("--max-new-tokens", "1", "--checkpoint")
+    for name, losses, is_said in (
+        ("a", {10: 3.0, 20: 3.4}, True),
+        ("b", {10: 3.0, 20: 2.9}, False),
+    ):
+        make_run(tmp_path / name, dataset, losses)
+        caplog.clear()
+        out(capsys, *argv, str(tmp_path / name))
+        assert ("--step best takes it" in caplog.text) == is_said
+        out(capsys, *argv, str(tmp_path / name), "--step", "best")
+        assert caplog.text.count("--step best") == is_said
