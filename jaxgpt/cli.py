@@ -1,36 +1,83 @@
-"""`jaxgpt VERB ...`: the same as `python -m jaxgpt.VERB ...`."""
+"""`jaxgpt VERB ...`: the same as `python -m jaxgpt.VERB ...` or `python tools/VERB.py ...`."""
 
 import importlib
+import platform
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
+from jaxgpt.checkpoints.lineage import git_state, package_versions
 from jaxgpt.command_line import run_verb
-from jaxgpt.errors import did_you_mean
+from jaxgpt.errors import UsageError, did_you_mean
 
+# Module and description of each verb; only the one that is asked for is imported.
 VERBS = {
-    "train": "train a model, or continue a run",
-    "eval": "loss, perplexity and bits per byte of a checkpoint",
-    "plan": "what a run needs, before it is started",
-    "generate": "continue a text with a checkpoint",
-    "verify": "whether the files of a run are what was written",
-    "supervise": "run a command again whenever it ends unfinished",
-    "quickstart": "the whole way on this machine's own text, in minutes",
+    "quickstart": ("jaxgpt.quickstart", "the whole way on this machine's own text, in minutes"),
+    "build-dataset": ("jaxgpt.tools.build_dataset", "raw text to a dataset folder"),
+    "append-dataset": ("jaxgpt.tools.append_dataset", "more text for a finished dataset"),
+    "takedown": ("jaxgpt.tools.takedown", "take documents out of a dataset"),
+    "inspect-dataset": ("jaxgpt.tools.inspect_dataset", "documents, and why one was dropped"),
+    "export-dataset": ("jaxgpt.tools.export_dataset", "documents as Parquet or ArrayRecord"),
+    "import-tokens": ("jaxgpt.tools.import_tokens", "token files of other programs to a dataset"),
+    "train-tokenizer": ("jaxgpt.tools.train_tokenizer", "a tokenizer alone, measured"),
+    "plan": ("jaxgpt.plan", "memory, time and cost of a run, before it is started"),
+    "train": ("jaxgpt.train", "train a model, or continue a run"),
+    "supervise": ("jaxgpt.supervise", "run a command again whenever it ends unfinished"),
+    "eval": ("jaxgpt.eval", "loss, perplexity and bits per byte of a checkpoint"),
+    "generate": ("jaxgpt.generate", "continue a text with a checkpoint"),
+    "report": ("jaxgpt.report", "report.html of a run, finished or not"),
+    "verify": ("jaxgpt.verify", "hash the files of a run or dataset again"),
+    "benchmark": ("jaxgpt.tools.benchmark", "speed of a part, next to a reference"),
 }
 
 
-def main() -> None:
-    """Find the verb and hand over; the verb's module is imported only then."""
-    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Find the verb and hand over."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
+    verb = arguments[0] if arguments else ""
     if verb in VERBS:
-        run_verb(importlib.import_module(f"jaxgpt.{verb}").main, sys.argv[2:])
-        return
-    wants_help = verb in ("-h", "--help")
+        module, _ = VERBS[verb]
+        run_verb(importlib.import_module(module).main, arguments[1:])
+    else:
+        run_verb(_without_verb, arguments)
+
+
+def _without_verb(arguments: Sequence[str]) -> None:
+    """Answer what needs no verb.
+
+    Raises:
+        UsageError: anything else.
+    """
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
+        print(_usage())
+    elif first in ("-V", "--version"):
+        print(_version())
+    elif first:
+        raise UsageError(f"no verb {first!r}{did_you_mean(first, VERBS)} (`jaxgpt help` lists all)")
+    else:
+        print(_usage(), file=sys.stderr)
+        raise UsageError("no verb is given")
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
     lines = ["usage: jaxgpt VERB [options]", ""]
-    lines += [f"  {name:12} {text}" for name, text in VERBS.items()]
-    lines += ["", "`jaxgpt VERB --help` lists a verb's options."]
-    if wants_help:
-        print("\n".join(lines))
-        return
-    if verb:
-        print(f"error: no verb {verb!r}{did_you_mean(verb, VERBS)}", file=sys.stderr)
-    print("\n".join(lines), file=sys.stderr)
-    sys.exit(2)
+    lines += [f"  {name:{width}}  {text}" for name, (_, text) in VERBS.items()]
+    lines += [
+        "",
+        "`jaxgpt help VERB` lists a verb's options, `jaxgpt --version` says which this is.",
+    ]
+    return "\n".join(lines)
+
+
+def _version() -> str:
+    versions = package_versions()
+    git = git_state(Path(__file__).resolve().parents[1])
+    commit = "" if git is None else f", commit {git['commit'][:12]}"
+    changed = " with changes" if git is not None and git["dirty"] else ""
+    python = platform.python_version()
+    own = versions["jaxgpt"] or "not installed"
+    return f"jaxgpt {own}{commit}{changed}, jax {versions['jax']}, Python {python}"

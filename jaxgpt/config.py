@@ -21,6 +21,7 @@ import pydantic
 import pydantic.dataclasses
 
 from jaxgpt.errors import ConfigError, JaxgptError, UsageError, did_you_mean
+from jaxgpt.nearby_paths import describe_nearby_configs
 
 T = TypeVar("T")
 TYPE_KEY = "type"
@@ -64,7 +65,7 @@ def load_config(path: str | Path, expected: type[T]) -> T:
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"no config file at {path}")
+        raise UsageError(f"no config file at {path}{describe_nearby_configs(path)}")
     if path.suffix == ".json":
         # A run folder's config.json wraps the config: {"version": ..., "config": ...}.
         data = _parse(path.read_text())

@@ -47,7 +47,7 @@ class EvalOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Parse, restore, score."""
-    options = parse_options(EvalOptions, argv, prog="jaxgpt.eval")
+    options = parse_options(EvalOptions, argv, prog="jaxgpt eval")
     require_at_least(options, batch_size=1, sequence_length=1, max_tokens=2)
     with joined_hosts(options.hosts):
         values = _score(options)

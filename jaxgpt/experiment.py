@@ -20,6 +20,7 @@ from jaxgpt.data.loader import BatchConfig, DataConfig
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError
 from jaxgpt.evaluation.overfitting import find_rise
 from jaxgpt.model.gpt import Gpt, GptConfig
+from jaxgpt.nearby_paths import describe_nearby_runs
 from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.parallel.runtime import RuntimeConfig
 from jaxgpt.parallel.sharding import ShardingRules
@@ -113,11 +114,16 @@ class Run:
         """The folder that the run was trained on.
 
         Raises:
-            UsageError: it was a mixture.
+            UsageError: it was a mixture, or is not where it was.
         """
         paths = [dataset.path for dataset in self.config.data.datasets]
         if len(paths) != 1:
             raise UsageError(f"the run was trained on {', '.join(paths)}; choose one with --data")
+        if not Path(paths[0]).is_dir():
+            raise UsageError(
+                f"the dataset {paths[0]} that the run was trained on is not there, seen from "
+                f"{Path.cwd()}: one of them was moved; say with --data where it is now"
+            )
         return paths[0]
 
     def choose_step(self, name: str) -> int:
@@ -173,7 +179,7 @@ def open_run(directory: str | Path, step: str = "latest") -> Run:
     place = str(directory)
     directory = fetch_run(place, step) if is_url(place) else Path(place)
     if not directory.is_dir():
-        raise UsageError(f"no run folder at {directory}; python -m jaxgpt.train writes one")
+        raise UsageError(f"no run folder at {directory}{describe_nearby_runs(directory)}")
     check_run_files(directory)
     try:
         envelope = json.loads((directory / "config.json").read_text())
@@ -181,7 +187,7 @@ def open_run(directory: str | Path, step: str = "latest") -> Run:
     except (OSError, ValueError) as error:
         raise MismatchError(
             f"{directory} is not a run folder: config.json or lineage.json is missing or damaged "
-            f"({error}); python -m jaxgpt.train writes one"
+            f"({error}){describe_nearby_runs(directory)}"
         ) from None
     config = read_train_config(envelope, directory)
     return Run(

@@ -51,7 +51,7 @@ class GenerateOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Parse, restore, generate."""
-    options = parse_options(GenerateOptions, argv, prog="jaxgpt.generate")
+    options = parse_options(GenerateOptions, argv, prog="jaxgpt generate")
     given = [text for texts in options.prompt for text in texts] or [""]
     stop = [text for texts in options.stop for text in texts]
     _check(options, stop)

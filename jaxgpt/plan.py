@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse_options(
         PlanOptions,
         argv,
-        prog="jaxgpt.plan",
+        prog="jaxgpt plan",
         default=PlanOptions(config=path or tyro.MISSING, settings=default),
     )
     require_at_least(options, num_devices=1, vocab_size=1)

@@ -25,7 +25,7 @@ class QuickstartOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Parse and take the tour."""
-    options = parse_options(QuickstartOptions, argv, prog="jaxgpt.quickstart")
+    options = parse_options(QuickstartOptions, argv, prog="jaxgpt quickstart")
     more: tuple[str, ...] = ()
     if options.num_steps is not None:
         more = ("--schedule.num-steps", str(options.num_steps))

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     split = arguments.index("--") if "--" in arguments else len(arguments)
     own, command = arguments[:split], arguments[split + 1 :]
     options = parse_options(
-        SuperviseOptions, own, prog="jaxgpt.supervise", default=SuperviseOptions()
+        SuperviseOptions, own, prog="jaxgpt supervise", default=SuperviseOptions()
     )
     if not command:
         raise UsageError("no command; for example jaxgpt supervise -- jaxgpt train --config FILE")

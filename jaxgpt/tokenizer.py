@@ -19,6 +19,7 @@ import sentencepiece
 
 from jaxgpt.durable import write_atomically
 from jaxgpt.errors import BadInputError, MismatchError, UsageError
+from jaxgpt.nearby_paths import describe_nearby_files
 from jaxgpt.sentencepiece_model import (
     CONTROL_PIECES,
     KINDS,
@@ -91,7 +92,9 @@ class Tokenizer:
         """
         path = Path(path)
         if not path.exists():
-            raise UsageError(f"no tokenizer at {path}: it does not exist")
+            raise UsageError(
+                f"no tokenizer at {path}: it does not exist{describe_nearby_files(path)}"
+            )
         file = path
         if path.is_dir():
             candidates = [path / FILE_NAME, path / "tokenizer" / FILE_NAME]

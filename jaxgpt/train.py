@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse_options(
         TrainOptions,
         argv,
-        prog="jaxgpt.train",
+        prog="jaxgpt train",
         default=TrainOptions(config=path or tyro.MISSING, settings=default),
     )
     config = options.settings

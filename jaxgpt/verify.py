@@ -27,7 +27,7 @@ class VerifyOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Parse, hash, tell."""
-    options = parse_options(VerifyOptions, argv, prog="jaxgpt.verify")
+    options = parse_options(VerifyOptions, argv, prog="jaxgpt verify")
     if options.checkpoint is None and options.data is None:
         raise UsageError("give --checkpoint RUN, --data DIR, or both")
     values, lines = {}, []

@@ -15,6 +15,7 @@ LAYERS = [
         "config_roles",
         "command_line",
         "variants",
+        "nearby_paths",
         "durable",
         "folder_store",
         "remote_folder",
@@ -49,7 +50,19 @@ LAYERS = [
         "supervision",
         "tour",
     },
-    {"train", "eval", "generate", "plan", "quickstart", "supervise", "verify", "cli"},
+    {
+        "train",
+        "eval",
+        "generate",
+        "plan",
+        "quickstart",
+        "report",
+        "supervise",
+        "tools",
+        "verify",
+        "cli",
+    },
+    {"__main__"},
 ]
 WITHOUT_JAX = {
     "corpus",
@@ -66,11 +79,12 @@ WITHOUT_JAX = {
     "config_roles",
     "command_line",
     "variants",
+    "nearby_paths",
     "durable",
     "remote_folder",
     "remote_lease",
 }
-VERBS = LAYERS[-1]
+VERBS = LAYERS[-2] - {"tools"}
 
 
 def _modules() -> dict[str, ast.Module]:
@@ -169,8 +183,21 @@ def test_only_the_adapter_imports_orbax() -> None:
 def test_verbs_are_thin_and_imported_by_nothing(verb: str) -> None:
     name = f"jaxgpt.{verb}"
     assert len((PACKAGE / f"{verb}.py").read_text().splitlines()) <= 85
-    importers = [other for other in MODULES if name in _imports(MODULES[other])]
-    assert not importers
+    importers = {other for other in MODULES if name in _imports(MODULES[other])}
+    assert importers == ({"jaxgpt.__main__"} if verb == "cli" else set())
+
+
+def test_tools_are_imported_by_nothing_but_the_files_in_tools() -> None:
+    names = {name for name in MODULES if name.startswith("jaxgpt.tools.")} - {
+        "jaxgpt.tools.__init__"
+    }
+    assert not [name for name in MODULES if names & _imports(MODULES[name])]
+    files = {path.stem for path in (PACKAGE.parent / "tools").glob("*.py")}
+    assert files == {name.rpartition(".")[2] for name in names}
+    for stem in files:
+        text = (PACKAGE.parent / "tools" / f"{stem}.py").read_text()
+        assert f"from jaxgpt.tools.{stem} import main" in text
+        assert len(text.splitlines()) < 10
 
 
 def test_files_stay_small_enough_to_read() -> None:

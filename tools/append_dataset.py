@@ -1,58 +1,7 @@
-"""`python tools/append_dataset.py --dataset DIR --input PATH...`: more text for a dataset."""
+"""`python tools/append_dataset.py ...`: the same as `jaxgpt append-dataset ...`."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-from jaxgpt.command_line import find_option, parse_options, run_verb
-from jaxgpt.corpus.appending import append_to_dataset
-from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.filters.config import with_profile_option
-from jaxgpt.corpus.part_settings import recorded_config
-
-
-@dataclass(frozen=True, kw_only=True)
-class AppendOptions:
-    """Add text to a finished dataset. Settings are those it was built with, unless given here. Run
-    the same command again to continue an append that was interrupted."""
-
-    dataset: Path
-    """Dataset folder."""
-    input: tuple[str, ...]
-    """Files, folders (with all below), globs and fsspec URLs, as for build_dataset.py."""
-    json: bool = False
-    """Print what was added, and the new fingerprint, as JSON."""
-    settings: Annotated[DatasetConfig, tyro.conf.arg(name="")] = field(kw_only=True)
-
-
-def main(argv: Sequence[str]) -> None:
-    """Parse, append, say what came in."""
-    dataset = find_option(argv, "--dataset")
-    config = DatasetConfig() if dataset is None else recorded_config(Path(dataset))
-    config = replace(config, filters=with_profile_option(config.filters, argv))
-    default = AppendOptions(
-        dataset=tyro.MISSING,  # type: ignore[arg-type]
-        input=tyro.MISSING,  # type: ignore[arg-type]
-        settings=config,
-    )
-    options = parse_options(AppendOptions, argv, prog="append_dataset.py", default=default)
-    manifest = append_to_dataset(options.input, options.dataset, options.settings)
-    added = manifest["history"][-1] if manifest["history"] else {}
-    if options.json:
-        kept = {key: manifest[key] for key in ("fingerprint", "counts", "history")}
-        print(json.dumps({"dataset": str(options.dataset), **kept}))
-        return
-    print(f"documents: {manifest['counts']['kept']:,} kept, of {manifest['counts']['read']:,} read")
-    if added.get("operation") == "append":
-        print(f"the last append: {added['read']:,} read, {added['kept']:,} kept")
-        for reason, count in added["dropped"].items():
-            print(f"  dropped, {reason}: {count:,}")
-    print(f"dataset: {options.dataset} ({manifest['fingerprint'][:12]})")
-
+from jaxgpt.command_line import run_verb
+from jaxgpt.tools.append_dataset import main
 
 if __name__ == "__main__":
     run_verb(main)

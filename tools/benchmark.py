@@ -1,47 +1,7 @@
-"""`python tools/benchmark.py MEASURE [options]`: how fast a part is, beside what."""
+"""`python tools/benchmark.py ...`: the same as `jaxgpt benchmark ...`."""
 
-import importlib
-import json
-import sys
-from collections.abc import Sequence
-
-from jaxgpt.command_line import parse_options, run_verb
-from jaxgpt.errors import UsageError, did_you_mean
-
-# Where each measure is, and its config; only the one that is asked for is imported.
-MEASURES = {
-    "train-step": ("jaxgpt.benchmarks.training", "TrainStepBenchmark"),
-    "attention": ("jaxgpt.benchmarks.attending", "AttentionBenchmark"),
-    "loss-head": ("jaxgpt.benchmarks.scoring", "LossHeadBenchmark"),
-    "flags": ("jaxgpt.benchmarks.flags", "FlagsBenchmark"),
-    "cpu": ("jaxgpt.benchmarks.cpu_suite", "CpuBenchmark"),
-    "gpu": ("jaxgpt.benchmarks.gpu_suite", "GpuBenchmark"),
-    "decode": ("jaxgpt.benchmarks.generating", "DecodeBenchmark"),
-    "loader": ("jaxgpt.benchmarks.reading", "LoaderBenchmark"),
-    "full-loop": ("jaxgpt.benchmarks.looping", "FullLoopBenchmark"),
-    "startup": ("jaxgpt.benchmarks.starting", "StartupBenchmark"),
-    "tokenize": ("jaxgpt.benchmarks.tokenizing", "TokenizeBenchmark"),
-    "build": ("jaxgpt.benchmarks.building", "BuildBenchmark"),
-}
-
-
-def main(argv: Sequence[str]) -> None:
-    """Parse, measure, print."""
-    name = argv[0] if argv else ""
-    known = ", ".join(MEASURES)
-    if name in ("-h", "--help"):
-        print(
-            f"usage: benchmark.py MEASURE [options]\n\nmeasures: {known}; MEASURE --help for each"
-        )
-        return
-    if name not in MEASURES:
-        raise UsageError(f"no measure {name!r}{did_you_mean(name, MEASURES)}; there are {known}")
-    module, config = MEASURES[name]
-    kind = getattr(importlib.import_module(module), config)
-    benchmark = parse_options(kind, argv[1:], prog=f"benchmark.py {name}")
-    measurement = benchmark.run()
-    print(json.dumps(measurement.to_json()) if benchmark.json else measurement.to_text())
-
+from jaxgpt.command_line import run_verb
+from jaxgpt.tools.benchmark import main
 
 if __name__ == "__main__":
-    run_verb(main, sys.argv[1:])
+    run_verb(main)

@@ -1,48 +1,7 @@
-"""`python tools/export_dataset.py --dataset DIR --format FORMAT --output DIR`: documents as files
-of text that other programs read."""
+"""`python tools/export_dataset.py ...`: the same as `jaxgpt export-dataset ...`."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-from jaxgpt.command_line import parse_options, require_at_least, run_verb
-from jaxgpt.corpus.exporting import DEFAULT_FILE_BYTES, Format, export_dataset
-from jaxgpt.shards import TokenDataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Write the documents of a dataset as Parquet or ArrayRecord files, with source and licence."""
-
-    dataset: Path
-    """Dataset folder."""
-    format: Format
-    """parquet: a row for each document. arrayrecord: a JSON object for each document."""
-    output: Path
-    """Folder for the files; must not exist, or be empty."""
-    max_file_bytes: int = DEFAULT_FILE_BYTES
-    """Of text in one file; a longer document has a file of its own."""
-    json: bool = False
-    """Print the counts as JSON."""
-
-
-def main(argv: Sequence[str]) -> None:
-    """Parse, write, count."""
-    options = parse_options(ExportOptions, argv, prog="export_dataset.py")
-    require_at_least(options, max_file_bytes=1)
-    dataset = TokenDataset.open(options.dataset)
-    counts = export_dataset(dataset, options.output, options.format, options.max_file_bytes)
-    if options.json:
-        print(json.dumps({"output": str(options.output), "splits": counts}))
-        return
-    for split, count in counts.items():
-        print(
-            f"{split}: {count['num_documents']:,} documents, {count['num_bytes']:,} bytes of text, "
-            f"{count['num_files']:,} files"
-        )
-    print(f"exported: {options.output}")
-
+from jaxgpt.command_line import run_verb
+from jaxgpt.tools.export_dataset import main
 
 if __name__ == "__main__":
     run_verb(main)

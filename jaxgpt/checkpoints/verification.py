@@ -10,6 +10,7 @@ from pathlib import Path
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.integrity import MANIFEST, find_damage, list_files
 from jaxgpt.errors import UsageError
+from jaxgpt.nearby_paths import describe_nearby_runs
 
 CHECKPOINTS = "checkpoints"
 # What a run folder says of the run, hashed together in its own manifest.
@@ -43,7 +44,7 @@ def verify_run(run_dir: Path) -> Verification:
         MismatchError: it was written by a later version.
     """
     if not run_dir.is_dir():
-        raise UsageError(f"no run folder at {run_dir}; python -m jaxgpt.train writes one")
+        raise UsageError(f"no run folder at {run_dir}{describe_nearby_runs(run_dir)}")
     found, directory = Verification(), run_dir / CHECKPOINTS
     _add(found, run_dir, "", RUN_FILES)
     for step in step_folders.named_steps(directory):

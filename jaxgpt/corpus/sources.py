@@ -19,6 +19,7 @@ from jaxgpt.corpus.file_kinds import RECORD_SUFFIXES, kind_of
 from jaxgpt.corpus.html import Policy
 from jaxgpt.corpus.streams import DECODERS
 from jaxgpt.errors import UsageError
+from jaxgpt.nearby_paths import describe_nearby_files
 
 # How much text a stored byte holds, roughly. Only the size of work units depends on it.
 _EXPANSION = {"": 1.0, ".gz": 3.0, ".zst": 3.5, ".bz2": 4.0, ".xz": 4.0}
@@ -145,7 +146,8 @@ class _Finder:
                 else:
                     self._add_file(os.path.normpath(match), os.path.normpath(match))
         else:
-            raise UsageError(f"--input {argument}: no such file or folder")
+            hint = describe_nearby_files(Path(argument))
+            raise UsageError(f"--input {argument}: no such file or folder{hint}")
 
     def unique_files(self) -> Iterator[InputFile]:
         """Sorted; of several names of one file (links, repeated arguments) the smallest."""

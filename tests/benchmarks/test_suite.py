@@ -13,7 +13,7 @@ from jaxgpt.benchmarks.gpu_suite import GpuBenchmark
 from jaxgpt.benchmarks.suite import SuiteReport, run_suite
 from jaxgpt.command_line import parse_options
 from jaxgpt.errors import ConfigError
-from tools.benchmark import MEASURES
+from jaxgpt.tools.benchmark import MEASURES
 
 
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path) -> None:

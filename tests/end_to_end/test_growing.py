@@ -15,7 +15,7 @@ from jaxgpt.shards import TokenDataset
 DRIVER = """
 import os, signal, sys
 sys.path.insert(0, {tools!r})
-from tools import append_dataset, takedown
+from jaxgpt.tools import append_dataset, takedown
 from jaxgpt.command_line import run_verb
 from jaxgpt.corpus import reading
 reading.PART_BYTES, reading.PARTITION_BYTES = 8_000, 6_000

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.errors import JaxgptError, UsageError
+from jaxgpt.tools.benchmark import main
 from tests.languages import LANGUAGES
-from tools.benchmark import main
 
 KEYS = {"measure", "value", "unit", "floor", "floor_ratio", "against", "spread", "versions"}
 

@@ -15,8 +15,8 @@ from jaxgpt.corpus.pipeline import build_dataset
 from jaxgpt.corpus.splits import HashSplit
 from jaxgpt.corpus.vocabulary import DatasetTokenizer
 from jaxgpt.shards import TokenDataset
+from jaxgpt.tools.export_dataset import main
 from tests.tiny import make_texts
-from tools.export_dataset import main
 
 NAMES = ("id", "source", "license", "url", "text")
 CONFIG = DatasetConfig(

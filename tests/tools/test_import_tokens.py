@@ -21,8 +21,8 @@ from jaxgpt.corpus.vocabulary import DatasetTokenizer
 from jaxgpt.shards import TokenDataset
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.tokenizer_training import TokenizerConfig, train_tokenizer
+from jaxgpt.tools.import_tokens import main
 from tests.tiny import make_texts
-from tools.import_tokens import main
 
 TEXTS = [*make_texts(40, seed=7), "caf\u00e9 \u4e2d\u6587 \U0001f600\n\n  and so on. "]
 

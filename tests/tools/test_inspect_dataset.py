@@ -20,8 +20,8 @@ from jaxgpt.corpus.pipeline import build_dataset
 from jaxgpt.corpus.splits import HashSplit, TailSplit
 from jaxgpt.corpus.vocabulary import DatasetTokenizer
 from jaxgpt.shards import TokenDataset
+from jaxgpt.tools.inspect_dataset import main
 from tests.tiny import make_texts
-from tools.inspect_dataset import main
 
 CONFIG = DatasetConfig(
     split=HashSplit(val_fraction=0.2),

@@ -7,8 +7,8 @@ import pytest
 
 from jaxgpt.command_line import run_verb
 from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.tools.train_tokenizer import main
 from tests.tiny import make_texts
-from tools.train_tokenizer import main
 
 
 @pytest.fixture

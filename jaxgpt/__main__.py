@@ -1,0 +1,5 @@
+"""`python -m jaxgpt VERB ...`: the same as `jaxgpt VERB ...`."""
+
+from jaxgpt.cli import main
+
+main()

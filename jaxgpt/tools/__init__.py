@@ -1,0 +1,1 @@
+"""Verbs about datasets and measurements: `jaxgpt build-dataset`, and others."""

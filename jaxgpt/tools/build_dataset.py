@@ -1,0 +1,73 @@
+"""`jaxgpt build-dataset --input PATH... --output DIR`: raw text -> a dataset folder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jaxgpt.command_line import find_option, parse_options
+from jaxgpt.config import load_config, replace
+from jaxgpt.corpus.config import DatasetConfig
+from jaxgpt.corpus.filters.config import with_profile_option
+from jaxgpt.corpus.pipeline import build_dataset
+
+DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "dataset.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """Build a dataset of text. Run the same command again to continue one that was interrupted."""
+
+    input: tuple[str, ...]
+    """Files, folders (with all below), globs and fsspec URLs: .txt .md .rst .html .py and other
+    text, .jsonl .json .parquet; each plain or .gz .zst .bz2 .xz."""
+    output: Path
+    """Dataset folder; made if need be."""
+    config: str | None = None
+    """Config file (.py or .json); default configs/dataset.py."""
+    json: bool = False
+    """Print the manifest's counts and splits as JSON."""
+    settings: Annotated[DatasetConfig, tyro.conf.arg(name="")] = field(kw_only=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, build, say what came out."""
+    config = load_config(find_option(argv, "--config") or DEFAULT_CONFIG, DatasetConfig)
+    config = replace(config, filters=with_profile_option(config.filters, argv))
+    default = BuildOptions(
+        input=tyro.MISSING,  # type: ignore[arg-type]
+        output=tyro.MISSING,  # type: ignore[arg-type]
+        settings=config,
+    )
+    options = parse_options(BuildOptions, argv, prog="jaxgpt build-dataset", default=default)
+    manifest = build_dataset(options.input, options.output, options.settings)
+    if options.json:
+        print(json.dumps(summary(manifest, options.output)))
+    else:
+        print_summary(manifest, options.output)
+
+
+def summary(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """The part of a manifest that a script wants."""
+    splits = {
+        name: {key: value for key, value in split.items() if key != "shards"}
+        for name, split in manifest["splits"].items()
+    }
+    kept = {key: manifest[key] for key in ("fingerprint", "tokenizer", "counts")}
+    return {"output": str(output), **kept, "splits": splits}
+
+
+def print_summary(manifest: Mapping[str, Any], output: Path) -> None:
+    """The same for people."""
+    counts = manifest["counts"]
+    print(f"documents: {counts['read']:,} read, {counts['kept']:,} kept")
+    for reason, count in counts["dropped"].items():
+        print(f"  dropped, {reason}: {count:,}")
+    for name, split in manifest["splits"].items():
+        print(f"{name}: {split['num_documents']:,} documents, {split['num_tokens']:,} tokens")
+    tokenizer = manifest["tokenizer"]
+    print(f"tokenizer: {tokenizer['type']}, {tokenizer['vocab_size']:,} ids")
+    print(f"dataset: {output} ({manifest['fingerprint'][:12]}); see {output / 'report.html'}")

@@ -1,0 +1,77 @@
+"""`jaxgpt takedown --dataset DIR --id ID...`: take documents out of a dataset."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxgpt.command_line import parse_options
+from jaxgpt.corpus.takedown import Takedown, take_down
+from jaxgpt.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakedownOptions:
+    """Take documents out of a finished dataset: those of a source, with an id, or from a place in
+    the input. No text of them is left in the dataset folder."""
+
+    dataset: Path
+    """Dataset folder."""
+    source: tuple[str, ...] = ()
+    """All documents of these sources."""
+    id: tuple[str, ...] = ()
+    """Documents with these ids."""
+    location: tuple[str, ...] = ()
+    """Documents from these places in the input, PATH:LINE."""
+    id_file: Path | None = None
+    """A file with further ids, one a line."""
+    location_file: Path | None = None
+    """A file with further locations, one a line."""
+    note: str = ""
+    """Recorded in the manifest, such as the date and number of a request."""
+    ignore_unknown: bool = False
+    """Names that the dataset does not have are no error."""
+    with_kept: bool = False
+    """Where a document was removed as a duplicate of another, take that one down, too."""
+    json: bool = False
+    """Print JSON."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, take down, say what went."""
+    options = parse_options(TakedownOptions, argv, prog="jaxgpt takedown")
+    takedown = Takedown(
+        sources=options.source,
+        ids=(*options.id, *lines_of(options.id_file)),
+        locations=(*options.location, *lines_of(options.location_file)),
+        note=options.note,
+        ignore_unknown=options.ignore_unknown,
+        with_kept=options.with_kept,
+    )
+    manifest = take_down(options.dataset, takedown)
+    if options.json:
+        kept = {key: manifest[key] for key in ("fingerprint", "counts", "history")}
+        print(json.dumps({"dataset": str(options.dataset), **kept}))
+        return
+    taken = [entry for entry in manifest["history"] if entry["operation"] == "takedown"]
+    for entry in taken[-1:]:
+        print(
+            f"the last takedown: {entry['num_documents']:,} documents, {entry['num_tokens']:,} "
+            f"tokens; {entry['num_copies_that_stay_out']:,} copies, removed before, stay out"
+        )
+        if num_before := entry.get("num_removed_before", 0):
+            print(f"of the documents that it named, {num_before:,} had been removed before")
+    print(
+        f"dataset: {options.dataset} ({manifest['fingerprint'][:12]}), "
+        f"{manifest['counts']['kept']:,} documents"
+    )
+
+
+def lines_of(path: Path | None) -> list[str]:
+    """The lines of a file that are not empty."""
+    if path is None:
+        return []
+    try:
+        return [line for line in path.read_text().split("\n") if line]
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
