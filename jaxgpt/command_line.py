@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from jaxgpt.errors import JaxgptError, UnfinishedError, UsageError
+from jaxgpt.errors import JaxgptError, UnfinishedError, UsageError, explain_machine_error
 from jaxgpt.variants import (
     choose_variants,
     describe_owners,
@@ -149,6 +149,9 @@ def run_verb(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         sys.exit(141)
     except Exception as error:
         _show_traceback()
+        if (machine := explain_machine_error(error)) is not None:
+            print(f"error: {machine}", file=sys.stderr)
+            sys.exit(1)
         text = " ".join(str(error).split())[:500]
         print(
             f"error: {type(error).__name__}: {text} (JAXGPT_DEBUG=1 shows where)", file=sys.stderr

@@ -5,7 +5,12 @@ This file knows nothing else of jaxgpt.
 """
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+OUT_OF_HANDLES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class JaxgptError(Exception):
@@ -64,6 +69,25 @@ class InterruptedByUser(JaxgptError):
     """Ctrl-C, after the work was saved."""
 
     exit_code = 130
+
+
+def explain_machine_error(error: BaseException) -> str | None:
+    """Return one line on what the machine lacks and what to do; None for any other error."""
+    if not isinstance(error, OSError):
+        return None
+    file = f" {error.filename}" if error.filename else ""
+    reason = os.strerror(error.errno or 0)
+    if error.errno in DISK_FULL:
+        return (
+            f"the disk is full: cannot write{file}: {reason}; make room and run the same command "
+            "again"
+        )
+    if error.errno in OUT_OF_HANDLES:
+        return (
+            f"too many files are open: cannot open{file}: {reason}; no file is damaged: "
+            "raise the limit (ulimit -n 65536) and run the same command again"
+        )
+    return None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

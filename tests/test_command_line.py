@@ -1,5 +1,8 @@
 """Options: typed overrides of nested sections, did-you-mean, one-line errors, exit codes."""
 
+import errno
+import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -94,6 +97,24 @@ def test_errors_end_with_their_exit_code_and_no_traceback(capsys, error, code) -
     printed = capsys.readouterr().err
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full: cannot write some/file: No space left on device; make"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EMFILE, "too many files are open: cannot open some/file: .* no file is damaged"),
+    ],
+)
+def test_what_the_machine_lacks_is_said_in_words(capsys, number, said) -> None:
+    def main(argv) -> None:
+        raise OSError(number, os.strerror(number), "some/file")
+
+    with pytest.raises(SystemExit) as stop:
+        run_verb(main, [])
+    assert stop.value.code == 1
+    assert re.fullmatch(f"error: {said}.*run the same command again\n", capsys.readouterr().err)
 
 
 def test_jaxgpt_lists_its_verbs_and_refuses_others() -> None:

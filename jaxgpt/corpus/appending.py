@@ -101,13 +101,17 @@ def append_to_dataset(
         if has_part(dataset, inputs, settings_of_parts(account), changed_settings(stored, config)):
             logger.info("%s has this text already; nothing to do", dataset)
         else:
+            work, tally = dataset / APPEND_WORK, account.tally
+            needed = forecast_restoring(tally.num_kept, tally.kept_bytes, config)
+            needed |= forecast_build(inputs.files, config)
+            check_disk_space(dataset, work, needed, config)
             with (
-                explaining_full_disk(dataset),
+                explaining_full_disk(dataset, work, needed),
                 contextlib.closing(config.executor.build()) as executor,
             ):
                 # Workers elsewhere need a path that is right from wherever they run.
                 progress = Progress(stop)
-                stages = Stages((dataset / APPEND_WORK).resolve(), executor, progress)
+                stages = Stages(work.resolve(), executor, progress)
                 _append(inputs, stored, (account, assignment), config, stages, progress)
         shutil.rmtree(dataset / APPEND_WORK, ignore_errors=True)
         return TokenDataset.open(dataset).manifest
@@ -123,10 +127,7 @@ def _append(
 ) -> None:
     """All stages in their order."""
     account, assignment = known
-    tally, directory = account.tally, stored.directory
-    needed = forecast_restoring(tally.num_kept, tally.kept_bytes, config)
-    needed |= forecast_build(inputs.files, config)
-    check_disk_space(directory, directory / APPEND_WORK, needed, config)
+    tally = account.tally
     num_bytes = sum(file.estimated_text_bytes for file in inputs.files)
     num_partitions = plan_num_partitions(num_bytes + account.tally.kept_bytes)
     older = _restore(stored, config, num_partitions, stages)

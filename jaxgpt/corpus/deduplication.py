@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jaxgpt.corpus.array_files import save_array
 from jaxgpt.corpus.exact_duplicates import HASH_BYTES, choose_kept
 from jaxgpt.corpus.partition import KEPT_NAME, Partition
 from jaxgpt.corpus.parts import hash_rows
@@ -47,7 +48,7 @@ def remove_duplicates(
     hashes_N = np.concatenate(hashes)
     kept_rows = choose_kept(hashes_N, place_of)[num_older:]
     is_kept = kept_rows == np.arange(num_older, num_older + num_rows)
-    np.save(folder / KEPT_NAME, is_kept)
+    save_array(folder / KEPT_NAME, is_kept)
     removed_rows = np.flatnonzero(~is_kept).tolist()
     samples = dict(_texts(partition, removed_rows[:MAX_SAMPLES]))
     with RemovalLog(folder, "exact_duplicates") as log:

@@ -79,8 +79,10 @@ def build_dataset(arguments: Sequence[str], output: Path, config: DatasetConfig)
             logger.info("%s is finished already; nothing to do", output)
             return manifest
         refuse_foreign_folder(output, WORK)
+        needed = forecast_build(inputs.files, config)
+        check_disk_space(output, work, needed, config)
         with (
-            explaining_full_disk(output),
+            explaining_full_disk(output, work, needed),
             contextlib.closing(config.executor.build()) as executor,
         ):
             manifest = _build(inputs, output, config, given, executor, Progress(stop))
@@ -97,7 +99,6 @@ def _build(
     progress: Progress,
 ) -> dict[str, Any]:
     """All stages in their order."""
-    check_disk_space(output, output / WORK, forecast_build(inputs.files, config), config)
     # Workers elsewhere need a path that is right from wherever they run.
     stages = Stages((output / WORK).resolve(), executor, progress)
     num_bytes = sum(file.estimated_text_bytes for file in inputs.files)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.corpus.array_files import save_array
 from jaxgpt.corpus.exact_duplicates import HASH_BYTES
 from jaxgpt.corpus.finished import read_listing
 from jaxgpt.corpus.partition import KEPT_NAME, Partition
@@ -44,7 +45,7 @@ def list_taken_down(folder: Path, advance: Callable[[int], None], removed: Path)
                 taken.add(entry["location"])
                 found.add(entry["hash"])
     digests = b"".join(map(bytes.fromhex, sorted(found)))
-    np.save(folder / HASHES_NAME, np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES))
+    save_array(folder / HASHES_NAME, np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES))
     return {"num_hashes": len(found)}
 
 
@@ -60,7 +61,7 @@ def leave_out_taken_down(
     taken = {value.tobytes() for value in np.load(listed / HASHES_NAME, allow_pickle=False)}
     table = partition.table(("hash", *_COLUMNS))
     is_kept = np.array([digest.as_py() not in taken for digest in table["hash"]], bool)
-    np.save(folder / KEPT_NAME, is_kept)
+    save_array(folder / KEPT_NAME, is_kept)
     with RemovalLog(folder, STAGE) as log:
         for row in np.flatnonzero(~is_kept).tolist():
             log.drop(

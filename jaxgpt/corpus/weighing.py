@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxgpt.config import configclass
+from jaxgpt.corpus.array_files import save_array
 from jaxgpt.corpus.document import Document
 from jaxgpt.corpus.partition import KEPT_NAME, Partition
 from jaxgpt.corpus.parts import DocumentWriter
@@ -97,7 +98,7 @@ def weigh_partition(
                 for copy in range(1, numbers[row]):
                     copies.write(document, num_bytes, digest, copy)
             advance(sum(batch.column("num_bytes").to_pylist()))
-    np.save(folder / KEPT_NAME, np.array(is_kept, bool))
+    save_array(folder / KEPT_NAME, np.array(is_kept, bool))
     batches = [dataclasses.astuple(batch) for batch in copies.batches]
     return {"tally": log.result(), "batches": batches}
 

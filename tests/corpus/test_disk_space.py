@@ -1,21 +1,30 @@
 """Room on the disk is forecast before anything is written."""
 
+import dataclasses
+import json
 import logging
+import re
 import shutil
+import subprocess
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zstandard
 
+import jaxgpt
 from jaxgpt.config import replace
 from jaxgpt.corpus.appending import append_to_dataset
+from jaxgpt.corpus.array_files import save_array
+from jaxgpt.corpus.config import DatasetTokenizer
 from jaxgpt.corpus.disk_space import forecast_build, forecast_restoring
 from jaxgpt.corpus.executors.config import ExecutorConfig
 from jaxgpt.corpus.filters.config import FiltersConfig
 from jaxgpt.corpus.near_duplicates.config import NearDuplicatesConfig
 from jaxgpt.corpus.pipeline import build_dataset
 from jaxgpt.corpus.sources import find_inputs
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import JaxgptError, UsageError
 from jaxgpt.shards import TokenDataset
 from tests.corpus.building import CONFIG, everything, write_lines
 
@@ -99,3 +108,103 @@ def test_what_an_interrupted_build_has_written_needs_no_room_again(free, monkeyp
     written = sum(path.stat().st_size for path in Path("out/.work").rglob("*") if path.is_file())
     free(max(needed() - written, 0))
     build_dataset(["a.jsonl"], Path("out"), CONFIG)
+
+
+SHORT = [
+    {"text": f"a short text number {number} of {number * 7919 % 1013}"} for number in range(3000)
+]
+ALIKE = [
+    {"text": " ".join(f"word{each}" for each in range(300)) + f" copy {number}"}
+    for number in range(300)
+]
+
+
+@pytest.mark.parametrize("records", [SHORT, ALIKE], ids=["short texts", "near copies"])
+@pytest.mark.parametrize("name", ["many.jsonl", "many.json", "many.jsonl.zst"])
+def test_the_forecast_holds_whatever_the_size_of_documents(monkeypatch, records, name):
+    text = json.dumps(records) if ".json." in f"{name}." else "\n".join(map(json.dumps, records))
+    data = text.encode()
+    Path(name).write_bytes(zstandard.compress(data) if name.endswith(".zst") else data)
+    config = replace(CONFIG, tokenizer=DatasetTokenizer(vocab_size=400))
+    files = find_inputs([name], Path("out")).files
+    # How far text unpacks is known only afterwards.
+    assert len(files) == 1
+    files = [dataclasses.replace(files[0], size=len(data), compression=files[0].compression)]
+    expansion = files[0].estimated_text_bytes / len(data)
+    forecast = sum(forecast_build(files, config).values()) / expansion
+    monkeypatch.setattr("jaxgpt.corpus.pipeline.write_outcome", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build_dataset([name], Path("out"), config)
+    written = sum(path.stat().st_size for path in Path("out").rglob("*") if path.is_file())
+    assert written <= 1.2 * forecast
+    assert forecast <= 3 * written
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Make a disk of a few kilobytes; small_disk(num_bytes) gives it another size."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+
+    def resize(num_bytes):
+        subprocess.run(["mount", "-o", f"remount,size={num_bytes}", str(folder)], check=True)
+
+    yield resize
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full_is_said_at_every_stage_and_room_is_all_it_takes(small_disk):
+    """Written through a mapping, a full disk ends the process with SIGBUS."""
+    write_lines("short.jsonl", *SHORT)
+    executor = ExecutorConfig(kind="serial", when_disk_is_small="warn")
+    config = replace(CONFIG, executor=executor)
+    build_dataset(["short.jsonl"], Path("expected/out"), config)
+    errors, stages = [], set()
+    for kilobytes in (64, 300, 2000, 4200, 4500):
+        small_disk(kilobytes * 1024)
+        try:
+            build_dataset(["short.jsonl"], Path("small/out"), config)
+        except JaxgptError as error:
+            errors.append(error)
+            stages.add(len(list(Path("small/out/.work").iterdir())))
+    assert stages >= {1, 3}, "reading and signing"
+    assert max(stages) > 9, "encoding and later"
+    said = (
+        r"the disk is full: cannot write below small/out: No space left on device; \S+ [kM]?B "
+        r"are free, and the rest may take \S+ MB of \S+ MB \(reading .*, near duplicates .*\)\. "
+        r"What was finished is kept: make room and run the same command again"
+    )
+    assert [str(error) for error in errors if not re.fullmatch(said, str(error))] == []
+    assert {error.exit_code for error in errors} == {1}
+    small_disk(64 << 20)
+    build_dataset(["short.jsonl"], Path("small/out"), config)
+    assert everything("small/out") == everything("expected/out")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((0, 3), np.uint32),
+        np.array([True, False]),
+        np.arange(6.0).reshape(2, 3).T,
+        np.arange(7, dtype="<i8"),
+    ],
+)
+def test_arrays_are_written_as_numpy_writes_them(array):
+    save_array(Path("ours.npy"), array)
+    np.save("numpys.npy", np.ascontiguousarray(array))
+    assert Path("ours.npy").read_bytes() == Path("numpys.npy").read_bytes()
+
+
+def test_no_array_is_written_through_a_mapping_or_without_the_number_of_the_error():
+    package = Path(jaxgpt.__file__).parent
+    unsafe = re.compile(r"open_memmap|\.tofile\(|np\.savez?\((?!index)|memmap\([^)]*[\"'](w\+|r\+)")
+    found = [
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if unsafe.search(path.read_text()) and "benchmarks" not in path.parts
+    ]
+    assert found == []

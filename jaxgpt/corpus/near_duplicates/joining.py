@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.corpus.array_files import save_array
 from jaxgpt.corpus.near_duplicates.candidates import connected_clusters, star_edges, unique_edges
 from jaxgpt.corpus.near_duplicates.signing import (
     KEYS_NAME,
@@ -41,7 +42,7 @@ def join_keys(
         documents.append(partition.load(ROWS_NAME)[start:stop] + np.int64(partition.first))
         advance(0)
     edges = star_edges(np.concatenate(keys), np.concatenate(documents))
-    np.save(folder / EDGES_NAME, edges)
+    save_array(folder / EDGES_NAME, edges)
     return {"num_edges": len(edges)}
 
 
@@ -67,9 +68,9 @@ def connect_documents(
     shingles = np.bincount(index_N, _num_shingles(signed, documents_N), num_clusters)
     before = np.cumsum(shingles.astype(np.int64)) - shingles.astype(np.int64)
     _, group_of = np.unique(before // _GROUP_SHINGLES, return_inverse=True)
-    np.save(folder / DOCUMENTS_NAME, documents_N)
-    np.save(folder / CLUSTERS_NAME, clusters_N)
-    np.save(folder / GROUPS_NAME, group_of[index_N].astype(np.int64))
+    save_array(folder / DOCUMENTS_NAME, documents_N)
+    save_array(folder / CLUSTERS_NAME, clusters_N)
+    save_array(folder / GROUPS_NAME, group_of[index_N].astype(np.int64))
     return {
         "num_documents": len(documents_N),
         "num_clusters": num_clusters,

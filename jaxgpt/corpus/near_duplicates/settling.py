@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.corpus.array_files import save_array
 from jaxgpt.corpus.near_duplicates.signing import SignedPartition
 from jaxgpt.corpus.near_duplicates.verifying import read_removed
 from jaxgpt.corpus.partition import KEPT_NAME
@@ -31,5 +32,5 @@ def settle_partition(
                 document["hash"] = document["hash"].hex()
                 log.drop(reason=REASON, detail=detail, **document)
             advance(0)
-    np.save(folder / KEPT_NAME, is_kept)
+    save_array(folder / KEPT_NAME, is_kept)
     return log.result()

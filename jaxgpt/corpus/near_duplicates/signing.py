@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.corpus.array_files import ArrayWriter, save_array
 from jaxgpt.corpus.near_duplicates.bands import band_keys
 from jaxgpt.corpus.near_duplicates.config import NearDuplicatesConfig
 from jaxgpt.corpus.near_duplicates.minhash import sign
@@ -61,28 +62,22 @@ def sign_partition(
     num_documents = sum(batch.num_rows for batch in partition.batches(("num_bytes",)))
     counts_D = np.zeros(num_documents, np.int64)
     keys = [np.zeros((0, config.num_bands), np.uint64)]
-    # A file of no rows cannot be mapped.
-    signatures = np.zeros((0, config.num_permutations), np.uint32)
-    if num_documents:
-        signatures = np.lib.format.open_memmap(
-            folder / SIGNATURES_NAME, "w+", np.uint32, (num_documents, config.num_permutations)
-        )
-    else:
-        np.save(folder / SIGNATURES_NAME, signatures)
     row = 0
-    for batch in partition.batches(("num_bytes", "text")):
-        rows = slice(row, row + batch.num_rows)
-        shingles = shingle(batch.column("text").to_pylist(), config.ngram)
-        counts_D[rows] = shingles.counts_D
-        signatures[rows] = sign(shingles, config.num_permutations)
-        keys.append(band_keys(signatures[rows], config.num_bands, config.num_rows))
-        row = rows.stop
-        advance(sum(batch.column("num_bytes").to_pylist()))
-    del signatures
-    np.save(folder / NUM_SHINGLES_NAME, counts_D)
+    shape = (num_documents, config.num_permutations)
+    with ArrayWriter(folder / SIGNATURES_NAME, np.uint32, shape) as file:
+        for batch in partition.batches(("num_bytes", "text")):
+            rows = slice(row, row + batch.num_rows)
+            shingles = shingle(batch.column("text").to_pylist(), config.ngram)
+            counts_D[rows] = shingles.counts_D
+            signatures = sign(shingles, config.num_permutations)
+            file.append(signatures)
+            keys.append(band_keys(signatures, config.num_bands, config.num_rows))
+            row = rows.stop
+            advance(sum(batch.column("num_bytes").to_pylist()))
+    save_array(folder / NUM_SHINGLES_NAME, counts_D)
     with_words = np.flatnonzero(counts_D)
     keys_P = np.concatenate(keys)[with_words].ravel()
     order = np.argsort(keys_P, kind="stable")
-    np.save(folder / KEYS_NAME, keys_P[order])
-    np.save(folder / ROWS_NAME, with_words[order // config.num_bands].astype(np.uint32))
+    save_array(folder / KEYS_NAME, keys_P[order])
+    save_array(folder / ROWS_NAME, with_words[order // config.num_bands].astype(np.uint32))
     return {"num_documents": num_documents, "num_keys": len(keys_P)}
