@@ -4,8 +4,10 @@ Only finds where elements begin and end; whether each one is JSON is for the cal
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
+
+from jaxgpt.corpus.json_text import JsonText
 
 _OUTSIDE_STRING = re.compile(rb'["\[\]{},]')
 _INSIDE_STRING = re.compile(rb'["\\]')
@@ -19,27 +21,35 @@ class Element(NamedTuple):
     is_complete: bool = True
 
 
-def array_elements(chunks: Iterable[bytes], max_bytes: int) -> Iterator[Element]:
-    """Yield the elements of the array whose bytes are `chunks`.
+def array_elements(text: JsonText, max_bytes: int) -> Iterator[Element]:
+    """Yield the elements of the array with which `text` begins; what follows is left in `text`.
 
     If the data ends before the array does, what is left comes last, not `is_complete` (and may
-    be blank). What follows the array is not looked at.
+    be blank).
     """
-    splitter = _Splitter(max_bytes)
-    for chunk in chunks:
+    splitter = _Splitter(max_bytes, text.line)
+    for chunk in text.chunks():
         yield from splitter.feed(chunk)
         if splitter.is_closed:
+            text.put_back(chunk[splitter.position :], splitter.line)
             return
     yield Element(splitter.start_line, splitter.pending(), is_complete=False)
 
 
 class _Splitter:
-    """Follows strings and nesting; keeps the bytes of the element that is not complete yet."""
+    """Follows strings and nesting; keeps the bytes of the element that is not complete yet.
 
-    def __init__(self, max_bytes: int) -> None:
+    Attributes:
+        is_closed: whether the array has ended; if so, `position` is where in the last chunk.
+        line: up to which the array was read.
+        start_line: where the current element begins.
+    """
+
+    def __init__(self, max_bytes: int, line: int) -> None:
         self.is_closed = False
-        self.start_line = 1
-        self._line = 1
+        self.position = 0
+        self.line = line
+        self.start_line = line
         self._max_bytes = max_bytes
         self._element = bytearray()
         self._num_bytes = 0
@@ -79,7 +89,7 @@ class _Splitter:
                 self._depth -= 1
             if (mark == b"," and self._depth == 1) or self._depth == 0:
                 self._take(chunk[kept : position - 1])
-                self.is_closed = self._depth == 0
+                self.is_closed, self.position = self._depth == 0, position
                 yield from self._complete()
                 if self.is_closed:
                     return
@@ -89,9 +99,9 @@ class _Splitter:
     def _take(self, data: bytes) -> None:
         if self._num_bytes == 0:
             body = data.lstrip()
-            self._line += data[: len(data) - len(body)].count(b"\n")
-            self.start_line, data = self._line, body
-        self._line += data.count(b"\n")
+            self.line += data[: len(data) - len(body)].count(b"\n")
+            self.start_line, data = self.line, body
+        self.line += data.count(b"\n")
         self._num_bytes += len(data)
         if self._num_bytes <= self._max_bytes:
             self._element += data

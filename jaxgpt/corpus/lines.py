@@ -3,10 +3,14 @@
 Lines end at b"\\n" and nowhere else: `str.splitlines` would also cut a JSON record at U+2028.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-_BOM = b"\xef\xbb\xbf"
+# Byte order marks of files that were concatenated; zeros, with which tapes pad and crashed systems
+# fill.
+_SEAM = re.compile(rb"(?:\0|\xef\xbb\xbf)+")
+_MAX_SEAM_BYTES = 3
 
 
 class Line(NamedTuple):
@@ -17,27 +21,36 @@ class Line(NamedTuple):
     has_newline: bool = True
 
 
-def bounded_lines(chunks: Iterable[bytes], max_bytes: int) -> Iterator[Line]:
-    """Yield every line, blank ones too; a byte order mark before the first is removed."""
-    number, pending, is_too_long = 1, b"", False
+def bounded_lines(chunks: Iterable[bytes], max_bytes: int, first: int = 1) -> Iterator[Line]:
+    """Yield every line, blank ones too, numbered from `first`.
+
+    Byte order marks and zeros before the text of a line are removed.
+    """
+    number, pending, is_too_long = first, b"", False
     for chunk in chunks:
         *complete, rest = chunk.split(b"\n")
         for piece in complete:
             data = pending + piece
-            yield Line(number, None if is_too_long else _checked(data, number, max_bytes))
+            yield Line(number, None if is_too_long else _checked(data, max_bytes))
             number, pending, is_too_long = number + 1, b"", False
         pending += rest
-        if len(pending) > max_bytes + len(_BOM):
-            pending, is_too_long = b"", True
+        if len(pending) > max_bytes + _MAX_SEAM_BYTES:
+            pending = _without_seam(pending)
+            if len(pending) > max_bytes + _MAX_SEAM_BYTES:
+                pending, is_too_long = b"", True
     if pending or is_too_long:
-        data = None if is_too_long else _checked(pending, number, max_bytes)
+        data = None if is_too_long else _checked(pending, max_bytes)
         yield Line(number, data, has_newline=False)
 
 
-def _checked(data: bytes, number: int, max_bytes: int) -> bytes | None:
-    if number == 1:
-        data = data.removeprefix(_BOM)
+def _checked(data: bytes, max_bytes: int) -> bytes | None:
+    data = _without_seam(data)
     return data if len(data) <= max_bytes else None
+
+
+def _without_seam(data: bytes) -> bytes:
+    found = _SEAM.match(data)
+    return data[found.end() :] if found else data
 
 
 class Piece(NamedTuple):

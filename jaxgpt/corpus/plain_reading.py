@@ -24,9 +24,7 @@ def read_documents(inputs: Inputs, config: SourcesConfig) -> Iterator[Document]:
     damaged_files = []
     for file in inputs.files:
         reader = FileReader(file, config)
-        num_records = 0
         for record in reader:
-            num_records += 1
             tally.count_read(record)
             repaired, _ = clean(record, RepairConfig())
             if isinstance(repaired, Document):
@@ -42,7 +40,7 @@ def read_documents(inputs: Inputs, config: SourcesConfig) -> Iterator[Document]:
                     "name": file.name,
                     "problem": problem.kind,
                     "detail": problem.detail,
-                    "num_records": num_records,
+                    "num_records": reader.num_whole_records,
                 }
             )
     check_read(tally, damaged_files, config)

@@ -1,12 +1,13 @@
 """The reader of each kind of file, and reading a file with it."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 from jaxgpt.corpus.document import Document
 from jaxgpt.corpus.json_records import read_json, read_json_lines
 from jaxgpt.corpus.lines import bounded_pieces
 from jaxgpt.corpus.parquet_records import read_parquet
-from jaxgpt.corpus.records import Record, RecordFile
+from jaxgpt.corpus.records import Record, RecordFile, is_cut
 from jaxgpt.corpus.sources import InputFile, SourcesConfig
 from jaxgpt.corpus.streams import ByteStream, FileProblem
 
@@ -22,6 +23,7 @@ def read_text(file: RecordFile, stream: ByteStream) -> Iterator[Record]:
             data = data[: data.rfind(b"\n") + 1]
             if data != piece.data:
                 yield file.truncated(piece.number + data.count(b"\n"))
+                file.num_partial_records += bool(data)
         if data or (number == 0 and stream.problem is None):
             location = file.location(piece.number)
             text = data.decode("utf-8", "surrogateescape")
@@ -42,10 +44,12 @@ class FileReader:
     Attributes:
         problem: None, or after the last record why the file could not be read to its end.
         num_read_bytes: stored bytes read so far.
+        num_whole_records: records read so far, without those that the file's problem has cut.
     """
 
     def __init__(self, file: InputFile, config: SourcesConfig) -> None:
         self.problem: FileProblem | None = None
+        self.num_whole_records = 0
         self._records = RecordFile(file, config)
         self._stream: ByteStream | None = None
 
@@ -62,13 +66,26 @@ class FileReader:
             yield records.unreadable(str(error))
             return
         config, num_records = records.config, 0
+        # Records that begin on one line have its number in common.
+        location, num_there = "", 0
         with raw:
             self._stream = ByteStream(
                 raw, records.file.compression, config.max_file_bytes, config.max_expansion
             )
             for record in READERS[records.file.kind](records, self._stream):
                 num_records += 1
-                yield record
+                self.num_whole_records += not is_cut(record)
+                num_there = num_there + 1 if record.location == location else 1
+                location = record.location
+                yield record if num_there == 1 else _numbered(record, num_there)
+        self.num_whole_records -= records.num_partial_records
         self.problem = self._stream.problem or records.problem
         if self.problem is not None and num_records == 0:
             yield records.unreadable(self.problem.detail)
+
+
+def _numbered(record: Record, number: int) -> Record:
+    """The record with a location, and an id unless it has its own, that no other has."""
+    location = f"{record.location}#{number}"
+    own_id = location if record.id == record.location else record.id
+    return dataclasses.replace(record, location=location, id=own_id)

@@ -68,15 +68,14 @@ def read_part(
     ):
         keep = _Gate(plan, tally, removed)
         for file in files:
-            reader, num_read_bytes, num_records = FileReader(file, plan.sources), 0, 0
+            reader, num_read_bytes = FileReader(file, plan.sources), 0
             for record in reader:
-                num_records += 1
                 if (kept := keep(record, file.path)) is not None:
                     documents.write(*kept)
                 advance(reader.num_read_bytes - num_read_bytes)
                 num_read_bytes = reader.num_read_bytes
             advance(file.size - num_read_bytes)
-            read_files.append(_describe(file, reader, num_records))
+            read_files.append(_describe(file, reader))
     tally.check()
     return {
         "tally": tally.to_json(),
@@ -146,13 +145,13 @@ def _without_text(document: Document, reason: str) -> Rejected:
     )
 
 
-def _describe(file: InputFile, reader: FileReader, num_records: int) -> dict[str, Any]:
+def _describe(file: InputFile, reader: FileReader) -> dict[str, Any]:
     """An input file as it is listed with the finished dataset."""
     description: dict[str, Any] = {
         "name": file.name,
         "num_bytes": file.size,
         "stamp": file.stamp,
-        "num_records": num_records,
+        "num_records": reader.num_whole_records,
     }
     if reader.problem is not None:
         description |= {"problem": reader.problem.kind, "detail": reader.problem.detail}

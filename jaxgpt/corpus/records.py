@@ -3,15 +3,16 @@
 Every record becomes exactly one of the two. Text is passed on as it stands; repair comes later.
 """
 
-import json
 from typing import Any
 
 from jaxgpt.corpus.document import Document, Rejected, shorten
+from jaxgpt.corpus.json_text import Values
 from jaxgpt.corpus.sources import InputFile, SourcesConfig
 from jaxgpt.corpus.streams import FileProblem
 
 Record = Document | Rejected
 _MAX_NAME_CHARACTERS = 1000
+_TRUNCATED, _UNREADABLE = "truncated_record", "unreadable_file"
 
 
 class RecordFile:
@@ -19,25 +20,29 @@ class RecordFile:
 
     Attributes:
         problem: None, or why the file could not be read to its end; readers set it.
+        num_partial_records: documents that hold what is left of a record; readers count them.
     """
 
     def __init__(self, file: InputFile, config: SourcesConfig) -> None:
         self.problem: FileProblem | None = None
+        self.num_partial_records = 0
         self.file = file
         self.config = config
 
-    def from_json(self, data: bytes, line: int) -> Record:
-        """The record whose JSON is `data`."""
-        try:
-            values = json.loads(data.decode("utf-8", "surrogateescape"))
-        except (ValueError, RecursionError) as error:
-            detail = f"{type(error).__name__}: {error}"
-            sample = shorten(data[:2000].decode("utf-8", "replace"))
-            return self.reject(line, "malformed_json", detail, is_bad=True, sample=sample)
-        if not isinstance(values, dict):
-            detail = f"{type(values).__name__} instead of an object"
-            return self.reject(line, "not_an_object", detail, is_bad=True)
-        return self.from_values(values, line)
+    def from_json(self, parsed: Values, line: int) -> list[Record]:
+        """The records that JSON values are, and one for text that is no JSON."""
+        records: list[Record] = []
+        for value in parsed.values:
+            if isinstance(value, dict):
+                records.append(self.from_values(value, line))
+            else:
+                detail = f"{type(value).__name__} instead of an object"
+                records.append(self.reject(line, "not_an_object", detail, is_bad=True))
+        if parsed.error is not None:
+            detail = f"{type(parsed.error).__name__}: {parsed.error}"
+            sample = shorten(parsed.rest[:2000].decode("utf-8", "replace"))
+            records.append(self.reject(line, "malformed_json", detail, is_bad=True, sample=sample))
+        return records
 
     def from_values(self, values: dict[str, Any], line: int) -> Record:
         """The record with these keys and values."""
@@ -72,11 +77,11 @@ class RecordFile:
 
     def truncated(self, line: int) -> Rejected:
         """The record in which a damaged file ends."""
-        return self.reject(line, "truncated_record", "the file ends within it")
+        return self.reject(line, _TRUNCATED, "the file ends within it")
 
     def unreadable(self, detail: str) -> Rejected:
         """A file of which nothing can be read."""
-        return self.reject(1, "unreadable_file", detail, is_bad=True)
+        return self.reject(1, _UNREADABLE, detail, is_bad=True)
 
     def reject(
         self,
@@ -98,6 +103,11 @@ class RecordFile:
             is_bad=is_bad,
             sample=sample,
         )
+
+
+def is_cut(record: Record) -> bool:
+    """Whether it stands for what a damaged file has lost, rather than for a record of its own."""
+    return isinstance(record, Rejected) and record.reason in (_TRUNCATED, _UNREADABLE)
 
 
 def _as_name(value: Any) -> str:

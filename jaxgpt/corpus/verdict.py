@@ -24,7 +24,7 @@ def check_read(tally: Tally, files: Sequence[Mapping[str, Any]], config: Sources
     damaged = [file for file in files if "problem" in file]
     for file in damaged[:_MAX_WARNINGS]:
         logger.warning(
-            "%s is %s (%s); %d records before that were read",
+            "%s is %s (%s); whole records that were read: %d",
             file["name"],
             file["problem"].replace("_", " "),
             file["detail"],

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.corpus.json_array import array_elements
+from jaxgpt.corpus.json_text import JsonText
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -24,7 +25,7 @@ def chunks(data, size):
 @settings(max_examples=200, deadline=None)
 def test_the_elements_of_any_array_in_any_chunks(values, indent, size):
     data = json.dumps(values, indent=indent, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    elements = list(array_elements(chunks(data, size), max_bytes=10_000))
+    elements = list(array_elements(JsonText(chunks(data, size)), max_bytes=10_000))
     assert all(element.is_complete for element in elements)
     found = [json.loads(element.data.decode("utf-8", "surrogatepass")) for element in elements]
     assert found == values
@@ -32,7 +33,7 @@ def test_the_elements_of_any_array_in_any_chunks(values, indent, size):
 
 def test_elements_know_their_line():
     data = b'\xef\xbb\xbf [\n {"a":\n 1},\n\n {"b": "]"} ]\n'
-    elements = list(array_elements([data[:7], data[7:]], 100))
+    elements = list(array_elements(JsonText([data[:7], data[7:]]), 100))
     assert [(element.line, element.data.strip()) for element in elements] == [
         (2, b'{"a":\n 1}'),
         (5, b'{"b": "]"}'),
@@ -41,7 +42,7 @@ def test_elements_know_their_line():
 
 def test_an_element_beyond_the_limit_is_left_out_and_the_next_is_found():
     data = json.dumps([{"a": 1}, {"text": "x\n" * 5000}, {"b": 2}], indent=1).encode()
-    elements = list(array_elements(chunks(data, 64), max_bytes=100))
+    elements = list(array_elements(JsonText(chunks(data, 64)), max_bytes=100))
     assert [element.data is None for element in elements] == [False, True, False]
     assert json.loads(elements[2].data) == {"b": 2}
     assert [element.line for element in elements] == [2, 5, 8]
@@ -49,7 +50,7 @@ def test_an_element_beyond_the_limit_is_left_out_and_the_next_is_found():
 
 def test_what_a_truncated_array_ends_in_is_not_complete():
     data = b'[{"a": 1}, {"b": 2}, {"text": "unfini'
-    *complete, last = array_elements([data], 100)
+    *complete, last = array_elements(JsonText([data]), 100)
     assert [json.loads(element.data) for element in complete] == [{"a": 1}, {"b": 2}]
     assert not last.is_complete
     assert last.data == b'{"text": "unfini'
@@ -57,5 +58,5 @@ def test_what_a_truncated_array_ends_in_is_not_complete():
 
 def test_a_hundred_thousand_brackets_are_no_recursion():
     data = b"[" * 200_000 + b"]" * 200_000
-    (element,) = array_elements([data], 1 << 20)
+    (element,) = array_elements(JsonText([data]), 1 << 20)
     assert element.data == data[1:-1]

@@ -41,9 +41,9 @@ def test_exactly_the_lines_beyond_the_limit_are_left_out(data, size, limit):
         assert line.data == (whole if len(whole) <= limit else None)
 
 
-def test_a_byte_order_mark_before_the_first_line_goes():
-    lines = bounded_lines([b"\xef\xbb", b"\xbfabc\n\xef\xbb\xbfd\n"], 3)
-    assert [line.data for line in lines] == [b"abc", None]
+def test_byte_order_marks_and_zeros_before_a_line_go():
+    lines = bounded_lines([b"\xef\xbb", b"\xbfabc\n\xef\xbb\xbfd\n\0\0", b"\0\0\0\0\0\0ef\0\n"], 3)
+    assert [line.data for line in lines] == [b"abc", b"d", b"ef\0"]
 
 
 def test_a_line_of_200_mb_takes_no_memory_and_the_next_is_read():

@@ -239,11 +239,46 @@ def test_an_array_keeps_its_good_elements(read):
     records, problem = read("a.json", data)
     assert texts(records) == ["a", "b"]
     assert reasons(records) == [
-        ("a.json:1", "not_an_object"),
-        ("a.json:2", "text_not_a_string"),
-        ("a.json:2", "truncated_record"),
+        ("a.json:1#2", "not_an_object"),
+        ("a.json:2#2", "text_not_a_string"),
+        ("a.json:2#3", "truncated_record"),
     ]
     assert problem == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "locations"),
+    [
+        ("a.json", b'[{"text": "a"}, {"text": "b"},\n{"text": "c"}]', ["1", "1#2", "2"]),
+        ("a.jsonl", b'{"text": "a"}{"text": "b", "id": "own"}\n{"text": "c"}', ["1", "1#2", "2"]),
+        ("a.txt", b"words " * 30, ["1", "1#2", "1#3"]),
+    ],
+)
+def test_no_two_records_have_one_location(read, name, data, locations):
+    records, _ = read(name, data, max_record_bytes=70)
+    assert [record.location for record in records] == [f"{name}:{each}" for each in locations]
+    assert all(record.id in (record.location, "own") for record in records)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "num_whole"),
+    [
+        ("a.jsonl.gz", gzip.compress(json_lines(*RECORDS))[:-12], 2),
+        ("a.json.gz", gzip.compress(json.dumps(RECORDS).encode())[:-12], 2),
+        ("a.json", json.dumps(RECORDS).encode()[:-4], 2),
+        ("a.txt.gz", gzip.compress(b"a line\nanother\n")[:-10], 0),
+        ("a.jsonl.gz", b"", 0),
+        ("a.parquet", b"PAR1 and no more", 0),
+    ],
+)
+def test_of_a_damaged_file_only_whole_records_count(tmp_path, monkeypatch, name, data, num_whole):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(data)
+    reader = FileReader(find_inputs([name], tmp_path / "out").files[0], SourcesConfig())
+    records = list(reader)
+    assert reader.problem is not None
+    assert reader.num_whole_records == num_whole
+    assert len(records) > num_whole
 
 
 def test_parquet_rows_keep_their_metadata(read, tmp_path):
