@@ -20,6 +20,21 @@ _PAGE = re.compile(
     r"\s*<(?:!doctype|html|head|body|main|article|section|div|table|ul|ol|dl|p|h[1-6])\b",
     re.IGNORECASE,
 )
+# As browsers and libxml2 find them: a quote counts only where a value begins, and nothing in a
+# comment, script or style sheet is a tag. Nothing backtracks: the time is linear in the length.
+_ATTRIBUTE = r"""[\s/]*+[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>"'][^\s>]*+)?+)?+"""
+_COMMENT = r"<!--(?:-?>|.*?(?:--!?>|\Z))"
+_START_TAG = re.compile(
+    rf"{_COMMENT}|<(?:(script|style)(?=[\s/>])|[a-z][^\s/>]*+)(?P<attributes>(?:{_ATTRIBUTE})*+)"
+    r"(?(1).*?(?:</\1|\Z))",
+    re.IGNORECASE | re.DOTALL,
+)
+_ATTRIBUTES = re.compile(_ATTRIBUTE)
+# The parser compares every attribute of a tag with all before it.
+_MAX_ATTRIBUTES = 1000
+# Beyond this, the main extractor does not consult the others, one of which (jusText) takes time
+# that grows with the square of the number of paragraphs.
+_MAX_COMPARED_ELEMENTS = 20_000
 
 
 def is_page(path: str, text: str, policy: Policy) -> bool:
@@ -39,8 +54,28 @@ def is_page(path: str, text: str, policy: Policy) -> bool:
     return policy == "records" and _PAGE.match(_without_front_matter(text)) is not None
 
 
+def find_excess(page: str, max_elements: int) -> str | None:
+    """Return how a page exceeds what can be extracted in bounded time; None if it does not.
+
+    A function of the page alone, since a time limit would drop other pages on other machines.
+    """
+    num_elements = 0
+    for tag in _START_TAG.finditer(page):
+        attributes = tag["attributes"]
+        if attributes is None:
+            continue
+        num_elements += 1
+        if len(attributes) > 2 * _MAX_ATTRIBUTES:
+            num_attributes = sum(1 for _ in _ATTRIBUTES.finditer(attributes))
+            if num_attributes > _MAX_ATTRIBUTES:
+                return f"a tag has {num_attributes} attributes; at most {_MAX_ATTRIBUTES} are read"
+    if num_elements > max_elements:
+        return f"it has {num_elements} elements; sources.max_page_elements = {max_elements}"
+    return None
+
+
 def extract_text(page: str) -> str:
-    """The main text of a page, paragraphs on lines of their own; "" where there is none."""
+    """Return the main text of a page, paragraphs on lines of their own; "" where there is none."""
     import trafilatura
 
     page = _without_front_matter(page)
@@ -48,7 +83,11 @@ def extract_text(page: str) -> str:
     # It warns of every page without text; what becomes of those is the caller's to say.
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     text = trafilatura.extract(
-        page, favor_precision=True, include_comments=False, deduplicate=False
+        page,
+        fast=find_excess(page, _MAX_COMPARED_ELEMENTS) is not None,
+        favor_precision=True,
+        include_comments=False,
+        deduplicate=False,
     )
     if not text:
         # What it deems too short for an article is all there is.

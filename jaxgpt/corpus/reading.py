@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxgpt.corpus.cleaning import clean
 from jaxgpt.corpus.document import Document, Rejected, RemovedWriter
-from jaxgpt.corpus.html import Policy, extract_text, is_page
+from jaxgpt.corpus.html import extract_text, find_excess, is_page
 from jaxgpt.corpus.parts import FILE_NAME, Batch, DocumentWriter
 from jaxgpt.corpus.readers import FileReader
 from jaxgpt.corpus.removal import REMOVED_NAME
@@ -96,7 +96,7 @@ class _Gate:
 
     def __init__(self, plan: ReadPlan, tally: Tally, removed: RemovedWriter) -> None:
         self._repair_config = plan.repair
-        self._html: Policy = plan.sources.html
+        self._sources = plan.sources
         self._tally = tally
         self._removed = removed
 
@@ -111,7 +111,10 @@ class _Gate:
             return None
         num_bytes = len(cleaned.text.encode())
         self._tally.count_text(cleaned.source, num_bytes)
-        if is_page(path, cleaned.text, self._html):
+        if is_page(path, cleaned.text, self._sources.html):
+            if excess := find_excess(cleaned.text, self._sources.max_page_elements):
+                self._drop(_without_text(cleaned, "page_too_complex", excess), "html", num_bytes)
+                return None
             text = extract_text(cleaned.text)
             if not text:
                 self._drop(_without_text(cleaned, "no_text_in_page"), "html", num_bytes)
@@ -135,12 +138,13 @@ class _Gate:
         )
 
 
-def _without_text(document: Document, reason: str) -> Rejected:
+def _without_text(document: Document, reason: str, detail: str = "") -> Rejected:
     return Rejected(
         id=document.id,
         location=document.location,
         source=document.source,
         reason=reason,
+        detail=detail,
         sample=document.text,
     )
 

@@ -39,6 +39,9 @@ class SourcesConfig:
     html: Policy = "files"
     """Web pages become their main text. files: what lies in .html, .htm and .xhtml files; records:
     also records and other files that begin like a page; keep: markup is text like any other."""
+    max_page_elements: int = 100_000
+    """Elements of a web page above which it is dropped: the time to find its main text grows faster
+    than its size."""
     max_record_bytes: int = 8 << 20
     """A longer JSON line is dropped and counted; a longer text file becomes several documents."""
     max_bad_share: float = 0.01
@@ -51,7 +54,7 @@ class SourcesConfig:
     """Nor when it decompresses, beyond its first 64 MiB, to this many times its stored size."""
 
     def __post_init__(self) -> None:
-        for name in ("max_record_bytes", "max_file_bytes", "max_expansion"):
+        for name in ("max_page_elements", "max_record_bytes", "max_file_bytes", "max_expansion"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.max_bad_share <= 1:
