@@ -8,10 +8,9 @@ from typing import Any
 
 from jaxgpt.checkpoints.lineage import package_versions
 from jaxgpt.command_line import parse_options, require_at_least, run_verb
-from jaxgpt.data.loader import evaluation_batches
 from jaxgpt.errors import DivergedError
 from jaxgpt.evaluation.eval_step import EvalProgram
-from jaxgpt.evaluation.held_out import open_split
+from jaxgpt.evaluation.held_out import open_split, read_batches
 from jaxgpt.evaluation.perplexity import measure_perplexity
 from jaxgpt.experiment import open_run
 from jaxgpt.parallel.hosts import HostsConfig, is_first_host, joined_hosts
@@ -70,11 +69,10 @@ def _score(options: EvalOptions) -> dict[str, Any]:
     with on_mesh(mesh, run.config.sharding):
         program = EvalProgram(run.build_model(), run.tokenizer.bytes_per_token, mesh)
         rows = program.round_up(options.batch_size)
-        batches = evaluation_batches(
-            split, length, rows, options.max_tokens, run.config.data.mask_documents
-        )
-        eval_step = program.bind(run.restore_params(step, mesh))
-        result = measure_perplexity(eval_step, batches, run.tokenizer.bytes_per_token)
+        masked = run.config.data.mask_documents
+        batches = read_batches(split, length, rows, options.max_tokens, masked, is_first_host())
+        params = run.restore_params(step, mesh)
+        result = measure_perplexity(program.bind(params), batches, run.tokenizer.bytes_per_token)
     if not math.isfinite(result.loss):
         raise DivergedError(f"the loss at step {step} is {result.loss}; try an earlier --step")
     about = {"checkpoint": options.checkpoint, "step": step, "data": data, "split": options.split}

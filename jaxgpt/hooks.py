@@ -14,6 +14,7 @@ from jaxgpt.batch import Batch
 from jaxgpt.data.loader import evaluation_batches
 from jaxgpt.errors import DivergedError, ReplicasDifferError
 from jaxgpt.evaluation.eval_step import EvalProgram
+from jaxgpt.evaluation.overfitting import find_rise
 from jaxgpt.evaluation.perplexity import measure_perplexity
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.inference.sampling import SamplingConfig
@@ -102,6 +103,7 @@ def _evaluation(around: Surroundings) -> Callable[[int, TrainState], dict[str, A
     bytes_per_token = around.tokenizer.bytes_per_token
     program = EvalProgram(around.model, bytes_per_token, around.mesh)
     averaging = config.optimizer.averaging
+    warned: set[int] = set()
 
     def evaluate(step: int, state: TrainState) -> dict[str, Any]:
         batches = evaluation_batches(
@@ -124,6 +126,10 @@ def _evaluation(around: Surroundings) -> Callable[[int, TrainState], dict[str, A
             f"step {step}: validation loss {result.loss:.4f}, "
             f"{result.bits_per_byte:.4f} bits per byte over {result.tokens:,} tokens"
         )
+        rise = find_rise(around.log.evaluations)
+        if rise and rise.best_step not in warned:
+            warned.add(rise.best_step)
+            around.progress.say(f"WARNING {rise.describe()}")
         return {"eval_loss": result.loss, "eval_bits_per_byte": result.bits_per_byte}
 
     return evaluate

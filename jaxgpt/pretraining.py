@@ -18,6 +18,7 @@ from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import from_dict, to_dict
 from jaxgpt.durable import FolderLock
 from jaxgpt.errors import JaxgptError
+from jaxgpt.evaluation.overfitting import warn_of_text
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.fit_on_mesh import check_param_dtype
 from jaxgpt.model.cost import num_parameters
@@ -28,7 +29,15 @@ from jaxgpt.parallel.runtime import configure_runtime, describe_devices
 from jaxgpt.parallel.sharding import host_rows, on_mesh, to_devices
 from jaxgpt.remote_run import copied
 from jaxgpt.reporting.run_report import HTML_NAME, write_run_report
-from jaxgpt.run_course import Course, Sources, compile_course, make_loop, open_sources, set_course
+from jaxgpt.run_course import (
+    Course,
+    Sources,
+    compile_course,
+    count_epochs,
+    make_loop,
+    open_sources,
+    set_course,
+)
 from jaxgpt.run_files import (
     Resume,
     check_folder_is_shared,
@@ -160,8 +169,13 @@ def _train(
         size = num_parameters(config.model, course.sources.tokenizer.vocab_size)
         course.progress.say(
             f"{course.run_dir}: {size:,} parameters, {course.mesh.size} x "
-            f"{jax.devices()[0].device_kind}, step {start.step} of {config.schedule.num_steps}"
+            f"{jax.devices()[0].device_kind}, step {start.step} of {config.schedule.num_steps}, "
+            f"{count_epochs(course):.2f} epochs of "
+            f"{course.sources.batches.tokens_per_epoch:,} tokens"
         )
+        held_out = course.sources.dataset.splits["val"].num_tokens
+        for warning in warn_of_text(count_epochs(course), held_out):
+            course.progress.say(f"WARNING {warning}")
         event = "start" if latest is None else "resume"
         details = {"num_parameters": size, **describe_devices(), **checked}
         with _waiting_for_the_last_save(course):

@@ -109,9 +109,17 @@ def set_course(
         progress=Progress(
             config.schedule.num_steps,
             config.logging.progress_seconds,
+            sources.batches.tokens_per_epoch,
             silent=not is_first_host(),
         ),
     )
+
+
+def count_epochs(course: Course) -> float:
+    """Return how often a whole run reads its text; a mixture counts as one text."""
+    batch, num_steps = course.config.batch, course.config.schedule.num_steps
+    num_tokens = num_steps * batch.global_batch_size * batch.sequence_length
+    return num_tokens / course.sources.batches.tokens_per_epoch
 
 
 def compile_course(course: Course) -> Course:

@@ -194,6 +194,14 @@ def evaluation_batches(
         yield rows._replace(loss_weights_BT=np.where(starts_BW[:, 1:], 0, rows.loss_weights_BT))
 
 
+def count_evaluation_batches(
+    split: Split, sequence_length: int, batch_size: int, max_tokens: int | None = None
+) -> int:
+    """Return how many batches `evaluation_batches` yields."""
+    num_tokens = split.num_tokens if max_tokens is None else min(max_tokens, split.num_tokens)
+    return -(-max(num_tokens - 1, 0) // (sequence_length * batch_size))
+
+
 def _windows(dataset: TokenDataset, path: str, sequence_length: int) -> Windows:
     split = dataset.splits.get("train")
     if split is None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxgpt.batch import Batch
+from jaxgpt.console import track
+from jaxgpt.data.loader import count_evaluation_batches, evaluation_batches
 from jaxgpt.errors import BadInputError, MismatchError, UsageError, did_you_mean
 from jaxgpt.shards import TokenDataset, TokenSplit
 from jaxgpt.tokenizer import Tokenizer
@@ -50,6 +53,20 @@ def open_split(
             "or build the dataset with more text"
         )
     return found
+
+
+def read_batches(
+    split: TokenSplit,
+    sequence_length: int,
+    batch_size: int,
+    max_tokens: int | None,
+    mask_documents: bool,
+    shows_progress: bool,
+) -> Iterator[Batch]:
+    """Yield a split as `evaluation_batches` does, and show how much is done."""
+    total = count_evaluation_batches(split, sequence_length, batch_size, max_tokens)
+    batches = evaluation_batches(split, sequence_length, batch_size, max_tokens, mask_documents)
+    return track(batches, total, "batches scored", silent=not shows_progress)
 
 
 def read_documents(split: TokenSplit, tokenizer: Tokenizer) -> Iterator[bytes]:

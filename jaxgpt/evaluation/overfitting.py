@@ -1,20 +1,21 @@
 """Signs that a model learns its text by heart, and what to do about it.
 
-A model that has read its text often goes on to lower its training loss by remembering it, while the
-loss on held-out text rises. The step with the lowest held-out loss is then the better model.
+A model that reads its text over and over goes on to lower its training loss by remembering it,
+while the loss on held-out text rises. The step with the lowest held-out loss is the better model.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-# How far above its lowest value a held-out loss has risen, rather than wavered.
-RISE = 1.01
-# Below this, a held-out loss says little: its standard error is some 0.02 nats per token.
+# A held-out loss this far above its lowest value has risen rather than wavered.
+_RISE = 1.01
+# The loss of fewer held-out tokens depends much on which documents were drawn.
 FEW_TOKENS = 10_000
-# Text read more often than this teaches little more (Muennighoff et al. 2023, arXiv:2305.16264).
+# Reading text again is worth ever less, and nearly nothing from about here on (Muennighoff et al.,
+# 2023, arXiv:2305.16264).
 MANY_EPOCHS = 16
 
-ADVICE = "Train on more text, for fewer steps, or a smaller model"
+ADVICE = "train on more text, for fewer steps, or a smaller model"
 
 
 class Rise(NamedTuple):
@@ -31,10 +32,12 @@ class Rise(NamedTuple):
     loss: float
 
     def describe(self) -> str:
-        """Return one sentence with both losses."""
+        """Return a sentence with both losses and what to do."""
         return (
-            f"the held-out loss rises: {self.loss:.4f} at step {self.step:,}, "
-            f"{self.best_loss:.4f} at step {self.best_step:,}"
+            f"the held-out loss has risen from {self.best_loss:.4f} at step {self.best_step:,} to "
+            f"{self.loss:.4f} at step {self.step:,}: the model learns its text by heart. "
+            f"--step best of eval and generate takes step {self.best_step:,}; to do better, "
+            f"{ADVICE}"
         )
 
 
@@ -42,21 +45,34 @@ def find_rise(evaluations: Sequence[Mapping[str, Any]]) -> Rise | None:
     """Return how the held-out loss has risen, or None if its newest value is near the lowest.
 
     Args:
-        evaluations: {"step", "loss", ...} of each evaluation, in order; losses that are None count
-            for nothing.
+        evaluations: {"step", "loss", "tokens"?, ...} of each evaluation, in order. Only those over
+            as many tokens as the newest one are compared: others are of other text.
     """
-    measured = [
-        (float(r["loss"]), int(r["step"])) for r in evaluations if r.get("loss") is not None
+    measured = [one for one in evaluations if one.get("loss") is not None]
+    alike = [
+        (float(one["loss"]), int(one["step"]))
+        for one in measured
+        if one.get("tokens") == measured[-1].get("tokens")
     ]
-    if not measured:
+    if not alike:
         return None
-    best_loss, best_step = min(measured)
-    loss, step = measured[-1]
-    if not loss > RISE * best_loss:
-        return None
-    return Rise(best_step, best_loss, step, loss)
+    best_loss, best_step = min(alike)
+    loss, step = alike[-1]
+    return Rise(best_step, best_loss, step, loss) if loss > _RISE * best_loss else None
 
 
-def count_epochs(num_tokens: int, tokens_per_epoch: int) -> float:
-    """Return how often a text of `tokens_per_epoch` was read in `num_tokens`."""
-    return num_tokens / max(tokens_per_epoch, 1)
+def warn_of_text(num_epochs: float, num_held_out_tokens: int) -> list[str]:
+    """Return sentences about a run's text that is little for its steps, or to measure by."""
+    warnings = []
+    if num_epochs > MANY_EPOCHS:
+        warnings.append(
+            f"the steps of this run read its text {num_epochs:.0f} times; from about {MANY_EPOCHS} "
+            f"times on a model hardly learns but by heart: {ADVICE}"
+        )
+    if num_held_out_tokens < FEW_TOKENS:
+        warnings.append(
+            f"the validation split has {num_held_out_tokens:,} tokens; under some {FEW_TOKENS:,} "
+            "its loss depends much on which documents it holds: build the dataset with more text, "
+            "or a larger split.val_fraction"
+        )
+    return warnings

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.dataset_manifest import MANIFEST
-from jaxgpt.training.metrics import read_records
+from jaxgpt.training.metrics import read_evaluations, read_records
 from jaxgpt.training.time_account import FILE_NAME
 
 
@@ -77,9 +77,7 @@ def read_run_folder(directory: str | Path) -> RunFolder:
         lineage=documents["lineage"],
         environment=documents["env"],
         steps=[record for record in records if "loss" in record],
-        evaluations=[
-            {"step": record["step"], **record["eval"]} for record in records if "eval" in record
-        ],
+        evaluations=read_evaluations(directory),
         events=read_records(directory / "events.jsonl"),
         manifests=_read_manifests(config, documents["lineage"], missing),
         missing=missing,

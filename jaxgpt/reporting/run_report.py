@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.console import format_duration
 from jaxgpt.durable import write_atomically
 from jaxgpt.plots import bar_chart
 from jaxgpt.report_page import Section, Table, to_html
@@ -79,7 +80,7 @@ def _headline(run: RunFolder, extra: Mapping[str, Any]) -> dict[str, str]:
         last = run.steps[-1]
         cards["steps"] = f"{last['step']:,}"
         cards["tokens read"] = _short(last["tokens"])
-        cards["time"] = _duration(last["seconds"])
+        cards["time"] = format_duration(last["seconds"])
         cards["tokens a second"] = _short(mean_throughput(run.steps))
         if last.get("mfu") is not None:
             cards["of peak FLOP/s"] = f"{last['mfu']:.1%}"
@@ -186,14 +187,3 @@ def _short(count: float) -> str:
         if count >= limit:
             return f"{count / (1e3 if unit == 'k' else limit):.3g} {unit}"
     return f"{count:,.0f}"
-
-
-def _duration(seconds: float) -> str:
-    """4000 -> "1 h 7 min"."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -6,8 +6,6 @@ dropped so that no step stands twice. What befell a process, such as a hang, sta
 
 import json
 import math
-import sys
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from jaxgpt.config import configclass
+from jaxgpt.console import ProgressLine
 from jaxgpt.durable import RecordFile, write_atomically
 from jaxgpt.training.tensorboard_file import TensorBoardFile
 
@@ -46,17 +45,23 @@ class MetricsLog:
         last_step: records of later steps, left by a run that was killed, are dropped, but not
             events that tell of a process or a checkpoint rather than of a step.
         tensorboard: also write event files below `run_dir/tensorboard`.
+
+    Attributes:
+        evaluations: {"step", figures...} of those of this process and before, in order; empty
+            without a folder.
     """
 
     def __init__(self, run_dir: Path | None, last_step: int, tensorboard: bool) -> None:
         self._files: dict[str, RecordFile] = {}
         self._tensorboard: TensorBoardFile | None = None
+        self.evaluations: list[dict[str, Any]] = []
         if run_dir is None:
             return
         for name in ("metrics", "events"):
             path = run_dir / f"{name}.jsonl"
             _drop_after(path, last_step)
             self._files[name] = RecordFile(path)
+        self.evaluations += read_evaluations(run_dir)
         if tensorboard:
             self._tensorboard = TensorBoardFile(run_dir / "tensorboard", last_step + 1)
 
@@ -82,6 +87,7 @@ class MetricsLog:
 
     def evaluation(self, step: int, result: dict[str, float]) -> None:
         """Append one evaluation."""
+        self.evaluations.append({"step": step, **result})
         self._append("metrics", {"step": step, "eval": result})
         self._scalars("eval", step, result)
 
@@ -135,6 +141,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
+    """Read {"step", figures...} of each evaluation of a run, in order."""
+    records = read_records(run_dir / "metrics.jsonl")
+    return [{"step": record["step"], **record["eval"]} for record in records if "eval" in record]
+
+
 def _is_of_step(record: dict[str, Any]) -> bool:
     return "event" not in record or record["event"] in _OF_STEPS
 
@@ -151,45 +163,35 @@ def _drop_after(path: Path, last_step: int) -> None:
 
 
 class Progress:
-    """One line that is rewritten on a terminal; elsewhere a plain line every few seconds.
+    """How far a run is, for the person at the terminal.
 
     Args:
         num_steps: of the run.
         seconds: between plain lines.
+        tokens_per_epoch: tokens of the training text; None: epochs are not shown.
         silent: show nothing, at a host that leaves talking to another.
     """
 
-    def __init__(self, num_steps: int, seconds: float, silent: bool = False) -> None:
-        self._silent = silent
+    def __init__(
+        self,
+        num_steps: int,
+        seconds: float,
+        tokens_per_epoch: int | None = None,
+        silent: bool = False,
+    ) -> None:
         self._num_steps = num_steps
-        self._is_terminal = sys.stderr.isatty()
-        self._interval = 0.2 if self._is_terminal else seconds
-        self._last = 0.0
+        self._tokens_per_epoch = tokens_per_epoch
+        self._line = ProgressLine(num_steps, seconds, silent)
+        self.say = self._line.say
 
     def show(self, step: int, record: dict[str, Any]) -> None:
         """Show the newest metrics, unless the last line is younger than the interval."""
-        now = time.monotonic()
-        is_last = step == self._num_steps
-        if self._silent or (now - self._last < self._interval and not is_last):
-            return
-        self._last = now
-        rate = record["tokens_per_second"]
-        text = (
-            f"step {step}/{self._num_steps} loss {record['loss']:.4f} "
-            f"lr {record['learning_rate']:.2e} norm {record['grad_norm']:.2f} {rate:,.0f} tokens/s"
+        epoch = ""
+        if self._tokens_per_epoch:
+            epoch = f" epoch {record['tokens'] / self._tokens_per_epoch:.2f}"
+        self._line.show(
+            step,
+            f"step {step}/{self._num_steps}{epoch} loss {record['loss']:.4f} "
+            f"lr {record['learning_rate']:.2e} norm {record['grad_norm']:.2f} "
+            f"{record['tokens_per_second']:,.0f} tokens/s",
         )
-        if self._is_terminal:
-            width = 24
-            filled = width * step // self._num_steps
-            bar = "#" * filled + "." * (width - filled)
-            end = "\n" if is_last else ""
-            print(f"\r[{bar}] {text}\x1b[K", end=end, file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def say(self, text: str) -> None:
-        """Print a line of its own."""
-        if self._silent:
-            return
-        start = "\r\x1b[K" if self._is_terminal else ""
-        print(f"{start}{text}", file=sys.stderr, flush=True)

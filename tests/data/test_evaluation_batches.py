@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.data.loader import evaluation_batches
+from jaxgpt.data.loader import count_evaluation_batches, evaluation_batches
 from tests.data.fake_split import FakeSplit
 
 
@@ -27,7 +27,9 @@ def test_every_token_but_first_ones_is_predicted_once(
 ):
     split, starts = made
     predicted = []
-    for batch in evaluation_batches(split, sequence_length, batch_size, max_tokens, mask_documents):
+    batches = evaluation_batches(split, sequence_length, batch_size, max_tokens, mask_documents)
+    batches = list(batches)
+    for batch in batches:
         assert {array.shape for array in batch} == {(batch_size, sequence_length)}
         counted = batch.loss_weights_BT > 0
         assert np.array_equal(batch.loss_weights_BT, counted)
@@ -36,6 +38,8 @@ def test_every_token_but_first_ones_is_predicted_once(
         predicted += batch.targets_BT[counted].tolist()
     num_tokens = split.num_tokens if max_tokens is None else min(max_tokens, split.num_tokens)
     assert predicted == [token for token in range(num_tokens) if token not in starts]
+    count = count_evaluation_batches(split, sequence_length, batch_size, max_tokens)
+    assert len(batches) == count
 
 
 @settings(max_examples=60, deadline=None)
