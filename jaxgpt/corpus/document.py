@@ -6,6 +6,7 @@ records read = documents kept + records dropped, by reason.
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 import zstandard
 
 SAMPLE_CHARACTERS = 400
+_SURROGATES = re.compile("[\ud800-\udfff]")
+# What cannot be written as UTF-8, and what would read like the escape of it.
+_TO_ESCAPE = re.compile(r"[\ud800-\udfff]|\\(?=x[0-9a-f]{2}|ud[89a-f][0-9a-f]{2})")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,3 +99,27 @@ def shorten(text: str, length: int = SAMPLE_CHARACTERS) -> str:
     """The beginning of `text`, marked when it goes on, and valid Unicode whatever it was."""
     cut = text[:length] + ("..." if len(text) > length else "")
     return cut.encode("utf-8", "replace").decode()
+
+
+def escape_name(name: str) -> str:
+    """Return a name as valid Unicode; different names stay different.
+
+    A byte that is not UTF-8 (read with `surrogateescape`) becomes \\xNN, any other lone surrogate
+    \\uNNNN, and a backslash that begins what looks like one of these \\x5c.
+    """
+    return _TO_ESCAPE.sub(_escape, name)
+
+
+def valid_name(name: str) -> str:
+    """Return a name as it is, or as of `escape_name` where it is not valid Unicode.
+
+    For the names that records have and people type, which stay as they are wherever they can.
+    """
+    return name if _SURROGATES.search(name) is None else escape_name(name)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code == ord("\\"):
+        return r"\x5c"
+    return rf"\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else rf"\u{code:04x}"

@@ -5,7 +5,7 @@ Every record becomes exactly one of the two. Text is passed on as it stands; rep
 
 from typing import Any
 
-from jaxgpt.corpus.document import Document, Rejected, shorten
+from jaxgpt.corpus.document import Document, Rejected, shorten, valid_name
 from jaxgpt.corpus.json_text import Values
 from jaxgpt.corpus.sources import InputFile, SourcesConfig
 from jaxgpt.corpus.streams import FileProblem
@@ -116,4 +116,4 @@ def _as_name(value: Any) -> str:
         value = str(value)
     if not isinstance(value, str) or len(value) > _MAX_NAME_CHARACTERS:
         return ""
-    return value.encode("utf-8", "replace").decode()
+    return valid_name(value)

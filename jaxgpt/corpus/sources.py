@@ -6,20 +6,24 @@ link that the user did not name. What a file contains is for `records.py`.
 
 import fnmatch
 import glob
+import logging
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from jaxgpt.config import configclass
+from jaxgpt.corpus.document import escape_name
 from jaxgpt.corpus.file_kinds import RECORD_SUFFIXES, kind_of
 from jaxgpt.corpus.html import Policy
+from jaxgpt.corpus.passed_over import PassedOver
 from jaxgpt.corpus.streams import DECODERS
 from jaxgpt.errors import UsageError
 from jaxgpt.nearby_paths import describe_nearby_files
+
+logger = logging.getLogger(__name__)
 
 # How much text a stored byte holds, roughly. Only the size of work units depends on it.
 _EXPANSION = {"": 1.0, ".gz": 3.0, ".zst": 3.5, ".bz2": 4.0, ".xz": 4.0}
@@ -98,10 +102,16 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All files to read, sorted by name bytewise, and what was passed over, by reason."""
+    """All files to read, sorted by name bytewise.
+
+    Attributes:
+        skipped: what was passed over, by reason.
+        passed_over: the same for people: lines with endings and examples.
+    """
 
     files: tuple[InputFile, ...]
     skipped: dict[str, int]
+    passed_over: tuple[str, ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -113,6 +123,7 @@ def find_inputs(arguments: Sequence[str], output: Path, exclude: Sequence[str] =
     """List the files that `arguments` name; `output`, the output folder, is never an input.
 
     Files found in folders are left out if a pattern of `exclude` matches, see `SourcesConfig`.
+    What is passed over is logged.
 
     Raises:
         UsageError: an argument names nothing, or a file of no kind that can be read.
@@ -122,14 +133,18 @@ def find_inputs(arguments: Sequence[str], output: Path, exclude: Sequence[str] =
     finder = _Finder(os.path.realpath(output), exclude)
     for argument in arguments:
         finder.add(argument)
-    return Inputs(tuple(finder.unique_files()), dict(sorted(finder.skipped.items())))
+    files = tuple(finder.unique_files())
+    for line in finder.passed_over.describe():
+        logger.info("passed over: %s", line)
+    skipped = dict(sorted(finder.passed_over.counts.items()))
+    return Inputs(files, skipped, finder.passed_over.describe())
 
 
 class _Finder:
     """Collects files; each way of naming them is one method."""
 
     def __init__(self, output: str, exclude: Sequence[str]) -> None:
-        self.skipped: Counter[str] = Counter()
+        self.passed_over = PassedOver()
         self._output = output
         self._exclude = exclude
         self._found: list[tuple[InputFile, object]] = []
@@ -147,7 +162,8 @@ class _Finder:
                 if os.path.isdir(match):
                     self._add_folder(os.path.normpath(match))
                 else:
-                    self._add_file(os.path.normpath(match), os.path.normpath(match))
+                    # A link that the user's pattern matches is named like one without a pattern.
+                    self._add_file(os.path.normpath(match), os.path.normpath(match), is_named=True)
         else:
             hint = describe_nearby_files(Path(argument))
             raise UsageError(f"--input {argument}: no such file or folder{hint}")
@@ -157,7 +173,7 @@ class _Finder:
         seen = set()
         for file, identity in sorted(self._found, key=lambda pair: os.fsencode(pair[0].path)):
             if identity in seen:
-                self.skipped["same_file"] += 1
+                self.passed_over.add("same_file", file.path)
             else:
                 seen.add(identity)
                 yield file
@@ -177,20 +193,20 @@ class _Finder:
         def refuse(error: OSError) -> None:
             if error.filename == top:
                 raise UsageError(f"--input {top}: {error.strerror}") from error
-            self.skipped["unreadable_folder"] += 1
+            self.passed_over.add("unreadable_folder", str(error.filename))
 
         for folder, subfolders, names in os.walk(top, onerror=refuse, followlinks=False):
             for name in list(subfolders):
-                reason = self._reason_to_skip_folder(os.path.join(folder, name))
-                if reason:
-                    self.skipped[reason] += 1
+                path = os.path.join(folder, name)
+                if reason := self._reason_to_skip_folder(path):
+                    self.passed_over.add(reason, path)
                     subfolders.remove(name)
             first_level = os.path.relpath(folder, top).split(os.sep)[0]
             source = top if first_level == os.curdir else os.path.join(top, first_level)
             for name in names:
                 path = os.path.join(folder, name)
                 if self._is_excluded(os.path.relpath(path, top)):
-                    self.skipped["excluded"] += 1
+                    self.passed_over.add("excluded", path)
                 else:
                     self._add_file(path, source)
 
@@ -205,31 +221,42 @@ class _Finder:
         name = "/" + path_in_folder.replace(os.sep, "/")
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._exclude)
 
-    def _add_file(self, path: str, source: str) -> None:
-        """Add a file that was found, not named: anything doubtful is passed over and counted."""
-        mode = os.lstat(path).st_mode
+    def _add_file(self, path: str, source: str, is_named: bool = False) -> None:
+        """Add a file that was found: anything doubtful is passed over and counted.
+
+        Args:
+            is_named: whether a link is followed.
+        """
         kind, _ = kind_of(path)
-        if stat.S_ISLNK(mode):
-            self.skipped["symbolic_link"] += 1
-        elif not stat.S_ISREG(mode):
-            self.skipped["not_a_regular_file"] += 1
-        elif os.path.basename(path).startswith("."):
-            self.skipped["hidden"] += 1
-        elif kind is None:
-            self.skipped["unknown_kind"] += 1
+        if reason := self._reason_to_skip_file(path, kind, is_named):
+            self.passed_over.add(reason, path)
         else:
-            self._append_local(path, kind, source)
+            self._append_local(path, str(kind), source)
+
+    def _reason_to_skip_file(self, path: str, kind: str | None, is_named: bool) -> str | None:
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            if not is_named:
+                return "symbolic_link"
+            if not os.path.exists(path):
+                return "broken_link"
+            mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            return "not_a_regular_file"
+        if os.path.basename(path).startswith("."):
+            return "hidden"
+        return "unknown_kind" if kind is None else None
 
     def _append_local(self, path: str, kind: str, source: str) -> None:
         status = os.stat(path)
         file = InputFile(
-            name=_display(path),
+            name=escape_name(path),
             path=path,
             kind=kind,
             compression=kind_of(path)[1],
             size=status.st_size,
             stamp=str(status.st_mtime_ns),
-            source=_display(source),
+            source=escape_name(source),
         )
         self._found.append((file, (status.st_dev, status.st_ino)))
 
@@ -249,21 +276,21 @@ class _Finder:
         for found in paths:
             kind, compression = kind_of(found)
             if kind is None and found != path:
-                self.skipped["unknown_kind"] += 1
+                self.passed_over.add("unknown_kind", found)
                 continue
             if self._is_excluded(found.removeprefix(path).lstrip("/")):
-                self.skipped["excluded"] += 1
+                self.passed_over.add("excluded", found)
                 continue
             name = filesystem.unstrip_protocol(found)
             information = filesystem.info(found)
             file = InputFile(
-                name=_display(name),
+                name=escape_name(name),
                 path=name,
                 kind=kind or "text",
                 compression=compression,
                 size=int(information.get("size") or 0),
                 stamp=str(filesystem.ukey(found)),
-                source=_display(source),
+                source=escape_name(source),
             )
             self._found.append((file, name))
 
@@ -298,8 +325,3 @@ def _probe(path: str, compression: str) -> str:
         f"--input {path}: not a kind of file that can be read; known are {known} and other text "
         f"and program files, each plain or with {packed}"
     )
-
-
-def _display(path: str) -> str:
-    """`path` as valid Unicode; file names may be any bytes."""
-    return os.fsencode(path).decode("utf-8", "replace")

@@ -61,7 +61,8 @@ def check_left(tally: Tally, inputs: Inputs) -> None:
         return
     if not inputs.files:
         raise BadInputError(
-            f"the input holds no file that can be read; passed over: {_counts(inputs.skipped)}"
+            f"the input holds no file that can be read; passed over: "
+            f"{'; '.join(inputs.passed_over) or _counts(inputs.skipped)}"
         )
     raise BadInputError(
         f"no document is left of {tally.num_read} records in {len(inputs.files)} file(s); "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.command_line import parse_options, require_at_least
+from jaxgpt.corpus.document import valid_name
 from jaxgpt.corpus.inspection import Selection, inspect
 from jaxgpt.shards import TokenDataset
 
@@ -46,9 +47,9 @@ def main(argv: Sequence[str]) -> None:
     options = parse_options(InspectOptions, argv, prog="jaxgpt inspect-dataset")
     require_at_least(options, random=1, max_documents=1, similar=0)
     selection = Selection(
-        id=options.id,
-        location=options.location,
-        source=options.source,
+        id=options.id and valid_name(options.id),
+        location=options.location and valid_name(options.location),
+        source=options.source and valid_name(options.source),
         reason=options.reason,
         num_random=options.random,
         seed=options.seed,

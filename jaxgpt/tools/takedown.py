@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options
+from jaxgpt.corpus.document import valid_name
 from jaxgpt.corpus.takedown import Takedown, take_down
 from jaxgpt.errors import UsageError
 
@@ -41,9 +42,9 @@ def main(argv: Sequence[str]) -> None:
     """Parse, take down, say what went."""
     options = parse_options(TakedownOptions, argv, prog="jaxgpt takedown")
     takedown = Takedown(
-        sources=options.source,
-        ids=(*options.id, *lines_of(options.id_file)),
-        locations=(*options.location, *lines_of(options.location_file)),
+        sources=tuple(map(valid_name, options.source)),
+        ids=tuple(map(valid_name, (*options.id, *lines_of(options.id_file)))),
+        locations=tuple(map(valid_name, (*options.location, *lines_of(options.location_file)))),
         note=options.note,
         ignore_unknown=options.ignore_unknown,
         with_kept=options.with_kept,
@@ -68,10 +69,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def lines_of(path: Path | None) -> list[str]:
-    """The lines of a file that are not empty."""
+    """Return the lines of a file that are not empty; names of files may be any bytes."""
     if path is None:
         return []
     try:
-        return [line for line in path.read_text().split("\n") if line]
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        return [line for line in text.split("\n") if line]
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from jaxgpt.corpus.document import escape_name
 from jaxgpt.corpus.file_kinds import kind_of
 from jaxgpt.corpus.sources import SourcesConfig, find_inputs
 from jaxgpt.errors import ConfigError, UsageError
@@ -197,13 +200,62 @@ def test_documents_of_a_folder_are_of_its_first_level(tree):
     assert sources["in/sub/deep/d.jsonl.gz"] == "in/sub"
 
 
-def test_names_that_are_not_utf8_are_shown_as_valid_text(tree):
-    with open(b"in/\xff\xfe.txt", "wb") as file:
-        file.write(b"text")
-    (file,) = [file for file in find_inputs(["in"], Path("out")).files if "\ufffd" in file.name]
-    file.name.encode()
-    with file.open() as opened:
-        assert opened.read() == b"text"
+def test_names_that_are_not_utf8_are_shown_as_valid_text_and_stay_apart(tree):
+    stored = [
+        b"caf\xe9.txt",
+        b"caf\xe8.txt",
+        rb"caf\xe9.txt",
+        rb"caf\x5cxe9.txt",
+        b"a\\xe\\\xff.txt",
+    ]
+    os.mkdir("odd")
+    for name in stored:
+        with open(b"odd/" + name, "wb") as file:
+            file.write(b"text of " + name)
+    files = find_inputs(["odd"], Path("out")).files
+    assert r"odd/caf\xe8.txt" in [file.name for file in files]
+    assert len({file.name.encode() for file in files}) == len(stored)
+    contents = set()
+    for file in files:
+        with file.open() as opened:
+            contents.add(opened.read())
+    assert contents == {b"text of " + name for name in stored}
+
+
+@given(st.lists(st.binary(min_size=1, max_size=8), unique=True, max_size=6))
+def test_different_names_are_different_when_escaped(given):
+    names = [os.fsdecode(name) for name in given]
+    escaped = [escape_name(name) for name in names]
+    assert len({name.encode() for name in escaped}) == len(given)
+    tricky = [*names, *escaped]
+    assert len({escape_name(name) for name in tricky}) == len(set(tricky))
+
+
+def test_a_quoted_pattern_reads_the_links_it_matches_as_the_hugging_face_cache_has_them(tree):
+    os.makedirs("hub/blobs")
+    os.makedirs("hub/snapshots/1")
+    for number in range(2):
+        Path(f"hub/blobs/{number:040x}").write_text(f"text {number}")
+        os.symlink(f"../../blobs/{number:040x}", f"hub/snapshots/1/{number}.txt")
+    os.symlink("../../blobs/gone", "hub/snapshots/1/gone.txt")
+    assert names("hub/snapshots/*/*.txt") == ["hub/snapshots/1/0.txt", "hub/snapshots/1/1.txt"]
+    assert skipped("hub/snapshots/*/*.txt") == {"broken_link": 1}
+    assert names("hub/snapshots") == []
+
+
+def test_what_is_passed_over_is_named_by_ending_with_an_example(tree, caplog):
+    for name in ("b.zip", "a.zip", "paper.PDF", "Makefile"):
+        Path("in", name).write_bytes(b"\0")
+    os.symlink("b.txt", "in/link.txt")
+    with caplog.at_level("INFO"):
+        inputs = find_inputs(["in"], Path("out"))
+    assert caplog.messages == [f"passed over: {line}" for line in inputs.passed_over]
+    unknown, links = inputs.passed_over
+    assert "2 .zip (in/a.zip), 1 .bin (in/x.bin), 1 .pdf (in/paper.PDF)" in unknown
+    assert "no ending (in/Makefile)" in unknown
+    assert unknown.startswith("5 files")
+    assert links.startswith("1 symbolic link")
+    assert "in/link.txt" in links
 
 
 @pytest.mark.parametrize(
