@@ -122,7 +122,10 @@ def find_words(words: Words, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray
     # Most words are none, and a table of the low 16 bits of the hashes tells most of those.
     is_likely = np.zeros(1 << 16, bool)
     is_likely[wanted & _LOW_BITS] = True
-    places = np.flatnonzero(is_likely.take(words.hashes_W & _LOW_BITS, mode="clip"))
+    # NumPy 2.0 refuses uint64 as indices, and later versions take ten times as long to convert
+    # them; 16 bits are the same number as int64.
+    low_bits = (words.hashes_W & _LOW_BITS).view(np.int64)
+    places = np.flatnonzero(is_likely.take(low_bits, mode="clip"))
     hashes = words.hashes_W[places]
     which = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
     is_found = wanted[which] == hashes
