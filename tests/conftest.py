@@ -1,6 +1,7 @@
 """What every test shares: 8 simulated CPU devices, exact products, the optional real text."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+# A shell starts background jobs with SIGINT ignored, and processes inherit that; those of the tests
+# are to be stopped by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples are judged by what they show, not by how busy the machine is.
 hypothesis.settings.register_profile("jaxgpt", deadline=None)
