@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from jaxgpt.model.attention_math import Scores
 from jaxgpt.model.gpu_attention import pallas_attention
@@ -70,8 +71,11 @@ def test_it_compiles_to_kernels_of_a_gpu_and_holds_no_scores():
     query = jax.ShapeDtypeStruct((B, num_tokens, N, head_dim), jnp.bfloat16)
     key = jax.ShapeDtypeStruct((B, num_tokens, K, head_dim), jnp.bfloat16)
     ids = jax.ShapeDtypeStruct((B, num_tokens), jnp.int32)
-    traced = _run.trace(query, key, key, query, ids, interpreted=False)
-    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    # From JAX 0.11 on, lowering to Triton asks which GPU it is for; none needs to be there.
+    gpu = AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=gpu)):
+        traced = _run.trace(query, key, key, query, ids, interpreted=False)
+        program = traced.lower(lowering_platforms=("cuda",)).as_text()
     # Forward pass, what the backward pass prepares, backward pass.
     assert program.count("__gpu$xla.gpu.triton") == 3
     assert f"{num_tokens}x{num_tokens}x" not in program
