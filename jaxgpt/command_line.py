@@ -21,6 +21,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from jaxgpt.errors import JaxgptError, UnfinishedError, UsageError, explain_machine_error
+from jaxgpt.packages import describe, install_advice
 from jaxgpt.variants import (
     choose_variants,
     describe_owners,
@@ -147,6 +148,15 @@ def run_verb(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         # The reader of our output has gone (`| head`); not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except ImportError as error:
+        _show_traceback()
+        package = f"the package {error.name.partition('.')[0]}" if error.name else "a package"
+        print(
+            f"error: {package} cannot be imported ({describe(error)}); {install_advice()} to "
+            "repair it (JAXGPT_DEBUG=1 shows where)",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except Exception as error:
         _show_traceback()
         if (machine := explain_machine_error(error)) is not None:

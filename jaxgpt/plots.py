@@ -5,17 +5,26 @@ labels as text, so that they can be selected and take the page's font. Equal inp
 output. Knows nothing of runs or datasets.
 """
 
+import functools
+import importlib
 import io
+import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
+
+from jaxgpt.packages import describe, install_advice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 # Okabe and Ito's colours, without the yellow: told apart by colour-blind readers and in grey print.
 COLORS = ("#0b6e99", "#d55e00", "#009e73", "#8f5a9e", "#7a7a7a", "#56b4e9")
@@ -53,6 +62,13 @@ _STYLE: Any = {
 }
 
 
+_NO_FIGURE = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 690 40">'
+    f'<text x="8" y="25" font-size="13" fill="{_GREY}">'
+    "There is no figure here: the package matplotlib could not be imported.</text></svg>"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """One series of a `line_chart`.
@@ -74,6 +90,31 @@ class Line:
     color: int | None = None
 
 
+def _without_matplotlib(draw: Callable[P, str]) -> Callable[P, str]:
+    """Wrap a figure so that a report says why it lacks it instead of failing after long work."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+        return draw(*args, **kwargs) if _has_matplotlib() else _NO_FIGURE
+
+    return drawn
+
+
+@functools.cache
+def _has_matplotlib() -> bool:
+    try:
+        importlib.import_module("matplotlib.figure")
+    except Exception as error:  # A broken package raises anything.
+        logger.warning(
+            "reports have no figures: the package matplotlib cannot be imported (%s); %s",
+            describe(error),
+            install_advice(),
+        )
+        return False
+    return True
+
+
+@_without_matplotlib
 def line_chart(
     lines: Sequence[Line],
     *,
@@ -132,6 +173,7 @@ def line_chart(
         return _svg(figure)
 
 
+@_without_matplotlib
 def bar_chart(
     values: Mapping[str, float],
     *,
@@ -169,6 +211,7 @@ def bar_chart(
         return _svg(figure)
 
 
+@_without_matplotlib
 def stacked_bar_chart(
     series: Mapping[str, Sequence[float]],
     labels: Sequence[str],

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from jaxgpt.errors import UnfinishedError, UsageError
 from jaxgpt.folder_store import FolderStore
+from jaxgpt.packages import install_advice
 
 # Before the second and the third attempt.
 WAITS_SECONDS = (1.0, 4.0)
@@ -149,6 +150,13 @@ class RemoteFolder:
         raise AssertionError("the last attempt returns or raises")
 
 
+def missing_package(url: str, error: ImportError) -> str:
+    """Return what a URL that fsspec knows lacks on this machine, and the advice."""
+    extra = _EXTRAS.get(url.partition("://")[0])
+    advice = f"; {install_advice(extra)}" if extra else ""
+    return f"a package is missing ({' '.join(str(error).split())}){advice}"
+
+
 def _open_store(url: str) -> tuple[Any, str]:
     scheme, _, path = url.partition("://")
     if scheme in ("file", "local"):
@@ -159,11 +167,7 @@ def _open_store(url: str) -> tuple[Any, str]:
     try:
         return fsspec.url_to_fs(url)
     except ImportError as error:
-        extra = _EXTRAS.get(scheme)
-        advice = f"; pip install 'jaxgpt[{extra}]'" if extra else ""
-        raise UsageError(
-            f"{url}: a package is missing ({' '.join(str(error).split())}){advice}"
-        ) from error
+        raise UsageError(f"{url}: {missing_package(url, error)}") from error
     except ValueError as error:
         raise UsageError(
             f"{url}: {error}; give a path, or a URL that fsspec knows, such as gs:// or s3://"

@@ -19,6 +19,7 @@ from jaxgpt.durable import write_json
 from jaxgpt.errors import JaxgptError, UsageError
 from jaxgpt.evaluation.held_out import read_documents
 from jaxgpt.evaluation.ngram import WittenBellModel
+from jaxgpt.packages import install_advice
 from jaxgpt.reporting.run_report import write_run_report
 from jaxgpt.shards import TokenDataset
 from jaxgpt.stopping import StopSignal
@@ -87,8 +88,8 @@ def run_tour(tour: Tour) -> dict[str, Any]:
     start = time.monotonic()
     if not (_CLONE / "tools" / "build_dataset.py").is_file():
         raise UsageError(
-            f"no tools/ beside the package in {_CLONE}; the quickstart runs from a clone of "
-            "jaxgpt, installed with pip install -e ."
+            f"no tools/ beside the package in {_CLONE}; the quickstart runs from a clone: "
+            f"{install_advice()}"
         )
     _run("1. Text to tokens", tour.build_command())
     _run("2. Train", tour.train_command())

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "jaxgpt"
 LAYERS = [
     {
         "errors",
+        "packages",
         "config",
         "config_roles",
         "command_line",

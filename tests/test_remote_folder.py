@@ -189,8 +189,8 @@ def test_a_store_that_fails_for_a_moment_is_asked_again(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("gs://bucket/run", r"gcsfs.*pip install 'jaxgpt\[gcs\]'"),
-        ("s3://bucket/run", r"s3fs.*pip install 'jaxgpt\[s3\]'"),
+        ("gs://bucket/run", r"gcsfs.*pip install -e '\.\[gcs\]'"),
+        ("s3://bucket/run", r"s3fs.*pip install -e '\.\[s3\]'"),
         ("nothing://bucket/run", "Protocol not known.*give a path, or a URL"),
     ],
 )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from jaxgpt.errors import ConfigError
+from jaxgpt.packages import import_package, install_advice
 
 
 def train_tiktoken(texts: Iterable[str], vocab_size: int) -> Any:
@@ -12,13 +12,10 @@ def train_tiktoken(texts: Iterable[str], vocab_size: int) -> Any:
     Raises:
         ConfigError: tiktoken, or tokenizers, which trains its pairs, is not installed.
     """
-    try:
-        import tiktoken
-        import tokenizers
-    except ImportError as error:
-        raise ConfigError(
-            f"--against tiktoken needs {error.name}: pip install 'jaxgpt[benchmark]'"
-        ) from error
+    tiktoken, tokenizers = (
+        import_package(name, "--against tiktoken", install_advice("benchmark"))
+        for name in ("tiktoken", "tokenizers")
+    )
     byte_level = tokenizers.pre_tokenizers.ByteLevel
     model: Any = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = byte_level(add_prefix_space=False)

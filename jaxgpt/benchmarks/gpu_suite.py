@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from jaxgpt.benchmarks.suite import Suite, SuiteReport
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
+from jaxgpt.packages import install_advice
 
 _124M = ("train-step", "--shape", "gpt2-124m", "--sequence-length", "1024", "--dtype", "bfloat16")
 _350M = ("train-step", "--shape", "gpt2-350m", "--dtype", "bfloat16", "--steps", "5")
@@ -59,8 +60,8 @@ class GpuBenchmark(Suite):
         backend = _backend()
         if backend != "gpu":
             raise ConfigError(
-                f"the measure gpu needs an NVIDIA GPU, and JAX finds only {backend}: "
-                "pip install 'jaxgpt[cuda12]' where there is one"
+                f"the measure gpu needs an NVIDIA GPU, and JAX finds only {backend}; where "
+                f"there is one, {install_advice('cuda12')}"
             )
         return super().run()
 

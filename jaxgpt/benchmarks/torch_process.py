@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.errors import ConfigError, JaxgptError
+from jaxgpt.packages import install_advice
 
 _COMPILERS = ("c++", "g++", "clang++")
 
@@ -89,7 +90,10 @@ def require_torch(compiles: bool, packages: Sequence[str] = ("torch",)) -> None:
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"--against needs {package} here: pip install 'jaxgpt[benchmark]'")
+            raise ConfigError(
+                f"--against needs the package {package}, which is not installed; "
+                f"{install_advice('benchmark')}"
+            )
     compiler = os.environ.get("CXX")
     if compiles and not any(map(shutil.which, [compiler] if compiler else _COMPILERS)):
         raise ConfigError(

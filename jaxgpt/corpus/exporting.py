@@ -10,11 +10,11 @@ from typing import Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from jaxgpt.corpus.encoding import SPLITS
 from jaxgpt.corpus.new_folder import new_folder
 from jaxgpt.corpus.stored_documents import read_text, stored_documents
+from jaxgpt.packages import import_package, install_advice
 from jaxgpt.shards import TokenDataset
 
 Format = Literal["parquet", "arrayrecord"]
@@ -84,7 +84,11 @@ class ArrayRecordFile:
 
     def __init__(self, path: Path) -> None:
         # Groups of one are what Grain wants: a record is read without its neighbours.
-        self._writer = ArrayRecordWriter(str(path), "group_size:1")
+        advice = f"{install_advice()}, or choose --format parquet"
+        module = import_package(
+            "array_record.python.array_record_module", "--format arrayrecord", advice
+        )
+        self._writer = module.ArrayRecordWriter(str(path), "group_size:1")
 
     def write(self, record: Record, num_bytes: int) -> None:
         """Append a record."""

@@ -9,6 +9,7 @@ import re
 from typing import Literal
 
 from jaxgpt.corpus.streams import DECODERS
+from jaxgpt.packages import import_package, install_advice
 
 HTML_SUFFIXES = frozenset({".html", ".htm", ".xhtml"})
 Policy = Literal["files", "records", "keep"]
@@ -76,8 +77,8 @@ def find_excess(page: str, max_elements: int) -> str | None:
 
 def extract_text(page: str) -> str:
     """Return the main text of a page, paragraphs on lines of their own; "" where there is none."""
-    import trafilatura
-
+    advice = f"{install_advice()}, or keep pages as they are: --sources.html keep"
+    trafilatura = import_package("trafilatura", "the text of a web page", advice)
     page = _without_front_matter(page)
 
     # It warns of every page without text; what becomes of those is the caller's to say.

@@ -22,6 +22,7 @@ from jaxgpt.corpus.passed_over import PassedOver
 from jaxgpt.corpus.streams import DECODERS
 from jaxgpt.errors import UsageError
 from jaxgpt.nearby_paths import describe_nearby_files
+from jaxgpt.remote_folder import missing_package
 
 logger = logging.getLogger(__name__)
 
@@ -302,7 +303,9 @@ def _filesystem(url: str) -> tuple[Any, str]:
     resolve: Callable[[str], tuple[Any, str]] = fsspec.url_to_fs
     try:
         return resolve(url)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        raise UsageError(f"--input {url}: {missing_package(url, error)}") from error
+    except ValueError as error:
         raise UsageError(f"--input {url}: {error}") from error
 
 

@@ -3,8 +3,11 @@
 `configure_runtime` runs before the first use of a device: XLA reads its flags only once.
 """
 
+import importlib.metadata
+import importlib.util
 import logging
 import os
+import pkgutil
 import re
 from typing import Any
 
@@ -12,6 +15,7 @@ import jax
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
+from jaxgpt.packages import install_advice
 from jaxgpt.parallel.compile_cache import use_compile_cache
 from jaxgpt.parallel.host_memory import keep_freed_memory
 
@@ -66,8 +70,10 @@ def configure_runtime(config: RuntimeConfig) -> None:
     """Apply the settings; the environment's own `JAX_COMPILATION_CACHE_DIR` wins.
 
     Raises:
-        ConfigError: JAX has started with another number of devices than `cpu_devices`.
+        ConfigError: JAX has started with another number of devices than `cpu_devices`, or
+            JAX_PLATFORMS asks for a GPU that this install cannot use.
     """
+    check_platforms()
     keep_freed_memory()
     if config.cpu_devices > 1:
         _divide_cpu(config.cpu_devices)
@@ -75,6 +81,28 @@ def configure_runtime(config: RuntimeConfig) -> None:
         _add_flag("--xla_gpu_deterministic_ops=true")
     if place := os.environ.get("JAX_COMPILATION_CACHE_DIR", config.compile_cache):
         use_compile_cache(place)
+
+
+def check_platforms() -> None:
+    """Check that JAX can use the GPU that JAX_PLATFORMS asks for; JAX itself gives no reason.
+
+    Raises:
+        ConfigError: it asks for nothing but a GPU, and JAX is installed for CPUs only.
+    """
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    named = {name.strip() for name in platforms.split(",")} - {""}
+    if named and named <= {"cuda", "gpu"} and not _has_plugin():
+        raise ConfigError(
+            f"JAX_PLATFORMS={platforms}, but JAX is installed here for CPUs only; for NVIDIA GPUs "
+            f"{install_advice('cuda12')} (or cuda13), for the CPU set JAX_PLATFORMS=cpu"
+        )
+
+
+def _has_plugin() -> bool:
+    """Return whether a package that brings JAX another kind of device is installed."""
+    found = importlib.util.find_spec("jax_plugins")
+    modules = pkgutil.iter_modules(found.submodule_search_locations) if found else ()
+    return any(modules) or bool(importlib.metadata.entry_points(group="jax_plugins"))
 
 
 def peak_flops(device: Any) -> float | None:

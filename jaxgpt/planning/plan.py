@@ -12,6 +12,7 @@ from jaxgpt.experiment import TrainConfig
 from jaxgpt.fit_on_mesh import check_mesh, check_param_dtype
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.mesh import abstract_mesh
+from jaxgpt.parallel.runtime import check_platforms
 from jaxgpt.planning.activations import attention_kernel
 from jaxgpt.planning.devices import GB, Device
 from jaxgpt.planning.memory import MemoryPlan, bytes_per_device, plan_memory, plan_run_state
@@ -89,8 +90,9 @@ def make_plan(
     """Plan a run on so many devices of one kind.
 
     Raises:
-        ConfigError: training would refuse the mesh or the type of the weights, too.
+        ConfigError: training would refuse the mesh, the platform or the type of the weights, too.
     """
+    check_platforms()
     check_param_dtype(config)
     mesh = abstract_mesh(config.mesh, num_devices)
     check_mesh(config, mesh)

@@ -13,8 +13,8 @@ def test_every_byte_has_a_character_of_its_own() -> None:
 
 
 def test_any_text_survives_and_merges_are_used() -> None:
-    pytest.importorskip("tiktoken", reason="an extra: pip install 'jaxgpt[benchmark]'")
-    pytest.importorskip("tokenizers", reason="an extra: pip install 'jaxgpt[benchmark]'")
+    pytest.importorskip("tiktoken", reason="an extra: pip install -e '.[benchmark]'")
+    pytest.importorskip("tokenizers", reason="an extra: pip install -e '.[benchmark]'")
     encoding = train_tiktoken(LANGUAGES.values(), 600)
     assert encoding.n_vocab == 600
     for text in [*LANGUAGES.values(), *AWKWARD.values()]:

@@ -31,8 +31,8 @@ def _is_sound(found: Measurement) -> None:
 
 @pytest.mark.slow
 def test_transformers_writes_the_same_tokens() -> None:
-    pytest.importorskip("torch", reason="an extra: pip install 'jaxgpt[benchmark]'")
-    pytest.importorskip("transformers", reason="an extra: pip install 'jaxgpt[benchmark]'")
+    pytest.importorskip("torch", reason="an extra: pip install -e '.[benchmark]'")
+    pytest.importorskip("transformers", reason="an extra: pip install -e '.[benchmark]'")
     options: dict[str, Any] = {"shape": "tiny", "batch_size": 2, "new_tokens": 8, "rounds": 2}
     found = DecodeBenchmark(**options, against="transformers").run()
     _is_sound(found)
@@ -65,7 +65,7 @@ def test_kernels_beside_the_reference_on_packed_rows(kernel: Any) -> None:
 
 
 def test_a_kernel_beside_pytorch() -> None:
-    pytest.importorskip("torch", reason="an extra: pip install 'jaxgpt[benchmark]'")
+    pytest.importorskip("torch", reason="an extra: pip install -e '.[benchmark]'")
     found = AttentionBenchmark(**ATTENTION, dtype="bfloat16", against="pytorch").run()
     _is_sound(found)
     assert "torch" in found.versions

@@ -35,7 +35,7 @@ def ours() -> TrainRounds:
 
 
 def test_pytorch_computes_the_same_losses_and_updates(ours: TrainRounds) -> None:
-    pytest.importorskip("torch", reason="an extra: pip install 'jaxgpt[benchmark]'")
+    pytest.importorskip("torch", reason="an extra: pip install -e '.[benchmark]'")
     from jaxgpt.benchmarks.torch_gpt import TorchTrainer
 
     benchmark = TrainStepBenchmark(**TINY)
@@ -65,7 +65,7 @@ def test_a_figure_beside_the_matrix_products_of_the_same_run() -> None:
 
 @pytest.mark.slow
 def test_pytorch_takes_turns_in_its_own_process() -> None:
-    pytest.importorskip("torch", reason="an extra: pip install 'jaxgpt[benchmark]'")
+    pytest.importorskip("torch", reason="an extra: pip install -e '.[benchmark]'")
     options = TINY | {"steps": 15, "rounds": 2}
     found = TrainStepBenchmark(**options, against="pytorch", mode="eager").run()
     assert found.against is not None
@@ -101,7 +101,7 @@ def test_what_pytorch_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_fails_over_there_is_one_line_here() -> None:
-    pytest.importorskip("torch", reason="an extra: pip install 'jaxgpt[benchmark]'")
+    pytest.importorskip("torch", reason="an extra: pip install -e '.[benchmark]'")
     with pytest.raises(JaxgptError, match="PyTorch's side failed: KeyError"):
         TorchProcess("train", {}, shape={}, settings={})
 

@@ -136,7 +136,7 @@ def test_the_same_bytes_whoever_does_the_work(driver, executors):
     check_all_stages_had_work(driver.parent / "serial/out")
     for kind, workers in executors:
         if kind == "ray":
-            pytest.importorskip("ray", reason="Ray is an extra: pip install 'jaxgpt[ray]'")
+            pytest.importorskip("ray", reason="Ray is an extra: pip install -e '.[ray]'")
         name = f"{kind}{workers}/out"
         finish(start(driver, name, kind, workers))
         assert everything(driver.parent / name) == expected, name

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from jaxgpt.errors import ConfigError
-from jaxgpt.parallel.runtime import RuntimeConfig, configure_runtime
+from jaxgpt.parallel.runtime import RuntimeConfig, check_platforms, configure_runtime
 from tests.tiny import REPOSITORY
 
 _COUNT = """
@@ -48,3 +48,20 @@ def test_a_division_after_jax_has_started_is_refused(monkeypatch):
 def test_no_devices_are_refused():
     with pytest.raises(ConfigError, match="cpu_devices=0: at least 1"):
         RuntimeConfig(cpu_devices=0)
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "gpu", "cuda,gpu"])
+def test_a_gpu_that_the_install_cannot_use_is_refused_with_the_remedy(monkeypatch, platforms):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr("jaxgpt.parallel.runtime._has_plugin", lambda: False)
+    with pytest.raises(ConfigError, match=rf"JAX_PLATFORMS={platforms}.*pip install -e '.\[cuda12"):
+        configure_runtime(RuntimeConfig(compile_cache=""))
+    monkeypatch.setattr("jaxgpt.parallel.runtime._has_plugin", lambda: True)
+    check_platforms()
+
+
+@pytest.mark.parametrize("platforms", ["", "cpu", "cuda,cpu"])
+def test_where_the_processor_may_compute_no_gpu_is_asked_for(monkeypatch, platforms):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr("jaxgpt.parallel.runtime._has_plugin", lambda: False)
+    check_platforms()

@@ -44,8 +44,8 @@ def test_a_measure_prints_one_object(
 def test_beside_tiktoken_the_ratio_is_of_the_two(
     texts: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("tiktoken", reason="an extra: pip install 'jaxgpt[benchmark]'")
-    pytest.importorskip("tokenizers", reason="an extra: pip install 'jaxgpt[benchmark]'")
+    pytest.importorskip("tiktoken", reason="an extra: pip install -e '.[benchmark]'")
+    pytest.importorskip("tokenizers", reason="an extra: pip install -e '.[benchmark]'")
     options = ["--against", "tiktoken", "--vocab-size", "500", "--rounds", "1", "--json"]
     main(["tokenize", "--input", texts, *options])
     found = json.loads(capsys.readouterr().out)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jaxgpt.corpus.executors.executor import Advance, Result
-from jaxgpt.errors import ConfigError, JaxgptError
+from jaxgpt.errors import JaxgptError
+from jaxgpt.packages import import_package, install_advice
 
 MAX_RETRIES = 3
 _SECONDS_BETWEEN_REPORTS = 0.5
@@ -22,14 +23,8 @@ class RayExecutor:
     """Ray Core tasks, one CPU each."""
 
     def __init__(self, num_workers: int | None, address: str | None) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError(
-                "executor.kind = 'ray' needs Ray: pip install 'jaxgpt[ray]', or choose "
-                "--executor.kind processes"
-            ) from error
-        self._ray: Any = ray
+        advice = f"{install_advice('ray')}, or choose --executor.kind processes"
+        self._ray: Any = import_package("ray", "executor.kind = 'ray'", advice)
         # Ray reports on itself over the network unless told not to.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         here: dict[str, Any] = {}
@@ -40,7 +35,7 @@ class RayExecutor:
                 "_node_ip_address": "127.0.0.1",
             }
         try:
-            ray.init(
+            self._ray.init(
                 address=address or "local",
                 logging_level=logging.ERROR,
                 log_to_driver=False,
@@ -52,7 +47,7 @@ class RayExecutor:
                 f"executor.address = {address!r}: no Ray cluster answers ({error}); start one, or "
                 f"leave the address out for a Ray on this machine"
             ) from error
-        self._task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_do)
+        self._task = self._ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_do)
 
     def run(
         self, work: Sequence[Callable[[Advance], Result]], advance: Advance
