@@ -57,28 +57,23 @@ class Broken:
 sys.meta_path.insert(0, Broken())
 """
 VERBS = """
-import importlib, sys
-from jaxgpt.cli import VERBS
-from jaxgpt.command_line import run_verb
-from jaxgpt.plots import bar_chart
-from tools import build_dataset
+import sys
+from jaxgpt.cli import VERBS, main
 
 folder = sys.argv[1]
 
-def run(main, *argv):
+def verb(*argv):
+    sys.argv = ["jaxgpt", *argv]
     try:
-        run_verb(main, argv)
+        main()
     except SystemExit as stop:
-        assert not stop.code, (main.__module__, argv, stop.code)
-
-def verb(name, *argv):
-    run(importlib.import_module(f"jaxgpt.{name}").main, *argv)
+        assert not stop.code, (argv, stop.code)
 
 for name in VERBS:
     verb(name, "--help")
 data = f"{folder}/built"
-run(build_dataset.main, "--input", f"{folder}/text", "--output", data,
-    "--tokenizer.vocab-size", "300", "--executor.kind", "serial")
+verb("build-dataset", "--input", f"{folder}/text", "--output", data,
+     "--tokenizer.vocab-size", "300", "--executor.kind", "serial")
 verb("verify", "--data", data, "--checkpoint", f"{folder}/run")
 verb("plan", "--config", "configs/quickstart.py", "--vocab-size", "300")
 verb("generate", "--checkpoint", f"{folder}/run", "--prompt", "the", "--max-new-tokens", "2")
