@@ -45,12 +45,11 @@ from jaxgpt.run_files import (
     read_lineage,
     write_description,
 )
-from jaxgpt.run_state import Start, log_checkpoint_events, start_state
+from jaxgpt.run_state import Lineages, Start, log_checkpoint_events, start_state
 from jaxgpt.stopping import StopSignal
 from jaxgpt.training.loop import fit
 from jaxgpt.training.metrics import MetricsLog, read_records
-from jaxgpt.training.recovery import UnstableError
-from jaxgpt.training.rollback import Jump
+from jaxgpt.training.rollback import Jump, UnstableError
 from jaxgpt.training.time_account import TimeAccount
 from jaxgpt.training.watchdog import Watchdog
 
@@ -115,14 +114,16 @@ def train_run(
                 check_resume_mode(resume, checkpoints.latest(), run_dir)
             latest = checkpoints.latest_verified()
             lineage = _lineage(config, sources)
+            then: dict[str, Any] = {}
             if first:
-                _check_resume(run_dir, resume, latest, lineage, allow_data_change)
+                then = _check_resume(run_dir, resume, latest, lineage, allow_data_change)
             latest = share("the step to start from", latest)
+            lineages = Lineages(share("the lineage so far", then), lineage)
             if latest is None or latest < config.schedule.num_steps:
                 account = TimeAccount(run_dir if first else None, began)
                 with Watchdog(config.watchdog, account, run_dir), account.written():
-                    course = set_course(config, run_dir, sources, checkpoints, account)
-                    _train(course, lineage, latest, stop, checked)
+                    course = set_course(config, run_dir, sources, checkpoints, account, lineages)
+                    _train(course, latest, stop, checked)
                     _report(run_dir, account, first)
             else:
                 logger.info("%s is finished: step %d", run_dir, latest)
@@ -143,17 +144,19 @@ def _check_resume(
     latest: int | None,
     lineage: dict[str, Any],
     allow_data_change: bool,
-) -> None:
+) -> dict[str, Any]:
+    """Refuse what may not go on; return the lineage of the run so far, empty if there is none."""
     check_resume_mode(resume, latest, run_dir)
-    if latest is not None:
-        lineage_then = read_lineage(run_dir)
-        for difference in check_resume(lineage_then, lineage, allow_data_change):
-            logger.info("differs from the run so far: %s", difference)
+    if latest is None:
+        return {}
+    lineage_then = read_lineage(run_dir)
+    for difference in check_resume(lineage_then, lineage, allow_data_change):
+        logger.info("differs from the run so far: %s", difference)
+    return lineage_then
 
 
 def _train(
     course: Course,
-    lineage: dict[str, Any],
     latest: int | None,
     stop: StopSignal,
     checked: dict[str, Any],
@@ -165,6 +168,7 @@ def _train(
             course = compile_course(course)
         # Only now: a resume that is refused must leave the folder as it was.
         if is_first_host():
+            lineage = dict(course.lineages.now)
             write_description(course.run_dir, config, course.sources.tokenizer, lineage)
         size = num_parameters(config.model, course.sources.tokenizer.vocab_size)
         course.progress.say(
@@ -178,6 +182,12 @@ def _train(
             course.progress.say(f"WARNING {warning}")
         event = "start" if latest is None else "resume"
         details = {"num_parameters": size, **describe_devices(), **checked}
+        if start.changes and start.changed_at == start.step:
+            details["changes"] = list(start.changes)
+            course.progress.say(
+                f"from step {start.step} on the run has another objective: what losses and "
+                f"gradients are usual is learned again ({start.describe_changes()})"
+            )
         with _waiting_for_the_last_save(course):
             while (error := _follow(course, start, stop, event, details)) is not None:
                 start, details = _go_back(course, start, error)
@@ -201,7 +211,7 @@ def _waiting_for_the_last_save(course: Course) -> Iterator[None]:
         raise
 
 
-def _start(course: Course, step: int | None) -> Start:
+def _start(course: Course, step: int | None, is_usual: bool = True) -> Start:
     with course.account.spending("restore"):
         return start_state(
             course.config,
@@ -210,6 +220,8 @@ def _start(course: Course, step: int | None) -> Start:
             course.model,
             course.checkpoints,
             step,
+            course.lineages,
+            is_usual,
         )
 
 
@@ -223,7 +235,9 @@ def _go_back(course: Course, start: Start, error: UnstableError) -> tuple[Start,
     with course.account.spending("restore"):
         step = _step_to_go_back_to(course, start, error)
         course.checkpoints.abandon_after(step)
-        again = _start(course, step)
+        # The same parameters on other batches again would be refused again: the level is another.
+        is_usual = not (error.is_level and step == start.step)
+        again = _start(course, step, is_usual)
     skipped = [
         event["step"]
         for event in read_records(course.run_dir / "events.jsonl")
@@ -235,6 +249,7 @@ def _go_back(course: Course, start: Start, error: UnstableError) -> tuple[Start,
         "reason": str(error),
         "batches": [step + start.batch_offset, jump.num_batches],
         "skipped_steps": skipped,
+        "is_learned_again": not is_usual,
     }
     return replace(again, jumps=(*start.jumps, jump), seconds=start.seconds), details
 
@@ -245,7 +260,10 @@ def _step_to_go_back_to(course: Course, start: Start, error: UnstableError) -> i
     checkpoints.latest_verified(before=error.step)
     step = None
     while step is None:  # What is found damaged is no candidate the next time.
-        candidate = recovery.rollback_step(checkpoints.steps(), error.step, len(start.jumps))
+        steps = [step for step in checkpoints.steps() if step >= start.changed_at]
+        if error.is_level and start.is_gone_back_to and start.step in steps:
+            steps = [start.step]  # As good as those before it, for it has been gone on from once.
+        candidate = recovery.rollback_step(steps, error.step, len(start.jumps))
         candidate = share("the step to go back to", candidate)
         if candidate is None:
             raise error

@@ -22,10 +22,10 @@ from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.hosts import is_first_host
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.runtime import peak_flops
-from jaxgpt.run_state import Start, save_state
+from jaxgpt.run_state import NO_LINEAGES, Lineages, Start, save_state
 from jaxgpt.shards import TokenDataset
 from jaxgpt.tokenizer import Tokenizer
-from jaxgpt.training.loop import Loop, Pause
+from jaxgpt.training.loop import ADVICE, Loop, Pause
 from jaxgpt.training.loss import language_model_loss
 from jaxgpt.training.metrics import MetricsLog, Progress
 from jaxgpt.training.recovery import all_finite
@@ -59,6 +59,7 @@ class Course:
     step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
     is_finite: Callable[[TrainState], bool]
     progress: Progress
+    lineages: Lineages
 
 
 def open_sources(config: TrainConfig) -> Sources:
@@ -74,6 +75,7 @@ def set_course(
     sources: Sources,
     checkpoints: Checkpoints,
     account: TimeAccount,
+    lineages: Lineages = NO_LINEAGES,
 ) -> Course:
     """Set up what a config describes on the devices that there are.
 
@@ -112,6 +114,7 @@ def set_course(
             sources.batches.tokens_per_epoch,
             silent=not is_first_host(),
         ),
+        lineages=lineages,
     )
 
 
@@ -147,7 +150,9 @@ def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
         step=course.step,
         learning_rates=config.schedule.values(),
         num_steps=num_steps,
-        tokens_per_step=config.batch.global_batch_size * config.batch.sequence_length,
+        tokens_per_step=config.batch.tokens_per_step,
+        tokens_offset=start.tokens_offset(config.batch.tokens_per_step),
+        advice=_advice(start),
         flops_per_token=flops_per_token(
             config.model, course.sources.tokenizer.vocab_size, config.batch.sequence_length
         ),
@@ -174,6 +179,17 @@ def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
         batch_offset=start.batch_offset,
         account=course.account,
         pause=pause,
+    )
+
+
+def _advice(start: Start) -> str:
+    """What to do where the run cannot go on: it depends on whether it has been changed."""
+    if not start.changes:
+        return ADVICE
+    return (
+        f"Since step {start.changed_at} the run has another objective, which may be the cause "
+        f"({start.describe_changes()}). Look at the new text and settings, or lower "
+        "schedule.peak_learning_rate, and resume"
     )
 
 

@@ -8,8 +8,8 @@ from jaxgpt import pretraining
 from jaxgpt.errors import JaxgptError, UnfinishedError
 from jaxgpt.pretraining import _go_back, _waiting_for_the_last_save
 from jaxgpt.run_state import Start
-from jaxgpt.training.recovery import SkipSpikes, UnstableError
-from jaxgpt.training.rollback import Jump
+from jaxgpt.training.recovery import SkipSpikes
+from jaxgpt.training.rollback import Jump, UnstableError
 from jaxgpt.training.time_account import TimeAccount
 
 
@@ -40,10 +40,15 @@ class _Checkpoints:
         raise JaxgptError("could not save step 40")
 
 
+def _start(course, step: int, is_usual: bool) -> Start:
+    course.is_usual = is_usual
+    return Start(state=None, step=step)
+
+
 @pytest.fixture
 def course(tmp_path, monkeypatch):
     account = TimeAccount()
-    monkeypatch.setattr(pretraining, "_start", lambda course, step: Start(state=None, step=step))
+    monkeypatch.setattr(pretraining, "_start", _start)
     return SimpleNamespace(
         account=account,
         run_dir=tmp_path,
@@ -67,6 +72,24 @@ def test_all_hosts_go_back_to_the_step_of_the_first(course, monkeypatch) -> None
     monkeypatch.setattr(pretraining, "share", lambda topic, own: 10)
     again, _ = _go_back(course, Start(state=None), UnstableError(48, "bad"))
     assert again.step == 10
+
+
+def test_a_run_never_goes_back_behind_the_step_at_which_it_was_changed(course) -> None:
+    again, _ = _go_back(course, Start(state=None, step=20, changed_at=20), UnstableError(48, "bad"))
+    assert again.step == 20
+    with pytest.raises(UnstableError, match="bad"):
+        _go_back(course, Start(state=None, step=48, changed_at=30), UnstableError(48, "bad"))
+
+
+def test_what_is_refused_from_the_first_step_after_going_back_is_learned_again(course) -> None:
+    """Parameters that were gone on from once are sound; what they refuse at once is the text."""
+    back_at_20 = Start(state=None, step=20, jumps=(Jump(20, 28),))
+    _go_back(course, Start(state=None, step=20), UnstableError(48, "bad", is_level=False))
+    assert course.is_usual
+    again, details = _go_back(course, back_at_20, UnstableError(60, "bad", is_level=True))
+    assert (again.step, course.is_usual, details["is_learned_again"]) == (20, False, True)
+    assert _go_back(course, back_at_20, UnstableError(60, "bad", is_level=False))[0].step == 20
+    assert course.is_usual
 
 
 def test_with_nothing_to_go_back_to_the_reason_is_raised(course) -> None:

@@ -69,10 +69,14 @@ def make_texts(num_documents: int, seed: int = 0) -> list[str]:
 
 
 def make_dataset(
-    folder: Path, num_documents: int = 200, seed: int = 0, tokenizer: Tokenizer | None = None
+    folder: Path,
+    num_documents: int = 200,
+    seed: int = 0,
+    tokenizer: Tokenizer | None = None,
+    texts: list[str] | None = None,
 ) -> Path:
-    """Write a dataset folder of toy text; a tokenizer makes it fit to others'."""
-    texts = make_texts(num_documents, seed)
+    """Write a dataset folder of toy text, or of `texts`; a tokenizer makes it fit to others'."""
+    texts = make_texts(num_documents, seed) if texts is None else texts
     if tokenizer is None:
         tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=320))
     folder.mkdir(parents=True)

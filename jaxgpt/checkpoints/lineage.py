@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config_roles import ARCHITECTURE, select_fields, with_defaults
+from jaxgpt.config_roles import ARCHITECTURE, TRAINING, select_fields, with_defaults
 from jaxgpt.errors import MismatchError
 
 FORMAT_VERSION = 1
@@ -111,6 +111,22 @@ def check_resume(
             "give the same dataset, or --allow-data-change to go on with this one",
         )
     return differences(then, now)
+
+
+def objective(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the losses and gradients of a run's steps depend on besides its parameters.
+
+    It is the text, how it is put into batches, and what is minimised. What was usual under one
+    objective says nothing under another.
+    """
+    config, data = lineage["config"], lineage["data"]
+    order = {key: value for key, value in data.get("order", {}).items() if key != "seed"}
+    return {
+        "datasets": data.get("datasets"),
+        "order": order,
+        "loss": select_fields(config.get("loss"), ARCHITECTURE),
+        "model": select_fields(config.get("model"), TRAINING),
+    }
 
 
 def differences(then: Any, now: Any, name: str = "") -> list[str]:

@@ -60,6 +60,11 @@ class BatchConfig:
     num_micro_batches: int = 1
     """Parts that a step's rows are computed in, one after the other, to save memory."""
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that a step reads."""
+        return self.global_batch_size * self.sequence_length
+
     def __post_init__(self) -> None:
         for name in ("sequence_length", "global_batch_size", "num_micro_batches"):
             if getattr(self, name) < 1:

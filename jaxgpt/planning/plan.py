@@ -150,8 +150,7 @@ def describe(plan: Plan, config: TrainConfig, device: Device) -> list[str]:
         f"  {'total':20} {plan.memory.total / GB:9.3f}  {verdict} in the "
         f"{plan.usable_bytes / GB:.1f} GB that JAX takes of {device.memory_bytes / GB:.0f}",
         "",
-        f"a step of {config.batch.global_batch_size * config.batch.sequence_length:,} tokens "
-        "(estimates)",
+        f"a step of {config.batch.tokens_per_step:,} tokens (estimates)",
         f"  {'operations':20} {plan.speed.compute_seconds:9.3f} s",
         f"  {'exchange':20} {plan.speed.link_seconds:9.3f} s  "
         + (", ".join(f"{k} {v / GB:.2f} GB" for k, v in plan.speed.exchanged_bytes.items())),

@@ -55,7 +55,7 @@ def plan_speed(
         device: what they are.
         utilization: share of the peak that operations reach (MFU).
     """
-    tokens = config.batch.global_batch_size * config.batch.sequence_length
+    tokens = config.batch.tokens_per_step
     flops = flops_per_token(config.model, vocab_size, config.batch.sequence_length) * tokens
     if not isinstance(config.model.remat, NoRemat):
         flops *= 4 / 3  # At most one more forward pass.

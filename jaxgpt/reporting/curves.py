@@ -87,7 +87,8 @@ def _timings(steps: _Records) -> tuple[list[int], list[float], list[float], list
     before = 0
     for record in steps:
         number, before = record["tokens"] - before, record["tokens"]
-        if record.get("tokens_per_second"):
+        # Versions without a counter let it fall where steps became smaller.
+        if record.get("tokens_per_second") and number > 0:
             x.append(record["step"])
             tokens.append(number)
             seconds.append(number / record["tokens_per_second"])

@@ -5,6 +5,7 @@ Before anything is saved the newest loss and gradient are read, and the state is
 what is not finite is never saved. Every moment is booked in the run's `TimeAccount`.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,12 +19,13 @@ from jaxgpt.batch import Batch
 from jaxgpt.errors import DivergedError, JaxgptError, ReplicasDifferError
 from jaxgpt.stopping import StopSignal
 from jaxgpt.training.metrics import MetricsLog, Progress
-from jaxgpt.training.recovery import NoSkipping, Recovery, Skips, UnstableError
+from jaxgpt.training.recovery import NoSkipping, Recovery, Skips
+from jaxgpt.training.rollback import UnstableError
 from jaxgpt.training.state import TrainState
 from jaxgpt.training.step import StepMetrics
 from jaxgpt.training.time_account import TimeAccount
 
-_ADVICE = "Lower schedule.peak_learning_rate, or lengthen schedule.warmup_share, and resume"
+ADVICE = "Lower schedule.peak_learning_rate, or lengthen schedule.warmup_share, and resume"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,9 @@ class Loop:
     Attributes:
         step: the compiled step; donates the state it is given.
         learning_rates: of each update, counted from 0; on the host: reading waits for no device.
-        num_steps, tokens_per_step: where the run ends; for the rate.
+        num_steps: where the run ends.
+        tokens_per_step: read by each step.
+        tokens_offset: read by the run besides, as steps of earlier processes were of another size.
         flops_per_token, peak_flops: for MFU; of all devices together, None where not known.
         log_every, save_every: steps between records, between saves.
         save: called with (step, state, metadata); need not be durable when it returns.
@@ -76,6 +80,7 @@ class Loop:
         recovery: what it takes to give up; the step itself decides what is skipped.
         is_finite: whether a state may be saved.
         batch_offset: batches that the run has passed over: step k reads batch k - 1 + this.
+        advice: what to do where the run cannot go on.
         account: where time is booked.
         pause: what the hooks call; whoever has sent a signal may not wait for their end.
     """
@@ -94,19 +99,26 @@ class Loop:
     recovery: Recovery = field(default_factory=NoSkipping)
     is_finite: Callable[[TrainState], bool] = lambda state: True
     batch_offset: int = 0
+    tokens_offset: int = 0
+    advice: str = ADVICE
     account: TimeAccount = field(default_factory=TimeAccount)
     pause: Pause = field(default_factory=Pause)
 
 
 @dataclass
 class _Clock:
-    """Time of this process's steps since the last record; evaluations and saves are left out."""
+    """Time of this process's steps since the last record; evaluations and saves are left out.
+
+    Attributes:
+        is_level: whether all of its steps were refused as for `UnstableError.is_level`.
+    """
 
     seconds: float
     step_seconds: float = 0.0
     data_wait_seconds: float = 0.0
     steps: int = 0
     is_new: bool = True
+    is_level: bool = True
     mark: float = field(default_factory=time.perf_counter)
 
     def restart(self) -> None:
@@ -230,7 +242,7 @@ def _save(loop: Loop, step: int, state: TrainState, metadata: dict[str, Any]) ->
     with loop.account.spending("save"):
         if not loop.is_finite(state):
             raise UnstableError(
-                step, f"parameters or optimiser state are not finite; not saved. {_ADVICE}"
+                step, f"parameters or optimiser state are not finite; not saved. {loop.advice}"
             )
         loop.save(step, state, metadata)
 
@@ -261,22 +273,25 @@ def _report(
         return
     step, metrics = pending
     read = jax.device_get(metrics)
-    skips = Skips(*(int(number) for number in read.skips))
+    skips = Skips(*(np.asarray(number).item() for number in read.skips))
     values = jax.tree.map(lambda value: np.asarray(value).tolist(), read._asdict())
     clock.count_step()
     loop.account.finish_step(step)
     seen = {"loss": values["loss"], "grad_norm": values["grad_norm"]}
+    clock.is_level &= bool(skips.now) and all(map(math.isfinite, seen.values()))
     if skips.now:
-        log.event("skip", step, batch=step - 1 + loop.batch_offset, **seen)
-        progress.say(f"step {step}: update skipped, loss {seen['loss']}")
+        limits = {"loss_limit": skips.loss_limit, "grad_norm_limit": skips.grad_norm_limit}
+        why = skips.why(**seen)
+        log.event("skip", step, batch=step - 1 + loop.batch_offset, reason=why, **seen, **limits)
+        progress.say(f"step {step}: update skipped, {why}")
     reason = loop.recovery.complaint(values["loss"], values["grad_norm"], skips)
     if reason is not None:
         log.event("diverged", step, reason=reason, **seen)
-        raise UnstableError(step, f"{reason}; not saved. {_ADVICE}")
+        raise UnstableError(step, f"{reason}; not saved. {loop.advice}", clock.is_level)
     rate = clock.steps * loop.tokens_per_step / max(clock.step_seconds, 1e-9)
     record = {
         "step": step,
-        "tokens": step * loop.tokens_per_step,
+        "tokens": loop.tokens_offset + step * loop.tokens_per_step,
         "loss": values["loss"],
         "bits_per_byte": values["bits_per_byte"],
         # A skipped update takes no step of the schedule.

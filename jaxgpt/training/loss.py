@@ -11,6 +11,7 @@ import optax
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
+from jaxgpt.config_roles import Execution
 from jaxgpt.model.routing import ROUTING, RoutingSums, published_routing
 from jaxgpt.training.loss_head import LossHead, TokenChunks, TokenSums
 
@@ -45,7 +46,7 @@ class LossConfig:
 
     z_loss: float = 0.0
     """Weight of the squared log-normaliser (PaLM, arXiv:2204.02311, section 5); 1e-4 is usual."""
-    logits: LossHead = TokenChunks()
+    logits: Execution[LossHead] = TokenChunks()
     """Whether all logits are made at once; changes memory and speed only."""
 
     def __post_init__(self) -> None:

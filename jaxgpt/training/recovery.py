@@ -5,7 +5,7 @@ optimiser as if the batch had not been, and nobody waits for the host. What the 
 losses and gradient norms of the steps accepted lately, is part of the train state and of every
 checkpoint. What repeated refusals lead to is in rollback.py.
 
-Axes: W steps of the window.
+Axes: W steps of the window; 2: loss, gradient norm.
 """
 
 import math
@@ -17,40 +17,50 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.config import configclass
-from jaxgpt.errors import DivergedError
 from jaxgpt.training.rollback import rollback_step
 
 # A value counts as far off only if it is so by this share of the mean, too: equal losses have no
 # spread at all, and nearly equal ones have one of rounding.
 _LEAST_SPREAD = 1e-3
+# A spike of a batch, not of the parameters, is let through when one of its size has stood alone
+# before: up to this much higher above the mean, but not where no text can be the reason. No text
+# costs 16 nats a token, as many as one of nine million ids drawn at random.
+_TOLERANCE = 1.25
+_MOST_NATS = 16.0
+_MOST_TIMES_THE_MEAN_NORM = 10.0
 
 
 class Skips(NamedTuple):
-    """Updates that were left out; int32 scalars, on the device or read from it.
+    """Updates that were left out; scalars, on the device or read from it.
 
     Attributes:
-        now: 1 if this step's was, else 0.
+        now: 1 if this step's was, else 0; int32, like the next three.
         in_a_row: those up to this step, without one accepted between.
         in_window: those among the last W steps.
         total: those of the whole run.
+        loss_limit: largest loss that this step was allowed; float32, infinity for no limit.
+        grad_norm_limit: largest gradient norm that it was allowed.
     """
 
     now: Any = 0
     in_a_row: Any = 0
     in_window: Any = 0
     total: Any = 0
+    loss_limit: Any = math.inf
+    grad_norm_limit: Any = math.inf
 
-
-class UnstableError(DivergedError):
-    """The run cannot go on from here; from an older checkpoint it may.
-
-    Attributes:
-        step: steps done when it was noticed.
-    """
-
-    def __init__(self, step: int, reason: str) -> None:
-        super().__init__(f"step {step}: {reason}")
-        self.step = step
+    def why(self, loss: float, grad_norm: float) -> str:
+        """Say which limit a skipped step exceeded, and by how much."""
+        reasons = []
+        for name, value, limit in (
+            ("loss", loss, self.loss_limit),
+            ("gradient norm", grad_norm, self.grad_norm_limit),
+        ):
+            if not math.isfinite(value):
+                reasons.append(f"{name} {value} is not finite")
+            elif value > limit:
+                reasons.append(f"{name} {value:.4g} exceeds its limit {limit:.4g}")
+        return " and ".join(reasons)
 
 
 @configclass
@@ -95,13 +105,20 @@ class Recovery:
         """The memory as JSON values, exactly."""
         return {name: np.asarray(value).tolist() for name, value in memory.items()}
 
-    def recall(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The memory that `remembered` was given; what was kept by other settings starts anew."""
+    def recall(self, values: Mapping[str, Any], is_usual: bool = True) -> dict[str, np.ndarray]:
+        """Return the memory that `remembered` was given.
+
+        What was kept by other settings starts again, and so does all that is not usual any more.
+
+        Args:
+            values: what `remembered` returned.
+            is_usual: whether what was usual then still is: the same objective on the same text.
+        """
         memory = {name: np.asarray(value) for name, value in self.init().items()}
         read = {
             name: np.asarray(values[name], memory[name].dtype) for name in memory.keys() & values
         }
-        same = all(read[name].shape == memory[name].shape for name in read)
+        same = is_usual and all(read[name].shape == memory[name].shape for name in read)
         # The number of skipped steps is true whatever the window: the learning rate follows it.
         return memory | {name: read[name] for name in read if same or name == "total"}
 
@@ -130,7 +147,8 @@ class SkipSpikes(Recovery):
     batches since (as for PaLM, arXiv:2204.02311, section 5.1).
 
     A large gradient under a usual loss is refused, too, but remembered: gradient norms of a healthy
-    run can rise for good within a few steps, and must become usual then.
+    run can rise for good within a few steps, and must become usual then. A spike that stands alone
+    is the batch's: refused once, it is let through when one of its size comes again.
     """
 
     window: int = 128
@@ -170,6 +188,11 @@ class SkipSpikes(Recovery):
             "skipped_W": jnp.zeros(self.window, jnp.int32),
             "in_a_row": jnp.zeros((), jnp.int32),
             "total": jnp.zeros((), jnp.int32),
+            # How far above the mean loss and norm lay that were refused and stood alone (2), or may
+            # yet turn out to; and the usual steps since anything else.
+            "alone_2": jnp.zeros(2, jnp.float32),
+            "perhaps_alone_2": jnp.zeros(2, jnp.float32),
+            "calm": jnp.zeros((), jnp.int32),
         }
 
     def judge(
@@ -177,11 +200,20 @@ class SkipSpikes(Recovery):
     ) -> tuple[jax.Array | bool, dict[str, jax.Array], Skips]:
         accepted, norms_seen = memory["accepted"], memory["norms_seen"]
         early = accepted < self.min_steps
-        usual_loss = early | (loss <= self._limit(memory["losses_W"], accepted))
-        usual_norm = early | (grad_norm <= self._limit(memory["grad_norms_W"], norms_seen))
+        center_2, usual_2 = self._usual(memory)
+        usual_2 = jnp.where(early, jnp.inf, usual_2)
+        value_2 = jnp.stack([loss, grad_norm])
+        # Let through at most now and then: parameters that are broken refuse step after step.
+        is_calm = memory["calm"] >= self.max_in_a_row
+        most_2 = jnp.stack([jnp.float32(_MOST_NATS), _MOST_TIMES_THE_MEAN_NORM * center_2[1]])
+        known_2 = jnp.minimum(center_2 + _TOLERANCE * memory["alone_2"], most_2)
+        limit_2 = jnp.where(is_calm, jnp.maximum(usual_2, known_2), usual_2)
+        is_usual_2 = value_2 <= usual_2
+        is_finite = jnp.all(jnp.isfinite(value_2))
+        good = is_finite & jnp.all(value_2 <= limit_2)
         # A gradient is worth remembering if nothing but its size is wrong.
-        sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & usual_loss
-        good = sound & usual_norm
+        sound = is_finite & is_usual_2[0]
+        usual = good & jnp.all(is_usual_2)
         skipped = jnp.where(good, 0, 1)
         skipped_W = memory["skipped_W"].at[step % self.window].set(skipped)
         skips = Skips(
@@ -189,30 +221,44 @@ class SkipSpikes(Recovery):
             in_a_row=jnp.where(good, 0, memory["in_a_row"] + 1),
             in_window=jnp.sum(skipped_W),
             total=memory["total"] + skipped,
+            loss_limit=limit_2[0],
+            grad_norm_limit=limit_2[1],
         )
+        was_alone = usual & (memory["in_a_row"] == 1)
+        alone_2 = jnp.where(was_alone, memory["perhaps_alone_2"], 0)
+        excess_2 = jnp.where(is_finite & ~is_usual_2, value_2 - center_2, 0)
         after = {
-            "losses_W": _put(memory["losses_W"], accepted, loss, good),
+            "losses_W": _put(memory["losses_W"], accepted, loss, good & is_usual_2[0]),
             "grad_norms_W": _put(memory["grad_norms_W"], norms_seen, grad_norm, sound),
-            "accepted": accepted + 1 - skipped,
+            "accepted": accepted + jnp.where(good & is_usual_2[0], 1, 0),
             "norms_seen": norms_seen + jnp.where(sound, 1, 0),
             "skipped_W": skipped_W,
             "in_a_row": skips.in_a_row,
             "total": skips.total,
+            "alone_2": jnp.maximum(memory["alone_2"], alone_2),
+            "perhaps_alone_2": jnp.where(good, 0, excess_2),
+            "calm": jnp.where(usual, memory["calm"] + 1, 0),
         }
         return good, after, skips
 
     def complaint(self, loss: float, grad_norm: float, skips: Skips) -> str | None:
         if skips.in_a_row >= self.max_in_a_row:
             return (
-                f"{skips.in_a_row} updates in a row were skipped, the last one for a loss of "
-                f"{loss:.4g} and a gradient norm of {grad_norm:.4g}"
+                f"{skips.in_a_row} updates in a row were skipped, the last one as its "
+                f"{skips.why(loss, grad_norm)}"
             )
         if skips.in_window >= self.max_in_window:
             return f"{skips.in_window} of the last {self.window} updates were skipped"
         return None
 
-    def _limit(self, values_W: jax.Array, seen: jax.Array) -> jax.Array:
-        """The largest usual value, where `seen` have been put into the window."""
+    def _usual(self, memory: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Return the means of loss and norm, and the largest usual loss and norm; [2] each."""
+        windows = (("losses_W", "accepted"), ("grad_norms_W", "norms_seen"))
+        pairs = [self._limit(memory[values], memory[seen]) for values, seen in windows]
+        return jnp.stack([mean for mean, _ in pairs]), jnp.stack([most for _, most in pairs])
+
+    def _limit(self, values_W: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return mean and largest usual value, where `seen` have been put into the window."""
         seen = jnp.minimum(seen, self.window)
         valid_W = jnp.arange(self.window) < seen
         # Relative to one of them: the mean of equal values is then that value exactly.
@@ -223,7 +269,7 @@ class SkipSpikes(Recovery):
         variance = jnp.sum(jnp.where(valid_W, jnp.square(offsets_W - mean), 0)) / number
         center = first + mean
         spread = jnp.maximum(jnp.sqrt(variance), _LEAST_SPREAD * jnp.abs(center))
-        return center + self.sigmas * spread
+        return center, center + self.sigmas * spread
 
 
 def choose(accepted: jax.Array | bool, new: Any, old: Any) -> Any:

@@ -10,12 +10,29 @@ what a checkpoint holds (as for PaLM, arXiv:2204.02311, section 5.1).
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from jaxgpt.errors import DivergedError
+
 
 class Jump(NamedTuple):
     """After `step` steps, `num_batches` batches were passed over."""
 
     step: int
     num_batches: int
+
+
+class UnstableError(DivergedError):
+    """The run cannot go on from here; from an older checkpoint it may.
+
+    Attributes:
+        step: steps done when it was noticed.
+        is_level: every update since the start was refused, each with a finite loss and gradient:
+            the parameters are those of the start, and it is the losses of the text that differ.
+    """
+
+    def __init__(self, step: int, reason: str, is_level: bool = False) -> None:
+        super().__init__(f"step {step}: {reason}")
+        self.step = step
+        self.is_level = is_level
 
 
 def rollback_step(steps: Sequence[int], now: int, rewind_steps: int) -> int | None:

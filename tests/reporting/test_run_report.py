@@ -174,6 +174,13 @@ def test_throughput_is_tokens_over_seconds_not_a_mean_of_rates() -> None:
     assert mean_throughput([]) == 0.0
 
 
+def test_tokens_that_fell_at_a_change_of_batch_size_make_no_negative_throughput() -> None:
+    """Records of versions that had no counter."""
+    records = [step_record(step) for step in range(1, 11)]
+    records += [step_record(step, tokens=step * 10) for step in range(11, 14)]
+    assert mean_throughput(records) == pytest.approx(1000.0)
+
+
 def test_curves_are_drawn_for_what_there_is() -> None:
     steps = [step_record(step) for step in range(1, 50)]
     evaluations = [{"step": 10, "loss": 4.0, "bits_per_byte": 2.0}]

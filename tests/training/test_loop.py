@@ -16,7 +16,8 @@ import pytest
 from jaxgpt.errors import DivergedError, InterruptedByUser, UnfinishedError
 from jaxgpt.training.loop import Hook, Loop, fit
 from jaxgpt.training.metrics import MetricsLog, Progress, read_records
-from jaxgpt.training.recovery import Skips, SkipSpikes, UnstableError
+from jaxgpt.training.recovery import Skips, SkipSpikes
+from jaxgpt.training.rollback import UnstableError
 from jaxgpt.training.step import StepMetrics
 from jaxgpt.training.time_account import TimeAccount
 

@@ -79,7 +79,7 @@ def test_a_lasting_rise_of_the_gradient_alone_becomes_usual() -> None:
         _, memory, skips = judge(
             memory, jnp.int32(step), jnp.float32(2 + 0.05 * rng.normal()), jnp.float32(norm)
         )
-        assert guard.complaint(2.0, norm, Skips(*map(int, skips))) is None
+        assert guard.complaint(2.0, norm, Skips(*map(float, skips))) is None
         skipped, longest = int(skips.total), max(longest, int(skips.in_a_row))
     assert 0 < skipped == longest <= 5
 
@@ -89,6 +89,65 @@ def test_a_lasting_rise_of_the_loss_does_not(judge) -> None:
     values = [(2 + 0.05 * rng.normal(), 1.0) for _ in range(20)]
     values += [(6 + 0.05 * rng.normal(), 1.0) for _ in range(10)]
     assert _feed(judge, values)[0] == [True] * 20 + [False] * 10
+
+
+def _with_rare_document(height: float, place: int, period: int = 40, num_periods: int = 12):
+    """Calm values, of which one in each period is as high as `height` means of them."""
+    rng = np.random.default_rng(6)
+    for step in range(period * num_periods):
+        pair = [2 + 0.05 * rng.normal(), 1 + 0.05 * rng.normal()]
+        if step % period == period - 1:
+            pair[place] *= height * (1 + 0.05 * rng.normal())
+        yield tuple(pair)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_rare_document_is_refused_once_and_then_learned(judge, place: int) -> None:
+    accepted, _, skips = _feed(judge, _with_rare_document(3.0, place))
+    assert accepted[39] is False
+    assert accepted.count(False) == skips.total == 1
+
+
+@pytest.mark.parametrize(("place", "height"), [(0, 50.0), (1, 50.0)])
+def test_what_no_text_can_be_the_reason_of_is_refused_each_time(judge, place, height) -> None:
+    accepted, _, _ = _feed(judge, _with_rare_document(height, place))
+    assert accepted.count(False) == 12
+
+
+def test_a_state_that_broke_is_refused_though_spikes_as_high_were_let_through(
+    judge,
+) -> None:
+    values = [*_with_rare_document(3.0, 0), *[(2.0, 1.0)] * 4, *[(6.0, 1.0)] * 4]
+    accepted, _, skips = _feed(judge, values)
+    assert accepted[-4:] == [True, False, False, False]
+    assert GUARD.complaint(6.0, 1.0, Skips(*map(float, skips))) is not None
+
+
+def test_refusals_that_follow_each_other_permit_nothing(judge) -> None:
+    rng = np.random.default_rng(7)
+    calm = [(2 + 0.05 * rng.normal(), 1.0) for _ in range(20)]
+    accepted, _, _ = _feed(judge, [*calm, (6.0, 1.0), (6.0, 1.0), *calm, (6.0, 1.0)])
+    assert accepted.count(False) == 3
+
+
+def test_what_is_let_through_does_not_become_usual(judge) -> None:
+    values = list(_with_rare_document(3.0, 0))
+    _, with_it, _ = _feed(judge, values)
+    assert float(with_it["losses_W"].max()) < 2.5
+
+
+def test_a_skip_says_which_limit_it_exceeded(judge) -> None:
+    rng = np.random.default_rng(0)
+    calm = [(2 + 0.05 * rng.normal(), 1 + 0.05 * rng.normal()) for _ in range(30)]
+    _, _, early = _feed(judge, calm[:4])
+    assert early.loss_limit == early.grad_norm_limit == np.inf
+    _, _, skips = _feed(judge, [*calm, (9.0, 50.0)])
+    skips = Skips(*map(float, skips))
+    assert 2.1 < skips.loss_limit < 2.6
+    assert 1.1 < skips.grad_norm_limit < 1.6
+    assert skips.why(9.0, 1.0) == f"loss 9 exceeds its limit {skips.loss_limit:.4g}"
+    assert skips.why(2.0, 50.0).startswith("gradient norm 50 exceeds its limit 1.")
+    assert skips.why(float("nan"), 50.0).startswith("loss nan is not finite and gradient norm 50")
 
 
 def test_old_skips_leave_the_window(judge) -> None:
@@ -114,6 +173,10 @@ def test_memory_survives_json_exactly_and_another_window_keeps_the_count(judge) 
     for name in memory:
         np.testing.assert_array_equal(recalled[name], memory[name])
         assert recalled[name].dtype == memory[name].dtype
+    again = GUARD.recall(GUARD.remembered(jax.device_get(memory)), is_usual=False)
+    fresh = {name: np.asarray(value) for name, value in GUARD.init().items()} | {"total": 1}
+    for name in memory:
+        np.testing.assert_array_equal(again[name], fresh[name])
     other = SkipSpikes(window=8).recall(GUARD.remembered(jax.device_get(memory)))
     assert other["total"] == 1
     assert other["accepted"] == 0
