@@ -104,6 +104,7 @@ def _evaluation(around: Surroundings) -> Callable[[int, TrainState], dict[str, A
     program = EvalProgram(around.model, bytes_per_token, around.mesh)
     averaging = config.optimizer.averaging
     warned: set[int] = set()
+    settings = _evaluation_settings(around)
 
     def evaluate(step: int, state: TrainState) -> dict[str, Any]:
         batches = evaluation_batches(
@@ -121,7 +122,7 @@ def _evaluation(around: Surroundings) -> Callable[[int, TrainState], dict[str, A
                 f"step {step}: the validation loss is {result.loss}; this step is not saved. "
                 "Lower schedule.peak_learning_rate and resume"
             )
-        around.log.evaluation(step, result._asdict())
+        around.log.evaluation(step, result._asdict(), settings)
         around.progress.say(
             f"step {step}: validation loss {result.loss:.4f}, "
             f"{result.bits_per_byte:.4f} bits per byte over {result.tokens:,} tokens"
@@ -130,9 +131,27 @@ def _evaluation(around: Surroundings) -> Callable[[int, TrainState], dict[str, A
         if rise and rise.best_step not in warned:
             warned.add(rise.best_step)
             around.progress.say(f"WARNING {rise.describe()}")
-        return {"eval_loss": result.loss, "eval_bits_per_byte": result.bits_per_byte}
+        return {
+            "eval_loss": result.loss,
+            "eval_bits_per_byte": result.bits_per_byte,
+            "eval_settings": settings,
+        }
 
     return evaluate
+
+
+def _evaluation_settings(around: Surroundings) -> dict[str, Any]:
+    """Return all that makes evaluations of one run comparable, as JSON values."""
+    config, split = around.config, around.dataset.splits["val"]
+    most = config.evaluation.max_tokens
+    return {
+        "split": "val",
+        "data": split.fingerprint,
+        "tokenizer": around.tokenizer.fingerprint,
+        "tokens": split.num_tokens if most is None else min(most, split.num_tokens),
+        "sequence_length": config.batch.sequence_length,
+        "mask_documents": config.data.mask_documents,
+    }
 
 
 def _pausing(batches: Iterator[Batch], pause: Pause) -> Iterator[Batch]:

@@ -11,6 +11,7 @@ one that is longer than a shard goes on in the next, where its continuation is n
 How shards are written is in `shard_writer.py`; what a training row is, in `data/`.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ class TokenSplit:
         self._ends = np.cumsum([shard.num_tokens for shard in shards], dtype=np.int64)
         self._tokens: dict[int, np.ndarray] = {}
         self._starts: dict[int, np.ndarray] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what it consists of, wherever it lies."""
+        hashes = (shard.sha256 for shard in self.shards)
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return tokens start .. stop - 1, int32 [stop - start].

@@ -21,7 +21,7 @@ from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.free_space import find_shortage
 from jaxgpt.checkpoints.named_trees import named_arrays
 from jaxgpt.checkpoints.orbax_files import OrbaxFiles
-from jaxgpt.checkpoints.retention import rank_by_loss, steps_to_keep
+from jaxgpt.checkpoints.retention import comparable_losses, rank_by_loss, steps_to_keep
 from jaxgpt.checkpoints.save_attempts import SaveAttempts
 from jaxgpt.checkpoints.saving import Saver
 from jaxgpt.checkpoints.shared_fate import SharedFate
@@ -127,7 +127,8 @@ class Checkpoints:
             step: what the checkpoint is called; steps done.
             params: pytree of arrays.
             training_state: pytree of arrays; whatever else is needed to go on.
-            metadata: JSON values; `eval_loss`, if any, decides which checkpoint is best.
+            metadata: JSON values; `eval_loss`, if any, decides which checkpoint is best, among
+                those whose `eval_settings` are alike.
 
         Returns:
             Whether the step is saved or being saved.
@@ -210,8 +211,9 @@ class Checkpoints:
         return later
 
     def best(self) -> int | None:
-        """Return the complete step with the lowest finite `eval_loss`, or None if none has one."""
-        ranked = rank_by_loss(*self._stored.complete_with_losses())
+        """Return the step with the lowest finite `eval_loss` measured as the newest, or None."""
+        evaluations = self._stored.evaluations()
+        ranked = rank_by_loss(evaluations, comparable_losses(evaluations))
         return ranked[0] if ranked else None
 
     def resolve(self, name: str | int) -> int:
@@ -282,7 +284,8 @@ class Checkpoints:
         That step was read back from the storage, so one whole step stays whatever is deleted.
         """
         try:
-            steps, losses = self._stored.complete_with_losses()
+            evaluations = self._stored.evaluations()
+            steps, losses = list(evaluations), comparable_losses(evaluations)
             config = self._config
             keep = steps_to_keep(
                 steps, losses, config.keep_latest, config.keep_every_steps, config.keep_best

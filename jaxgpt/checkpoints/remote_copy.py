@@ -16,7 +16,12 @@ from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.integrity import MANIFEST
 from jaxgpt.checkpoints.manager import CheckpointConfig
 from jaxgpt.checkpoints.remote_steps import DamagedError, RemoteSteps
-from jaxgpt.checkpoints.retention import steps_to_keep
+from jaxgpt.checkpoints.retention import (
+    Evaluation,
+    comparable_losses,
+    read_evaluation,
+    steps_to_keep,
+)
 from jaxgpt.checkpoints.step_content import (
     ITEMS,
     find_content_problem,
@@ -203,10 +208,11 @@ class RemoteCopy:
         return sorted((step for step in kept - {*here} if step > newest), reverse=True)
 
     def _to_keep(self, steps: Iterable[int], keep_every_steps: int | None) -> set[int]:
-        losses = {step: self._loss(step) for step in steps}
-        known = {step: loss for step, loss in losses.items() if loss is not None}
-        config = self._config
-        return steps_to_keep(losses, known, config.keep_latest, keep_every_steps, config.keep_best)
+        evaluations = {step: self._evaluation(step) for step in steps}
+        losses, config = comparable_losses(evaluations), self._config
+        return steps_to_keep(
+            evaluations, losses, config.keep_latest, keep_every_steps, config.keep_best
+        )
 
     def _refuse(self, damaged: list[int]) -> None:
         there = [step for step in damaged if self._steps.read_manifest(step) is not None]
@@ -221,12 +227,12 @@ class RemoteCopy:
             "another --run-dir, or delete this one to start over"
         )
 
-    def _loss(self, step: int) -> float | None:
+    def _evaluation(self, step: int) -> Evaluation | None:
         folder = step_folders.step_folder(self._directory, step)
         try:
-            return read_document(folder)["metadata"].get("eval_loss")
+            return read_evaluation(read_document(folder)["metadata"])
         except (OSError, ValueError):
-            return self._steps.read_loss(step)
+            return self._steps.read_evaluation(step)
 
     def _manifest(self, step: int) -> bytes | None:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxgpt.checkpoints.integrity import MANIFEST
 from jaxgpt.checkpoints.remote_steps import DamagedError, RemoteSteps
-from jaxgpt.checkpoints.retention import rank_by_loss
+from jaxgpt.checkpoints.retention import comparable_losses, describe_left_out, rank_by_loss
 from jaxgpt.checkpoints.step_content import TRAINING_STATE
 from jaxgpt.checkpoints.step_folders import step_of
 from jaxgpt.checkpoints.verification import CHECKPOINTS, RUN_FILES
@@ -73,9 +73,10 @@ def _candidates(steps: RemoteSteps, url: str, name: str) -> list[int]:
     if name == "latest":
         return counted[::-1]
     if name == "best":
-        losses = {step: steps.read_loss(step) for step in counted}
-        known = {step: loss for step, loss in losses.items() if loss is not None}
-        return rank_by_loss(counted, known)
+        evaluations = {step: steps.read_evaluation(step) for step in counted}
+        if left_out := describe_left_out(evaluations):
+            logger.warning("best: %s", left_out)
+        return rank_by_loss(counted, comparable_losses(evaluations))
     number = step_of(name)
     if number not in counted:
         raise UsageError(

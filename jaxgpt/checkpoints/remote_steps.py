@@ -22,6 +22,7 @@ from jaxgpt.checkpoints.integrity import (
     parse_manifest,
     write_manifest,
 )
+from jaxgpt.checkpoints.retention import Evaluation, read_evaluation
 from jaxgpt.checkpoints.step_content import METADATA_FILE
 from jaxgpt.checkpoints.verification import CHECKPOINTS
 from jaxgpt.durable import sync_tree
@@ -62,11 +63,11 @@ class RemoteSteps:
         except FileNotFoundError:
             return None
 
-    def read_loss(self, step: int) -> float | None:
-        """Return the evaluation loss that a step was saved with, if it can be read."""
+    def read_evaluation(self, step: int) -> Evaluation | None:
+        """Return the evaluation that a step was saved with, if it can be read."""
         try:
             document = json.loads(self._folder.read(_path(step, METADATA_FILE)))
-            return document["metadata"].get("eval_loss")
+            return read_evaluation(document["metadata"])
         except (FileNotFoundError, ValueError, KeyError):
             return None
 

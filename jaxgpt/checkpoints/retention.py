@@ -1,7 +1,58 @@
-"""Which of the saved steps to keep. A pure function of numbers; it deletes nothing."""
+"""Which of the saved steps to keep, and which is best. Pure functions; they delete nothing.
+
+Evaluation losses say which step is better only if they were measured alike: on the same text, cut
+into rows of the same length. Those measured as the newest one was are compared, no others.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from jaxgpt.checkpoints.lineage import differences
+
+
+class Evaluation(NamedTuple):
+    """A held-out loss, and how it was measured; None where an older version did not record it."""
+
+    loss: float
+    settings: Mapping[str, Any] | None = None
+
+
+def read_evaluation(metadata: Mapping[str, Any]) -> Evaluation | None:
+    """Return the evaluation that a step's metadata has, if it has one."""
+    loss = metadata.get("eval_loss")
+    return None if loss is None else Evaluation(loss, metadata.get("eval_settings"))
+
+
+def comparable_losses(evaluations: Mapping[int, Evaluation | None]) -> dict[int, float]:
+    """Return the finite losses, by step, that were measured as the newest one was."""
+    measured = _measured(evaluations)
+    newest = measured[max(measured)].settings if measured else None
+    return {step: one.loss for step, one in measured.items() if one.settings == newest}
+
+
+def describe_left_out(evaluations: Mapping[int, Evaluation | None]) -> str | None:
+    """Say which evaluated steps `comparable_losses` leaves out, and why; None if it leaves none."""
+    measured, compared = _measured(evaluations), comparable_losses(evaluations)
+    left_out = [step for step in measured if step not in compared]
+    if not left_out:
+        return None
+    newest, other = measured[max(measured)].settings, measured[max(left_out)].settings
+    why = "an older version did not record how they were measured"
+    if newest is not None and other is not None:
+        why = "; ".join(differences(other, newest))
+    return (
+        f"steps {', '.join(map(str, sorted(left_out)))} are not compared: their held-out losses "
+        f"were measured otherwise than that of step {max(measured)} ({why})"
+    )
+
+
+def _measured(evaluations: Mapping[int, Evaluation | None]) -> dict[int, Evaluation]:
+    return {
+        step: one
+        for step, one in evaluations.items()
+        if one is not None and math.isfinite(one.loss)
+    }
 
 
 def steps_to_keep(

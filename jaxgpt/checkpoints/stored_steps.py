@@ -5,6 +5,7 @@ heal, so if they are whole after the read, they were while it went on. Hosts div
 agree on its result, so that all of them read the same step or none does.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ import numpy as np
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.named_trees import ArraySpec, describe_difference, named_specs, refill
 from jaxgpt.checkpoints.orbax_files import OrbaxFiles
-from jaxgpt.checkpoints.retention import rank_by_loss
+from jaxgpt.checkpoints.retention import (
+    Evaluation,
+    comparable_losses,
+    describe_left_out,
+    rank_by_loss,
+    read_evaluation,
+)
 from jaxgpt.checkpoints.step_content import (
     PARAMS,
     find_content_problem,
@@ -24,6 +31,8 @@ from jaxgpt.checkpoints.step_content import (
 )
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError
 from jaxgpt.parallel.hosts import gather, share
+
+logger = logging.getLogger(__name__)
 
 
 class StoredSteps:
@@ -41,7 +50,7 @@ class StoredSteps:
         self._directory = directory
         self._files = files
         self._leave_out = leave_out
-        self._losses: dict[int, float | None] = {}
+        self._evaluations: dict[int, Evaluation | None] = {}
         self._damaged: set[int] = set()
         self._fresh: tuple[int, frozenset[str]] | None = None
 
@@ -50,18 +59,17 @@ class StoredSteps:
         steps = step_folders.complete_steps(self._directory, find_obvious_problem)
         return [step for step in steps if step not in self._damaged]
 
-    def complete_with_losses(self) -> tuple[list[int], dict[int, float]]:
-        """Return the complete steps, and the evaluation loss of those that have one."""
+    def evaluations(self) -> dict[int, Evaluation | None]:
+        """Return the evaluation of each complete step, None where it has none, ascending."""
         steps = self.complete()
         for step in steps:
-            if step not in self._losses:
-                self._losses[step] = self.read_metadata(step).get("eval_loss")
-        losses = {step: self._losses[step] for step in steps}
-        return steps, {step: loss for step, loss in losses.items() if loss is not None}
+            if step not in self._evaluations:
+                self._evaluations[step] = read_evaluation(self.read_metadata(step))
+        return {step: self._evaluations[step] for step in steps}
 
     def forget(self, step: int) -> None:
         """A folder of this name, if there will be one, will be another."""
-        self._losses.pop(step, None)
+        self._evaluations.pop(step, None)
         self._damaged.discard(step)
         self._fresh = None
 
@@ -101,7 +109,10 @@ class StoredSteps:
             self.require_whole(int(name), (PARAMS,))
             return int(name)
         if name == "best":
-            candidates = rank_by_loss(*self.complete_with_losses())
+            evaluations = self.evaluations()
+            candidates = rank_by_loss(evaluations, comparable_losses(evaluations))
+            if left_out := describe_left_out(evaluations):
+                logger.warning("best: %s", left_out)
             if steps and not candidates:
                 raise NoCheckpointError(
                     f"no checkpoint in {self._directory} has an evaluation loss; use latest or "

@@ -7,6 +7,8 @@ while the loss on held-out text rises. The step with the lowest held-out loss is
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxgpt.training.metrics import comparable_evaluations
+
 # A held-out loss this far above its lowest value has risen rather than wavered.
 _RISE = 1.01
 # The loss of fewer held-out tokens depends much on which documents were drawn.
@@ -45,15 +47,10 @@ def find_rise(evaluations: Sequence[Mapping[str, Any]]) -> Rise | None:
     """Return how the held-out loss has risen, or None if its newest value is near the lowest.
 
     Args:
-        evaluations: {"step", "loss", "tokens"?, ...} of each evaluation, in order. Only those over
-            as many tokens as the newest one are compared: others are of other text.
+        evaluations: of `read_evaluations`. Only those measured as the newest one are compared.
     """
-    measured = [one for one in evaluations if one.get("loss") is not None]
-    alike = [
-        (float(one["loss"]), int(one["step"]))
-        for one in measured
-        if one.get("tokens") == measured[-1].get("tokens")
-    ]
+    compared = comparable_evaluations(evaluations)
+    alike = [(float(one["loss"]), int(one["step"])) for one in compared]
     if not alike:
         return None
     best_loss, best_step = min(alike)

@@ -18,6 +18,7 @@ from jaxgpt.reporting.curves import course_figures, learning_figures, mean_throu
 from jaxgpt.reporting.description import describe_config, describe_data, describe_environment
 from jaxgpt.reporting.faults import describe_faults, describe_time
 from jaxgpt.reporting.run_folder import RunFolder, read_run_folder
+from jaxgpt.training.metrics import comparable_evaluations
 
 HTML_NAME = "report.html"
 _UNIFORM_BITS_PER_BYTE = 8.0
@@ -126,7 +127,8 @@ def _evaluation(
         last = run.evaluations[-1]
         rows.append(_evaluation_row(f"during training, step {last['step']:,}", last))
         bars.setdefault("this model", last["bits_per_byte"])
-        best = min(run.evaluations, key=lambda record: record["loss"])
+        alike = comparable_evaluations(run.evaluations)
+        best = min(alike, key=lambda record: record["loss"], default=last)
         if best is not last:
             rows.append(_evaluation_row(f"best during training, step {best['step']:,}", best))
     if not rows:

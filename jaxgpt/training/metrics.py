@@ -6,7 +6,7 @@ dropped so that no step stands twice. What befell a process, such as a hang, sta
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -85,10 +85,13 @@ class MetricsLog:
         self._scalars("train", record["step"], record)
         self._scalars("routing", record["step"], record.get("routing", {}))
 
-    def evaluation(self, step: int, result: dict[str, float]) -> None:
-        """Append one evaluation."""
-        self.evaluations.append({"step": step, **result})
-        self._append("metrics", {"step": step, "eval": result})
+    def evaluation(
+        self, step: int, result: dict[str, float], settings: Mapping[str, Any] | None = None
+    ) -> None:
+        """Append one evaluation, and what it must share with others to be compared."""
+        about = {} if settings is None else {"eval_settings": settings}
+        self.evaluations.append({"step": step, **result, **about})
+        self._append("metrics", {"step": step, "eval": result, **about})
         self._scalars("eval", step, result)
 
     def goodput(self, step: int, account: dict[str, float]) -> None:
@@ -142,9 +145,23 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
-    """Read {"step", figures...} of each evaluation of a run, in order."""
-    records = read_records(run_dir / "metrics.jsonl")
-    return [{"step": record["step"], **record["eval"]} for record in records if "eval" in record]
+    """Read {"step", figures..., "eval_settings"?} of each evaluation of a run, in order."""
+    return [
+        {name: record[name] for name in ("step", "eval_settings") if name in record}
+        | record["eval"]
+        for record in read_records(run_dir / "metrics.jsonl")
+        if "eval" in record
+    ]
+
+
+def comparable_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return those with a loss that were measured as the newest was.
+
+    Records of older versions do not say how; they are taken by the number of tokens.
+    """
+    measured = [one for one in evaluations if one.get("loss") is not None]
+    alike = "eval_settings" if measured and "eval_settings" in measured[-1] else "tokens"
+    return [one for one in measured if one.get(alike) == measured[-1].get(alike)]
 
 
 def _is_of_step(record: dict[str, Any]) -> bool:

@@ -206,6 +206,29 @@ def test_policy_decides_what_stays_and_the_best_is_found_again(open_checkpoints)
     assert [again.resolve(name) for name in ("latest", "best", "40", 40)] == [80, 20, 40, 40]
 
 
+def test_the_best_step_is_one_that_was_measured_as_the_newest(open_checkpoints, caplog):
+    config = CheckpointConfig(keep_latest=1, keep_best=1)
+    checkpoints = open_checkpoints(config)
+    for step, loss, data in ((10, 1.0, "words"), (20, 3.0, "digits"), (30, 3.5, "digits")):
+        metadata = {"eval_loss": loss, "eval_settings": {"data": data}}
+        checkpoints.save(step, {"w": jnp.full((4,), step)}, {}, metadata)
+        checkpoints.wait()
+        assert checkpoints.best() == min(step, 20)
+        assert checkpoints.resolve("best") == min(step, 20)
+    assert checkpoints.steps() == [20, 30], "a best step of other text is not kept as the best"
+
+
+def test_steps_that_are_not_compared_are_named(open_checkpoints, caplog):
+    checkpoints = open_checkpoints()
+    for step, data in ((10, "words"), (20, "digits")):
+        metadata = {"eval_loss": float(step), "eval_settings": {"data": data}}
+        checkpoints.save(step, {"w": jnp.full((4,), step)}, {}, metadata)
+        checkpoints.wait()
+    assert checkpoints.resolve("best") == 20
+    assert "steps 10 are not compared" in caplog.text
+    assert "data: 'words' then, 'digits' now" in caplog.text
+
+
 def test_a_step_that_is_saved_already_is_left_alone(open_checkpoints):
     checkpoints = open_checkpoints()
     save_numbers(checkpoints, [3], {3: 1.0})

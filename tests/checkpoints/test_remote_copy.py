@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.remote_reading import fetch_run
 from jaxgpt.checkpoints.remote_steps import RemoteSteps
 from jaxgpt.checkpoints.remote_verification import verify_remote_run
 from jaxgpt.errors import NoCheckpointError, UnfinishedError
@@ -188,6 +189,23 @@ def test_what_is_kept_there_is_what_is_kept_here(tmp_path: Path) -> None:
         here.save(80, {"w": np.full(10, 80)}, {}, {"step": 80})
         here.close()
     assert steps.counted() == [20, 30, 60, 70, 80]
+
+
+def test_the_best_step_there_is_one_that_was_measured_as_the_newest(tmp_path, caplog) -> None:
+    config = CheckpointConfig(keep_latest=2, keep_best=1)
+    with open_copy(tmp_path / "a", config) as copy:
+        checkpoints = Checkpoints(tmp_path / "a" / "checkpoints", config, copy=copy.push)
+        for step, loss, data in ((10, 1.0, "w"), (20, 3.0, "d"), (30, 3.5, "d"), (40, 4.0, "d")):
+            metadata = {"eval_loss": loss, "eval_settings": {"data": data}}
+            checkpoints.save(step, {"w": np.full(10, step)}, {}, metadata)
+            checkpoints.wait()
+            if step == 20:
+                (tmp_path / "a" / "lineage.json").write_text("{}")
+                assert copy.push() is None
+                assert (fetch_run(stores.URL, "best") / "checkpoints" / "20").is_dir()
+                assert "steps 10 are not compared" in caplog.text
+        checkpoints.close()
+    assert RemoteSteps(RemoteFolder(stores.URL)).counted() == [20, 30, 40]
 
 
 def test_what_a_run_has_gone_back_from_is_found_by_nobody(tmp_path: Path) -> None:

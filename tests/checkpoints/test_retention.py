@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.checkpoints.retention import rank_by_loss, steps_to_keep
+from jaxgpt.checkpoints.retention import (
+    Evaluation,
+    comparable_losses,
+    describe_left_out,
+    rank_by_loss,
+    steps_to_keep,
+)
 
 STEPS = st.lists(st.integers(0, 60), unique=True)
 LOSSES = st.dictionaries(st.integers(0, 60), st.floats(allow_nan=True, allow_infinity=True))
@@ -56,3 +62,32 @@ def test_a_loss_that_is_not_finite_is_never_best(loss):
 
 def test_of_equal_losses_the_newer_is_better():
     assert rank_by_loss([1, 2, 3], {1: 2.0, 3: 2.0, 2: 2.5}) == [3, 1, 2]
+
+
+def test_only_what_was_measured_as_the_newest_was_is_compared():
+    """Of other text a lower loss says nothing."""
+    words, digits = {"data": "w", "tokens": 5}, {"data": "d", "tokens": 5}
+    evaluations = {
+        1: Evaluation(0.5),
+        2: Evaluation(1.0, words),
+        3: Evaluation(4.5, digits),
+        4: Evaluation(3.1, digits),
+        5: Evaluation(math.nan, words),
+        6: None,
+    }
+    assert comparable_losses(evaluations) == {3: 4.5, 4: 3.1}
+    said = describe_left_out(evaluations)
+    assert "steps 1, 2 are not compared" in said
+    assert "data: 'w' then, 'd' now" in said
+    alike = {step: evaluations[step] for step in (3, 4, 6)}
+    assert describe_left_out(alike) is None
+    assert describe_left_out({}) is None
+    assert comparable_losses({}) == {}
+
+
+def test_steps_of_older_versions_are_compared_with_each_other():
+    old = {1: Evaluation(2.0), 2: Evaluation(3.0)}
+    assert comparable_losses(old) == {1: 2.0, 2: 3.0}
+    new = old | {3: Evaluation(4.0, {"data": "w"})}
+    assert comparable_losses(new) == {3: 4.0}
+    assert "older version" in describe_left_out(new)

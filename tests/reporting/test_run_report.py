@@ -167,6 +167,19 @@ def test_losses_that_are_not_finite_leave_a_report(run: Path) -> None:
     assert "nan" in read(write_run_report(run))
 
 
+def test_the_best_evaluation_is_one_that_was_measured_as_the_last(run: Path) -> None:
+    figures = {"perplexity": 33.1, "bits_per_byte": 2.25, "tokens": 777}
+    losses = ((10, 1.5, "words"), (20, 3.25, "digits"), (30, 3.75, "digits"))
+    lines = [
+        {"step": step, "eval": {"loss": loss, **figures}, "eval_settings": {"data": data}}
+        for step, loss, data in losses
+    ]
+    write_lines(run / "metrics.jsonl", [step_record(30), *lines])
+    html = read(write_run_report(run))
+    assert "best during training, step 20" in html
+    assert "1.5000" not in html
+
+
 def test_throughput_is_tokens_over_seconds_not_a_mean_of_rates() -> None:
     records = [step_record(1), step_record(2, tokens_per_second=100_000.0), step_record(3)]
     # 100 tokens each, in 0.1, 0.001 and 0.1 seconds.
