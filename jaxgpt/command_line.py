@@ -121,6 +121,16 @@ def require_at_least(options: Any, **least: int) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {value} must be at least {lowest}")
 
 
+def require_seed(seed: int) -> None:
+    """Refuse a seed that has no random key of its own.
+
+    Raises:
+        UsageError: it is negative or has more than 64 bits.
+    """
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"--seed {seed} must be from 0 to 2**64 - 1")
+
+
 def run_verb(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
     """Run a verb and leave the process with its exit code; a known error prints one line.
 

@@ -20,6 +20,7 @@ from jaxgpt.data.loader import BatchConfig, DataConfig
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError
 from jaxgpt.evaluation.overfitting import find_rise
 from jaxgpt.model.gpt import Gpt, GptConfig
+from jaxgpt.model.random_bits import MAX_SEED
 from jaxgpt.nearby_paths import describe_nearby_runs
 from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.parallel.runtime import RuntimeConfig
@@ -85,7 +86,11 @@ class TrainConfig:
     sharding: ShardingRules = ShardingRules()
     runtime: RuntimeConfig = RuntimeConfig()
     seed: int = 0
-    """Of the initial parameters, the order of the data and dropout."""
+    """Seed of the initial parameters, the order of the data and dropout, below 2**64."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed={self.seed} must be from 0 to 2**64 - 1")
 
 
 @dataclass(frozen=True)

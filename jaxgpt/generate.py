@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxgpt.command_line import parse_options, require_at_least, run_verb
+from jaxgpt.command_line import parse_options, require_at_least, require_seed, run_verb
 from jaxgpt.errors import UsageError
 from jaxgpt.experiment import open_run
 from jaxgpt.inference.sampling import SamplingConfig
@@ -37,7 +37,7 @@ class GenerateOptions:
     stop: _Texts = ()
     """One or more strings that end a continuation; they are not shown."""
     seed: int = 0
-    """Of the draws: the same seed, prompts and options give the same text."""
+    """Random seed of sampling, below 2**64; equal seeds, prompts and options give equal text."""
     step: str = "latest"
     """Which checkpoint: latest, best (lowest validation loss), or a step's number."""
     echo: bool = True
@@ -77,7 +77,8 @@ def main(argv: Sequence[str]) -> None:
 def _check(options: GenerateOptions, stop: Sequence[str]) -> None:
     if "" in stop:
         raise UsageError("--stop must not be empty; leave it out for none")
-    require_at_least(options, seed=0, max_new_tokens=1, num_samples=1)
+    require_at_least(options, max_new_tokens=1, num_samples=1)
+    require_seed(options.seed)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_the_step_is_chosen_by_name_or_number(run: str, capsys) -> None:
         (("--top-k", "-2"), 78, "top_k = -2; allowed: None (off) or at least 1"),
         (("--max-new-tokens", "0"), 2, "--max-new-tokens 0 must be at least 1"),
         (("--num-samples", "-1"), 2, "--num-samples -1 must be at least 1"),
-        (("--seed", "-1"), 2, "--seed -1 must be at least 0"),
+        (("--seed", "-1"), 2, "--seed -1 must be from 0 to 2**64 - 1"),
         (("--stop", ""), 2, "--stop must not be empty"),
         (("--step", "15"), 2, "there are 10, 20"),
         (("--tempreature", "1"), 2, "did you mean --temperature?"),

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from jaxgpt.config import configclass
+from jaxgpt.model.random_bits import key_of_seed
 
 _LOWEST_TEMPERATURE = 1e-6
 
@@ -149,7 +150,7 @@ def filter_logits(
 
 def row_keys(seed: int, rows_B: Array) -> Array:
     """Return one PRNG key per row, a function of the seed and the row's number alone."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows_B)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_of_seed(seed), rows_B)
 
 
 def sample(

@@ -20,6 +20,18 @@ _PARITY = np.uint32(0x1BD11BDA)
 _WIDTHS = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32}
 
 
+MAX_SEED = 2**64 - 1
+# Sets the keys of seeds apart from those that are derived from the key of a small seed.
+_HIGH_BITS = 2**32 - 1
+
+
+def key_of_seed(seed: int) -> jax.Array:
+    """Return the key of a seed from 0 to `MAX_SEED`, which `jax.random.key` cuts to 32 bits."""
+    key = jax.random.key(seed % 2**32)
+    high = seed >> 32
+    return jax.random.fold_in(jax.random.fold_in(key, _HIGH_BITS), high) if high else key
+
+
 def in_one_pass(key: jax.Array) -> jax.Array:
     """The key from which the same numbers and keys come faster; one of another kind is returned."""
     if jax.random.key_impl(key) != "threefry2x32":

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from jaxgpt.model.random_bits import in_one_pass
+from jaxgpt.model.random_bits import in_one_pass, key_of_seed
 from jaxgpt.parallel.sharding import (
     AnyMesh,
     ShardingRules,
@@ -80,7 +80,7 @@ def make_parameters(model: nn.Module, abstract: Any, seed: int) -> Any:
     initialise = _initialiser(model)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     make = jax.jit(lambda key: nn.unbox(initialise(key)), out_shardings=shardings)
-    return make(jax.random.key(seed))
+    return make(key_of_seed(seed))
 
 
 def plan_state(
@@ -128,7 +128,7 @@ def init_state(
         trainable=params,
         frozen={},
         opt_state=opt_state,
-        rng=jax.device_put(jax.random.fold_in(jax.random.key(seed), 1), scalar),
+        rng=jax.device_put(jax.random.fold_in(key_of_seed(seed), 1), scalar),
         memory=jax.tree.map(
             lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding),
             plan.abstract.memory,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.model.random_bits import in_one_pass
+from jaxgpt.model.random_bits import MAX_SEED, in_one_pass, key_of_seed
 
 _SHAPES = st.lists(st.integers(0, 7), max_size=4).map(tuple)
 
@@ -62,3 +62,16 @@ def test_it_keeps_no_array_beside_the_result() -> None:
 
     key = jax.random.key(0)
     assert bytes_at_work(in_one_pass(key)) < 1 << 16 < bytes_at_work(key)
+
+
+@settings(max_examples=20, deadline=None)
+@given(low=st.integers(0, 2**32 - 1), highs=st.sets(st.integers(0, 2**32 - 1), min_size=3))
+def test_seeds_that_are_equal_modulo_2_to_the_32_have_different_keys(low: int, highs: set[int]):
+    keys = {tuple(jax.random.key_data(key_of_seed(low + (high << 32))).tolist()) for high in highs}
+    assert len(keys) == len(highs)
+
+
+def test_a_seed_of_32_bits_has_the_key_that_jax_gives_it() -> None:
+    for seed in (0, 1, 2**31, 2**32 - 1):
+        assert key_of_seed(seed) == jax.random.key(seed)
+    assert key_of_seed(MAX_SEED) != key_of_seed(2**32 - 1)
