@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import re
+import resource
 import signal
 import sys
 import threading
@@ -31,6 +32,7 @@ from jaxgpt.variants import (
 )
 
 T = TypeVar("T")
+_MAX_HANDLES = 1 << 16
 _BOX = "╭╮╰╯│─"
 _REGISTRY = ConstructorRegistry()
 
@@ -145,6 +147,7 @@ def run_verb(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
     if threading.current_thread() is threading.main_thread():
         # Work that can be saved installs a handler of its own; see stopping.py.
         signal.signal(signal.SIGTERM, _terminate)
+    _raise_handle_limit()
     try:
         main(sys.argv[1:] if argv is None else argv)
     except JaxgptError as error:
@@ -177,6 +180,14 @@ def run_verb(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
             f"error: {type(error).__name__}: {text} (JAXGPT_DEBUG=1 shows where)", file=sys.stderr
         )
         sys.exit(1)
+
+
+def _raise_handle_limit() -> None:
+    """Use the file handles that the system allows; the usual soft limit is for old programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_HANDLES if hard == resource.RLIM_INFINITY else min(hard, _MAX_HANDLES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

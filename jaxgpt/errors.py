@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 OUT_OF_HANDLES = frozenset({errno.EMFILE, errno.ENFILE})
+_MACHINE = DISK_FULL | OUT_OF_HANDLES | {errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class JaxgptError(Exception):
@@ -69,6 +70,13 @@ class InterruptedByUser(JaxgptError):
     """Ctrl-C, after the work was saved."""
 
     exit_code = 130
+
+
+def is_machine_error(error: BaseException) -> bool:
+    """Return whether an error is of the machine, and says nothing of what is in a file."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno in _MACHINE
+    )
 
 
 def explain_machine_error(error: BaseException) -> str | None:

@@ -17,7 +17,7 @@ from jaxgpt.checkpoints.remote_reading import fetch_run
 from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import configclass, from_dict
 from jaxgpt.data.loader import BatchConfig, DataConfig
-from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError
+from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
 from jaxgpt.evaluation.overfitting import find_rise
 from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.model.random_bits import MAX_SEED
@@ -190,6 +190,8 @@ def open_run(directory: str | Path, step: str = "latest") -> Run:
         envelope = json.loads((directory / "config.json").read_text())
         lineage = json.loads((directory / "lineage.json").read_text())
     except (OSError, ValueError) as error:
+        if is_machine_error(error):
+            raise
         raise MismatchError(
             f"{directory} is not a run folder: config.json or lineage.json is missing or damaged "
             f"({error}){describe_nearby_runs(directory)}"

@@ -12,7 +12,7 @@ from jaxgpt.checkpoints.integrity import MANIFEST, hash_files, list_files, write
 from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import to_dict
 from jaxgpt.durable import write_json
-from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError
+from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
 from jaxgpt.experiment import FORMAT_VERSION, TrainConfig, check_run_files
 from jaxgpt.parallel.hosts import is_first_host, share
 from jaxgpt.tokenizer import Tokenizer
@@ -68,6 +68,8 @@ def read_lineage(run_dir: Path) -> dict[str, Any]:
     try:
         return json.loads((run_dir / "lineage.json").read_text())
     except (OSError, ValueError) as error:
+        if is_machine_error(error):
+            raise
         raise MismatchError(
             f"{run_dir}/lineage.json, which says what the run was made from, is missing or damaged "
             f"({error}); restore it, or choose another --run-dir"

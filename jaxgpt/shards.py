@@ -21,7 +21,11 @@ import numpy as np
 from jaxgpt.dataset_manifest import TOKENIZER_FOLDER, Manifest, Shard, read_manifest
 from jaxgpt.durable import hash_file
 from jaxgpt.errors import MismatchError
+from jaxgpt.mapped_files import map_array, map_npy
 from jaxgpt.tokenizer import FILE_NAME, Tokenizer
+
+# Mappings of each kind that a split has at once; Linux allows a process 65,530.
+MAX_MAPPED = 8192
 
 
 def index_path(shard_path: Path) -> Path:
@@ -97,28 +101,40 @@ class TokenSplit:
         return pieces
 
     def _tokens_of(self, number: int) -> np.ndarray:
-        if number not in self._tokens:
-            path = self._directory / self.shards[number].path
-            # As a plain array: slices of a np.memmap cost several times as much.
-            self._tokens[number] = np.asarray(np.memmap(path, self._dtype, mode="r"))
-        return self._tokens[number]
+        tokens = self._tokens.get(number)
+        if tokens is None:
+            tokens = map_array(self._directory / self.shards[number].path, self._dtype)
+            _remember(self._tokens, number, tokens)
+        return tokens
 
     def _starts_of(self, number: int) -> np.ndarray:
-        if number not in self._starts:
-            path = index_path(self._directory / self.shards[number].path)
-            try:
-                starts = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-            except (OSError, ValueError) as error:
-                raise MismatchError(
-                    f"{path} is damaged: {error}; build the dataset again"
-                ) from None
-            if starts.dtype != np.int64 or starts.shape != (self.shards[number].num_documents,):
-                raise MismatchError(
-                    f"{path} holds {starts.dtype} {list(starts.shape)}; the manifest says int64 "
-                    f"[{self.shards[number].num_documents}]; build the dataset again"
-                )
-            self._starts[number] = starts
-        return self._starts[number]
+        starts = self._starts.get(number)
+        if starts is None:
+            starts = self._map_starts(number)
+            _remember(self._starts, number, starts)
+        return starts
+
+    def _map_starts(self, number: int) -> np.ndarray:
+        path = index_path(self._directory / self.shards[number].path)
+        try:
+            starts = map_npy(path)
+        except FileNotFoundError:
+            raise MismatchError(f"{path} is missing; build the dataset again") from None
+        except ValueError as error:
+            raise MismatchError(f"{path} is damaged: {error}; build the dataset again") from None
+        if starts.dtype != np.int64 or starts.shape != (self.shards[number].num_documents,):
+            raise MismatchError(
+                f"{path} holds {starts.dtype} {list(starts.shape)}; the manifest says int64 "
+                f"[{self.shards[number].num_documents}]; build the dataset again"
+            )
+        return starts
+
+
+def _remember(mapped: dict[int, np.ndarray], number: int, array: np.ndarray) -> None:
+    """Keep a mapping, and let the oldest go if there are as many as a process may well have."""
+    if len(mapped) >= MAX_MAPPED:
+        mapped.pop(next(iter(mapped)), None)
+    mapped[number] = array
 
 
 class TokenDataset:

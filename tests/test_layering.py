@@ -19,6 +19,7 @@ LAYERS = [
         "variants",
         "nearby_paths",
         "durable",
+        "mapped_files",
         "folder_store",
         "remote_folder",
         "remote_lease",
@@ -84,6 +85,7 @@ WITHOUT_JAX = {
     "variants",
     "nearby_paths",
     "durable",
+    "mapped_files",
     "remote_folder",
     "remote_lease",
 }

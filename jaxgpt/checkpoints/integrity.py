@@ -18,7 +18,7 @@ from typing import Any
 import xxhash
 
 from jaxgpt.durable import sync_file, write_atomically
-from jaxgpt.errors import MismatchError
+from jaxgpt.errors import MismatchError, is_machine_error
 
 MANIFEST = "integrity.json"
 ALGORITHM = "xxh3_128"
@@ -106,6 +106,8 @@ def read_manifest(root: Path) -> dict[str, FileHash] | Damage:
     except FileNotFoundError:
         return Damage(MANIFEST, "is missing")
     except OSError as error:
+        if is_machine_error(error):
+            raise
         return Damage(MANIFEST, f"cannot be read: {error.strerror}")
     return parse_manifest(text, root)
 
@@ -197,6 +199,8 @@ def _compare(path: Path, expected: FileHash, is_read: bool) -> str | None:
         size = path.stat().st_size
         found = _hash_file(path) if is_read and size == expected.bytes else None
     except OSError as error:
+        if is_machine_error(error):
+            raise
         return f"cannot be read: {error.strerror}"
     return describe_difference(expected, FileHash(size, found.hash if found else expected.hash))
 

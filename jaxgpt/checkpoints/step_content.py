@@ -20,7 +20,7 @@ from jaxgpt.checkpoints.integrity import (
     read_manifest,
 )
 from jaxgpt.checkpoints.orbax_files import is_item_whole
-from jaxgpt.errors import MismatchError
+from jaxgpt.errors import MismatchError, is_machine_error
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ def find_obvious_problem(folder: Path) -> str | None:
     except MismatchError:
         return None
     except OSError as error:
+        if is_machine_error(error):
+            raise
         return f"{folder}: {METADATA_FILE} cannot be read: {error.strerror}"
     except (ValueError, KeyError, TypeError) as error:
         return f"{folder}: {METADATA_FILE} is damaged: {error}"
@@ -93,7 +95,9 @@ def find_content_problem(folder: Path, items: Sequence[str], share: tuple[int, i
         unread = [item for item in ITEMS if item not in items]
         if damage := find_damage(folder, unread=unread, share=share):
             return describe_damage(folder, damage)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_machine_error(error):
+            raise
         return find_obvious_problem(folder) or f"{folder} is damaged"
     return None
 

@@ -29,7 +29,7 @@ from jaxgpt.checkpoints.step_content import (
     find_obvious_problem,
     read_document,
 )
-from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError
+from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
 from jaxgpt.parallel.hosts import gather, share
 
 logger = logging.getLogger(__name__)
@@ -172,6 +172,8 @@ class StoredSteps:
         except MismatchError:
             raise
         except Exception as error:
+            if is_machine_error(error):
+                raise
             raise NoCheckpointError(
                 f"checkpoint {folder} cannot be read: {one_line(error)}; {self._others()}"
             ) from error
@@ -185,7 +187,9 @@ class StoredSteps:
             )
         try:
             return read_document(folder)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if is_machine_error(error):
+                raise
             problem = find_obvious_problem(folder)
             raise NoCheckpointError(
                 f"step {step} is damaged: {problem}; {self._others()}"

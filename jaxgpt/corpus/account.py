@@ -16,7 +16,7 @@ from jaxgpt.corpus.near_duplicates.examples import merge_examples
 from jaxgpt.corpus.splits import Assignment
 from jaxgpt.corpus.tally import Tally
 from jaxgpt.durable import write_json
-from jaxgpt.errors import MismatchError
+from jaxgpt.errors import MismatchError, is_machine_error
 
 ACCOUNT_NAME = "account.json"
 VERSION = 2
@@ -144,6 +144,8 @@ def read_account(dataset: Path) -> tuple[Account, Assignment]:
             f"cannot be changed; build it again from its text"
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
+        if is_machine_error(error):
+            raise
         raise MismatchError(f"{path} is damaged ({error}); build the dataset again") from None
 
 

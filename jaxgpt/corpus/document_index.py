@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxgpt.corpus.parts import SCHEMA
-from jaxgpt.errors import MismatchError
+from jaxgpt.errors import MismatchError, is_machine_error
 
 INDEX_NAME = "documents.parquet"
 NAMES = ("hash", "id", "location", "source", "license", "url")
@@ -118,6 +118,8 @@ def _opened(dataset: Path, split: str) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
+        if is_machine_error(error):
+            raise
         raise MismatchError(
             f"{path}: {error}; a dataset of an older version has none: build it again"
         ) from error

@@ -12,7 +12,7 @@ from jaxgpt.config import to_dict
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.sources import InputFile, Inputs
 from jaxgpt.durable import hash_file
-from jaxgpt.errors import MismatchError, UsageError
+from jaxgpt.errors import MismatchError, UsageError, is_machine_error
 from jaxgpt.shards import TokenDataset
 
 INPUTS_NAME = "inputs.jsonl.zst"
@@ -130,4 +130,6 @@ def read_listing(path: Path) -> Iterator[dict[str, Any]]:
             for line in io.TextIOWrapper(stream, encoding="utf-8"):
                 yield json.loads(line)
     except (OSError, ValueError, zstandard.ZstdError) as error:
+        if is_machine_error(error):
+            raise
         raise MismatchError(f"{path}: {error}; build the dataset again") from error

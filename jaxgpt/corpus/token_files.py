@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt.errors import BadInputError, MismatchError, UsageError
+from jaxgpt.mapped_files import map_array
 from jaxgpt.tokenizer import Tokenizer
 
 _MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
@@ -184,7 +185,7 @@ def _map_tokens(path: Path, dtype: np.dtype) -> np.ndarray:
                 f"{path} has {size} bytes, which are no whole number of {dtype.name}: it is "
                 f"truncated or of another format; copy it again"
             )
-        return np.asarray(np.memmap(path, dtype, mode="r"))
+        return map_array(path, dtype)
     except OSError as error:
         raise UsageError(f"cannot read --input {path}: {error.strerror}") from None
 

@@ -1,5 +1,6 @@
 """A manifest of hashes: every change of every file is found and named, and nothing else."""
 
+import errno
 import json
 import os
 
@@ -148,3 +149,23 @@ def test_the_manifest_is_plain_json(folder):
     content = json.loads((folder / MANIFEST).read_text())
     assert content["files"]["a"]["bytes"] == 5
     assert len(content["files"]["a"]["hash"]) == 32
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EACCES])
+def test_what_the_machine_lacks_is_no_damage(folder, monkeypatch, number):
+    """A checkpoint that is called damaged is set aside, and the run goes on from an older one."""
+
+    def fail(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(integrity, "_hash_file", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        find_damage(folder)
+
+
+def test_a_file_that_the_disk_cannot_read_is_damage(folder, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(integrity, "_hash_file", fail)
+    assert [damage.path for damage in find_damage(folder)] == sorted(CONTENT)

@@ -17,6 +17,7 @@ from jaxgpt.corpus.near_duplicates.joining import CLUSTERS_NAME, DOCUMENTS_NAME,
 from jaxgpt.corpus.near_duplicates.shingles import shingle
 from jaxgpt.corpus.near_duplicates.signing import SignedPartition
 from jaxgpt.corpus.near_duplicates.tables import map_table, write_table
+from jaxgpt.mapped_files import map_array, map_npy
 
 SHINGLES_NAME = "shingles.u64"
 MEMBERS_NAME = "members.arrow"
@@ -50,11 +51,11 @@ def collect_members(
     members.arrow: rows as MEMBERS_SCHEMA, sorted by group; `text` is the beginning of the text.
     shingles.u64: their sets of shingles, each sorted; `first_shingle` is the place in the file.
     """
-    documents = np.load(connected / DOCUMENTS_NAME, mmap_mode="r", allow_pickle=False)
+    documents = map_npy(connected / DOCUMENTS_NAME)
     start, stop = np.searchsorted(documents, (signed.first, signed.stop))
     rows_N = documents[start:stop] - signed.first
     table = {
-        name: np.load(connected / file, mmap_mode="r", allow_pickle=False)[start:stop]
+        name: map_npy(connected / file)[start:stop]
         for name, file in (
             ("document", DOCUMENTS_NAME),
             ("cluster", CLUSTERS_NAME),
@@ -97,10 +98,7 @@ class Collected:
 
     def __init__(self, folder: Path) -> None:
         self._members = map_table(folder / MEMBERS_NAME)
-        path = folder / SHINGLES_NAME
-        # An empty file cannot be mapped.
-        has_any = path.stat().st_size > 0
-        self._shingles = np.memmap(path, "<u8", "r") if has_any else np.zeros(0, np.uint64)
+        self._shingles = map_array(folder / SHINGLES_NAME, "<u8")
 
     def members(self, group: int) -> pa.Table:
         """Those of one group, rows as MEMBERS_SCHEMA."""

@@ -16,6 +16,7 @@ from jaxgpt.corpus.near_duplicates.config import NearDuplicatesConfig
 from jaxgpt.corpus.near_duplicates.minhash import sign
 from jaxgpt.corpus.near_duplicates.shingles import shingle
 from jaxgpt.corpus.partition import Partition
+from jaxgpt.mapped_files import map_npy
 
 SIGNATURES_NAME = "signatures.npy"
 NUM_SHINGLES_NAME = "num_shingles.npy"
@@ -44,7 +45,7 @@ class SignedPartition:
 
     def load(self, name: str) -> np.ndarray:
         """One of the files that `sign_partition` has written, mapped into memory."""
-        return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        return map_npy(self.folder / name)
 
 
 def sign_partition(
