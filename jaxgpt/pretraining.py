@@ -174,11 +174,11 @@ def _train(
         course.progress.say(
             f"{course.run_dir}: {size:,} parameters, {course.mesh.size} x "
             f"{jax.devices()[0].device_kind}, step {start.step} of {config.schedule.num_steps}, "
-            f"{count_epochs(course):.2f} epochs of "
+            f"{count_epochs(course, start):.2f} epochs of "
             f"{course.sources.batches.tokens_per_epoch:,} tokens"
         )
         held_out = course.sources.dataset.splits["val"].num_tokens
-        for warning in warn_of_text(count_epochs(course), held_out):
+        for warning in warn_of_text(count_epochs(course, start), held_out):
             course.progress.say(f"WARNING {warning}")
         event = "start" if latest is None else "resume"
         details = {"num_parameters": size, **describe_devices(), **checked}

@@ -118,10 +118,11 @@ def set_course(
     )
 
 
-def count_epochs(course: Course) -> float:
+def count_epochs(course: Course, start: Start) -> float:
     """Return how often a whole run reads its text; a mixture counts as one text."""
-    batch, num_steps = course.config.batch, course.config.schedule.num_steps
-    num_tokens = num_steps * batch.global_batch_size * batch.sequence_length
+    tokens_per_step = course.config.batch.tokens_per_step
+    num_tokens = course.config.schedule.num_steps * tokens_per_step
+    num_tokens += start.tokens_offset(tokens_per_step)
     return num_tokens / course.sources.batches.tokens_per_epoch
 
 

@@ -72,5 +72,11 @@ def _time(event: Mapping[str, Any]) -> str:
 
 def _details(event: Mapping[str, Any]) -> str:
     hidden = ("event", "step", "time", "num_parameters", "device_kinds")
-    shown = [f"{key} {value}" for key, value in event.items() if key not in hidden]
+    if "reason" in event:  # It has these figures.
+        hidden += ("loss", "grad_norm", "loss_limit", "grad_norm_limit")
+    shown = [
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in event.items()
+        if key not in hidden
+    ]
     return ", ".join(shown)

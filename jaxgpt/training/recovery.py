@@ -22,6 +22,9 @@ from jaxgpt.training.rollback import rollback_step
 # A value counts as far off only if it is so by this share of the mean, too: equal losses have no
 # spread at all, and nearly equal ones have one of rounding.
 _LEAST_SPREAD = 1e-3
+# Gradient norms of healthy runs reach twice their mean now and then, however small their spread;
+# clipping bounds what such an update can do.
+_USUAL_TIMES_THE_MEAN_NORM = 3.0
 # A spike of a batch, not of the parameters, is let through when one of its size has stood alone
 # before: up to this much higher above the mean, but not where no text can be the reason. No text
 # costs 16 nats a token, as many as one of nine million ids drawn at random.
@@ -143,8 +146,9 @@ class SkipSpikes(Recovery):
     """Leave out updates whose loss or gradient norm is not finite or a spike.
 
     A spike lies more than `sigmas` standard deviations above the mean of the last `window` accepted
-    steps. If many are left out, the run goes back to an older checkpoint and passes over the
-    batches since (as for PaLM, arXiv:2204.02311, section 5.1).
+    steps, and a norm above three times that mean, too. If many updates are left out, the run goes
+    back to an older checkpoint and passes over the batches since (as for PaLM, arXiv:2204.02311,
+    section 5.1).
 
     A large gradient under a usual loss is refused, too, but remembered: gradient norms of a healthy
     run can rise for good within a few steps, and must become usual then. A spike that stands alone
@@ -255,7 +259,9 @@ class SkipSpikes(Recovery):
         """Return the means of loss and norm, and the largest usual loss and norm; [2] each."""
         windows = (("losses_W", "accepted"), ("grad_norms_W", "norms_seen"))
         pairs = [self._limit(memory[values], memory[seen]) for values, seen in windows]
-        return jnp.stack([mean for mean, _ in pairs]), jnp.stack([most for _, most in pairs])
+        center_2 = jnp.stack([mean for mean, _ in pairs])
+        least_2 = center_2 * jnp.array([1.0, _USUAL_TIMES_THE_MEAN_NORM])
+        return center_2, jnp.maximum(jnp.stack([most for _, most in pairs]), least_2)
 
     def _limit(self, values_W: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return mean and largest usual value, where `seen` have been put into the window."""

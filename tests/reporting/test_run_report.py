@@ -111,11 +111,12 @@ def test_a_report_tells_faults_and_where_the_time_went(run: Path) -> None:
     (run / "goodput.json").write_text(json.dumps(document))
     with open(run / "events.jsonl", "a") as file:
         file.write('{"event": "skip", "step": 33, "batch": 4321, "loss": "nan"}\n')
+        file.write('{"event": "skip", "step": 34, "reason": "loss 9 exceeds 4", "loss": 9.0}\n')
         file.write('{"event": "hang", "step": 35, "purpose": "data_wait"')
         file.write(', "time": "2026-11-29T12:34:56.789+00:00"}\n')
     text = read(write_run_report(run))
     for expected in ("Goodput: 60.0%", "steps done again", "15.0%", "batch 4321",
-                     "2026-11-29 12:34:56hung"):  # fmt: skip
+                     "loss 9 exceeds 4", "2026-11-29 12:34:56hung"):  # fmt: skip
         assert expected in text, expected
 
 
