@@ -54,6 +54,7 @@ from jaxgpt.corpus.splits import Assignment, HashAssignment
 from jaxgpt.corpus.stages import Stages, Task, combined_key
 from jaxgpt.corpus.taken_down import OPERATION as OF_TAKEDOWN
 from jaxgpt.corpus.taken_down import leave_out_taken_down, list_taken_down
+from jaxgpt.corpus.text_estimate import TextEstimate, estimate_text
 from jaxgpt.corpus.verdict import check_left
 from jaxgpt.dataset_manifest import TOKENIZER_FOLDER, Shard
 from jaxgpt.durable import FolderLock
@@ -103,7 +104,8 @@ def append_to_dataset(
         else:
             work, tally = dataset / APPEND_WORK, account.tally
             needed = forecast_restoring(tally.num_kept, tally.kept_bytes, config)
-            needed |= forecast_build(inputs.files, config)
+            text = estimate_text(inputs.files, config.sources)
+            needed |= forecast_build(text, config)
             check_disk_space(dataset, work, needed, config)
             with (
                 explaining_full_disk(dataset, work, needed),
@@ -112,13 +114,14 @@ def append_to_dataset(
                 # Workers elsewhere need a path that is right from wherever they run.
                 progress = Progress(stop)
                 stages = Stages(work.resolve(), executor, progress)
-                _append(inputs, stored, (account, assignment), config, stages, progress)
+                _append(inputs, text, stored, (account, assignment), config, stages, progress)
         shutil.rmtree(dataset / APPEND_WORK, ignore_errors=True)
         return TokenDataset.open(dataset).manifest
 
 
 def _append(
     inputs: Inputs,
+    text: TextEstimate,
     stored: TokenDataset,
     known: tuple[Account, Assignment],
     config: DatasetConfig,
@@ -128,8 +131,7 @@ def _append(
     """All stages in their order."""
     account, assignment = known
     tally = account.tally
-    num_bytes = sum(file.estimated_text_bytes for file in inputs.files)
-    num_partitions = plan_num_partitions(num_bytes + account.tally.kept_bytes)
+    num_partitions = plan_num_partitions(text.add(tally.kept_bytes, tally.num_kept))
     older = _restore(stored, config, num_partitions, stages)
     documents = Processing(inputs, config, stages, num_partitions)
     documents.read(tally)

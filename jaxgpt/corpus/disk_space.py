@@ -10,12 +10,11 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.record_counts import estimate_documents
-from jaxgpt.corpus.sources import InputFile
+from jaxgpt.corpus.text_estimate import TextEstimate
 from jaxgpt.dataset_manifest import token_dtype
 from jaxgpt.errors import DISK_FULL, JaxgptError, UsageError
 from jaxgpt.report_page import format_bytes
@@ -37,10 +36,9 @@ _SURELY_TOO_SMALL = 0.25
 _NEAR = 1.2
 
 
-def forecast_build(files: Sequence[InputFile], config: DatasetConfig) -> dict[str, int]:
-    """Bytes that each stage will write for these files, if nothing is dropped."""
-    num_bytes = sum(file.estimated_text_bytes for file in files)
-    num_documents = estimate_documents(files, config.sources.text_key)
+def forecast_build(text: TextEstimate, config: DatasetConfig) -> dict[str, int]:
+    """Return the bytes that each stage will write for so much text, if nothing is dropped."""
+    num_bytes, num_documents = text.num_bytes, text.num_documents
     packed = int(num_bytes * _PACKED) + num_documents * _NAMES_BYTES
     # A model that exists decides itself; what it has is not known before it is read.
     itemsize = token_dtype(config.tokenizer.vocab_size).itemsize

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from jaxgpt.corpus.document_index import NAMES, IndexWriter, read_index, write_index
 from jaxgpt.corpus.partition import Partition
-from jaxgpt.corpus.parts import hash_rows
+from jaxgpt.corpus.parts import DOCUMENT_BYTES, hash_rows
 from jaxgpt.corpus.splits import Assignment
 from jaxgpt.corpus.tally import SourceTally
 from jaxgpt.dataset_manifest import Shard, token_dtype
@@ -19,7 +19,7 @@ from jaxgpt.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
 _COLUMNS = ("order", *NAMES, "num_bytes", "text")
-# Of text that is encoded together.
+# What is encoded together: text, and what every document takes.
 _BATCH_BYTES = 4 << 20
 
 
@@ -77,8 +77,8 @@ def _final_order(table: pa.Table) -> np.ndarray:
 
 
 def _in_batches(rows: np.ndarray, num_bytes: np.ndarray) -> list[np.ndarray]:
-    """Runs of `rows` whose texts have about `_BATCH_BYTES` together, or one long text more."""
-    batch_of_row = np.cumsum(num_bytes[rows]) // _BATCH_BYTES
+    """Return runs of `rows` that take about `_BATCH_BYTES` together, or one long text more."""
+    batch_of_row = np.cumsum(num_bytes[rows] + DOCUMENT_BYTES) // _BATCH_BYTES
     return np.split(rows, np.flatnonzero(np.diff(batch_of_row)) + 1) if len(rows) else []
 
 

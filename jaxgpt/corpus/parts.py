@@ -31,9 +31,11 @@ SCHEMA = pa.schema(
         "text": pa.large_string(),
     }
 )
-# Of text: what one batch holds at most, unless one document is larger, and all buffers together.
+# What one batch holds at most, unless one document is larger, and all buffers together.
 _BATCH_BYTES = 4 << 20
 _BUFFERED_BYTES = 32 << 20
+# What a document takes beside its text, in a buffer and in whatever a stage makes of a batch.
+DOCUMENT_BYTES = 1 << 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,8 +105,8 @@ class DocumentWriter:
         )
         self._rows[partition].append(row)
         self._num_bytes[partition] += num_bytes
-        self._num_buffered_bytes += num_bytes
-        if self._num_bytes[partition] > _BATCH_BYTES:
+        self._num_buffered_bytes += num_bytes + DOCUMENT_BYTES
+        if self._num_bytes[partition] + len(self._rows[partition]) * DOCUMENT_BYTES > _BATCH_BYTES:
             self._flush(partition)
         elif self._num_buffered_bytes > _BUFFERED_BYTES:
             self._flush_all()
@@ -125,7 +127,7 @@ class DocumentWriter:
         self.batches.append(
             Batch(partition=partition, num_rows=len(rows), num_bytes=self._num_bytes[partition])
         )
-        self._num_buffered_bytes -= self._num_bytes[partition]
+        self._num_buffered_bytes -= self._num_bytes[partition] + len(rows) * DOCUMENT_BYTES
         self._rows[partition] = []
         self._num_bytes[partition] = 0
 

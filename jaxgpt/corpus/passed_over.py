@@ -7,11 +7,11 @@ from jaxgpt.corpus.document import escape_name
 
 # Reasons that people are told of with endings and examples; the others are as they asked for.
 _TITLES = {
-    "unknown_kind": "files of no known kind",
-    "symbolic_link": "symbolic links in folders (name them, or give a pattern in quotes)",
-    "broken_link": "broken symbolic links",
-    "not_a_regular_file": "pipes, devices and sockets",
-    "unreadable_folder": "folders that cannot be read",
+    "unknown_kind": "of no known kind",
+    "symbolic_link": "behind symbolic links in folders (name them, or give a pattern in quotes)",
+    "broken_link": "behind broken symbolic links",
+    "not_a_regular_file": "no regular file (pipe, device or socket)",
+    "unreadable_folder": "in unreadable folders",
 }
 _MAX_ENDINGS = 5
 

@@ -36,6 +36,7 @@ from jaxgpt.corpus.reading import plan_num_partitions
 from jaxgpt.corpus.removal import REMOVED_NAME
 from jaxgpt.corpus.sources import Inputs, find_inputs
 from jaxgpt.corpus.stages import Stages
+from jaxgpt.corpus.text_estimate import TextEstimate, estimate_text
 from jaxgpt.corpus.verdict import check_left
 from jaxgpt.dataset_manifest import MANIFEST, TOKENIZER_FOLDER, Shard
 from jaxgpt.durable import FolderLock
@@ -79,19 +80,21 @@ def build_dataset(arguments: Sequence[str], output: Path, config: DatasetConfig)
             logger.info("%s is finished already; nothing to do", output)
             return manifest
         refuse_foreign_folder(output, WORK)
-        needed = forecast_build(inputs.files, config)
+        text = estimate_text(inputs.files, config.sources)
+        needed = forecast_build(text, config)
         check_disk_space(output, work, needed, config)
         with (
             explaining_full_disk(output, work, needed),
             contextlib.closing(config.executor.build()) as executor,
         ):
-            manifest = _build(inputs, output, config, given, executor, Progress(stop))
+            manifest = _build(inputs, text, output, config, given, executor, Progress(stop))
         shutil.rmtree(work)
         return manifest
 
 
 def _build(
     inputs: Inputs,
+    text: TextEstimate,
     output: Path,
     config: DatasetConfig,
     given_tokenizer: Tokenizer | None,
@@ -101,8 +104,7 @@ def _build(
     """All stages in their order."""
     # Workers elsewhere need a path that is right from wherever they run.
     stages = Stages((output / WORK).resolve(), executor, progress)
-    num_bytes = sum(file.estimated_text_bytes for file in inputs.files)
-    documents = Processing(inputs, config, stages, plan_num_partitions(num_bytes))
+    documents = Processing(inputs, config, stages, plan_num_partitions(text))
     documents.read()
     documents.remove_duplicates()
     documents.apply_steps("filter_documents", [config.filters])

@@ -21,7 +21,7 @@ def read_documents(inputs: Inputs, config: SourcesConfig) -> Iterator[Document]:
         BadInputError: after the last one, if too many records were bad or none was good.
     """
     tally = Tally()
-    damaged_files = []
+    files = []
     for file in inputs.files:
         reader = FileReader(file, config)
         for record in reader:
@@ -34,14 +34,13 @@ def read_documents(inputs: Inputs, config: SourcesConfig) -> Iterator[Document]:
                 tally.count_dropped(
                     repaired.source, "read", repaired.reason, 0, sample, repaired.is_bad
                 )
+        description = {
+            "name": file.name,
+            "num_bytes": file.size,
+            "num_records": reader.num_whole_records,
+        }
         if problem := reader.problem:
-            damaged_files.append(
-                {
-                    "name": file.name,
-                    "problem": problem.kind,
-                    "detail": problem.detail,
-                    "num_records": reader.num_whole_records,
-                }
-            )
-    check_read(tally, damaged_files, config)
+            description |= {"problem": problem.kind, "detail": problem.detail}
+        files.append(description)
+    check_read(tally, files, config)
     check_left(tally, inputs)

@@ -70,7 +70,11 @@ class FileReader:
         location, num_there = "", 0
         with raw:
             self._stream = ByteStream(
-                raw, records.file.compression, config.max_file_bytes, config.max_expansion
+                raw,
+                records.file.compression,
+                config.max_file_bytes,
+                config.max_expansion,
+                config.max_window_bytes,
             )
             for record in READERS[records.file.kind](records, self._stream):
                 num_records += 1

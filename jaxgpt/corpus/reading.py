@@ -18,11 +18,15 @@ from jaxgpt.corpus.repair import RepairConfig
 from jaxgpt.corpus.sources import InputFile, SourcesConfig
 from jaxgpt.corpus.stages import Done
 from jaxgpt.corpus.tally import Tally, make_sample
+from jaxgpt.corpus.text_estimate import TextEstimate
 from jaxgpt.durable import hash_file
 
 # Of text, roughly: a work unit of the first stage, and one of the stages after it.
 PART_BYTES = 64 << 20
 PARTITION_BYTES = 32 << 20
+# A partition has no more documents than this, however short they are, where there are enough
+# partitions: names, hashes and signatures take their memory for each document.
+PARTITION_DOCUMENTS = 1 << 16
 MAX_FILES_IN_PART = 1000
 MAX_PARTITIONS = 1024
 
@@ -51,9 +55,11 @@ def plan_parts(files: Sequence[InputFile]) -> list[tuple[InputFile, ...]]:
     return [*parts, tuple(group)] if group else parts
 
 
-def plan_num_partitions(num_bytes: int) -> int:
-    """How many partitions documents with so much text are divided into."""
-    return min(max(num_bytes // PARTITION_BYTES, 1), MAX_PARTITIONS)
+def plan_num_partitions(text: TextEstimate) -> int:
+    """Return how many partitions documents with so much text are divided into."""
+    by_bytes = text.num_bytes // PARTITION_BYTES
+    by_documents = text.num_documents // PARTITION_DOCUMENTS
+    return min(max(by_bytes, by_documents, 1), MAX_PARTITIONS)
 
 
 def read_part(

@@ -19,7 +19,7 @@ from jaxgpt.corpus.document import escape_name
 from jaxgpt.corpus.file_kinds import RECORD_SUFFIXES, kind_of
 from jaxgpt.corpus.html import Policy
 from jaxgpt.corpus.passed_over import PassedOver
-from jaxgpt.corpus.streams import DECODERS
+from jaxgpt.corpus.streams import DECODERS, WINDOW_BYTES
 from jaxgpt.errors import UsageError
 from jaxgpt.nearby_paths import describe_nearby_files
 from jaxgpt.remote_folder import missing_package
@@ -57,11 +57,17 @@ class SourcesConfig:
     """A compressed file is read no further than this many decompressed bytes."""
     max_expansion: float = 200.0
     """Nor when it decompresses, beyond its first 64 MiB, to this many times its stored size."""
+    max_window_bytes: int = WINDOW_BYTES
+    """Memory that the window of a .zst or .xz file may take; `zstd --long=31` needs 2147483648."""
 
     def __post_init__(self) -> None:
         for name in ("max_page_elements", "max_record_bytes", "max_file_bytes", "max_expansion"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; it must be at least 1")
+        if not 1 << 20 <= self.max_window_bytes <= 1 << 31:
+            raise ValueError(
+                f"max_window_bytes = {self.max_window_bytes}; it must lie in [{1 << 20}, {1 << 31}]"
+            )
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share = {self.max_bad_share}; it must lie in [0, 1]")
 

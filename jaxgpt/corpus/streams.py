@@ -7,6 +7,7 @@ damage itself is left in `ByteStream.problem`. Knows nothing of lines, records o
 import bz2
 import codecs
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +16,15 @@ from typing import BinaryIO, Literal, Protocol
 import zstandard
 
 CHUNK_BYTES = 1 << 18
-# A long-distance window needs this much memory to read; `zstd --long=27` writes such files.
-ZSTD_WINDOW_BYTES = 1 << 27
+# What `zstd --long=27` writes needs a window of this size to read.
+WINDOW_BYTES = 1 << 27
+# What the xz decoder takes beside its dictionary.
+_XZ_BYTES = 1 << 20
 # Small inputs that repeat themselves compress well without being an attack.
 EXPANSION_FREE_BYTES = 1 << 26
+
+# As zstd and xz say that they may not take the memory.
+_WINDOW_ERROR = re.compile("requires too much memory|[Mm]emory usage limit")
 
 Problem = Literal["truncated", "expands_too_far", "unreadable"]
 
@@ -52,13 +58,19 @@ class ByteStream:
     """
 
     def __init__(
-        self, raw: BinaryIO, compression: str, max_file_bytes: int, max_expansion: float
+        self,
+        raw: BinaryIO,
+        compression: str,
+        max_file_bytes: int,
+        max_expansion: float,
+        max_window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self.problem: FileProblem | None = None
         self.num_read_bytes = 0
         self._raw = raw
         self._decoder = DECODERS[compression]
         self._max_file_bytes = max_file_bytes
+        self._max_window_bytes = max_window_bytes
         self._max_expansion = max_expansion
 
     def __iter__(self) -> Iterator[bytes]:
@@ -80,7 +92,7 @@ class ByteStream:
     def _decompress(self) -> Iterator[bytes]:
         """All members (gzip, xz, bz2) or frames (zstd) of the file, one after the other."""
         assert self._decoder is not None
-        decoder, num_members, produced = self._decoder(), 0, False
+        decoder, num_members, produced = self._decoder(self._max_window_bytes), 0, False
         data = self._read()
         if not data and self.problem is None:
             self.problem = FileProblem("truncated", "the file is empty")
@@ -88,11 +100,7 @@ class ByteStream:
             try:
                 chunk = decoder.decompress(data, CHUNK_BYTES)
             except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-                self.problem = (
-                    FileProblem("truncated", f"damaged after the good part: {error}")
-                    if produced or num_members
-                    else FileProblem("unreadable", str(error))
-                )
+                self.problem = self._problem_of(error, produced or num_members > 0)
                 return
             if chunk:
                 produced = True
@@ -106,12 +114,23 @@ class ByteStream:
                     data = more.lstrip(b"\0")
                 if not data:
                     return
-                decoder = self._decoder()
+                decoder = self._decoder(self._max_window_bytes)
             elif decoder.needs_input:
                 data = self._read()
         if self.problem is None:
             # Decoders return what they have and say nothing; only `eof` tells a short file.
             self.problem = FileProblem("truncated", "the compressed data ends early")
+
+    def _problem_of(self, error: Exception, has_good_part: bool) -> FileProblem:
+        detail = str(error)
+        if _WINDOW_ERROR.search(detail):
+            detail += (
+                f"; its window is larger than sources.max_window_bytes = {self._max_window_bytes}, "
+                f"and `zstd --long=31` needs {1 << 31}"
+            )
+        if has_good_part:
+            return FileProblem("truncated", f"damaged after the good part: {detail}")
+        return FileProblem("unreadable", detail)
 
     def _limit(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         total = 0
@@ -165,8 +184,8 @@ class _ZstdFrame:
 
     _SLICE_BYTES = 1024
 
-    def __init__(self) -> None:
-        factory = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
+    def __init__(self, max_window_bytes: int) -> None:
+        factory = zstandard.ZstdDecompressor(max_window_size=max_window_bytes)
         self._inner = factory.decompressobj()
         self._pending = memoryview(b"")
 
@@ -194,13 +213,18 @@ class _ZstdFrame:
         return b"".join(pieces)
 
 
-DECODERS: dict[str, Callable[[], Decoder] | None] = {
+def _xz_file(max_window_bytes: int) -> Decoder:
+    return lzma.LZMADecompressor(memlimit=max_window_bytes + _XZ_BYTES)
+
+
+DECODERS: dict[str, Callable[[int], Decoder] | None] = {
     "": None,
-    ".gz": _GzipMember,
+    ".gz": lambda _: _GzipMember(),
     ".zst": _ZstdFrame,
-    ".bz2": bz2.BZ2Decompressor,
-    ".xz": lzma.LZMADecompressor,
+    ".bz2": lambda _: bz2.BZ2Decompressor(),
+    ".xz": _xz_file,
 }
+"""For each ending the decoder of one member; it is given the size of the largest window."""
 
 
 def _utf16_as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -17,9 +17,13 @@ _MAX_WARNINGS = 10
 def check_read(tally: Tally, files: Sequence[Mapping[str, Any]], config: SourcesConfig) -> None:
     """Warn of damaged files.
 
+    Args:
+        files: all that were read.
+
     Raises:
-        BadInputError: more bad records than `config.max_bad_share` allows, or a damaged file
-            where `config.truncated_files` refuses it.
+        BadInputError: more bad records than `config.max_bad_share` allows, or files of which
+            nothing could be read hold more of the stored bytes; or a damaged file where
+            `config.truncated_files` refuses it.
     """
     damaged = [file for file in files if "problem" in file]
     for file in damaged[:_MAX_WARNINGS]:
@@ -38,6 +42,7 @@ def check_read(tally: Tally, files: Sequence[Mapping[str, Any]], config: Sources
             f"{damaged[0]['detail']}; repair it, or keep what can be read of it with "
             f"--sources.truncated-files keep"
         )
+    _check_lost(damaged, sum(file["num_bytes"] for file in files), config)
     num_bad = tally.bad.total()
     share = num_bad / max(tally.num_read, 1)
     if share > config.max_bad_share:
@@ -68,6 +73,24 @@ def check_left(tally: Tally, inputs: Inputs) -> None:
         f"no document is left of {tally.num_read} records in {len(inputs.files)} file(s); "
         f"dropped: {_counts(tally.dropped)}"
     )
+
+
+def _check_lost(
+    damaged: Sequence[Mapping[str, Any]], num_bytes: int, config: SourcesConfig
+) -> None:
+    """Raise if files without a single record hold too much of the input.
+
+    Each of them is one bad record, however many records it would have had.
+    """
+    lost = [file for file in damaged if not file["num_records"]]
+    share = sum(file["num_bytes"] for file in lost) / max(num_bytes, 1)
+    if share > config.max_bad_share:
+        raise BadInputError(
+            f"nothing could be read of {len(lost)} file(s), which hold {share:.1%} of the input's "
+            f"bytes (at most {config.max_bad_share:.1%} may be lost); the first is "
+            f"{lost[0]['name']}: {lost[0]['detail']}; repair or leave them out, or allow more with "
+            f"--sources.max-bad-share"
+        )
 
 
 def _examples(tally: Tally) -> str:

@@ -33,7 +33,7 @@ def write(folder, given, num_partitions, seed=0):
 def test_every_document_comes_back_once_in_order_of_partitions(
     tmp_path, monkeypatch, num_partitions
 ):
-    monkeypatch.setattr(parts, "_BATCH_BYTES", 300)
+    monkeypatch.setattr(parts, "_BATCH_BYTES", 300 + 15 * parts.DOCUMENT_BYTES)
     given = documents(500)
     written = [write(tmp_path / "0", given[:200], num_partitions)]
     written.append(write(tmp_path / "1", given[200:], num_partitions))
@@ -87,3 +87,9 @@ def test_removed_rows_are_gone_stage_after_stage(tmp_path, monkeypatch):
         ids = [own_id for own_id, stay in zip(ids, stays, strict=True) if stay]
         assert partition.table(("id",))["id"].to_pylist() == ids
     assert 5 < len(ids) < 25
+
+
+def test_a_batch_of_many_short_documents_is_bounded_by_their_number(tmp_path):
+    _, batches = write(tmp_path / "0", documents(10_000), 2)
+    assert max(batch.num_rows for batch in batches) <= 4096
+    assert sum(batch.num_rows for batch in batches) == 10_000

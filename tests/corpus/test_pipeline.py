@@ -274,7 +274,7 @@ def test_no_document_left(lines):
 def test_a_folder_without_anything_to_read_names_what_was_passed_over():
     Path("in").mkdir()
     Path("in/photo.jpg").write_bytes(b"\xff\xd8")
-    with pytest.raises(BadInputError, match="unknown_kind 1"):
+    with pytest.raises(BadInputError, match=r"1 of no known kind: 1 \.jpg \(in/photo\.jpg\)"):
         build_dataset(["in"], Path("out"), CONFIG)
 
 

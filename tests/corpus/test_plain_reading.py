@@ -50,3 +50,16 @@ def test_a_file_that_ends_early_gives_what_it_has(
 def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="holds no file that can be read"):
         texts_of(tmp_path)
+
+
+def test_a_file_of_which_nothing_can_be_read_counts_with_all_its_bytes(tmp_path: Path) -> None:
+    records = "".join(json.dumps({"text": f"record {number}"}) + "\n" for number in range(500))
+    (tmp_path / "a.jsonl").write_text(records)
+    (tmp_path / "b.jsonl.gz").write_bytes(b"not gzip" * 200)
+    with pytest.raises(
+        BadInputError, match=r"nothing could be read of 1 file.*1[0-9]\.\d%.*b.jsonl"
+    ):
+        texts_of(tmp_path)
+    assert len(texts_of(tmp_path, max_bad_share=0.2)) == 500
+    (tmp_path / "b.jsonl.gz").write_bytes(b"not gzip")
+    assert len(texts_of(tmp_path)) == 500

@@ -253,8 +253,8 @@ def test_what_is_passed_over_is_named_by_ending_with_an_example(tree, caplog):
     unknown, links = inputs.passed_over
     assert "2 .zip (in/a.zip), 1 .bin (in/x.bin), 1 .pdf (in/paper.PDF)" in unknown
     assert "no ending (in/Makefile)" in unknown
-    assert unknown.startswith("5 files")
-    assert links.startswith("1 symbolic link")
+    assert unknown.startswith("5 of no known kind: ")
+    assert links.startswith("1 behind symbolic links")
     assert "in/link.txt" in links
 
 

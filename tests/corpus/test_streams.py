@@ -146,3 +146,25 @@ def test_utf16_with_a_byte_order_mark_becomes_utf8(encoding):
     text = "Grüße, 世界 \U0001f30d\n" * 30_000
     data = ("\ufeff" + text).encode(encoding)
     assert read(data, "") == (text.encode(), None)
+
+
+def read_with_window(data, compression, max_window_bytes):
+    stream = ByteStream(io.BytesIO(data), compression, 1 << 40, 1e9, max_window_bytes)
+    return b"".join(stream), stream.problem
+
+
+def test_a_file_with_a_long_window_is_read_if_that_is_allowed_and_says_how():
+    longest = zstandard.ZstdCompressionParameters(window_log=28, write_content_size=0)
+    compressor = zstandard.ZstdCompressor(compression_params=longest)
+    xz = [{"id": lzma.FILTER_LZMA2, "dict_size": 200 << 20, "mode": lzma.MODE_FAST, "depth": 1}]
+    writer = compressor.compressobj()
+    packed = {
+        ".zst": writer.compress(TEXT) + writer.flush(),
+        ".xz": lzma.compress(TEXT, filters=xz),
+    }
+    for compression, data in packed.items():
+        text, problem = read_with_window(data, compression, 1 << 27)
+        assert text == b""
+        assert problem is not None
+        assert "sources.max_window_bytes" in problem.detail
+        assert read_with_window(data, compression, 1 << 28) == (TEXT, None)
