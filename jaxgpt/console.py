@@ -72,6 +72,13 @@ def track(items: Iterable[T], total: int, what: str, silent: bool = False) -> It
         yield item
 
 
+def format_count(number: int, noun: str) -> str:
+    """Write a number with its noun: (1, "copy") -> "1 copy", (2000, "copy") -> "2,000 copies"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun[:-1]}ies" if noun.endswith("y") else f"{number:,} {noun}s"
+
+
 def format_duration(seconds: float) -> str:
     """Write a time as a person says it: 4000 -> "1 h 7 min"."""
     if seconds < 120:

@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxgpt.checkpoints.remote_verification import verify_remote_run
 from jaxgpt.checkpoints.verification import Verification, verify_run
 from jaxgpt.command_line import parse_options, run_verb
+from jaxgpt.console import format_count
 from jaxgpt.errors import NoCheckpointError, UsageError
 from jaxgpt.remote_folder import is_url
 from jaxgpt.shards import TokenDataset
@@ -57,7 +58,7 @@ def _describe(run: str, found: Verification) -> list[str]:
     lines.append(f"{run}: whole steps: {', '.join(whole) or 'none'}")
     if found.set_aside:
         lines.append(f"{run}: not looked into: {', '.join(found.set_aside)}")
-    lines.append(f"{run}: {found.files} files, {found.bytes:,} bytes")
+    lines.append(f"{run}: {format_count(found.files, 'file')}, {format_count(found.bytes, 'byte')}")
     return lines
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import zstandard
 
-from jaxgpt.config import to_dict
+from jaxgpt.config import TYPE_KEY, to_dict
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.sources import InputFile, Inputs
 from jaxgpt.durable import hash_file
@@ -16,7 +16,8 @@ from jaxgpt.errors import MismatchError, UsageError, is_machine_error
 from jaxgpt.shards import TokenDataset
 
 INPUTS_NAME = "inputs.jsonl.zst"
-_MAX_DIFFERENCES = 5
+_MAX_DIFFERENCES = 3
+_MAX_VALUE_CHARACTERS = 40
 
 
 def recorded_settings(config: DatasetConfig) -> dict[str, Any]:
@@ -59,15 +60,16 @@ def has_part(dataset: Path, inputs: Inputs, settings: Sequence[Any], wanted: Any
 
 
 def settings_differences(there: Any, here: Any) -> list[str]:
-    """Settings that are not the same, with both values."""
-    return [f"{name} = {a!r} there, {b!r} here" for name, a, b in differing(there, here)]
+    """Settings that are not the same, with both values; of a long value the beginning."""
+    pairs = differing(there, here)
+    return [f"{name} = {_short(one)} there, {_short(other)} here" for name, one, other in pairs]
 
 
 def name_some(differences: Sequence[str]) -> str:
     """The first few of some sentences, and how many more there are."""
     more = len(differences) - _MAX_DIFFERENCES
     shown = "; ".join(differences[:_MAX_DIFFERENCES])
-    return shown + (f"; and {more} more" if more > 0 else "")
+    return shown + (f"; and {more} more of {len(differences)} differences" if more > 0 else "")
 
 
 def refuse_foreign_folder(output: Path, work: str) -> None:
@@ -88,6 +90,14 @@ def differing(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any,
             yield from differing(there.get(key), here.get(key), dotted)
     elif there != here:
         yield name, there, here
+
+
+def _short(value: Any) -> str:
+    """A value for a message; a section as the name of its class."""
+    if isinstance(value, dict) and TYPE_KEY in value:
+        return f"{str(value[TYPE_KEY]).rpartition(':')[2]}(...)"
+    text = repr(value)
+    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[:_MAX_VALUE_CHARACTERS]}..."
 
 
 def _of_part(entries: Iterable[dict[str, Any]], part: int) -> list[dict[str, Any]]:

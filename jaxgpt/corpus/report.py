@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.console import format_count
 from jaxgpt.corpus.licenses import license_sections
 from jaxgpt.corpus.report_measures import measure_sections
 from jaxgpt.corpus.report_removals import (
@@ -179,9 +180,10 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> list[Section]:
         for source in shown
     ]
     columns = ("source", "licence", "read", "kept", "text", "tokens")
-    text = f"{len(sources):,} sources."
+    text = f"{format_count(len(sources), 'source')}."
     if len(sources) > len(shown):
-        text = f"The {len(shown)} largest of {len(sources):,} sources; manifest.json has all."
+        number = format_count(len(sources), "source")
+        text = f"The {len(shown)} largest of {number}; manifest.json has all."
     table = Section("Sources", text, Table(columns, rows, frozenset({0, 1})))
     ratios = {
         _shorten(source["name"]): source["num_bytes"] / source["num_tokens"]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxgpt.console import format_count
 from jaxgpt.plots import stacked_bar_chart
 from jaxgpt.report_page import Section, Table
 
@@ -20,7 +21,8 @@ def measure_sections(
     sample = (
         "All documents were measured"
         if num_measured == num_documents
-        else f"A sample was measured, {num_measured:,} of {num_documents:,} documents by content"
+        else f"A sample was measured, {num_measured:,} of "
+        f"{format_count(num_documents, 'document')} by content"
     )
     return [
         _section(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxgpt.console import format_count
 from jaxgpt.corpus.report_stages import MAX_SOURCES
 from jaxgpt.report_page import Section, Table, format_bytes
 
@@ -76,7 +77,7 @@ def edit_sections(
         return []
     rows = []
     for stage, edit in edits.items():
-        rows.append([stage, f"{edit['documents']:,} documents", _signed(num_bytes[stage])])
+        rows.append([stage, format_count(edit["documents"], "document"), _signed(num_bytes[stage])])
         rows += [
             ["", f"{count:,} {kind.replace('_', ' ')}", ""]
             for kind, count in edit["counts"].items()

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxgpt.console import format_count
 from jaxgpt.report_page import Section, Table, format_bytes
 
 MAX_SOURCES = 30
@@ -110,7 +111,8 @@ def _of_each(
     columns = ("source", "read", *map(_words, stages))
     left = "What is left of what was read, after each stage."
     if len(flows) > _MAX_FLOWS:
-        left += f" The {_MAX_FLOWS} largest of {len(flows):,} sources; manifest.json has all."
+        number = format_count(len(flows), "source")
+        left += f" The {_MAX_FLOWS} largest of {number}; manifest.json has all."
     documents = [[name, *(f"{each.documents:,}" for each in flow)] for name, flow in shown]
     tokens = [[name, *(f"{each.tokens:,}" for each in flow)] for name, flow in shown]
     return [

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxgpt.console import format_count
 from jaxgpt.corpus.sources import Inputs, SourcesConfig
 from jaxgpt.corpus.tally import Tally
 from jaxgpt.errors import BadInputError
@@ -69,10 +70,8 @@ def check_left(tally: Tally, inputs: Inputs) -> None:
             f"the input holds no file that can be read; passed over: "
             f"{'; '.join(inputs.passed_over) or _counts(inputs.skipped)}"
         )
-    raise BadInputError(
-        f"no document is left of {tally.num_read} records in {len(inputs.files)} file(s); "
-        f"dropped: {_counts(tally.dropped)}"
-    )
+    read = f"{format_count(tally.num_read, 'record')} in {format_count(len(inputs.files), 'file')}"
+    raise BadInputError(f"no document is left of {read}; dropped: {_counts(tally.dropped)}")
 
 
 def _check_lost(

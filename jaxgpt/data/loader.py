@@ -12,6 +12,7 @@ Axes: B rows, T tokens of a row, W = T + 1 tokens of a window.
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from jaxgpt.data.mixture import Interleaving, proportions
 from jaxgpt.data.packing import make_rows
 from jaxgpt.data.prefetch import Prefetched
 from jaxgpt.data.windows import Split, Windows, read_with_starts
-from jaxgpt.errors import ConfigError, MismatchError
+from jaxgpt.errors import ConfigError, MismatchError, UsageError
+from jaxgpt.nearby_paths import describe_nearby_datasets
 from jaxgpt.shards import TokenDataset
 
 
@@ -159,6 +161,13 @@ def open_training_batches(data: DataConfig, batch: BatchConfig, seed: int) -> Tr
     """
     if not data.datasets:
         raise ConfigError("no dataset to train on: give --data DIR, or data.datasets in the config")
+    for source in data.datasets:
+        if not Path(source.path).is_dir():
+            hint = describe_nearby_datasets(Path(source.path))
+            raise UsageError(
+                f"no dataset at {source.path}, seen from {Path.cwd()}{hint}; give --data DIR, or "
+                "build one with `jaxgpt build-dataset --input TEXT --output DIR`"
+            )
     datasets = [TokenDataset.open(source.path) for source in data.datasets]
     _require_one_tokenizer(datasets, [source.path for source in data.datasets])
     return TrainingBatches(datasets, data, batch, seed)

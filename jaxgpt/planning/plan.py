@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxgpt.console import format_count, format_duration
 from jaxgpt.data.loader import open_training_batches
 from jaxgpt.errors import ConfigError
 from jaxgpt.experiment import TrainConfig
@@ -155,11 +156,19 @@ def describe(plan: Plan, config: TrainConfig, device: Device) -> list[str]:
         f"  {'exchange':20} {plan.speed.link_seconds:9.3f} s  "
         + (", ".join(f"{k} {v / GB:.2f} GB" for k, v in plan.speed.exchanged_bytes.items())),
         f"  {'tokens per second':20} {plan.speed.tokens_per_second:9,.0f}",
-        f"  {'days':20} {plan.days:9.2f}  for {config.schedule.num_steps:,} steps",
+        *describe_time(plan.days, plan.cost, config.schedule.num_steps),
     ]
-    if plan.cost is not None:
-        lines.append(f"  {'cost':20} {plan.cost:9,.0f}  in the currency of --price-per-hour")
     return lines if plan.fits else [*lines, "", _advice(plan, config)]
+
+
+def describe_time(days: float, cost: float | None, num_steps: int) -> list[str]:
+    """Lines for time and cost of a whole run, in a unit and with digits that fit."""
+    time = format_duration(days * 86_400)
+    lines = [f"  {'all steps':20} {time:>9}  for {format_count(num_steps, 'step')}"]
+    if cost is not None:
+        shown = f"{cost:,.0f}" if cost >= 100 else f"{cost:.2g}"
+        lines.append(f"  {'cost':20} {shown:>9}  in the currency of --price-per-hour")
+    return lines
 
 
 def describe_placements(plan: Plan) -> list[str]:

@@ -10,6 +10,7 @@ import tyro
 
 from jaxgpt.command_line import find_option, parse_options
 from jaxgpt.config import load_config, replace
+from jaxgpt.console import format_count
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.filters.config import with_profile_option
 from jaxgpt.corpus.pipeline import build_dataset
@@ -67,7 +68,8 @@ def print_summary(manifest: Mapping[str, Any], output: Path) -> None:
     for reason, count in counts["dropped"].items():
         print(f"  dropped, {reason}: {count:,}")
     for name, split in manifest["splits"].items():
-        print(f"{name}: {split['num_documents']:,} documents, {split['num_tokens']:,} tokens")
+        num_documents = format_count(split["num_documents"], "document")
+        print(f"{name}: {num_documents}, {format_count(split['num_tokens'], 'token')}")
     tokenizer = manifest["tokenizer"]
     print(f"tokenizer: {tokenizer['type']}, {tokenizer['vocab_size']:,} ids")
     print(f"dataset: {output} ({manifest['fingerprint'][:12]}); see {output / 'report.html'}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options, require_at_least
+from jaxgpt.console import format_count
 from jaxgpt.corpus.exporting import DEFAULT_FILE_BYTES, Format, export_dataset
 from jaxgpt.shards import TokenDataset
 
@@ -38,7 +39,8 @@ def main(argv: Sequence[str]) -> None:
         return
     for split, count in counts.items():
         print(
-            f"{split}: {count['num_documents']:,} documents, {count['num_bytes']:,} bytes of text, "
-            f"{count['num_files']:,} files"
+            f"{split}: {format_count(count['num_documents'], 'document')}, "
+            f"{format_count(count['num_bytes'], 'byte')} of text, "
+            f"{format_count(count['num_files'], 'file')}"
         )
     print(f"exported: {options.output}")

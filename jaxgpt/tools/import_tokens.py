@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options
+from jaxgpt.console import format_count
 from jaxgpt.corpus.token_import import Format, ImportSettings, import_tokens
 from jaxgpt.tokenizer import Tokenizer
 
@@ -63,7 +64,8 @@ def main(argv: Sequence[str]) -> None:
     for reason, count in counts["dropped"].items():
         print(f"  dropped, {reason}: {count:,}")
     for name, split in splits.items():
-        print(f"{name}: {split['num_documents']:,} documents, {split['num_tokens']:,} tokens")
+        num_documents = format_count(split["num_documents"], "document")
+        print(f"{name}: {num_documents}, {format_count(split['num_tokens'], 'token')}")
     if manifest["split_note"]:
         print(manifest["split_note"])
     print(f"dataset: {options.output} ({manifest['fingerprint'][:12]})")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.command_line import parse_options, require_at_least
+from jaxgpt.console import format_count
 from jaxgpt.corpus.document import valid_name
 from jaxgpt.corpus.inspection import Selection, inspect
 from jaxgpt.shards import TokenDataset
@@ -72,16 +73,17 @@ def print_documents(found: dict[str, Any]) -> None:
         else:
             print_removed(document)
         print()
-    print(f"{len(found['documents'])} of {found['num_found']:,} documents shown")
+    print(f"{len(found['documents'])} of {format_count(found['num_found'], 'document')} shown")
 
 
 def print_kept(document: dict[str, Any], title: str = "kept", indent: str = "") -> None:
     """Where a document is, where it came from, and its text."""
     last = document["first_token"] + document["num_tokens"] - 1
     print(f"{indent}{title}: {document['id']}")
+    size = format_count(document["num_bytes"], "byte")
     print(
         f"{indent}  {document['split']}, document {document['number']:,}, tokens "
-        f"{document['first_token']:,} to {last:,}, {document['num_bytes']:,} bytes of text"
+        f"{document['first_token']:,} to {last:,}, {size} of text"
     )
     for name in ("location", "source", "license", "url"):
         if document[name]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options
+from jaxgpt.console import format_count
 from jaxgpt.corpus.document import valid_name
 from jaxgpt.corpus.takedown import Takedown, take_down
 from jaxgpt.errors import UsageError
@@ -57,14 +58,15 @@ def main(argv: Sequence[str]) -> None:
     taken = [entry for entry in manifest["history"] if entry["operation"] == "takedown"]
     for entry in taken[-1:]:
         print(
-            f"the last takedown: {entry['num_documents']:,} documents, {entry['num_tokens']:,} "
-            f"tokens; {entry['num_copies_that_stay_out']:,} copies, removed before, stay out"
+            f"the last takedown: {format_count(entry['num_documents'], 'document')}, "
+            f"{format_count(entry['num_tokens'], 'token')}; removed before, and kept out: "
+            f"{format_count(entry['num_copies_that_stay_out'], 'copy')}"
         )
         if num_before := entry.get("num_removed_before", 0):
             print(f"of the documents that it named, {num_before:,} had been removed before")
     print(
         f"dataset: {options.dataset} ({manifest['fingerprint'][:12]}), "
-        f"{manifest['counts']['kept']:,} documents"
+        f"{format_count(manifest['counts']['kept'], 'document')}"
     )
 
 
