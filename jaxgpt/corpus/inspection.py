@@ -17,7 +17,12 @@ from jaxgpt.corpus.finished import read_listing
 from jaxgpt.corpus.removal import REMOVED_NAME
 from jaxgpt.corpus.similar_documents import find_similar
 from jaxgpt.corpus.splits import draw
-from jaxgpt.corpus.stored_documents import StoredDocument, read_text, stored_documents
+from jaxgpt.corpus.stored_documents import (
+    StoredDocument,
+    count_control_ids,
+    read_text,
+    stored_documents,
+)
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.shards import TokenDataset
 from jaxgpt.tokenizer import Tokenizer
@@ -154,7 +159,10 @@ class _Reader:
         max_tokens = None if self._full else _SAMPLE_TOKENS
         text = read_text(self._dataset, self._tokenizer, document, max_tokens)
         shown = text if self._full else shorten(text)
-        return {"status": "kept", **dataclasses.asdict(document), "text": shown}
+        described = {"status": "kept", **dataclasses.asdict(document), "text": shown}
+        if control_ids := count_control_ids(self._dataset, self._tokenizer, document):
+            described["control_ids"] = control_ids
+        return described
 
 
 def _describe_kept(

@@ -91,6 +91,16 @@ def stored_documents(
         )
 
 
+def count_control_ids(
+    dataset: TokenDataset, tokenizer: Tokenizer, document: StoredDocument
+) -> dict[str, int]:
+    """Return how often each control id is inside a document, by name; text has none."""
+    start = document.first_token
+    ids = dataset.splits[document.split].read(start, start + document.num_tokens)[1:-1]
+    counts = {name: int((ids == id).sum()) for name, id in tokenizer.special_ids.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
 def read_text(
     dataset: TokenDataset,
     tokenizer: Tokenizer,

@@ -16,21 +16,23 @@ Array shapes: D documents, S sequences, E entries.
 """
 
 import dataclasses
+import logging
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from jaxgpt.corpus.token_headers import MEGATRON_MAGIC, blocks, refuse_header, wider_dtype
 from jaxgpt.errors import BadInputError, MismatchError, UsageError
 from jaxgpt.mapped_files import map_array
 from jaxgpt.tokenizer import Tokenizer
 
-_MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
+logger = logging.getLogger(__name__)
+
 _MEGATRON_HEADER = struct.Struct("<9sQBQQ")
 _MEGATRON_TYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
-# Tokens that are looked at in one go.
-_BLOCK_TOKENS = 2**22
+# Decoding needs some 40 bytes of memory for each token of a document.
+MAX_DOCUMENT_TOKENS = 2**24
 # How much is decoded and encoded again to see whether a file was made with a tokenizer.
 _NUM_SAMPLES = 64
 _SAMPLE_TOKENS = 2048
@@ -47,14 +49,16 @@ class TokenFile:
     Attributes:
         path: of the `.bin` file.
         tokens: all ids, memory-mapped.
-        starts_D, stops_D: int64, the tokens of document d are starts_D[d] .. stops_D[d] - 1; BOS
-            and EOS around a document are not among them.
+        starts_D, stops_D: int64, the tokens of document d are starts_D[d] .. stops_D[d] - 1;
+            padding, BOS and EOS around a document are not among them.
+        num_padding: tokens of padding that were left out.
     """
 
     path: Path
     tokens: np.ndarray
     starts_D: np.ndarray
     stops_D: np.ndarray
+    num_padding: int = 0
 
     def read(self, number: int) -> np.ndarray:
         """The ids of a document, int64."""
@@ -62,16 +66,20 @@ class TokenFile:
 
 
 def open_nanogpt(path: Path, tokenizer: Tokenizer, eos_id: int) -> TokenFile:
-    """Open a file of uint16 ids; what follows the last EOS is a document, too.
+    """Open a file of uint16 ids, or of wider ones; what follows the last EOS is a document, too.
 
     Raises:
         UsageError: there is no such file.
-        MismatchError: it is damaged, or was not made with the tokenizer.
+        MismatchError: it is damaged or of another format, or was not made with the tokenizer.
         BadInputError: it is empty.
     """
     tokens = _map_tokens(path, np.dtype("<u2"))
+    refuse_header(path, tokens)
+    if (wide := wider_dtype(tokens, tokenizer.vocab_size)) is not None:
+        logger.info("%s holds ids of %d bytes", path, wide.itemsize)
+        tokens = tokens.view(wide)
     _check_ids(path, tokens, tokenizer)
-    ends = [start + np.flatnonzero(block == eos_id) for start, block in _blocks(tokens)]
+    ends = [start + np.flatnonzero(block == eos_id) for start, block in blocks(tokens)]
     ends_E = np.concatenate(ends).astype(np.int64)
     starts_D = np.concatenate([[0], ends_E + 1])
     stops_D = np.concatenate([ends_E, [len(tokens)]])
@@ -151,7 +159,7 @@ def _read_megatron_index(
         raise UsageError(
             f"cannot read {path}, the index that lies beside a Megatron .bin: {error.strerror}"
         ) from None
-    if len(header) < _MEGATRON_HEADER.size or not header.startswith(_MEGATRON_MAGIC):
+    if len(header) < _MEGATRON_HEADER.size or not header.startswith(MEGATRON_MAGIC):
         raise MismatchError(f"{path} is not the index of Megatron token files (MMIDIDX)")
     _, version, code, num_sequences, num_entries = _MEGATRON_HEADER.unpack(header)
     if version != 1:
@@ -190,13 +198,8 @@ def _map_tokens(path: Path, dtype: np.dtype) -> np.ndarray:
         raise UsageError(f"cannot read --input {path}: {error.strerror}") from None
 
 
-def _blocks(tokens: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(tokens), _BLOCK_TOKENS):
-        yield start, tokens[start : start + _BLOCK_TOKENS]
-
-
 def _check_ids(path: Path, tokens: np.ndarray, tokenizer: Tokenizer) -> None:
-    for start, block in _blocks(tokens):
+    for start, block in blocks(tokens):
         is_wrong = (block < 0) | (block >= tokenizer.vocab_size)
         if is_wrong.any():
             place = int(is_wrong.argmax())
@@ -214,10 +217,55 @@ def _without_ends(
     tokenizer: Tokenizer,
     eos_id: int,
 ) -> TokenFile:
-    """Leave out BOS at the beginning and EOS at the end of documents."""
-    is_begun_D = stops_D > starts_D
-    is_begun_D[is_begun_D] = tokens[starts_D[is_begun_D]] == tokenizer.bos_id
-    starts_D = starts_D + is_begun_D
-    is_ended_D = stops_D > starts_D
-    is_ended_D[is_ended_D] = tokens[stops_D[is_ended_D] - 1] == eos_id
-    return TokenFile(path=path, tokens=tokens, starts_D=starts_D, stops_D=stops_D - is_ended_D)
+    """Leave out padding around documents, BOS at their beginning and EOS at their end.
+
+    Raises:
+        MismatchError: a document is too long, or has a control id inside.
+    """
+    longest = int((stops_D - starts_D).max(initial=0))
+    if longest > MAX_DOCUMENT_TOKENS:
+        raise MismatchError(
+            f"{path} has a document of {longest} tokens; at most {MAX_DOCUMENT_TOKENS} are "
+            f"allowed. Name the id that ends documents by --eos-id"
+        )
+    starts_D, stops_D = starts_D.copy(), stops_D.copy()
+    is_control_V = np.zeros(tokenizer.vocab_size, bool)
+    is_control_V[list(tokenizer.special_ids.values())] = True
+    num_padding = 0
+    for number in range(len(starts_D)):
+        ids = tokens[starts_D[number] : stops_D[number]]
+        begin, end = _skip_padding(ids, 0, len(ids), tokenizer.pad_id)
+        if begin < end and ids[begin] == tokenizer.bos_id:
+            begin, end = _skip_padding(ids, begin + 1, end, tokenizer.pad_id)
+        if begin < end and ids[end - 1] == eos_id:
+            begin, end = _skip_padding(ids, begin, end - 1, tokenizer.pad_id)
+        is_control = is_control_V[ids[begin:end]]
+        if is_control.any():
+            place = begin + int(is_control.argmax())
+            raise _control_id_error(
+                path, number, int(starts_D[number]) + place, ids[place], tokenizer
+            )
+        num_padding += int(np.count_nonzero(ids == tokenizer.pad_id))
+        starts_D[number], stops_D[number] = starts_D[number] + begin, starts_D[number] + end
+    return TokenFile(
+        path=path, tokens=tokens, starts_D=starts_D, stops_D=stops_D, num_padding=num_padding
+    )
+
+
+def _skip_padding(ids: np.ndarray, begin: int, end: int, pad_id: int) -> tuple[int, int]:
+    """Narrow [begin, end) to what lies between the padding at both ends."""
+    is_text = ids[begin:end] != pad_id
+    if not is_text.any():
+        return begin, begin
+    return begin + int(is_text.argmax()), end - int(is_text[::-1].argmax())
+
+
+def _control_id_error(
+    path: Path, number: int, place: int, id: int, tokenizer: Tokenizer
+) -> MismatchError:
+    names = {value: name for name, value in tokenizer.special_ids.items()}
+    return MismatchError(
+        f"{path}: token {place} (counted from 0), inside document {number + 1}, is the control id "
+        f"{id} ({names[int(id)]}); a document holds ids of text only, with padding, BOS and EOS "
+        f"around it: take it out, or name the id that ends documents by --eos-id"
+    )

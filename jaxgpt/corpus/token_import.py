@@ -21,13 +21,11 @@ from jaxgpt.corpus.tally import SourceTally
 from jaxgpt.corpus.token_files import TokenFile, check_vocabulary, open_megatron, open_nanogpt
 from jaxgpt.dataset_manifest import TOKENIZER_FOLDER, Shard, write_manifest
 from jaxgpt.durable import hash_file
-from jaxgpt.errors import BadInputError, MismatchError, UsageError
+from jaxgpt.errors import BadInputError, UsageError
 from jaxgpt.shard_writer import ShardWriter
 from jaxgpt.tokenizer import Tokenizer
 
 Format = Literal["nanogpt", "megatron"]
-# Decoding needs some 40 bytes of memory for each token of a document.
-MAX_DOCUMENT_TOKENS = 2**24
 _INDEX_ROWS = 4096
 _OPEN = {"nanogpt": open_nanogpt, "megatron": open_megatron}
 
@@ -101,12 +99,6 @@ def import_tokens(
 def _hash_documents(file: TokenFile, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """(content hashes uint8 [D, 16], whether there is no text bool [D]) of all documents."""
     num_documents = len(file.starts_D)
-    longest = int((file.stops_D - file.starts_D).max(initial=0))
-    if longest > MAX_DOCUMENT_TOKENS:
-        raise MismatchError(
-            f"{file.path} has a document of {longest} tokens; at most {MAX_DOCUMENT_TOKENS} are "
-            f"allowed. Name the id that ends documents by --eos-id"
-        )
     hashes = np.empty((num_documents, HASH_BYTES), np.uint8)
     is_empty_D = np.empty(num_documents, bool)
     for number in range(num_documents):
@@ -241,6 +233,8 @@ def _about(
         "imported": {
             **dataclasses.asdict(settings),
             "file": str(file.path),
+            "itemsize_bytes": file.tokens.itemsize,
+            "num_padding_tokens": file.num_padding,
             "num_bytes": file.path.stat().st_size,
             "sha256": hash_file(file.path),
         },

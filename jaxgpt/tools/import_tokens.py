@@ -19,7 +19,7 @@ class ImportOptions:
     input: Path
     """The .bin file; for megatron, its .idx lies beside it."""
     format: Format
-    """nanogpt: uint16 ids, nothing else. megatron: .bin and .idx (MMIDIDX, version 1)."""
+    """nanogpt: ids of 2 bytes (or 4 or 8) and nothing else; megatron: .bin and .idx (MMIDIDX)."""
     tokenizer: Path
     """The tokenizer that made the ids: a model file, or a dataset or run folder."""
     output: Path
@@ -52,17 +52,21 @@ def main(argv: Sequence[str]) -> None:
     tokenizer = Tokenizer.load(options.tokenizer)
     manifest = import_tokens(options.input, tokenizer, options.output, settings)
     counts, splits = manifest["counts"], manifest["splits"]
+    num_padding = manifest["imported"]["num_padding_tokens"]
     if options.json:
         shown = {
             name: {key: value for key, value in split.items() if key != "shards"}
             for name, split in splits.items()
         }
         report = {"output": str(options.output), "fingerprint": manifest["fingerprint"]}
+        report["num_padding_tokens"] = num_padding
         print(json.dumps({**report, "counts": counts, "splits": shown}))
         return
     print(f"documents: {counts['read']:,} read, {counts['kept']:,} kept")
     for reason, count in counts["dropped"].items():
         print(f"  dropped, {reason}: {count:,}")
+    if num_padding:
+        print(f"padding left out: {num_padding:,} tokens")
     for name, split in splits.items():
         num_documents = format_count(split["num_documents"], "document")
         print(f"{name}: {num_documents}, {format_count(split['num_tokens'], 'token')}")

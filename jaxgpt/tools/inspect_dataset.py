@@ -88,6 +88,9 @@ def print_kept(document: dict[str, Any], title: str = "kept", indent: str = "") 
     for name in ("location", "source", "license", "url"):
         if document[name]:
             print(f"{indent}  {name}: {document[name]}")
+    if control_ids := document.get("control_ids"):
+        counts = ", ".join(f"{count:,} x {name}" for name, count in control_ids.items())
+        print(f"{indent}  control ids inside, which are no text: {counts}")
     for line in document["text"].split("\n"):
         print(f"{indent}  | {line}")
 

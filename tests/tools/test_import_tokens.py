@@ -1,11 +1,15 @@
 """`tools/import_tokens.py`: token files of others become the dataset that their text would give."""
 
+import io
 import itertools
 import json
+import re
 import struct
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +26,7 @@ from jaxgpt.shards import TokenDataset
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.tokenizer_training import TokenizerConfig, train_tokenizer
 from jaxgpt.tools.import_tokens import main
+from jaxgpt.tools.inspect_dataset import main as inspect_main
 from tests.tiny import make_texts
 
 TEXTS = [*make_texts(40, seed=7), "caf\u00e9 \u4e2d\u6587 \U0001f600\n\n  and so on. "]
@@ -318,3 +323,121 @@ def test_a_folder_with_something_in_it_is_left_as_it_is(
     assert status == 2
     assert "is not an empty folder" in error
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["note.txt"]
+
+
+def write_ids(path: Path, documents: list[list[int]], dtype: str) -> np.ndarray:
+    """Write documents, each with EOS, as numbers of a type; return all numbers."""
+    eos_id = tokenizer().eos_id
+    ids = np.array([id for document in documents for id in [*document, eos_id]], dtype)
+    ids.tofile(path)
+    return ids
+
+
+@pytest.mark.parametrize("dtype", ["<u4", "<i4", "<i8", "<u8"])
+def test_ids_of_four_and_eight_bytes_are_recognised(dtype: str, tmp_path: Path) -> None:
+    write_ids(tmp_path / "a.bin", [tokenizer().encode(text) for text in TEXTS], dtype)
+    main(arguments(tmp_path, "nanogpt"))
+    assert sorted(stored_texts(tmp_path / "data")) == sorted(TEXTS)
+    manifest = TokenDataset.open(tmp_path / "data").manifest
+    assert manifest["imported"]["itemsize_bytes"] == np.dtype(dtype).itemsize
+    assert manifest["imported"]["num_padding_tokens"] == 0
+
+
+def with_llm_c_header(ids: np.ndarray, magic: int) -> bytes:
+    header = np.zeros(256, "<i4")
+    header[:3] = magic, 1, len(ids)
+    return header.tobytes() + ids.tobytes()
+
+
+def as_npy(ids: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, ids)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "make", "said"),
+    [
+        ("<u2", as_npy, r"is a NumPy file .*numpy\.load\(FILE\)\.astype\('uint16'\)"),
+        ("<i8", as_npy, "is a NumPy file"),
+        ("<u2", lambda ids: with_llm_c_header(ids, 20240520), r"llm\.c .*20240520.*tail -c \+1025"),
+        ("<u4", lambda ids: with_llm_c_header(ids, 20240801), r"llm\.c .*20240801"),
+        ("<u2", lambda ids: b"MMIDIDX\0\0" + ids.tobytes() + b"\0", "index of Megatron .*--format"),
+    ],
+)
+def test_headers_of_other_formats_are_refused_with_what_to_do(
+    dtype: str,
+    make: Callable[[np.ndarray], bytes],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    documents = [tokenizer().encode(text) for text in TEXTS]
+    ids = write_ids(tmp_path / "a.bin", documents, dtype)
+    (tmp_path / "a.bin").write_bytes(make(ids))
+    status, error = fail(arguments(tmp_path, "nanogpt"), capsys)
+    assert status == 79
+    assert re.search(said, error)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("format", ["nanogpt", "megatron"])
+def test_padding_around_documents_is_left_out_and_counted(
+    format: str, built: TokenDataset, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    bos, eos, pad = tokenizer().bos_id, tokenizer().eos_id, tokenizer().pad_id
+    documents = [
+        [*[pad] * (number % 3), bos, *tokenizer().encode(text), eos, *[pad] * (number % 4)]
+        for number, text in enumerate(TEXTS)
+    ]
+    num_padding = sum(document.count(pad) for document in documents)
+    if format == "megatron":
+        write_megatron(tmp_path / "a.bin", [[document] for document in documents])
+    else:
+        ids = [id for document in documents for id in document]
+        (tmp_path / "a.bin").write_bytes(struct.pack(f"<{len(ids)}H", *ids))
+    argv = [*arguments(tmp_path, format), "--val-fraction", "0.2", "--seed", "3"]
+    main(argv)
+    assert f"padding left out: {num_padding:,} tokens" in capsys.readouterr().out
+    dataset = TokenDataset.open(tmp_path / "data")
+    assert dataset.manifest["imported"]["num_padding_tokens"] == num_padding
+    assert dataset.fingerprint == built.fingerprint
+
+
+@pytest.mark.parametrize("name", ["pad", "unk", "bos", "user", "end"])
+@pytest.mark.parametrize("format", ["nanogpt", "megatron"])
+def test_a_control_id_inside_a_document_is_refused_with_its_place(
+    format: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    id = tokenizer().special_ids[name]
+    documents = [tokenizer().encode(text) for text in TEXTS]
+    documents[2].insert(5, id)
+    place = sum(len(document) for document in documents[:2]) + 5
+    if format == "nanogpt":
+        write_nanogpt(tmp_path / "a.bin", documents, tokenizer().eos_id)
+        place += 2
+    else:
+        write_megatron(tmp_path / "a.bin", [[document] for document in documents])
+    status, error = fail(arguments(tmp_path, format), capsys)
+    assert status == 79
+    assert (
+        f"a.bin: token {place} (counted from 0), inside document 3, is the control id {id} "
+        in error
+    )
+    assert f"({name})" in error
+    assert not (tmp_path / "data").exists()
+
+
+def test_inspect_shows_control_ids_that_a_dataset_has_inside_documents(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Datasets that were imported by earlier versions may have them."""
+    write_nanogpt(tmp_path / "a.bin", [tokenizer().encode(text) for text in TEXTS], 3)
+    main(arguments(tmp_path, "nanogpt"))
+    path = tmp_path / "data" / "train" / "shard-00000.bin"
+    damage(path, 6, struct.pack("<3H", 0, 0, 5))
+    capsys.readouterr()
+    inspect_main(["--dataset", str(tmp_path / "data"), "--random", "100"])
+    out = capsys.readouterr().out
+    assert out.count("control ids inside, which are no text: 2 x pad, 1 x user") == 1
+    assert out.count("control ids") == 1
