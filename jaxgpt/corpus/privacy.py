@@ -12,11 +12,26 @@ import re
 from jaxgpt.config import configclass
 from jaxgpt.corpus.text_batch import Judged, Step, TextBatch
 
-# Local parts are at most 64 characters, labels of a host 63 (RFC 5321, RFC 1035). The bounds keep
-# a long run of letters without @ from being read again from each of its places.
+# Scripts without spaces between words: there an address has no delimiter but its own letters.
+_UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
+_SPACED_LETTER = rf"[^\W\d_{_UNSPACED}]"
+# All that may belong to a local part is read at once (++), and never again from its middle: the
+# time stays linear in the length of the text. `_split_local` finds where the address begins.
+# Labels of a host are at most 63 characters (RFC 1035). A version (`1.2.3`) is no host, nor is the
+# scale of a picture (`logo@2x.png`).
 _EMAIL = re.compile(
-    r"(?<![\w.%+'-])\w[\w.%+'-]{0,63}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,63}(?![\w-])"
+    r"(?<![\w.%+'-])(?P<local>[\w.%+'-]++)@(?!v?[0-9]+(?:\.[0-9]|x\.))"
+    r"(?P<host>(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}"
+    rf"(?:{_SPACED_LETTER}{{2,63}}(?!{_SPACED_LETTER}|\d)|[{_UNSPACED}]{{2,63}}(?![^\W_])))"
 )
+# What ends before an address: a quotation mark, unless it is within a name; an ellipsis, two
+# hyphens, an escape of URLs, a letter of a script without spaces before one of another script.
+_BEFORE_LOCAL = re.compile(
+    r".*(?:(?<!\w)[bfru]{0,2}'|'(?!\w)|\.\.|--|%(?:2[0-9A-Ca-c]|3[A-Ea-e])|"
+    rf"[{_UNSPACED}](?=[^{_UNSPACED}]))"
+)
+# RFC 5321.
+_MAX_LOCAL_CHARACTERS = 64
 _IPV4 = re.compile(r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\.?\w)")
 # Only 2000::/3 is given out to hosts; that also keeps code such as `a::b` from being an address.
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
@@ -74,7 +89,25 @@ def replace_emails(text: str, replacement: str) -> tuple[str, int]:
     """The text without e-mail addresses, and how many there were."""
     if "@" not in text:
         return text, 0
-    return _EMAIL.subn(lambda match: replacement, text)
+    num_replaced = 0
+
+    def replace(match: re.Match[str]) -> str:
+        nonlocal num_replaced
+        before, local = _split_local(match["local"])
+        if not 0 < len(local) <= _MAX_LOCAL_CHARACTERS:
+            return match.group()
+        num_replaced += 1
+        return before + replacement
+
+    return _EMAIL.sub(replace, text), num_replaced
+
+
+def _split_local(run: str) -> tuple[str, str]:
+    """Split what stands before an @ into delimiters and the local part of an address."""
+    found = _BEFORE_LOCAL.match(run)
+    start = found.end() if found else 0
+    local = run[start:].lstrip(".%+'-_")
+    return run[: len(run) - len(local)], local
 
 
 def replace_public_ips(text: str, replacement: str) -> tuple[str, int]:

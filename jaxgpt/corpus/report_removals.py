@@ -21,12 +21,18 @@ def near_duplicate_sections(
         ["clusters of these", f"{counts['num_clusters']:,}"],
         ["documents in the largest cluster", f"{counts['largest_cluster']:,}"],
         ["pairs that were compared", f"{counts['num_compared']:,}"],
+        # Datasets of older versions did not count them.
+        [
+            "of these, with similar words but other symbols or case",
+            f"{counts.get('num_differing', 0):,}",
+        ],
         ["pairs left out in crowded bands", f"{counts['num_cut']:,}"],
     ]
     text = (
         "Documents that share a band of their MinHash signatures are candidates. One is removed "
-        "only if its words, compared with those of a document that is kept, are similar enough; "
-        "removed.jsonl.zst names that document and the similarity."
+        "only if its words, compared with those of a document that is kept, are similar enough, "
+        "and, in code and short texts, its case and symbols agree; removed.jsonl.zst names that "
+        "document and the similarity of the words."
     )
     families = {
         f"{family['num_removed']:,} removed for {family['kept']['location']}": [

@@ -23,7 +23,7 @@ _CHUNK_CHARACTERS = 1 << 18
 # Odd, so that it has an inverse modulo 2**64; the digits are those of the golden ratio.
 _BASE = 0x9E3779B97F4A7C15
 _LOW_BITS = np.uint64(0xFFFF)
-_SEPARATOR, _LETTER, _WORD = 0, 1, 2
+SEPARATOR, LETTER, WORD = 0, 1, 2
 
 # Blocks written without spaces between words: there every character counts as a word.
 _SCRIPTS_WITHOUT_SPACES = (
@@ -66,7 +66,7 @@ def unicode_words(texts: Sequence[str]) -> Words:
     Where a script has no spaces every character is a word of its own, so that n neighbours are a
     character n-gram there.
     """
-    return _words([text.lower() for text in texts], _unicode_kinds)
+    return _words([text.lower() for text in texts], unicode_kinds)
 
 
 def space_separated_words(texts: Sequence[str]) -> Words:
@@ -84,7 +84,7 @@ def neighbours(words: Words, num: int) -> tuple[np.ndarray, np.ndarray]:
     offsets_D1 = np.concatenate([[0], np.cumsum(counts_D)])
     if not offsets_D1[-1]:
         return np.zeros(0, np.uint64), offsets_D1
-    return _mix(windows(words, num)[is_within(words, num)]), offsets_D1
+    return mix(windows(words, num)[is_within(words, num)]), offsets_D1
 
 
 def windows(words: Words, num: int) -> np.ndarray:
@@ -138,9 +138,9 @@ def _words(texts: Sequence[str], kinds_of: Callable[[], np.ndarray]) -> Words:
     counts_D = np.zeros(len(texts), np.int64)
     # Memory that is not asked for again is still in the cache.
     sums = np.empty(_CHUNK_CHARACTERS + 1, np.uint64)
-    for documents, codes_C, starts in _chunks(texts):
-        starts_W, ends_W = _boundaries(kinds.take(codes_C, mode="clip"))
-        hashes.append(_hash_words(codes_C, starts_W, ends_W, sums[: len(codes_C) + 1]))
+    for documents, codes_C, starts in word_chunks(texts):
+        starts_W, ends_W = word_boundaries(kinds.take(codes_C, mode="clip"))
+        hashes.append(hash_spans(codes_C, starts_W, ends_W, sums[: len(codes_C) + 1]))
         lengths.append(ends_W - starts_W)
         counts_D[documents] += np.diff(np.searchsorted(starts_W, [*starts, len(codes_C)]))
     return Words(
@@ -148,7 +148,7 @@ def _words(texts: Sequence[str], kinds_of: Callable[[], np.ndarray]) -> Words:
     )
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[tuple[slice, np.ndarray, list[int]]]:
+def word_chunks(texts: Sequence[str]) -> Iterator[tuple[slice, np.ndarray, list[int]]]:
     """Yield (documents, their code points joined by newlines, where each begins).
 
     A document longer than a chunk comes alone, in pieces cut after a newline or space where there
@@ -182,37 +182,41 @@ def _pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _boundaries(kinds_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where words start, and the first place after each."""
+def word_boundaries(kinds_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where words start, and the first place after each."""
     is_letter = np.zeros(len(kinds_C) + 2, bool)
-    np.equal(kinds_C, _LETTER, out=is_letter[1:-1])
+    np.equal(kinds_C, LETTER, out=is_letter[1:-1])
     edges = np.flatnonzero(is_letter[1:] != is_letter[:-1])
     starts_W, ends_W = edges[::2], edges[1::2]
-    alone = np.flatnonzero(kinds_C == _WORD)
+    alone = np.flatnonzero(kinds_C == WORD)
     if not len(alone):
         return starts_W, ends_W
     # Words do not overlap: their ends are in the order of their starts.
     return np.sort(np.append(starts_W, alone)), np.sort(np.append(ends_W, alone + 1))
 
 
-def _hash_words(
+def hash_spans(
     codes_C: np.ndarray, starts_W: np.ndarray, ends_W: np.ndarray, sums_C1: np.ndarray
 ) -> np.ndarray:
-    """Polynomials modulo 2**64 in the words' code points, as differences of one running sum.
+    """Return hashes of spans of code points: uint64 [W], 0 for an empty span.
+
+    They are polynomials modulo 2**64, taken as differences of one running sum.
 
     Args:
-        sums_C1: what is written over to hold that sum.
+        codes_C: at most as many as a chunk has.
+        starts_W, ends_W: the spans.
+        sums_C1: uint64, scratch space for that sum.
     """
     powers, inverses = _powers()
     sums_C1[0] = 0
     # One more than the code point, so that no word is a prefix of zeros of another.
     np.multiply(codes_C + codes_C.dtype.type(1), powers[: len(codes_C)], out=sums_C1[1:])
     np.cumsum(sums_C1[1:], out=sums_C1[1:])
-    return _mix((sums_C1[ends_W] - sums_C1[starts_W]) * inverses[starts_W])
+    return mix((sums_C1[ends_W] - sums_C1[starts_W]) * inverses[starts_W])
 
 
-def _mix(hashes: np.ndarray) -> np.ndarray:
-    """Every input bit to every output bit: the finaliser of splitmix64 (Steele et al. 2014)."""
+def mix(hashes: np.ndarray) -> np.ndarray:
+    """Spread every input bit over all output bits: splitmix64's finaliser (Steele et al. 2014)."""
     hashes = hashes ^ (hashes >> np.uint64(30))
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
     hashes ^= hashes >> np.uint64(27)
@@ -234,21 +238,21 @@ def _powers() -> tuple[np.ndarray, np.ndarray]:
 
 def _kind_of(category: str) -> int:
     """Of a character, by Unicode's name for its category."""
-    return _LETTER if category[0] in "LMN" or category == "Pc" else _SEPARATOR
+    return LETTER if category[0] in "LMN" or category == "Pc" else SEPARATOR
 
 
 @functools.cache
-def _unicode_kinds() -> np.ndarray:
+def unicode_kinds() -> np.ndarray:
     """Letters, marks (vowel signs are), numbers and connectors make words."""
     kinds = table_of(lambda character: _kind_of(unicodedata.category(character)))
     for first, last in _SCRIPTS_WITHOUT_SPACES:
         block = kinds[first : last + 1]
-        block[block == _LETTER] = _WORD
+        block[block == LETTER] = WORD
     return kinds
 
 
 @functools.cache
 def _space_kinds() -> np.ndarray:
-    kinds = np.full(sys.maxunicode + 1, _LETTER, np.uint8)
-    kinds[[code for code in range(0x3001) if chr(code).isspace()]] = _SEPARATOR
+    kinds = np.full(sys.maxunicode + 1, LETTER, np.uint8)
+    kinds[[code for code in range(0x3001) if chr(code).isspace()]] = SEPARATOR
     return kinds

@@ -28,10 +28,36 @@ TEXT = st.lists(
         ("name=joe@x.org&more", "name=E&more"),
         ("user@host, @handle, npm i pkg@1.2.3, a@b", None),
         ("a @ b.org, @b.org", None),
+        ("it's o'brien@x.org's, 'a'+'b.c@x.org'", "it's E's, 'a'+'E'"),
+        ("mailto:%20joe@x.org%3E foo--joe@x.org_", "mailto:%20E%3E foo--E_"),
+        ("联系joe@x.org获取更多信息，用户@例子.公司", "联系E获取更多信息，E"),
+        ("@property\n@app.route('/')\n@pytest.mark.slow", None),
+        ("lodash@4.17.21.tgz pkg@1.2.3-beta.rc @types/node@18.1.0 logo@2x.png", None),
+        ("root@web-1:~# user@host:~$ user@10.0.0.1:22 c = A@B.T", None),
+        (f"{'a' * 65}@x.org", None),
     ],
 )
 def test_email_addresses(text, left):
     assert replace_emails(text, "E")[0] == (text if left is None else left)
+
+
+# What prose, code, YAML, Markdown, HTML, logs and URLs put before and after an address.
+BEFORE = """' " ` “ ‘ « ( [ { < > | = : ; , . ... - -- – + % * ** _ __ ~ # / \\ ! ? & $ ^ @ 。 「
+mailto: email=' email: - = [link](mailto: <a&#32;href="mailto: &lt; &quot; &#39; &nbsp; from=< rcpt:
+'x',' f' [INFO] %20 %3C""".split()  # noqa: SIM905
+AFTER = """' " ` ” ’ » ) ] } > < | = : ; , . ... - -- – + % * ** _ __ ~ # / \\ ! ? & $ ^ 。 」 's
+', '] ?subject=x ">joe</a> &gt; &quot; &#39; &nbsp; \\n %3E -2024 ), _2""".split()  # noqa: SIM905
+
+
+@given(
+    st.sampled_from([*BEFORE, "", " ", "\n", "\t"]),
+    st.sampled_from(["jane.doe", "j", "joe+x", "o'brien", "a-b", "x%y", "jürgen", "j_d"]),
+    st.sampled_from(["corp.example.org", "b.co", "e-f.museum", "müller.de", "163.com"]),
+    st.sampled_from([*AFTER, "", " ", "\n", "\t"]),
+)
+@settings(max_examples=1000)
+def test_an_address_goes_and_its_delimiters_stay(before, local, host, after):
+    assert replace_emails(f"{before}{local}@{host}{after}", "E") == (f"{before}E{after}", 1)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +128,9 @@ def test_a_replacement_is_taken_as_it_is():
     assert replace_emails("a@b.org", r"\1\g<0>")[0] == r"\1\g<0>"
 
 
-@pytest.mark.parametrize("unit", ["a", "a.", "a@", "1.", "1.2.", ":", "a:", "2606:", "@a.", "a@b."])
+@pytest.mark.parametrize(
+    "unit", ["a", "a.", "a@", "1.", "1.2.", ":", "a:", "2606:", "@a.", "a@b.", "a'", "a-", "'a"]
+)
 def test_time_grows_with_length_and_not_with_its_square(unit):
     """200,000 characters take seconds if a pattern is read again from each of its places."""
     text = unit * (200_000 // len(unit))

@@ -1,10 +1,10 @@
 """The stage that collects what the comparison needs of documents in candidate clusters.
 
-Sets of shingles go to a file that is mapped into memory, so that a comparison reads only the
-sets it asks for, however large a cluster is.
+Sets of shingles and of passages go to files that are mapped into memory, so that a comparison reads
+only the sets it asks for, however large a cluster is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import pyarrow as pa
 from jaxgpt.corpus.document import shorten
 from jaxgpt.corpus.exact_duplicates import HASH_BYTES
 from jaxgpt.corpus.near_duplicates.joining import CLUSTERS_NAME, DOCUMENTS_NAME, GROUPS_NAME
+from jaxgpt.corpus.near_duplicates.passages import write_passages
 from jaxgpt.corpus.near_duplicates.shingles import shingle
 from jaxgpt.corpus.near_duplicates.signing import SignedPartition
 from jaxgpt.corpus.near_duplicates.tables import map_table, write_table
 from jaxgpt.mapped_files import map_array, map_npy
 
 SHINGLES_NAME = "shingles.u64"
+PASSAGES_NAME = "passages.u64"
 MEMBERS_NAME = "members.arrow"
 MEMBERS_SCHEMA = pa.schema(
     {
@@ -28,6 +30,8 @@ MEMBERS_SCHEMA = pa.schema(
         "group": pa.int64(),
         "first_shingle": pa.int64(),
         "num_shingles": pa.int64(),
+        "first_passage": pa.int64(),
+        "num_passages": pa.int64(),
         "hash": pa.binary(HASH_BYTES),
         "id": pa.string(),
         "location": pa.string(),
@@ -50,6 +54,7 @@ def collect_members(
 
     members.arrow: rows as MEMBERS_SCHEMA, sorted by group; `text` is the beginning of the text.
     shingles.u64: their sets of shingles, each sorted; `first_shingle` is the place in the file.
+    passages.u64: the same of their passages.
     """
     documents = map_npy(connected / DOCUMENTS_NAME)
     start, stop = np.searchsorted(documents, (signed.first, signed.stop))
@@ -62,9 +67,12 @@ def collect_members(
             ("group", GROUPS_NAME),
         )
     }
-    sizes, stored, beginnings = [], [], []
+    num_shingles, num_passages, stored, beginnings = [], [], [], []
     row = 0
-    with open(folder / SHINGLES_NAME, "wb") as file:
+    with (
+        open(folder / SHINGLES_NAME, "wb") as shingles_file,
+        open(folder / PASSAGES_NAME, "wb") as passages_file,
+    ):
         for batch in signed.partition.batches((*_STORED, "text")) if len(rows_N) else ():
             first, end = np.searchsorted(rows_N, (row, row + batch.num_rows))
             chosen = batch.take(pa.array(rows_N[first:end] - row))
@@ -72,18 +80,20 @@ def collect_members(
             shingles = shingle(texts, ngram)
             for document in range(len(texts)):
                 hashes = shingles.unique(document)
-                sizes.append(len(hashes))
-                file.write(hashes.astype("<u8").tobytes())
+                num_shingles.append(len(hashes))
+                shingles_file.write(hashes.astype("<u8").tobytes())
+            for passages in write_passages(texts, ngram):
+                num_passages.append(len(passages))
+                passages_file.write(passages.astype("<u8").tobytes())
             stored.append(chosen.select(_STORED))
             beginnings += map(shorten, texts)
             row += batch.num_rows
             advance(sum(batch.column("num_bytes").to_pylist()))
-    sizes_N = np.array(sizes, np.int64)
     names = pa.Table.from_batches(stored, pa.schema([MEMBERS_SCHEMA.field(n) for n in _STORED]))
     columns = {
         **table,
-        "first_shingle": np.cumsum(sizes_N) - sizes_N,
-        "num_shingles": sizes_N,
+        **_places("shingle", num_shingles),
+        **_places("passage", num_passages),
         **{name: names[name] for name in _STORED},
         "text": beginnings,
     }
@@ -93,12 +103,19 @@ def collect_members(
     return {"num_documents": len(rows_N)}
 
 
+def _places(name: str, sizes: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the columns that say where the sets of one kind are in their file."""
+    sizes_N = np.array(sizes, np.int64)
+    return {f"first_{name}": np.cumsum(sizes_N) - sizes_N, f"num_{name}s": sizes_N}
+
+
 class Collected:
     """What `collect_members` has written for a partition, read lazily."""
 
     def __init__(self, folder: Path) -> None:
         self._members = map_table(folder / MEMBERS_NAME)
         self._shingles = map_array(folder / SHINGLES_NAME, "<u8")
+        self._passages = map_array(folder / PASSAGES_NAME, "<u8")
 
     def members(self, group: int) -> pa.Table:
         """Those of one group, rows as MEMBERS_SCHEMA."""
@@ -109,3 +126,7 @@ class Collected:
     def shingles(self, first: int, num: int) -> np.ndarray:
         """One set of shingles: uint64, sorted."""
         return self._shingles[first : first + num]
+
+    def passages(self, first: int, num: int) -> np.ndarray:
+        """Return one set of passages: uint64, sorted."""
+        return self._passages[first : first + num]

@@ -2,11 +2,11 @@
 
 Documents are taken in an order that depends on nothing but themselves. One that has not been
 removed stays for good and judges the documents after it that share a band with it: those at
-least as similar as the threshold are removed in its favour. So a kept document is never removed,
-a removed one is similar to the very document that is kept for it, a cluster always keeps its
-first member, and the result does not depend on the order of the input. Without the exact
-comparison shared bands, and similarity passed on from document to document, have removed whole
-collections.
+least as similar as the threshold, and written alike, are removed in its favour. So a kept document
+is never removed, a removed one is similar to the very document that is kept for it, a cluster
+always keeps its first member, and the result does not depend on the order of the input. Without
+the exact comparison shared bands, and similarity passed on from document to document, have removed
+whole collections.
 
 Axes: N members in order of rank, B bands, K permutations, C documents that are compared.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from jaxgpt.corpus.near_duplicates.minhash import estimate_similarity
+from jaxgpt.corpus.near_duplicates.passages import words_of
 
 # In a bucket of very many documents that only share a band, further ones are not compared.
 MAX_JUDGES = 64
@@ -24,6 +25,8 @@ MAX_JUDGES = 64
 _BLOCK_SHINGLES = 1 << 20
 # Standard errors that the estimate may lie below the threshold; 3e-5 of duplicates lie lower.
 _MARGIN_ERRORS = 4
+# The share of passages with the same words that must be written the same.
+MIN_AGREEMENT = 0.95
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,8 @@ class Members:
         signatures_NK: MinHash signatures; may be mapped from a file.
         num_shingles_N: sizes of the sets of shingles.
         shingles_of: the sorted, unique shingle hashes of a member.
+        num_passages_N: sizes of the sets of passages; 0 for prose, which has none.
+        passages_of: the sorted, unique passages of a member.
         num_fixed: so many, the first, stay whatever they are like: they belong to a dataset that
             exists already.
     """
@@ -43,6 +48,8 @@ class Members:
     signatures_NK: np.ndarray
     num_shingles_N: np.ndarray
     shingles_of: Callable[[int], np.ndarray]
+    num_passages_N: np.ndarray
+    passages_of: Callable[[int], np.ndarray]
     num_fixed: int = 0
 
 
@@ -54,6 +61,7 @@ class Elected:
         kept_N: int64, the member that is kept for each; itself, if it stays.
         similarity_N: float64, exact Jaccard similarity with that one.
         num_compared: pairs whose shingles were compared.
+        num_differing: pairs that are similar enough but differ in case or symbols.
         num_cut: times that a pair sharing a band was passed over, because its bucket had had
             MAX_JUDGES judges; another band may have brought it together.
     """
@@ -61,6 +69,7 @@ class Elected:
     kept_N: np.ndarray
     similarity_N: np.ndarray
     num_compared: int
+    num_differing: int
     num_cut: int
 
 
@@ -87,7 +96,7 @@ def elect(members: Members, threshold: float) -> Elected:
     num = len(members.keys_NB)
     buckets = _Buckets(members.keys_NB, members.num_fixed)
     kept_N, similarity_N = np.arange(num), np.ones(num)
-    num_compared = num_cut = 0
+    num_compared = num_differing = num_cut = 0
     for judge in range(num):
         if kept_N[judge] != judge:
             continue
@@ -99,12 +108,19 @@ def elect(members: Members, threshold: float) -> Elected:
         num_compared += len(rivals)
         similarity_C = _exact_similarity(members, judge, rivals)
         is_duplicate_C = similarity_C >= threshold
+        is_written_alike = _is_written_alike(members, judge, rivals[is_duplicate_C])
+        num_differing += int((~is_written_alike).sum())
+        is_duplicate_C[is_duplicate_C] = is_written_alike
         removed = rivals[is_duplicate_C]
         kept_N[removed] = judge
         similarity_N[removed] = similarity_C[is_duplicate_C]
         buckets.decide(removed)
     return Elected(
-        kept_N=kept_N, similarity_N=similarity_N, num_compared=num_compared, num_cut=num_cut
+        kept_N=kept_N,
+        similarity_N=similarity_N,
+        num_compared=num_compared,
+        num_differing=num_differing,
+        num_cut=num_cut,
     )
 
 
@@ -164,15 +180,54 @@ def _promising(members: Members, judge: int, rivals: np.ndarray, threshold: floa
 def _exact_similarity(members: Members, judge: int, rivals: np.ndarray) -> np.ndarray:
     """Jaccard similarity of the sets of shingles of the judge and each rival: float64 [C]."""
     own = members.shingles_of(judge)
-    shared = [np.zeros(0, np.int64)]
-    for block in _blocks(members.num_shingles_N[rivals]):
-        sets = [members.shingles_of(int(rival)) for rival in rivals[block]]
-        hashes = np.concatenate(sets)
-        places = np.minimum(np.searchsorted(own, hashes), len(own) - 1)
-        starts = np.cumsum([0, *(len(shingles) for shingles in sets[:-1])])
-        shared.append(np.add.reduceat((own[places] == hashes).astype(np.int64), starts))
-    shared_C = np.concatenate(shared)
-    return shared_C / (len(own) + members.num_shingles_N[rivals] - shared_C)
+    sizes_C = members.num_shingles_N[rivals]
+    shared_C = np.zeros(len(rivals), np.int64)
+    for block, hashes, starts in _sets(members.shingles_of, rivals, sizes_C):
+        shared_C[block] = _count(_is_among(hashes, own), starts)
+    return shared_C / (len(own) + sizes_C - shared_C)
+
+
+def _is_written_alike(members: Members, judge: int, rivals: np.ndarray) -> np.ndarray:
+    """Return whether case and symbols of each rival agree with those of the judge: bool [C].
+
+    Of the passages of a rival whose words the judge has too, a share of at least MIN_AGREEMENT
+    must be in the judge's text as they are. Prose agrees with every text.
+    """
+    is_alike_C = np.ones(len(rivals), bool)
+    with_passages = np.flatnonzero(members.num_passages_N[rivals])
+    if not members.num_passages_N[judge] or not len(with_passages):
+        return is_alike_C
+    own = members.passages_of(judge)
+    own_words = words_of(own)
+    writing = rivals[with_passages]
+    for block, passages, starts in _sets(
+        members.passages_of, writing, members.num_passages_N[writing]
+    ):
+        num_written = _count(_is_among(passages, own), starts)
+        num_words = _count(_is_among(words_of(passages), own_words), starts)
+        is_alike = (num_words > 0) & (num_written >= MIN_AGREEMENT * num_words)
+        is_alike_C[with_passages[block]] = is_alike
+    return is_alike_C
+
+
+def _sets(
+    set_of: Callable[[int], np.ndarray], members: np.ndarray, sizes: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield some members, their sets one after the other, and where each begins."""
+    for block in _blocks(sizes):
+        sets = [set_of(int(member)) for member in members[block]]
+        starts = np.cumsum([0, *(len(each) for each in sets[:-1])])
+        yield block, np.concatenate(sets), starts
+
+
+def _is_among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return whether each hash is one of the known, sorted ones."""
+    return known[np.minimum(np.searchsorted(known, hashes), len(known) - 1)] == hashes
+
+
+def _count(is_counted: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return how many are counted in each set; none is empty."""
+    return np.add.reduceat(is_counted.astype(np.int64), starts)
 
 
 def _blocks(sizes: np.ndarray) -> Iterator[slice]:

@@ -3,7 +3,7 @@
 sign_partition      a partition -> signatures, sorted band keys
 join_keys           a range of keys of all partitions -> edges
 connect_documents   all edges -> candidate clusters, in groups
-collect_members     a partition -> shingles of its documents in clusters
+collect_members     a partition -> shingles and passages of its documents in clusters
 verify_group        a group of clusters -> who goes, and for whom
 settle_partition    a partition -> which of its documents are kept
 """
@@ -177,6 +177,7 @@ def _report(connected: Done, verified: Sequence[Done], settled: list[Done]) -> N
         "num_clusters": connected.result["num_clusters"],
         "largest_cluster": connected.result["largest_cluster"],
         "num_compared": sum(done.result["num_compared"] for done in verified),
+        "num_differing": sum(done.result["num_differing"] for done in verified),
         "num_cut": sum(done.result["num_cut"] for done in verified),
     }
     if counts["num_cut"]:

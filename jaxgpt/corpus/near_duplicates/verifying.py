@@ -54,12 +54,13 @@ def verify_group(
     group_files = _Group(signed, collected, group)
     table = group_files.members
     kept_N, similarity_N = np.arange(len(table)), np.ones(len(table))
-    counts = {"num_compared": 0, "num_cut": 0}
+    counts = {"num_compared": 0, "num_differing": 0, "num_cut": 0}
     for places in group_files.clusters_by_rank(num_fixed):
         elected = _elect(group_files, places, num_fixed, config)
         kept_N[places] = places[elected.kept_N]
         similarity_N[places] = elected.similarity_N
         counts["num_compared"] += elected.num_compared
+        counts["num_differing"] += elected.num_differing
         counts["num_cut"] += elected.num_cut
         advance(0)
     removed = np.flatnonzero(kept_N != np.arange(len(table)))
@@ -91,6 +92,8 @@ def _elect(
         signatures_NK=signatures,
         num_shingles_N=group.num_shingles_N[places],
         shingles_of=lambda member: group.shingles(places[member]),
+        num_passages_N=group.num_passages_N[places],
+        passages_of=lambda member: group.passages(places[member]),
         num_fixed=int((group.documents_N[places] < num_fixed).sum()),
     )
     return elect(members, config.threshold)
@@ -108,6 +111,8 @@ class _Group:
         self.documents_N = self.members["document"].to_numpy()
         self.num_shingles_N = self.members["num_shingles"].to_numpy()
         self._first_shingle_N = self.members["first_shingle"].to_numpy()
+        self.num_passages_N = self.members["num_passages"].to_numpy()
+        self._first_passage_N = self.members["first_passage"].to_numpy()
         firsts = [partition.first for partition in signed]
         # Empty partitions share their first number with the next one, which is the right one.
         self._partition_N = np.searchsorted(firsts, self.documents_N, "right") - 1
@@ -143,3 +148,8 @@ class _Group:
         """The set of shingles of one member."""
         collected = self._collected[self._partition_N[place]]
         return collected.shingles(self._first_shingle_N[place], self.num_shingles_N[place])
+
+    def passages(self, place: int) -> np.ndarray:
+        """Return the set of passages of one member."""
+        collected = self._collected[self._partition_N[place]]
+        return collected.passages(self._first_passage_N[place], self.num_passages_N[place])

@@ -22,7 +22,8 @@ SETS = st.lists(
 )
 
 
-def members_of(sets, keys=None, num_fixed=0) -> Members:
+def members_of(sets, keys=None, num_fixed=0, passages=None) -> Members:
+    passages = passages or [np.zeros(0, np.uint64)] * len(sets)
     hashes = [
         np.unique(
             np.array([place * 0x1E3779B97F4A7C15 % (1 << 63) for place in sorted(one)]).view(
@@ -38,6 +39,8 @@ def members_of(sets, keys=None, num_fixed=0) -> Members:
         signatures_NK=signatures,
         num_shingles_N=np.diff(offsets),
         shingles_of=lambda member: hashes[member],
+        num_passages_N=np.array([len(each) for each in passages]),
+        passages_of=lambda member: passages[member],
         num_fixed=num_fixed,
     )
 
@@ -108,6 +111,42 @@ def test_similarity_is_not_passed_on():
     assert 0 < len(removals(elected)) < len(chain) - 1
     for number, judge in removals(elected).items():
         assert abs(number - judge) == 1
+
+
+def passages_of(writing: str) -> np.ndarray:
+    """As many passages as letters; each place has words of its own, the letter is how they are."""
+    places = np.arange(1, len(writing) + 1, dtype=np.uint64) << np.uint64(32)
+    return places | np.frombuffer(writing.encode(), np.uint8).astype(np.uint64)
+
+
+@given(
+    st.lists(st.text("ab", min_size=40, max_size=40), min_size=1, max_size=8),
+    st.integers(0, 4),
+    st.integers(1, 60),
+)
+def test_of_equal_words_only_those_go_that_are_written_alike(writings, num_prose, block):
+    writings = [*dict.fromkeys(writings), *("a" * 39 + letter for letter in "cd")]
+    sets = [frozenset(range(30))] * (len(writings) + num_prose)
+    passages = [passages_of(each) for each in writings] + [passages_of("")] * num_prose
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(election, "_BLOCK_SHINGLES", block)
+        elected = elect(members_of(sets, passages=passages), 0.7)
+    kept: list[int] = []
+    for number, writing in enumerate(writings):
+        # 38 of 40 are 95 %.
+        judges = [judge for judge in kept if sum(map(str.__eq__, writing, writings[judge])) >= 38]
+        assert int(elected.kept_N[number]) == (judges[0] if judges else number)
+        if not judges:
+            kept.append(number)
+    # Prose is compared by its words alone.
+    assert (elected.kept_N[len(writings) :] == 0).all()
+    assert (elected.num_differing > 0) == (len(kept) > 1)
+
+
+def test_writing_that_has_no_words_in_common_differs():
+    sets = [frozenset(range(30))] * 2
+    apart = [passages_of("aaaa"), passages_of("aaaa") + np.uint64(9 << 32)]
+    assert removals(elect(members_of(sets, passages=apart), 0.7)) == {}
 
 
 def test_copies_lose_all_but_one():
