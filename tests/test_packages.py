@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from jaxgpt.command_line import run_verb
 from jaxgpt.errors import ConfigError
@@ -141,6 +143,23 @@ def test_each_command_that_installs_an_extra_can_work_in_a_clone() -> None:
             named |= dict.fromkeys(extras.split(","))
     assert {"ray", "cuda12", "benchmark", "test"} <= set(named)
     assert not set(named) - set(EXTRAS)
+
+
+def test_the_tested_versions_are_those_that_are_allowed() -> None:
+    lines = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
+    tested = [Requirement(line) for line in lines if not line.startswith("#")]
+    environments = [{"python_full_version": f"3.{minor}.0"} for minor in (11, 12, 13)]
+    required = [Requirement(line) for line in [*PROJECT["dependencies"], *EXTRAS["test"]]]
+    for environment, requirement in itertools.product(environments, required):
+        pins = [
+            pin
+            for pin in tested
+            if canonicalize_name(pin.name) == canonicalize_name(requirement.name)
+            and (pin.marker is None or pin.marker.evaluate(environment))
+        ]
+        assert len(pins) == 1, (requirement.name, environment)
+        (pinned,) = pins[0].specifier
+        assert requirement.specifier.contains(pinned.version), requirement
 
 
 @pytest.fixture(scope="module")
