@@ -144,6 +144,10 @@ def run_verb(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
     logging.getLogger("jaxgpt").setLevel(logging.INFO)
     # Orbax logs every save as a warning, and a traceback for what we report in one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if isinstance(sys.stdout, io.TextIOWrapper) and "PYTHONIOENCODING" not in os.environ:
+        # Text and names hold characters that the locale may lack; files and programs get UTF-8.
+        encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
         # Work that can be saved installs a handler of its own; see stopping.py.
         signal.signal(signal.SIGTERM, _terminate)

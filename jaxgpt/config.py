@@ -68,7 +68,7 @@ def load_config(path: str | Path, expected: type[T]) -> T:
         raise UsageError(f"no config file at {path}{describe_nearby_configs(path)}")
     if path.suffix == ".json":
         # A run folder's config.json wraps the config: {"version": ..., "config": ...}.
-        data = _parse(path.read_text())
+        data = _parse(path.read_text("utf-8"))
         wrapped = isinstance(data, dict) and TYPE_KEY not in data and "config" in data
         return from_dict(data["config"] if wrapped else data, expected)
     try:

@@ -157,7 +157,7 @@ class FolderLock:
     def __enter__(self) -> "FolderLock":
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._folder / ".lock", "a+")
+            self._file = open(self._folder / ".lock", "a+", encoding="utf-8")
         except OSError as error:
             raise UsageError(
                 f"cannot write to {self._folder}: {error.strerror}; choose a writable folder"

@@ -187,8 +187,8 @@ def open_run(directory: str | Path, step: str = "latest") -> Run:
         raise UsageError(f"no run folder at {directory}{describe_nearby_runs(directory)}")
     check_run_files(directory)
     try:
-        envelope = json.loads((directory / "config.json").read_text())
-        lineage = json.loads((directory / "lineage.json").read_text())
+        envelope = json.loads((directory / "config.json").read_text("utf-8"))
+        lineage = json.loads((directory / "lineage.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         if is_machine_error(error):
             raise

@@ -45,9 +45,9 @@ def check_folder_is_shared(run_dir: Path) -> None:
         UsageError: this host sees another one, or none.
     """
     lock = run_dir / ".lock"
-    owner = share("the run folder", lock.read_text() if is_first_host() else None)
+    owner = share("the run folder", lock.read_text("utf-8") if is_first_host() else None)
     deadline = time.monotonic() + _SHARED_SECONDS
-    while not (lock.is_file() and lock.read_text() == owner):
+    while not (lock.is_file() and lock.read_text("utf-8") == owner):
         if time.monotonic() > deadline:
             raise UsageError(
                 f"{run_dir} is not the folder that host 0 writes ({owner}); give a --run-dir on a "
@@ -66,7 +66,7 @@ def read_lineage(run_dir: Path) -> dict[str, Any]:
     """
     check_run_files(run_dir, ("lineage.json",))
     try:
-        return json.loads((run_dir / "lineage.json").read_text())
+        return json.loads((run_dir / "lineage.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         if is_machine_error(error):
             raise

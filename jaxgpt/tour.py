@@ -139,7 +139,7 @@ def _run(title: str, arguments: Sequence[str]) -> str:
     with StopSignal() as stop:
         # Ctrl-C reaches the command by itself, SIGTERM is passed on; the command saves and ends.
         process = subprocess.Popen(
-            [sys.executable, *_located(arguments)], stdout=subprocess.PIPE, text=True
+            [sys.executable, *_located(arguments)], stdout=subprocess.PIPE, encoding="utf-8"
         )
         output = _wait(process, stop)
     if "--json" not in arguments:

@@ -155,7 +155,7 @@ def test_a_dataset_opens_with_all_it_holds(dataset: Path) -> None:
     assert len(train.shards) > 5
     assert opened.tokenizer_path == dataset / "tokenizer" / "tokenizer.model"
     assert opened.load_tokenizer().fingerprint == opened.manifest["tokenizer"]["sha256"]
-    assert opened.manifest == json.loads((dataset / "manifest.json").read_text())
+    assert opened.manifest == json.loads((dataset / "manifest.json").read_text("utf-8"))
     assert opened.manifest["splits"]["train"]["num_tokens"] == train.num_tokens
     assert (val.num_tokens, val.num_documents, val.num_bytes) == (0, 0, 0)
     assert val.read(0, 0).tolist() == val.document_starts(0, 0).tolist() == []
@@ -202,12 +202,12 @@ def _no_manifest(folder: Path) -> None:
 
 def _edit(*keys: Any, value: Any) -> Any:
     def edit(folder: Path) -> None:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         place = manifest
         for key in keys[:-1]:
             place = place[key]
         place[keys[-1]] = value
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
 
     return edit
 

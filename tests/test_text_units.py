@@ -14,7 +14,7 @@ from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.tokenizer_training import Kind, TokenizerConfig, train_tokenizer
 from tests.languages import AWKWARD, LANGUAGES
 
-CODE = Path(__file__).read_text()
+CODE = Path(__file__).read_text("utf-8")
 KINDS: tuple[Kind, ...] = ("bpe", "unigram", "char")
 TEXTS = [CODE, *LANGUAGES.values(), *AWKWARD.values()]
 _trained: dict[str, Tokenizer] = {}

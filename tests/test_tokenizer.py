@@ -16,7 +16,7 @@ from jaxgpt.tokenizer_training import Kind, TokenizerConfig, train_tokenizer
 from tests.languages import AWKWARD, LANGUAGES
 
 KINDS: tuple[Kind, ...] = ("bpe", "unigram", "char")
-CODE = Path(__file__).read_text()
+CODE = Path(__file__).read_text("utf-8")
 _trained: dict[Kind, Tokenizer] = {}
 
 

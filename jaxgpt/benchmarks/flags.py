@@ -174,7 +174,7 @@ def _started(flag: str, step: TrainStepBenchmark) -> Iterator[_Child]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"XLA_FLAGS": flags},
-        text=True,
+        encoding="utf-8",
     )
     try:
         yield _Child(process, step)

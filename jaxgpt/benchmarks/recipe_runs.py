@@ -89,7 +89,7 @@ class Runs:
         config = self._complete(trial.config)
         path = self.folder / "outcomes" / f"{trial.name}.json"
         if path.exists():
-            kept = json.loads(path.read_text())
+            kept = json.loads(path.read_text("utf-8"))
             if kept["config"] != to_dict(config):
                 raise MismatchError(
                     f"{path} is of another config than {trial.name} has now; choose another folder"
@@ -117,7 +117,7 @@ class Runs:
         run_dir = self.folder / "runs" / trial.name
         configs = self.folder / "configs"
         configs.mkdir(parents=True, exist_ok=True)
-        (configs / f"{trial.name}.json").write_text(to_json(config))
+        (configs / f"{trial.name}.json").write_text(to_json(config), "utf-8")
         with (configs / f"{trial.name}.log").open("wb") as log:
             code = subprocess.run(
                 [

@@ -129,7 +129,7 @@ def run_suite(
         print(f"{measure}: {_line(found[measure])}", file=sys.stderr, flush=True)
     report = SuiteReport(name, folder, found)
     for figure_name, figure in report.figures().items():
-        (folder / f"{figure_name}.svg").write_text(figure)
+        (folder / f"{figure_name}.svg").write_text(figure, "utf-8")
     return report
 
 
@@ -140,7 +140,7 @@ def _measure(arguments: Sequence[str], seconds: float) -> dict[str, Any]:
         [sys.executable, str(_TOOL), *arguments, "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )

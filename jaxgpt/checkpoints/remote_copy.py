@@ -251,7 +251,7 @@ def _identity(run_dir: Path) -> str:
     """A name of this folder that no other has; made once."""
     path = run_dir / _IDENTITY
     try:
-        return json.loads(path.read_text())["writer"]
+        return json.loads(path.read_text("utf-8"))["writer"]
     except (OSError, ValueError, KeyError):
         writer = secrets.token_hex(16)
         write_json(path, {"writer": writer})

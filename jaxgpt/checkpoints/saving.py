@@ -126,7 +126,7 @@ class Saver:
         staging = step_folders.staging_folder(self._directory, step)
         for index in range(1, jax.process_count()):
             part = staging / f"{_HASHES}{index}"
-            entries = json.loads(part.read_text())
+            entries = json.loads(part.read_text("utf-8"))
             hashes |= {path: FileHash(**entry) for path, entry in entries.items()}
             part.unlink()
         if unlike := hashes.keys() ^ set(list_files(staging)):

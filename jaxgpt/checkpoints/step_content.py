@@ -41,7 +41,7 @@ def read_document(folder: Path) -> dict[str, Any]:
     """
     if (folder / MANIFEST).exists() and (damage := find_damage(folder, (METADATA_FILE,))):
         raise ValueError(describe_damage(folder, damage))
-    document = json.loads((folder / METADATA_FILE).read_text())
+    document = json.loads((folder / METADATA_FILE).read_text("utf-8"))
     version = document["version"]
     if version not in (FORMAT_VERSION, _UNHASHED_VERSION):
         raise MismatchError(

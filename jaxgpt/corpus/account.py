@@ -131,7 +131,7 @@ def read_account(dataset: Path) -> tuple[Account, Assignment]:
     """
     path = dataset / ACCOUNT_NAME
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text("utf-8"))
         if data["version"] != VERSION:
             raise MismatchError(
                 f"{path} has format version {data['version']!r}, and this jaxgpt reads version "

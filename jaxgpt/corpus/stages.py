@@ -141,7 +141,7 @@ def carry_out(stage: Path, kernel: Kernel, task: Task, advance: Callable[[int], 
         key = task_key(stage.name, task)
         files = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
         record = {"key": key, "result": result, "files": files}
-        (temporary / _DONE).write_text(json.dumps(record))
+        (temporary / _DONE).write_text(json.dumps(record), "utf-8")
         for path in temporary.iterdir():
             _sync(path)
         sync_folder(temporary)
@@ -167,7 +167,7 @@ def _reuse(stage: Path, task: Task) -> Done | None:
     """The result of an earlier run of this very task, if all of its files are as written."""
     folder = stage / task.name
     try:
-        record = json.loads((folder / _DONE).read_text())
+        record = json.loads((folder / _DONE).read_text("utf-8"))
         if record["key"] != task_key(stage.name, task):
             return None
         if any(_checksum(folder / name) != sum for name, sum in record["files"].items()):

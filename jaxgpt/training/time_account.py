@@ -163,7 +163,7 @@ class TimeAccount:
         if self._path is None:
             return
         try:
-            document = json.loads(self._path.read_text())
+            document = json.loads(self._path.read_text("utf-8"))
             if document["version"] != FORMAT_VERSION:
                 return
             self._seconds |= {name: float(document["seconds"][name]) for name in PURPOSES}
@@ -184,7 +184,7 @@ def process_start() -> float:
     Where the kernel does not tell (it does on Linux), the moment of the call.
     """
     try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        fields = Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - started
     except (OSError, ValueError, IndexError, AttributeError):

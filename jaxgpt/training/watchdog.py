@@ -111,7 +111,7 @@ class Watchdog:
     def _write_down(self, purpose: str, idle: float) -> None:
         self._account.write()
         name = time.strftime(f"stacks-%Y%m%d-%H%M%S-{os.getpid()}.txt", time.gmtime())
-        with open(self._run_dir / name, "w") as file:
+        with open(self._run_dir / name, "w", encoding="utf-8") as file:
             faulthandler.dump_traceback(file, all_threads=True)
         event = {
             "event": "hang",
@@ -120,5 +120,5 @@ class Watchdog:
             "seconds": round(idle, 1),
             "stacks": name,
         }
-        with open(self._run_dir / "events.jsonl", "a") as file:
+        with open(self._run_dir / "events.jsonl", "a", encoding="utf-8") as file:
             file.write(record_line(event))

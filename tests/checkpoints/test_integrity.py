@@ -146,7 +146,7 @@ def test_what_the_storage_does_not_give_back_is_an_error(folder, monkeypatch):
 
 
 def test_the_manifest_is_plain_json(folder):
-    content = json.loads((folder / MANIFEST).read_text())
+    content = json.loads((folder / MANIFEST).read_text("utf-8"))
     assert content["files"]["a"]["bytes"] == 5
     assert len(content["files"]["a"]["hash"]) == 32
 

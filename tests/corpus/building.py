@@ -79,5 +79,5 @@ def make_corpus(folder, seed=0):
         {"text": "caf\u0000e\r\n"},
     )
     for i in range(20):
-        Path(f"{folder}/sub/{i}.txt").write_text(chooser.choice(texts) + "\n")
+        Path(f"{folder}/sub/{i}.txt").write_text(chooser.choice(texts) + "\n", "utf-8")
     return texts

@@ -20,7 +20,7 @@ WORDS = [f"word{number}" for number in range(40)]
 
 
 def write(path: Path, *items) -> str:
-    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    path.write_text("".join(json.dumps(item) + "\n" for item in items), "utf-8")
     return str(path)
 
 

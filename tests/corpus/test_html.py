@@ -116,8 +116,8 @@ def test_the_main_text_of_21_000_elements_is_found_in_seconds():
 
 def test_a_page_beyond_the_limit_is_counted_with_its_own_reason(tmp_path):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.html").write_text("<html><body>" + "<p>word</p>" * 100)
-    (tmp_path / "in" / "b.html").write_text(PAGE)
+    (tmp_path / "in" / "a.html").write_text("<html><body>" + "<p>word</p>" * 100, "utf-8")
+    (tmp_path / "in" / "b.html").write_text(PAGE, "utf-8")
     (tmp_path / "out").mkdir()
     plan = ReadPlan(
         sources=SourcesConfig(max_page_elements=50),

@@ -56,7 +56,7 @@ def test_of_a_larger_corpus_a_sample_is_measured(monkeypatch, partition_bytes):
         for fate in FATES:
             for name, number in measures[measure][fate].items():
                 assert number <= whole["measures"][measure][fate][name]
-    assert "A sample was measured" in Path("out/report.html").read_text()
+    assert "A sample was measured" in Path("out/report.html").read_text("utf-8")
 
 
 def test_bins_are_those_of_the_text():
@@ -94,7 +94,7 @@ def test_extremes_show_what_training_sees():
         near_duplicates=replace(CONFIG.near_duplicates, enabled=False),
     )
     build_dataset(["a.jsonl"], Path("out"), config)
-    page = Path("out/report.html").read_text()
+    page = Path("out/report.html").read_text("utf-8")
     assert "compress best" in page
     assert "nobody@example.com" in page
     assert "mail.org" not in page

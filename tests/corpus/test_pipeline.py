@@ -125,7 +125,7 @@ def test_a_finished_dataset_holds_what_the_contract_says_and_no_more():
         "val/shard-00000.bin",
         "val/shard-00000.idx.npy",
     ]
-    assert json.loads(Path("out/manifest.json").read_text()) == manifest
+    assert json.loads(Path("out/manifest.json").read_text("utf-8")) == manifest
     assert {"version", "fingerprint", "tokenizer", "dtype", "splits", "sources"} < set(manifest)
     assert manifest["settings"]["tokenizer"]["kind"] == "char"
     TokenDataset.open("out").verify()
@@ -214,7 +214,7 @@ def test_a_given_tokenizer_that_is_none_is_refused_before_anything_is_read():
 
 def test_one_document_is_divided_between_the_splits_and_the_manifest_says_so():
     text = "It was the best of times. " * 40
-    Path("a.txt").write_text(text)
+    Path("a.txt").write_text(text, "utf-8")
     manifest = build_dataset(["a.txt"], Path("out"), CONFIG)
     stored = stored_texts("out")
     assert stored["train"][0] + stored["val"][0] == text
@@ -223,13 +223,13 @@ def test_one_document_is_divided_between_the_splits_and_the_manifest_says_so():
 
 
 def test_tail_split_of_a_corpus_of_one_text():
-    Path("a.txt").write_text("0123456789" * 100)
+    Path("a.txt").write_text("0123456789" * 100, "utf-8")
     build_dataset(["a.txt"], Path("out"), replace(CONFIG, split=TailSplit(val_fraction=0.1)))
     assert stored_texts("out") == {"train": ["0123456789" * 90], "val": ["0123456789" * 10]}
 
 
 def test_text_too_short_to_hold_any_out():
-    Path("a.txt").write_text("x")
+    Path("a.txt").write_text("x", "utf-8")
     with pytest.raises(BadInputError, match="validation"):
         build_dataset(["a.txt"], Path("out"), CONFIG)
 
@@ -256,7 +256,7 @@ def test_a_latin1_text_is_repaired_and_one_of_binary_rubbish_is_dropped():
     accented = ("A caf\xe9 in the rain. " + "Nothing else is special here. " * 5).encode("latin-1")
     Path("a.txt").write_bytes(accented)
     Path("b.txt").write_bytes(bytes(range(128, 256)) * 10)
-    Path("c.txt").write_text("a third text")
+    Path("c.txt").write_text("a third text", "utf-8")
     manifest = build_dataset(["a.txt", "b.txt", "c.txt"], Path("out"), CONFIG)
     assert manifest["counts"]["dropped"] == {"invalid_utf8": 1}
     assert manifest["repaired"]["invalid_bytes"] == {"documents": 2, "places": 1281}
@@ -329,16 +329,16 @@ def test_other_settings_into_a_finished_dataset_are_refused(changes, said):
 def test_other_input_into_a_finished_dataset_is_refused():
     make_corpus("in")
     build_dataset(["in"], Path("out"), CONFIG)
-    Path("in/new.txt").write_text("a new document")
+    Path("in/new.txt").write_text("a new document", "utf-8")
     with pytest.raises(MismatchError, match=r"in/new\.txt is input here, not there"):
         build_dataset(["in"], Path("out"), CONFIG)
     Path("in/new.txt").unlink()
-    text = Path("in/sub/0.txt").read_text()
-    Path("in/sub/0.txt").write_text("X" + text[1:])
+    text = Path("in/sub/0.txt").read_text("utf-8")
+    Path("in/sub/0.txt").write_text("X" + text[1:], "utf-8")
     with pytest.raises(MismatchError, match=r"in/sub/0\.txt has changed"):
         build_dataset(["in"], Path("out"), CONFIG)
     # Only the time differs: that is the same input.
-    Path("in/sub/0.txt").write_text(text)
+    Path("in/sub/0.txt").write_text(text, "utf-8")
     os.utime("in/sub/0.txt", ns=(1, 1))
     build_dataset(["in"], Path("out"), CONFIG)
 
@@ -346,10 +346,10 @@ def test_other_input_into_a_finished_dataset_is_refused():
 def test_a_folder_that_is_something_else_is_refused():
     make_corpus("in")
     Path("home").mkdir()
-    Path("home/letter.odt").write_text("precious")
+    Path("home/letter.odt").write_text("precious", "utf-8")
     with pytest.raises(UsageError, match=r"letter\.odt"):
         build_dataset(["in"], Path("home"), CONFIG)
-    assert Path("home/letter.odt").read_text() == "precious"
+    assert Path("home/letter.odt").read_text("utf-8") == "precious"
 
 
 def test_a_second_builder_is_refused():
@@ -369,7 +369,7 @@ def test_changed_settings_or_input_between_interruption_and_continuation(monkeyp
         with pytest.raises(KeyboardInterrupt):
             build_dataset(["in"], Path("1/out"), CONFIG)
     assert not Path("1/out/manifest.json").exists()
-    Path("in/new.txt").write_text("a document that came in between")
+    Path("in/new.txt").write_text("a document that came in between", "utf-8")
     config = replace(CONFIG, seed=7, split=HashSplit(val_fraction=0.4))
     build_dataset(["in"], Path("1/out"), config)
     build_dataset(["in"], Path("2/out"), config)

@@ -19,7 +19,7 @@ def texts_of(folder: Path, **config: float) -> list[str]:
 def test_all_files_are_read_in_order_and_repaired(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\0" + 200 * b"." + b"\xff")
     records = [{"text": "first"}, {"text": "second \ud800" + 200 * "."}]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)), "utf-8")
     assert texts_of(tmp_path) == [
         "first",
         "second \ufffd" + 200 * ".",
@@ -28,7 +28,7 @@ def test_all_files_are_read_in_order_and_repaired(tmp_path: Path) -> None:
 
 
 def test_too_many_bad_records_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"text": \n{"text": "good"}\n')
+    (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"text": \n{"text": "good"}\n', "utf-8")
     (tmp_path / "b.txt").write_bytes(b"\x80\x81\x82 not text")
     assert texts_of(tmp_path, max_bad_share=0.5) == ["good", "good"]
     with pytest.raises(BadInputError, match=r"2 of 4 records are bad .*a.jsonl:2: malformed_json"):

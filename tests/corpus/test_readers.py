@@ -340,7 +340,7 @@ def test_parquet_with_a_damaged_row_group_keeps_the_others(read, tmp_path):
 
 def test_a_file_that_vanishes_is_one_bad_record(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "a.txt").write_text("text", "utf-8")
     (file,) = find_inputs(["a.txt"], tmp_path / "out").files
     (tmp_path / "a.txt").unlink()
     reader = FileReader(file, SourcesConfig())
@@ -443,7 +443,7 @@ def test_archives_are_not_unpacked_whatever_their_members_are_called(read, tmp_p
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("../outside.txt", "escaped")
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
-        (tmp_path / "inside.txt").write_text("escaped")
+        (tmp_path / "inside.txt").write_text("escaped", "utf-8")
         archive.add(tmp_path / "inside.txt", "../outside.txt")
     before = sorted(tmp_path.parent.iterdir())
     for name in ("a.zip", "a.tar.gz"):

@@ -82,13 +82,13 @@ def test_a_file_named_twice_or_linked_is_read_once(tree):
 def test_links_pipes_and_hidden_files_in_folders_are_passed_over(tree):
     expected = names("in")
     (tree / "elsewhere").mkdir()
-    (tree / "elsewhere" / "secret.txt").write_text("not named by the user")
+    (tree / "elsewhere" / "secret.txt").write_text("not named by the user", "utf-8")
     os.symlink(tree / "elsewhere", "in/link")
     os.symlink(tree / "elsewhere" / "secret.txt", "in/link.txt")
     os.mkfifo("in/pipe.txt")
     os.makedirs("in/.git")
-    Path("in/.git/a.txt").write_text("hidden")
-    Path("in/.b.txt").write_text("hidden")
+    Path("in/.git/a.txt").write_text("hidden", "utf-8")
+    Path("in/.b.txt").write_text("hidden", "utf-8")
     assert names("in") == expected
     assert skipped("in") == {
         "hidden": 2,
@@ -107,7 +107,7 @@ def test_a_link_that_the_user_names_is_followed(tree):
 
 def test_the_output_folder_is_no_input(tree):
     os.makedirs("in/out/train")
-    Path("in/out/report.md").write_text("a report")
+    Path("in/out/report.md").write_text("a report", "utf-8")
     assert names("in", excluded="in/out") == [n for n in names("in") if "/out/" not in n]
 
 
@@ -149,7 +149,7 @@ def test_no_input_at_all():
 
 
 def test_a_named_file_of_unknown_suffix_is_read_if_it_is_text(tree):
-    Path("enwik8").write_text("plain text")
+    Path("enwik8").write_text("plain text", "utf-8")
     assert find_inputs(["enwik8"], Path("out")).files[0].kind == "text"
     Path("archive.tar").write_bytes(b"name\0\0\0\0")
     with pytest.raises(UsageError, match=r"archive\.tar.*\.jsonl"):
@@ -235,7 +235,7 @@ def test_a_quoted_pattern_reads_the_links_it_matches_as_the_hugging_face_cache_h
     os.makedirs("hub/blobs")
     os.makedirs("hub/snapshots/1")
     for number in range(2):
-        Path(f"hub/blobs/{number:040x}").write_text(f"text {number}")
+        Path(f"hub/blobs/{number:040x}").write_text(f"text {number}", "utf-8")
         os.symlink(f"../../blobs/{number:040x}", f"hub/snapshots/1/{number}.txt")
     os.symlink("../../blobs/gone", "hub/snapshots/1/gone.txt")
     assert names("hub/snapshots/*/*.txt") == ["hub/snapshots/1/0.txt", "hub/snapshots/1/1.txt"]

@@ -45,7 +45,7 @@ def make_records() -> list[dict[str, str]]:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     lines = "".join(json.dumps(record) + "\n" for record in make_records())
-    (folder / "input.jsonl").write_text(lines)
+    (folder / "input.jsonl").write_text(lines, "utf-8")
     build_dataset([str(folder / "input.jsonl")], folder / "data", CONFIG)
     return folder / "data"
 
@@ -149,7 +149,7 @@ def test_it_tells_people_what_it_wrote(
 def test_a_folder_with_something_in_it_is_left_as_it_is(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    (tmp_path / "note.txt").write_text("mine")
+    (tmp_path / "note.txt").write_text("mine", "utf-8")
     for output in (tmp_path, tmp_path / "note.txt"):
         with pytest.raises(SystemExit) as stop:
             run_verb(
@@ -158,7 +158,7 @@ def test_a_folder_with_something_in_it_is_left_as_it_is(
         assert stop.value.code == 2
         assert "is not an empty folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
-    assert (tmp_path / "note.txt").read_text() == "mine"
+    assert (tmp_path / "note.txt").read_text("utf-8") == "mine"
 
 
 @pytest.mark.parametrize("format", READERS)

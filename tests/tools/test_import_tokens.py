@@ -95,7 +95,9 @@ def fail(argv: list[str], capsys: pytest.CaptureFixture) -> tuple[int | str, str
 def built(tmp_path_factory: pytest.TempPathFactory) -> TokenDataset:
     """The dataset of TEXTS, from text."""
     folder = tmp_path_factory.mktemp("built")
-    (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    (folder / "a.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in TEXTS), "utf-8"
+    )
     config = DatasetConfig(
         near_duplicates=NearDuplicatesConfig(enabled=False),
         split=HashSplit(val_fraction=0.2),
@@ -318,7 +320,7 @@ def test_a_folder_with_something_in_it_is_left_as_it_is(
 ) -> None:
     write_nanogpt(tmp_path / "a.bin", [tokenizer().encode(text) for text in TEXTS], 3)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "note.txt").write_text("mine")
+    (tmp_path / "data" / "note.txt").write_text("mine", "utf-8")
     status, error = fail(arguments(tmp_path, "nanogpt"), capsys)
     assert status == 2
     assert "is not an empty folder" in error

@@ -50,7 +50,7 @@ def records() -> list[dict[str, str]]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inspect")
     lines = "".join(json.dumps(record) + "\n" for record in records())
-    (folder / "input.jsonl").write_text(lines)
+    (folder / "input.jsonl").write_text(lines, "utf-8")
     build_dataset([str(folder / "input.jsonl")], folder / "data", CONFIG)
     return folder
 
@@ -135,7 +135,7 @@ def test_the_most_similar_of_all_documents_are_named_whatever_bands_they_share(
     sentences = [" ".join(f"word{n}x{k}" for k in range(8)) for n in range(12)]
     texts = (" ".join(chooser.choices(sentences, k=5)) for _ in range(40))
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    (tmp_path / "input.jsonl").write_text(lines)
+    (tmp_path / "input.jsonl").write_text(lines, "utf-8")
     build_dataset([str(tmp_path / "input.jsonl")], tmp_path / "data", CONFIG)
     arguments = ("--random", "1000", "--full")
     documents = look(tmp_path, capsys, *arguments, "--similar", "3")["documents"]
@@ -246,7 +246,7 @@ def test_a_document_in_two_splits_is_shown_in_both(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "input.jsonl").write_text(
-        "".join(json.dumps(record) + "\n" for record in records()[:5])
+        "".join(json.dumps(record) + "\n" for record in records()[:5]), "utf-8"
     )
     config = replace(CONFIG, split=TailSplit())
     build_dataset([str(tmp_path / "input.jsonl")], tmp_path / "data", config)
@@ -280,7 +280,7 @@ def test_an_index_of_other_shards_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "input.jsonl").write_text(
-        "".join(json.dumps(record) + "\n" for record in records()[:9])
+        "".join(json.dumps(record) + "\n" for record in records()[:9]), "utf-8"
     )
     build_dataset([str(tmp_path / "input.jsonl")], tmp_path / "data", CONFIG)
     index = folder / "data" / "train" / "documents.parquet"

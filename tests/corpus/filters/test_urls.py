@@ -15,8 +15,8 @@ from jaxgpt.errors import ConfigError, UsageError
 @pytest.fixture
 def config(tmp_path):
     domains, words = tmp_path / "domains.txt", tmp_path / "words.txt"
-    domains.write_text("# spam\n\nExample.COM\nhttps://www.bad.org/page\nbücher.example\n")
-    words.write_text("Casino\n  poker \n")
+    domains.write_text("# spam\n\nExample.COM\nhttps://www.bad.org/page\nbücher.example\n", "utf-8")
+    words.write_text("Casino\n  poker \n", "utf-8")
     return UrlConfig(domain_blocklist=str(domains), word_blocklist=str(words))
 
 
