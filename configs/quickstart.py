@@ -37,7 +37,7 @@ config = TrainConfig(
     ),
     optimizer=Muon(),
     evaluation=EvaluationConfig(
-        every_steps=100,
+        every_steps=80,  # At every second save, so that the best of them can be taken.
         max_tokens=None,
         prompts=("def read(self", "import os"),
         sample_tokens=80,

@@ -1,4 +1,4 @@
-"""The quickstart's dataset of your own text: 4,096 BPE pieces, 2% of the documents held out.
+"""The quickstart's dataset of your own text: 4,096 BPE pieces, 5% of the documents held out.
 
 python -m jaxgpt.quickstart --input PATH...
 """
@@ -8,6 +8,6 @@ from jaxgpt.corpus.splits import HashSplit
 from jaxgpt.corpus.vocabulary import DatasetTokenizer
 
 config = DatasetConfig(
-    split=HashSplit(val_fraction=0.02),
+    split=HashSplit(val_fraction=0.05),
     tokenizer=DatasetTokenizer(kind="bpe", vocab_size=4096),
 )

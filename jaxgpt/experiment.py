@@ -18,7 +18,6 @@ from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import configclass, from_dict
 from jaxgpt.data.loader import BatchConfig, DataConfig
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
-from jaxgpt.evaluation.overfitting import find_rise
 from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.model.random_bits import MAX_SEED
 from jaxgpt.nearby_paths import describe_nearby_runs
@@ -30,6 +29,7 @@ from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.training.loss import LossConfig
 from jaxgpt.training.metrics import LoggingConfig
 from jaxgpt.training.optimizer import AdamW, Optimizer
+from jaxgpt.training.overfitting import find_rise
 from jaxgpt.training.recovery import Recovery, SkipSpikes
 from jaxgpt.training.schedule import Cosine, Schedule
 from jaxgpt.training.state import abstract_parameters

@@ -14,7 +14,6 @@ from jaxgpt.batch import Batch
 from jaxgpt.data.loader import evaluation_batches
 from jaxgpt.errors import DivergedError, ReplicasDifferError
 from jaxgpt.evaluation.eval_step import EvalProgram
-from jaxgpt.evaluation.overfitting import find_rise
 from jaxgpt.evaluation.perplexity import measure_perplexity
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.inference.sampling import SamplingConfig
@@ -25,6 +24,7 @@ from jaxgpt.shards import TokenDataset
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.training.loop import Hook, Pause
 from jaxgpt.training.metrics import MetricsLog, Progress
+from jaxgpt.training.overfitting import find_rise
 from jaxgpt.training.state import TrainState
 
 # Looks at a state at a step, and raises if it is not as it should be.

@@ -298,7 +298,19 @@ def _label(axes: "Axes", x_label: str, y_label: str) -> None:
     axes.set_title(y_label, loc="left", fontsize=9, color=_GREY, pad=8)
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        axes.legend(handles, labels, loc="upper right", ncols=1)
+        # Beside the y label, where it hides no curve.
+        axes.legend(
+            handles,
+            labels,
+            loc="lower right",
+            bbox_to_anchor=(1.0, 1.0),
+            ncols=len(labels),
+            fontsize=8.5,
+            handlelength=1.3,
+            handletextpad=0.5,
+            columnspacing=1.0,
+            borderaxespad=0.2,
+        )
 
 
 def _svg(figure: "Figure") -> str:

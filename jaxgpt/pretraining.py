@@ -18,7 +18,6 @@ from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import from_dict, to_dict
 from jaxgpt.durable import FolderLock
 from jaxgpt.errors import JaxgptError
-from jaxgpt.evaluation.overfitting import warn_of_text
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.fit_on_mesh import check_param_dtype
 from jaxgpt.model.cost import num_parameters
@@ -49,6 +48,7 @@ from jaxgpt.run_state import Lineages, Start, log_checkpoint_events, start_state
 from jaxgpt.stopping import StopSignal
 from jaxgpt.training.loop import fit
 from jaxgpt.training.metrics import MetricsLog, read_records
+from jaxgpt.training.overfitting import warn_of_text
 from jaxgpt.training.rollback import Jump, UnstableError
 from jaxgpt.training.time_account import TimeAccount
 from jaxgpt.training.watchdog import Watchdog

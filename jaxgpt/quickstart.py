@@ -20,16 +20,14 @@ class QuickstartOptions:
     run_dir: str = "runs/quickstart"
     """Folder of the run; running again continues it."""
     num_steps: int | None = None
-    """Training steps; None: as configs/quickstart.py has it."""
+    """Training steps; None: as configs/quickstart.py has it, fewer for a small text."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse and take the tour."""
     options = parse_options(QuickstartOptions, argv, prog="jaxgpt quickstart")
-    more: tuple[str, ...] = ()
-    if options.num_steps is not None:
-        more = ("--schedule.num-steps", str(options.num_steps))
-    run_tour(Tour(inputs=options.input, run_dir=Path(options.run_dir), train_arguments=more))
+    run_dir = Path(options.run_dir)
+    run_tour(Tour(inputs=options.input, run_dir=run_dir, num_steps=options.num_steps))
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ class Section:
 
     Attributes:
         text: a plain sentence or two.
+        notice: a sentence that a reader must not miss; set apart.
         figure: SVG; only in HTML.
         table_is_folded: in HTML the table is folded away, below the figure that shows the same.
         figures: small SVGs that stand two abreast; only in HTML.
         tables: small tables by name that stand two abreast; only in HTML.
+        tables_summary: if any, the tables are folded away under this line.
         samples: by name, documents as {location, detail, text}, perhaps with {prompt}, which the
             text continues; only in HTML.
         compared: as `samples`, side by side and folded away; words of a text that the first one
@@ -50,6 +52,8 @@ class Section:
     compared: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
     folded: frozenset[str] = frozenset()
     preformatted: str = ""
+    notice: str = ""
+    tables_summary: str = ""
 
 
 def to_html(
@@ -112,10 +116,12 @@ def _section_html(section: Section) -> str:
     pieces = [f"<section><h2>{_escape(section.title)}</h2>"]
     if section.text:
         pieces.append(f"<p>{_escape(section.text)}</p>")
+    if section.notice:
+        pieces.append(f'<p class="notice">{_escape(section.notice)}</p>')
     if section.table is not None and not section.table_is_folded:
         pieces.append(_table_html(section.table))
     if section.figure:
-        pieces.append(f"<figure>{section.figure}</figure>")
+        pieces.append(f'<figure class="drawn wide">{section.figure}</figure>')
     if section.table is not None and section.table_is_folded:
         pieces.append(f"<details><summary>numbers</summary>{_table_html(section.table)}</details>")
     if section.figures:
@@ -126,7 +132,11 @@ def _section_html(section: Section) -> str:
             f"<div><h3>{_escape(name)}</h3>{_table_html(table)}</div>"
             for name, table in section.tables.items()
         )
-        pieces.append(f'<div class="columns">{tables}</div>')
+        columns = f'<div class="columns">{tables}</div>'
+        if section.tables_summary:
+            summary = _escape(section.tables_summary)
+            columns = f"<details><summary>{summary}</summary>{columns}</details>"
+        pieces.append(columns)
     for name, samples in (section.samples or {}).items():
         state = "" if name in section.folded else " open"
         pieces.append(f"<details{state}><summary>{_escape(name)}</summary>")
@@ -194,17 +204,17 @@ def _escape(text: str) -> str:
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #24292f; --grey: #57606a; --line: #e4e7eb;
-  --page: #f6f7f9; --card: #fff; --mark: #ffe8a3; }
+  --page: #f6f7f9; --card: #fff; --mark: #ffe8a3; --shade: #24292f33; --alert: #d55e00; }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e2e6ea; --grey: #9aa4ae; --line: #343b43; --page: #15191d; --card: #1d2329;
-    --mark: #6b5310; }
+    --mark: #6b5310; --shade: #000c; }
   /* Figures are drawn for paper: their ink turns light and keeps its hue. */
   figure svg { filter: invert(0.9) hue-rotate(180deg); }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 900px; margin: 0 auto; padding: 28px 20px 60px; }
+main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 26px; margin: 0 0 16px; }
 h2 { font-size: 17px; margin: 0 0 8px; }
 p { margin: 0 0 10px; color: var(--grey); }
@@ -215,18 +225,31 @@ p { margin: 0 0 10px; color: var(--grey); }
 .card b { display: block; font-size: 19px; font-variant-numeric: tabular-nums; }
 .card span { color: var(--grey); font-size: 13px; }
 section { padding: 16px 18px; margin-top: 14px; }
-.wide { overflow-x: auto; }
+/* A shadow at the side where more of a table is hidden. */
+.wide { overflow-x: auto; background:
+  linear-gradient(to right, var(--card) 30%, transparent) left / 30px 100% no-repeat local,
+  linear-gradient(to left, var(--card) 30%, transparent) right / 30px 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / 12px 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) right / 12px 100% no-repeat scroll; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th { text-align: left; color: var(--grey); font-weight: 600; border-bottom: 2px solid var(--line); }
-th, td { padding: 4px 14px 4px 0; vertical-align: top; overflow-wrap: break-word; }
-td:first-child { min-width: 8em; overflow-wrap: anywhere; }
+th, td { padding: 4px 14px 4px 0; vertical-align: top; }
+td:first-child:not(.n) { min-width: 8em; }
+td:last-child, th:last-child { padding-right: 0; }
+td:not(.n) { overflow-wrap: anywhere; } .n + :not(.n) { padding-left: 14px; }
+@media screen and (max-width: 700px) {
+  main { padding: 16px 10px 40px; } section { padding: 12px; } table { font-size: 12.5px; }
+  th, td { padding-right: 9px; } td:first-child:not(.n) { min-width: 6em; }
+  .drawn svg { min-width: 480px; }
+}
 td { border-bottom: 1px solid var(--line); }
 tbody tr:last-child td { border-bottom: 0; }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 th { vertical-align: bottom; } th.n { white-space: normal; }
 figure { margin: 0; } figure svg { width: 100%; height: auto; display: block; }
+.drawn svg { max-width: 780px; }
 figure text { font-family: inherit !important; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 14px; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 14px; }
 .columns { columns: 2 300px; column-gap: 28px; }
 .columns > div { break-inside: avoid; padding-bottom: 12px; }
 .columns td:first-child { width: 50%; }
@@ -236,6 +259,8 @@ mark { background: var(--mark); color: inherit; border-radius: 3px; }
 .sample { border-left: 3px solid var(--line); padding-left: 12px; margin: 6px 0 12px; }
 .pair > * { min-width: 0; }
 .where { margin: 0 0 4px; font-size: 13px; }
+code, summary, h2, h3, p { overflow-wrap: anywhere; }
+.notice { color: var(--ink); border-left: 4px solid var(--alert); padding-left: 10px; }
 code, pre { font: 12.5px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { margin: 0; padding: 8px 10px; background: var(--page); border-radius: 6px; overflow-x: auto;
   white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -246,5 +271,6 @@ pre { margin: 0; padding: 8px 10px; background: var(--page); border-radius: 6px;
   section { padding: 10px 0; border: 0; border-top: 1px solid var(--line); border-radius: 0; }
   table, pre, code { font-size: 8.5pt; }
   .columns > div { break-inside: auto; } details:not([open]) { display: none; }
+  .wide { background: none; }
 }
 """

@@ -3,6 +3,7 @@
 Each step is a process of its own, run exactly as printed, so that what is shown is what is done.
 """
 
+import itertools
 import json
 import shlex
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,28 @@ from jaxgpt.errors import JaxgptError, UsageError
 from jaxgpt.evaluation.held_out import read_documents
 from jaxgpt.evaluation.ngram import WittenBellModel
 from jaxgpt.packages import install_advice
+from jaxgpt.reporting.run_folder import write_baseline
 from jaxgpt.reporting.run_report import write_run_report
 from jaxgpt.shards import TokenDataset
 from jaxgpt.stopping import StopSignal
+from jaxgpt.training.metrics import read_evaluations
+from jaxgpt.training.overfitting import find_rise
 
 _CLONE = Path(__file__).resolve().parents[1]
 _TOOL = "tools/build_dataset.py"
 _SAMPLE_TOKENS = 120
+_PROMPT_CHARACTERS = 40
+_PYTHON_PROMPTS = ["def read(self", "class Error(", "    for line in"]
+_HINT = "; for other text or other settings choose another --run-dir"
+
+# The quickstart's steps, and what is right for less text (see `fit_to_text`).
+_NUM_STEPS = 400
+_TOKENS_PER_STEP = 4096
+_MAX_EPOCHS = 4
+_FEWEST_STEPS = 20
+_SMALL_MODEL = (
+    "--model.num-layers", "2", "--model.d-model", "96", "--model.attention.num-heads", "2",
+)  # fmt: skip
 
 
 class StepFailedError(JaxgptError):
@@ -40,12 +56,12 @@ class Tour:
     Attributes:
         inputs: files and folders of text; empty for the Python standard library.
         run_dir: folder of the run; its dataset lies in `data` below it.
-        train_arguments: more options of the training command.
+        num_steps: training steps; None: as many as are right for the text.
     """
 
     inputs: tuple[str, ...]
     run_dir: Path
-    train_arguments: tuple[str, ...] = ()
+    num_steps: int | None = None
 
     @property
     def data(self) -> Path:
@@ -62,18 +78,18 @@ class Tour:
             "--config", config,
         ]  # fmt: skip
 
-    def train_command(self) -> list[str]:
+    def train_command(self, options: Sequence[str]) -> list[str]:
         return [
             "-m", "jaxgpt.train", "--config", "configs/quickstart.py", "--data", str(self.data),
-            "--run-dir", str(self.run_dir), *self.train_arguments,
+            "--run-dir", str(self.run_dir), *options,
         ]  # fmt: skip
 
-    def eval_command(self) -> list[str]:
-        return ["-m", "jaxgpt.eval", "--checkpoint", str(self.run_dir), "--json"]
+    def eval_command(self, step: Sequence[str]) -> list[str]:
+        return ["-m", "jaxgpt.eval", "--checkpoint", str(self.run_dir), *step, "--json"]
 
-    def generate_command(self, prompts: Sequence[str]) -> list[str]:
+    def generate_command(self, prompts: Sequence[str], step: Sequence[str]) -> list[str]:
         return [
-            "-m", "jaxgpt.generate", "--checkpoint", str(self.run_dir), "--prompt", *prompts,
+            "-m", "jaxgpt.generate", "--checkpoint", str(self.run_dir), *step, "--prompt", *prompts,
             "--max-new-tokens", str(_SAMPLE_TOKENS), "--temperature", "0.7", "--json",
         ]  # fmt: skip
 
@@ -91,10 +107,23 @@ def run_tour(tour: Tour) -> dict[str, Any]:
             f"no tools/ beside the package in {_CLONE}; the quickstart runs from a clone: "
             f"{install_advice()}"
         )
-    _run("1. Text to tokens", tour.build_command())
-    _run("2. Train", tour.train_command())
-    evaluation = json.loads(_run("3. Evaluate on held-out text", tour.eval_command()))
-    samples = json.loads(_run("4. Let it write", tour.generate_command(_prompts(tour))))["samples"]
+    _run("1. Text to tokens", tour.build_command(), _HINT)
+    opened = TokenDataset.open(tour.data)
+    options = fit_to_text(opened.splits["train"].num_tokens, tour.num_steps)
+    prompts = _PYTHON_PROMPTS
+    if tour.inputs:
+        prompts = choose_prompts(read_documents(opened.splits["val"], opened.load_tokenizer()))
+        options += ["--evaluation.prompts", *prompts[:2]]
+    _run("2. Train", tour.train_command(options), _HINT)
+    rise = find_rise(read_evaluations(tour.run_dir))
+    step = ["--step", "best"] if rise else []
+    evaluation = json.loads(_run("3. Evaluate on held-out text", tour.eval_command(step)))
+    print(
+        f"step {evaluation['step']}: {evaluation['bits_per_byte']:.4f} bits per byte, loss "
+        f"{evaluation['loss']:.4f} over {evaluation['tokens']:,} held-out tokens"
+    )
+    written = _run("4. Let it write", tour.generate_command(prompts, step))
+    samples = json.loads(written)["samples"]
     for sample in samples:
         print(f"\n--- {sample['prompt']!r} continued:\n{sample['prompt']}{sample['text']}")
     baseline = measure_baseline(tour.data)
@@ -105,14 +134,52 @@ def run_tour(tour: Tour) -> dict[str, Any]:
         "seconds": round(seconds, 1),
     }
     write_json(tour.run_dir / "quickstart.json", result)
-    report = write_run_report(
-        tour.run_dir, {"evaluation": evaluation, "baseline": baseline, "samples": samples}
-    )
+    write_baseline(tour.run_dir, opened.fingerprint, baseline)
+    report = write_run_report(tour.run_dir, {"evaluation": evaluation, "samples": samples})
+    if rise:
+        print(f"\n{rise.describe()}")
     print(
         f"\nbits per byte on held-out text: {evaluation['bits_per_byte']:.4f}; "
         f"an n-gram model of bytes: {baseline:.4f}\nreport: {report}\n{seconds:.0f} s in all"
     )
     return result
+
+
+def fit_to_text(num_tokens: int, num_steps: int | None = None) -> list[str]:
+    """Return options of the training command that fit its steps and model to a text.
+
+    A small text, read as often as the quickstart's steps would, is learned by heart; a smaller
+    model that reads it four times does better on held-out text.
+
+    Args:
+        num_tokens: of the training split.
+        num_steps: steps that were asked for; None: at most the quickstart's.
+    """
+    right = max(_FEWEST_STEPS, _MAX_EPOCHS * num_tokens // _TOKENS_PER_STEP)
+    num_steps = num_steps or min(_NUM_STEPS, right)
+    options = [*_SMALL_MODEL] if right < _NUM_STEPS else []
+    if num_steps != _NUM_STEPS:
+        # At every save, so that the best of them can be taken.
+        every = str(max(1, num_steps // 10))
+        options += ["--schedule.num-steps", str(num_steps), "--evaluation.every-steps", every]
+    return options
+
+
+def choose_prompts(texts: Iterable[bytes], number: int = 3) -> list[str]:
+    """Return the beginnings of the first lines of some texts, cut between words."""
+    prompts = filter(None, (_beginning(text.decode(errors="ignore")) for text in texts))
+    return list(itertools.islice(prompts, number)) or [""]
+
+
+def _beginning(text: str) -> str:
+    """Return the first words of a text, "" if it has none."""
+    line = next((line for line in text.splitlines() if any(map(str.isalnum, line))), "")
+    # No option of a command begins like this, and no terminal is told what to do.
+    line = "".join(filter(str.isprintable, line)).strip().lstrip("-").strip()
+    if len(line) <= _PROMPT_CHARACTERS:
+        return line
+    words = line[: _PROMPT_CHARACTERS + 1].rpartition(" ")[0].rstrip()
+    return words or line[:_PROMPT_CHARACTERS]
 
 
 def measure_baseline(dataset: Path) -> float:
@@ -123,17 +190,12 @@ def measure_baseline(dataset: Path) -> float:
     return model.bits_per_byte(read_documents(opened.splits["val"], tokenizer))
 
 
-def _prompts(tour: Tour) -> list[str]:
-    """Openings to continue: Python for Python, else the first words of held-out documents."""
-    if not tour.inputs:
-        return ["def read(self", "class Error(", "    for line in"]
-    opened = TokenDataset.open(tour.data)
-    texts = read_documents(opened.splits["val"], opened.load_tokenizer())
-    return [text[:40].decode(errors="ignore") for text, _ in zip(texts, range(3), strict=False)]
+def _run(title: str, arguments: Sequence[str], hint: str = "") -> str:
+    """Show a command, run it with this Python, and return its standard output.
 
-
-def _run(title: str, arguments: Sequence[str]) -> str:
-    """Show a command, run it with this Python, and return its standard output."""
+    Raises:
+        StepFailedError: it failed; `hint` says what else the message above may call for.
+    """
     print(f"\n== {title}\n$ {shlex.join(['python', *arguments])}", flush=True)
     begin = time.monotonic()
     with StopSignal() as stop:
@@ -145,14 +207,25 @@ def _run(title: str, arguments: Sequence[str]) -> str:
     if "--json" not in arguments:
         print(output, end="")
     if process.returncode != 0:
-        error = StepFailedError(
-            f"the step {title!r} ended with exit code {process.returncode}; it says why above. "
-            "Run the quickstart again to go on from there"
-        )
-        error.exit_code = process.returncode if process.returncode > 0 else 1
-        raise error
+        raise _failure(title, process.returncode, hint)
     print(f"({time.monotonic() - begin:.0f} s)", flush=True)
     return output
+
+
+def _failure(title: str, returncode: int, hint: str) -> StepFailedError:
+    """Return the error of a command that failed or was killed."""
+    again = "Run the quickstart again to go on from there"
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        why = ""
+        if name == "SIGKILL":
+            why = ", perhaps by the system because memory ran out"
+        return StepFailedError(f"the step {title!r} was killed by {name}{why}. {again}")
+    error = StepFailedError(
+        f"the step {title!r} ended with exit code {returncode}; it says why above. {again}{hint}"
+    )
+    error.exit_code = returncode
+    return error
 
 
 def _wait(process: subprocess.Popen[str], stop: StopSignal) -> str:

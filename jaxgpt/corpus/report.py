@@ -59,8 +59,8 @@ REPAIRS = {
 
 
 def explain(reason: str) -> str:
-    """What a reason means; a rule of a filter is named so that it needs no more words."""
-    return REASONS.get(reason, reason.replace("_", " "))
+    """Return what a reason means; "" for a rule of a filter, whose name says it."""
+    return REASONS.get(reason, "")
 
 
 def write_reports(

@@ -108,7 +108,7 @@ def _of_each(
 ) -> list[Section]:
     largest = sorted(flows.items(), key=lambda flow: (-flow[1][0].num_bytes, flow[0]))
     shown = [("all sources", total), *largest[:_MAX_FLOWS]]
-    columns = ("source", "read", *map(_words, stages))
+    columns = ("source", "came in", *map(_words, stages))
     left = "What is left of what was read, after each stage."
     if len(flows) > _MAX_FLOWS:
         number = format_count(len(flows), "source")

@@ -29,7 +29,14 @@ def describe_config(run: RunFolder) -> Section | None:
     if general:
         tables = {"general": Table(("", ""), general, frozenset({0, 1})), **tables}
     ordered = sorted(tables, key=lambda title: title.partition(":")[0] in _LAST_SECTIONS)
-    return Section("Configuration", tables={t: tables[t] for t in ordered}) if tables else None
+    if not tables:
+        return None
+    number = sum(len(table.rows) for table in tables.values())
+    return Section(
+        "Configuration",
+        tables={title: tables[title] for title in ordered},
+        tables_summary=f"all {number} fields",
+    )
 
 
 def describe_environment(run: RunFolder) -> Section | None:

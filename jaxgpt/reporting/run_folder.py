@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.dataset_manifest import MANIFEST
+from jaxgpt.durable import write_json
 from jaxgpt.training.metrics import read_evaluations, read_records
 from jaxgpt.training.time_account import FILE_NAME
+
+_BASELINE = "baseline.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class RunFolder:
         events: events.jsonl, in order.
         goodput: seconds by purpose, of all processes of the run; empty if not recorded.
         manifests: of the datasets, by the path that the config gives.
+        baseline: bits per byte of the n-gram model on its held-out text; None if not measured.
         missing: sentences that name what could not be read.
     """
 
@@ -40,6 +44,7 @@ class RunFolder:
     events: list[dict[str, Any]]
     manifests: Mapping[str, Mapping[str, Any]]
     goodput: Mapping[str, float] = field(default_factory=dict)
+    baseline: float | None = None
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -81,8 +86,24 @@ def read_run_folder(directory: str | Path) -> RunFolder:
         events=read_records(directory / "events.jsonl"),
         manifests=_read_manifests(config, documents["lineage"], missing),
         missing=missing,
+        baseline=_read_baseline(directory, documents["lineage"]),
         goodput=_read_json(directory / FILE_NAME, []).get("seconds", {}),
     )
+
+
+def write_baseline(directory: Path, dataset: str, ngram_bits_per_byte: float) -> None:
+    """Keep what the n-gram model scores on the dataset of that fingerprint, for later reports."""
+    record = {"version": 1, "dataset": dataset, "ngram_bits_per_byte": ngram_bits_per_byte}
+    write_json(directory / _BASELINE, record)
+
+
+def _read_baseline(directory: Path, lineage: Mapping[str, Any]) -> float | None:
+    """Read the n-gram model's score, if it is of the dataset that the run is trained on now."""
+    record = _read_json(directory / _BASELINE, [])
+    datasets = lineage.get("data", {}).get("datasets", ())
+    if record.get("dataset") in [dataset.get("fingerprint") for dataset in datasets[:1]]:
+        return record.get("ngram_bits_per_byte")
+    return None
 
 
 def _read_json(path: Path, missing: list[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from jaxgpt.reporting.description import describe_config, describe_data, describ
 from jaxgpt.reporting.faults import describe_faults, describe_time
 from jaxgpt.reporting.run_folder import RunFolder, read_run_folder
 from jaxgpt.training.metrics import comparable_evaluations
+from jaxgpt.training.overfitting import find_rise
 
 HTML_NAME = "report.html"
 _UNIFORM_BITS_PER_BYTE = 8.0
@@ -30,11 +31,12 @@ def write_run_report(run_dir: str | Path, extra: Mapping[str, Any] | None = None
     Args:
         run_dir: a run folder, finished or not; what it lacks is named in the report.
         extra: what the folder does not hold, each part optional: `evaluation` (the object that
-            `jaxgpt.eval --json` prints), `baseline` (bits per byte of the n-gram model) and
+            `jaxgpt.eval --json` prints), `baseline` (bits per byte of the n-gram model; None: what
+            the folder has of it) and
             `samples` (those that `jaxgpt.generate --json` prints).
     """
     run = read_run_folder(run_dir)
-    extra = extra or {}
+    extra = {"baseline": run.baseline, **(extra or {})}
     page = to_html(
         f"Run {run.directory.resolve().name}",
         _headline(run, extra),
@@ -46,7 +48,7 @@ def write_run_report(run_dir: str | Path, extra: Mapping[str, Any] | None = None
 
 
 def _sections(run: RunFolder, extra: Mapping[str, Any]) -> list[Section]:
-    baseline = extra.get("baseline")
+    baseline = extra["baseline"]
     parts = [
         _learning(run, baseline),
         _evaluation(run, extra.get("evaluation"), baseline),
@@ -81,6 +83,8 @@ def _headline(run: RunFolder, extra: Mapping[str, Any]) -> dict[str, str]:
         last = run.steps[-1]
         cards["steps"] = f"{last['step']:,}"
         cards["tokens read"] = _short(last["tokens"])
+        if (epochs := _epochs(run)) is not None:
+            cards["epochs"] = f"{epochs:.2f}"
         cards["time"] = format_duration(last["seconds"])
         cards["tokens a second"] = _short(mean_throughput(run.steps))
         if last.get("mfu") is not None:
@@ -110,7 +114,18 @@ def _learning(run: RunFolder, baseline: float | None) -> Section | None:
         "Loss of the next token, and the same as bits per byte of text, which does not depend on "
         "the tokenizer. Faint: each record; strong: its running mean; dots: held-out text."
     )
-    return Section("Learning", text, figures=figures)
+    rise = find_rise(run.evaluations)
+    notice = f"Overfitting: {rise.describe()}." if rise else ""
+    return Section("Learning", text, figures=figures, notice=notice)
+
+
+def _epochs(run: RunFolder) -> float | None:
+    """Return how often the training text was read; None for a mixture, or if it is not known."""
+    splits = [manifest.get("splits", {}).get("train", {}) for manifest in run.manifests.values()]
+    datasets = run.lineage.get("data", {}).get("datasets", ())
+    if len(splits) != 1 or len(datasets) != 1 or not splits[0].get("num_tokens"):
+        return None
+    return run.steps[-1]["tokens"] / splits[0]["num_tokens"]
 
 
 def _evaluation(

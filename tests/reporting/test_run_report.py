@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jaxgpt.reporting.curves import course_figures, learning_figures, mean_throughput
+from jaxgpt.reporting.run_folder import write_baseline
 from jaxgpt.reporting.run_report import write_run_report
 from jaxgpt.training.time_account import PURPOSES
 from tests.run_folder import make_run
@@ -224,3 +225,29 @@ def test_a_held_out_loss_above_the_training_loss_is_inside_of_the_frame() -> Non
         dots = [float(y) for y in dots[: len(evaluations)]]  # After them the legend's.
         assert len(dots) == len(evaluations)
         assert all(top <= dot <= top + height for dot in dots)
+
+
+def test_overfitting_and_epochs_are_said_and_the_config_is_folded(run: Path) -> None:
+    assert "Overfitting" not in read(write_run_report(run))
+    tokens = json.loads((run.parent / "data" / "manifest.json").read_text())
+    epochs = 4000 / tokens["splits"]["train"]["num_tokens"]
+    records = [
+        {"step": step, "eval": {"loss": loss, "perplexity": 9.0, "bits_per_byte": loss / 2}}
+        for step, loss in ((20, 3.0), (30, 3.5), (40, 4.0))
+    ]
+    write_lines(run / "metrics.jsonl", [*(step_record(n) for n in range(1, 41)), *records])
+    text = read(write_run_report(run))
+    assert "Overfitting: the held-out loss has risen from 3.0000 at step 20" in text
+    assert f"{epochs:.2f}epochs" in re.sub(r"\s", "", text)
+    assert re.search(
+        r"<details><summary>all \d+ fields</summary>", (run / "report.html").read_text()
+    )
+
+
+def test_the_baseline_stays_when_training_goes_on_and_not_for_another_dataset(run: Path) -> None:
+    lineage = json.loads((run / "lineage.json").read_text())
+    fingerprint = lineage["data"]["datasets"][0]["fingerprint"]
+    write_baseline(run, fingerprint, 2.5432)
+    assert "2.5432" in read(write_run_report(run))
+    write_baseline(run, "0" * 64, 2.5432)
+    assert "n-gram" not in read(write_run_report(run))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgpt.evaluation.overfitting import find_rise, warn_of_text
+from jaxgpt.training.overfitting import find_rise, warn_of_text
 
 
 def evaluations(losses: list[float], tokens: int = 500) -> list[dict[str, float]]:

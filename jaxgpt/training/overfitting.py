@@ -34,7 +34,7 @@ class Rise(NamedTuple):
     loss: float
 
     def describe(self) -> str:
-        """Return a sentence with both losses and what to do."""
+        """Return both losses and what to do, without a period at the end."""
         return (
             f"the held-out loss has risen from {self.best_loss:.4f} at step {self.best_step:,} to "
             f"{self.loss:.4f} at step {self.step:,}: the model learns its text by heart. "
