@@ -249,7 +249,8 @@ th { vertical-align: bottom; } th.n { white-space: normal; }
 figure { margin: 0; } figure svg { width: 100%; height: auto; display: block; }
 .drawn svg { max-width: 780px; }
 figure text { font-family: inherit !important; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 14px; }
+.pair { display: grid; gap: 14px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); }
 .columns { columns: 2 300px; column-gap: 28px; }
 .columns > div { break-inside: avoid; padding-bottom: 12px; }
 .columns td:first-child { width: 50%; }
