@@ -6,11 +6,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from jaxgpt.corpus.machine_errors import is_fault_of_machine
+from jaxgpt.corpus.parquet_batches import RowBatches
 from jaxgpt.corpus.records import Record, RecordFile
 from jaxgpt.corpus.streams import EXPANSION_FREE_BYTES, ByteStream, FileProblem
 
-_BATCH_BYTES = 8 << 20
-_MAX_BATCH_ROWS = 4096
 _NAMES = ("id", "source", "license", "url")
 
 
@@ -30,26 +30,21 @@ def read_parquet(file: RecordFile, stream: ByteStream) -> Iterator[Record]:
 
 def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        metadata = pq.ParquetFile(seekable).metadata
-        # As dictionaries, values that repeat take their memory once: a small file may hold a few
-        # bytes that stand for very long texts, very often.
-        paths = {metadata.schema.column(number).path for number in range(metadata.num_columns)}
-        texts = sorted(paths & {file.config.text_key, *_NAMES})
-        table = pq.ParquetFile(seekable, metadata=metadata, read_dictionary=texts)
+        batches = RowBatches(seekable, (file.config.text_key, *_NAMES))
     except (pa.ArrowException, OSError) as error:
+        _raise_if_not_damage(error)
         file.problem = FileProblem("unreadable", _one_line(error))
         return
     first_row, num_text_bytes = 1, 0
-    for group in range(table.metadata.num_row_groups):
-        row, metadata = first_row, table.metadata.row_group(group)
+    for group in range(batches.metadata.num_row_groups):
+        row, metadata = first_row, batches.metadata.row_group(group)
         if _expands_too_far(file, *_sizes(metadata, file.config.text_key)):
             yield file.truncated(row)
             return
         try:
-            for values in _rows(table, group, file.config.text_key):
+            for values in _rows(batches, group, file.config.text_key):
                 num_row_bytes = _num_bytes(values.get(file.config.text_key))
                 num_text_bytes += num_row_bytes
                 if _expands_too_far(file, num_text_bytes, file.file.size):
@@ -58,10 +53,21 @@ def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
                 is_too_long = num_row_bytes > file.config.max_record_bytes
                 yield file.too_long(row) if is_too_long else file.from_values(values, row)
                 row += 1
+        except pa.ArrowNotImplementedError as error:
+            # The rows may be good, but no one here can tell.
+            detail = f"row group {group} has a form that this version of Arrow cannot read"
+            file.problem = FileProblem("unreadable", f"{detail}: {_one_line(error)}")
+            yield file.unreadable(file.problem.detail, row)
         except (pa.ArrowException, OSError) as error:
+            _raise_if_not_damage(error)
             file.problem = FileProblem("truncated", f"row group {group}: {_one_line(error)}")
             yield file.truncated(row)
         first_row += metadata.num_rows
+
+
+def _raise_if_not_damage(error: Exception) -> None:
+    if is_fault_of_machine(error):
+        raise error
 
 
 def _num_bytes(text: Any) -> int:
@@ -94,17 +100,14 @@ def _sizes(metadata: Any, text_key: str) -> tuple[int, int]:
     )
 
 
-def _rows(table: Any, group: int, text_key: str) -> Iterator[dict[str, Any]]:
+def _rows(batches: RowBatches, group: int, text_key: str) -> Iterator[dict[str, Any]]:
     """Rows as dicts of the columns that matter; all of them, without values, if none is text."""
-    metadata, names = table.metadata.row_group(group), table.schema_arrow.names
+    names = batches.names
     if text_key not in names:
-        for _ in range(metadata.num_rows):
+        for _ in range(batches.metadata.row_group(group).num_rows):
             yield dict.fromkeys(names)
         return
-    columns = [name for name in (text_key, *_NAMES) if name in names]
-    row_bytes = max(metadata.total_byte_size // max(metadata.num_rows, 1), 1)
-    batch_rows = min(max(_BATCH_BYTES // row_bytes, 1), _MAX_BATCH_ROWS)
-    for batch in table.iter_batches(batch_rows, row_groups=[group], columns=columns):
+    for batch in batches.of_group(group):
         values = [_values(column) for column in batch.columns]
         for row in zip(*values, strict=True):
             yield dict(zip(batch.schema.names, row, strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from jaxgpt.corpus.document import Document
 from jaxgpt.corpus.json_records import read_json, read_json_lines
 from jaxgpt.corpus.lines import bounded_pieces
+from jaxgpt.corpus.machine_errors import explain, is_fault_of_machine
 from jaxgpt.corpus.parquet_records import read_parquet
 from jaxgpt.corpus.records import Record, RecordFile, is_cut
 from jaxgpt.corpus.sources import InputFile, SourcesConfig
@@ -58,10 +59,25 @@ class FileReader:
         return self._stream.num_read_bytes if self._stream else 0
 
     def __iter__(self) -> Iterator[Record]:
+        """Yield the records.
+
+        Raises:
+            JaxgptError: the machine failed, not the file.
+        """
+        try:
+            yield from self._read()
+        except Exception as error:
+            if is_fault_of_machine(error):
+                raise explain(error, self._records.file.name) from error
+            raise
+
+    def _read(self) -> Iterator[Record]:
         records = self._records
         try:
             raw = records.file.open()
         except OSError as error:
+            if is_fault_of_machine(error):
+                raise
             self.problem = FileProblem("unreadable", str(error))
             yield records.unreadable(str(error))
             return

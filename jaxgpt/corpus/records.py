@@ -79,9 +79,9 @@ class RecordFile:
         """The record in which a damaged file ends."""
         return self.reject(line, _TRUNCATED, "the file ends within it")
 
-    def unreadable(self, detail: str) -> Rejected:
-        """A file of which nothing can be read."""
-        return self.reject(1, _UNREADABLE, detail, is_bad=True)
+    def unreadable(self, detail: str, line: int = 1) -> Rejected:
+        """A file, or from `line` on a part of one, of which nothing can be read."""
+        return self.reject(line, _UNREADABLE, detail, is_bad=True)
 
     def reject(
         self,

@@ -15,6 +15,8 @@ from typing import BinaryIO, Literal, Protocol
 
 import zstandard
 
+from jaxgpt.corpus.machine_errors import is_fault_of_machine
+
 CHUNK_BYTES = 1 << 18
 # What `zstd --long=27` writes needs a window of this size to read.
 WINDOW_BYTES = 1 << 27
@@ -22,6 +24,14 @@ WINDOW_BYTES = 1 << 27
 _XZ_BYTES = 1 << 20
 # Small inputs that repeat themselves compress well without being an attack.
 EXPANSION_FREE_BYTES = 1 << 26
+# UTF-32 first: its mark in little-endian form begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_MAX_MARK_BYTES = 4
 
 # As zstd and xz say that they may not take the memory.
 _WINDOW_ERROR = re.compile("requires too much memory|[Mm]emory usage limit")
@@ -74,12 +84,14 @@ class ByteStream:
         self._max_expansion = max_expansion
 
     def __iter__(self) -> Iterator[bytes]:
-        return _utf16_as_utf8(self._limit(self._decompress() if self._decoder else self._plain()))
+        return _as_utf8(self._limit(self._decompress() if self._decoder else self._plain()))
 
     def _read(self) -> bytes:
         try:
             data = self._raw.read(CHUNK_BYTES)
         except OSError as error:
+            if is_fault_of_machine(error):
+                raise
             self.problem = FileProblem("unreadable", str(error))
             return b""
         self.num_read_bytes += len(data)
@@ -100,6 +112,8 @@ class ByteStream:
             try:
                 chunk = decoder.decompress(data, CHUNK_BYTES)
             except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+                if is_fault_of_machine(error):
+                    raise
                 self.problem = self._problem_of(error, produced or num_members > 0)
                 return
             if chunk:
@@ -227,18 +241,19 @@ DECODERS: dict[str, Callable[[int], Decoder] | None] = {
 """For each ending the decoder of one member; it is given the size of the largest window."""
 
 
-def _utf16_as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass chunks on; those of a file that begins with a UTF-16 byte order mark become UTF-8."""
+def _as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass chunks on; a file that begins with the mark of another Unicode form becomes UTF-8."""
     first = b""
     for chunk in chunks:
         first += chunk
-        if len(first) >= 2:
+        if len(first) >= _MAX_MARK_BYTES:
             break
-    if not first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    encoding = next((name for mark, name in _MARKS if first.startswith(mark)), None)
+    if encoding is None:
         yield first
         yield from chunks
         return
-    decoder = codecs.getincrementaldecoder("utf-16")("replace")
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
     yield decoder.decode(first).encode()
     for chunk in chunks:
         yield decoder.decode(chunk).encode()

@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.corpus import parquet_records
+from jaxgpt.corpus import parquet_batches, parquet_records
 from jaxgpt.corpus.document import Document, Rejected
 from jaxgpt.corpus.readers import FileReader
 from jaxgpt.corpus.sources import SourcesConfig, find_inputs
@@ -370,6 +370,35 @@ def test_the_limit_of_a_parquet_text_is_in_bytes_of_utf8(read, tmp_path):
 VALUES = st.lists(st.sampled_from([None, "", "a", "b", "caf\udce9", "é", "a longer one"]))
 
 
+ENCODINGS = ["PLAIN", "DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "RLE_DICTIONARY"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("column", ["text", "id"])
+def test_parquet_of_every_encoding_of_strings(read, tmp_path, column, encoding):
+    rows = [{"text": f"text {i}" * 20, "id": f"document {i}"} for i in range(500)]
+    chosen = (
+        {"use_dictionary": [column]}
+        if encoding == "RLE_DICTIONARY"
+        else {"use_dictionary": False, "column_encoding": {column: encoding}}
+    )
+    data = parquet_bytes(rows, tmp_path, data_page_version="2.0", **chosen)
+    records, problem = read("a.parquet", data)
+    assert texts(records) == [row["text"] for row in rows]
+    assert [record.id for record in records] == [row["id"] for row in rows]
+    assert problem is None
+
+
+def test_parquet_that_arrow_cannot_read_is_called_so_and_counts_as_bad(read, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise pa.ArrowNotImplementedError("no such form")
+
+    monkeypatch.setattr(parquet_batches.RowBatches, "of_group", refuse)
+    records, problem = read("a.parquet", parquet_bytes(RECORDS, tmp_path))
+    assert problem == "unreadable"
+    assert [(record.reason, record.is_bad) for record in records] == [("unreadable_file", True)]
+
+
 @given(VALUES, st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_parquet_values_that_repeat_are_one_object(values, batch_rows):
@@ -391,13 +420,38 @@ def test_a_large_parquet_row_group_is_never_in_memory_as_text_as_a_whole(tmp_pat
     pq.write_table(pa.table({"text": list(rows)}), "a.parquet")
     (file,) = find_inputs(["a.parquet"], tmp_path / "out").files
     reader = FileReader(file, SourcesConfig())
+    before_bytes = pa.total_allocated_bytes()
+    num_bytes, num_arrow_bytes = 0, 0
     tracemalloc.start()
-    num_bytes = sum(len(record.text) for record in reader if isinstance(record, Document))
+    for record in reader:
+        num_bytes += len(record.text)
+        num_arrow_bytes = max(num_arrow_bytes, pa.total_allocated_bytes() - before_bytes)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert reader.problem is None
     assert num_bytes > 40 << 20
     assert peak < 28 << 20
+    # The whole text, were row groups read whole.
+    assert num_arrow_bytes < 20 << 20
+
+
+@pytest.mark.parametrize("num_short", [0, 2000])
+def test_long_texts_of_a_parquet_dictionary_are_unfolded_few_at_a_time(
+    tmp_path, monkeypatch, num_short
+):
+    monkeypatch.chdir(tmp_path)
+    values = pa.array(["short", "x" * (6 << 20)])
+    indices = pa.array([0] * num_short + [1] * 30)
+    column = pa.DictionaryArray.from_arrays(indices, values).cast(pa.string())
+    pq.write_table(pa.table({"text": column}), "a.parquet", dictionary_pagesize_limit=16 << 20)
+    del column, values
+    (file,) = find_inputs(["a.parquet"], tmp_path / "out").files
+    before_bytes, num_arrow_bytes, num_records = pa.total_allocated_bytes(), 0, 0
+    for _ in FileReader(file, SourcesConfig(max_expansion=1e6)):
+        num_arrow_bytes = max(num_arrow_bytes, pa.total_allocated_bytes() - before_bytes)
+        num_records += 1
+    assert num_records == num_short + 30
+    assert num_arrow_bytes < 100 << 20
 
 
 @pytest.mark.parametrize("dictionary", [True, False])

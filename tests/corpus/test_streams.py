@@ -168,3 +168,13 @@ def test_a_file_with_a_long_window_is_read_if_that_is_allowed_and_says_how():
         assert problem is not None
         assert "sources.max_window_bytes" in problem.detail
         assert read_with_window(data, compression, 1 << 28) == (TEXT, None)
+
+
+@pytest.mark.parametrize("form", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("compression", ["", ".gz"])
+def test_every_form_of_unicode_with_its_mark_is_read(form, compression):
+    text = "\ufeffcaf\u00e9 \u65e5\u672c \U0001f30d\n"
+    data = text.encode(form)
+    data = COMPRESS[compression](data) if compression else data
+    found, problem = read(data, compression)
+    assert (found.decode().removeprefix("\ufeff"), problem) == (text[1:], None)
