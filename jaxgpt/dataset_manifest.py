@@ -134,7 +134,8 @@ def _fingerprint(tokenizer: str, dtype: str, splits: dict[str, _SplitEntry]) -> 
 def read_manifest(directory: Path) -> tuple[dict[str, Any], Manifest]:
     """The manifest of a dataset folder, as JSON values and checked. Raises as `open` does."""
     if not directory.is_dir():
-        hint = describe_nearby_datasets(directory) or f"; {_HOW_TO_BUILD}"
+        hint = describe_nearby_datasets(directory)
+        hint += "" if hint.endswith("?") else f"; {_HOW_TO_BUILD}"
         raise UsageError(f"no dataset at {directory}: there is no such folder{hint}")
     path = directory / MANIFEST
     if not path.is_file():
