@@ -15,6 +15,7 @@ VERBS = {
     "quickstart": ("jaxgpt.quickstart", "the whole way on this machine's own text, in minutes"),
     "build-dataset": ("jaxgpt.tools.build_dataset", "raw text to a dataset folder"),
     "append-dataset": ("jaxgpt.tools.append_dataset", "more text for a finished dataset"),
+    "merge-shards": ("jaxgpt.tools.merge_shards", "few full shards in place of many small ones"),
     "takedown": ("jaxgpt.tools.takedown", "take documents out of a dataset"),
     "inspect-dataset": ("jaxgpt.tools.inspect_dataset", "documents, and why one was dropped"),
     "export-dataset": ("jaxgpt.tools.export_dataset", "documents as Parquet or ArrayRecord"),

@@ -67,16 +67,16 @@ def rewrite_split(
     dataset: TokenDataset,
     name: str,
     marked: Marked,
+    is_touched_S: np.ndarray,
     tokenizer: Tokenizer,
     max_shard_tokens: int,
     advance: Callable[[int], None],
 ) -> list[Shard]:
-    """Write new shards in place of those that hold documents that go; return all of the split.
+    """Write new shards, without the documents that go, in place of some; return all of the split.
 
     The new ones lie beside the old ones, under numbers that no shard has had.
     """
     split = dataset.splits[name]
-    is_touched_S = touched_shards(marked, split.shards)
     ends_S = np.cumsum([shard.num_tokens for shard in split.shards], dtype=np.int64)
     free = first_free_number(name, split.shards, dataset.manifest.get("history", ()))
     shards: list[Shard] = []

@@ -35,7 +35,12 @@ from jaxgpt.corpus.publication import (
     next_version,
 )
 from jaxgpt.corpus.removal import REMOVED_NAME
-from jaxgpt.corpus.rewriting import rewrite_split, texts_that_go, write_remaining_index
+from jaxgpt.corpus.rewriting import (
+    rewrite_split,
+    texts_that_go,
+    touched_shards,
+    write_remaining_index,
+)
 from jaxgpt.corpus.scrubbing import Scrubber
 from jaxgpt.corpus.splits import Assignment, HashAssignment
 from jaxgpt.corpus.takedown_names import Named, Takedown, find_named
@@ -118,8 +123,15 @@ class _Takedown:
             shards = {}
             for split, marked in self._marked.items():
                 max_tokens = dataset.manifest["settings"]["shards"]["max_tokens"]
+                is_touched_S = touched_shards(marked, dataset.splits[split].shards)
                 shards[split] = rewrite_split(
-                    dataset, split, marked, self._tokenizer, max_tokens, progress.advance
+                    dataset,
+                    split,
+                    marked,
+                    is_touched_S,
+                    self._tokenizer,
+                    max_tokens,
+                    progress.advance,
                 )
                 with IndexWriter(folder / split) as index:
                     write_remaining_index(dataset, split, marked, index)
