@@ -21,6 +21,8 @@ RECORD_SUFFIXES = {
     ".ndjson": "jsonl",
     ".json": "json",
     ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
 }
 
 

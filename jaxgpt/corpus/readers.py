@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 
+from jaxgpt.corpus.csv_records import read_csv, read_tsv
 from jaxgpt.corpus.document import Document
 from jaxgpt.corpus.json_records import read_json, read_json_lines
 from jaxgpt.corpus.lines import bounded_pieces
@@ -36,6 +37,8 @@ READERS: dict[str, Reader] = {
     "jsonl": read_json_lines,
     "json": read_json,
     "parquet": read_parquet,
+    "csv": read_csv,
+    "tsv": read_tsv,
 }
 
 

@@ -30,6 +30,7 @@ MARKDOWN_NAME = "report.md"
 # What the reasons mean, for people.
 REASONS = {
     "malformed_json": "not valid JSON",
+    "malformed_csv": "a row with a stray quote, or with more or fewer fields than the first row",
     "not_an_object": "JSON, but no object with keys",
     "no_text": "a record without text",
     "text_not_a_string": "a record whose text is no string",

@@ -37,7 +37,7 @@ class SourcesConfig:
     """How the input is read, and how much of it may be bad."""
 
     text_key: str = "text"
-    """Key (JSON) or column (Parquet) that holds a record's text."""
+    """Key (JSON) or column (Parquet, CSV, TSV) that holds a record's text."""
     exclude: tuple[str, ...] = ()
     """Patterns of files in input folders to leave out, such as "*/tests/*"; matched against "/" and
     the path within the folder."""
@@ -79,7 +79,7 @@ class InputFile:
     Attributes:
         name: what people see, and the first part of a location; valid Unicode.
         path: what is opened: a local path, or a URL.
-        kind: "text", "jsonl", "json" or "parquet".
+        kind: "text", "jsonl", "json", "parquet", "csv" or "tsv".
         compression: "" or the suffix of it, such as ".gz".
         size: stored bytes.
         stamp: changes when the file does: its modification time, or what a store offers.
