@@ -2,8 +2,10 @@
 
     python -m jaxgpt.train --config configs/base.py --data data/corpus --run-dir runs/base
 
-Batches of 480 x 1,024 = 491,520 tokens, as nanoGPT's reproduction of GPT-2 uses; 19,073 steps are
-9.4 billion tokens. It is meant for a GPU. On a CPU, cut it to size from the command line:
+Batches of 512 x 1,024 = 524,288 tokens, about as many as nanoGPT's reproduction of GPT-2 uses;
+19,073 steps are 10 billion tokens. Rows divide among 1, 2, 4 and 8 GPUs as they are. A micro-batch
+of 64 rows is meant for a GPU of 80 GB; a smaller one needs more --batch.num-micro-batches. On a
+CPU, cut it to size from the command line:
 
     python -m jaxgpt.train --config configs/base.py --data data/corpus \
         --schedule.num-steps 20 --batch.global-batch-size 4 --batch.num-micro-batches 1 \
@@ -67,14 +69,14 @@ config = TrainConfig(
         vocab_multiple=128,
     ),
     data=DataConfig(datasets=(), mask_documents=True),
-    batch=BatchConfig(sequence_length=1024, global_batch_size=480, num_micro_batches=8),
+    batch=BatchConfig(sequence_length=1024, global_batch_size=512, num_micro_batches=8),
     schedule=Cosine(
         num_steps=19_073, peak_learning_rate=6e-4, warmup_share=0.0375, final_share=0.1
     ),
     optimizer=AdamW(
         weight_decay=0.1, clip_norm=1.0, b1=0.9, b2=0.95, eps=1e-8, averaging=NoAveraging()
     ),
-    loss=LossConfig(z_loss=0.0, logits=TokenChunks(num_tokens=4096)),
+    loss=LossConfig(z_loss=0.0, logits=TokenChunks(num_tokens=8192)),
     recovery=SkipSpikes(
         window=128,
         sigmas=6.0,
@@ -105,6 +107,7 @@ config = TrainConfig(
     runtime=RuntimeConfig(
         compile_cache="~/.cache/jaxgpt/xla",
         deterministic=False,
+        matmul_precision="default",
         cpu_devices=1,
         check_replicas_steps=None,
     ),

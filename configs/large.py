@@ -22,6 +22,6 @@ config = replace(
         feed_forward=Gelu(hidden=5120),
         layers=Scanned(),
     ),
-    batch=replace(base.batch, num_micro_batches=30),
+    batch=replace(base.batch, num_micro_batches=32),
     schedule=replace(base.schedule, peak_learning_rate=2.5e-4),
 )

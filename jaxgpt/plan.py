@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
 from jaxgpt.command_line import find_option, parse_options, require_at_least, run_verb
 from jaxgpt.config import load_config
 from jaxgpt.errors import UsageError
 from jaxgpt.experiment import TrainConfig
+from jaxgpt.planning.compiled import compile_plan
 from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.plan import describe, describe_placements, find_vocab_size, make_plan
 
@@ -33,6 +35,9 @@ class PlanOptions:
     """Share of the peak that operations are assumed to reach (MFU)."""
     price_per_hour: float | None = None
     """Of one device, for the cost."""
+    compile: bool = False
+    """Compile the step for the device with XLA's own GPU compiler and report what it is made of;
+    needs no GPU but the extra gpu-compile, and takes minutes."""
     shardings: bool = False
     """Print where each parameter lies, and its bytes on a device."""
     json: bool = False
@@ -56,14 +61,13 @@ def main(argv: Sequence[str]) -> None:
     if not 0 < options.utilization <= 1:
         raise UsageError(f"--utilization {options.utilization} must be in (0, 1]")
     device, config = find_device(options.device), options.settings
-    plan = make_plan(
-        config,
-        find_vocab_size(config, options.vocab_size),
-        options.num_devices,
-        device,
-        options.utilization,
-        options.price_per_hour,
-    )
+    vocab_size = find_vocab_size(config, options.vocab_size)
+    assumed = (options.utilization, options.price_per_hour)
+    plan = make_plan(config, vocab_size, options.num_devices, device, *assumed)
+    if options.compile:
+        # The program is for another device than any that computes here.
+        jax.config.update("jax_platforms", "cpu")
+        plan = replace(plan, compiled=compile_plan(config, vocab_size, device, plan.num_devices))
     if options.json:
         placements = [asdict(place) for place in plan.placements] if options.shardings else None
         values = {"device": options.device, "num_devices": options.num_devices, **plan.to_dict()}

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,44 @@ class Course:
     lineages: Lineages
 
 
+class StepParts(NamedTuple):
+    """The training step that a config describes, and what it is made of.
+
+    Attributes:
+        model: the model.
+        plan: shapes and places of the state.
+        optimizer: from gradients to updates.
+        step: the jitted step; it compiles at its first call.
+    """
+
+    model: Gpt
+    plan: StatePlan
+    optimizer: optax.GradientTransformation
+    step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+
+def build_step(
+    config: TrainConfig, mesh: Mesh, vocab_size: int, bytes_per_token_V: jax.Array
+) -> StepParts:
+    """Build the training step of a config for the devices of a mesh.
+
+    Raises:
+        ConfigError: the config does not fit on the mesh.
+    """
+    check_mesh(config, mesh)
+    model, schedule = config.model.build(vocab_size), config.schedule.build()
+    plan, optimizer = plan_state(
+        model,
+        lambda axes: config.optimizer.build(schedule, axes),
+        config.sharding,
+        mesh,
+        config.recovery,
+    )
+    loss = language_model_loss(model, bytes_per_token_V, config.loss)
+    step = make_train_step(loss, optimizer, config.batch.num_micro_batches, config.recovery)
+    return StepParts(model, plan, optimizer, compile_step(step, plan.abstract, mesh))
+
+
 def open_sources(config: TrainConfig) -> Sources:
     """Open the datasets of a config; see `open_training_batches` for what it raises."""
     batches = open_training_batches(config.data, config.batch, config.seed)
@@ -83,18 +121,8 @@ def set_course(
         ConfigError: it does not fit on the mesh.
     """
     mesh = make_mesh(config.mesh)
-    check_mesh(config, mesh)
-    model = config.model.build(sources.tokenizer.vocab_size)
-    schedule = config.schedule.build()
-    plan, optimizer = plan_state(
-        model,
-        lambda axes: config.optimizer.build(schedule, axes),
-        config.sharding,
-        mesh,
-        config.recovery,
-    )
-    loss = language_model_loss(model, jnp.asarray(sources.tokenizer.bytes_per_token), config.loss)
-    step = make_train_step(loss, optimizer, config.batch.num_micro_batches, config.recovery)
+    bytes_per_token = jnp.asarray(sources.tokenizer.bytes_per_token)
+    parts = build_step(config, mesh, sources.tokenizer.vocab_size, bytes_per_token)
     look_through = jax.jit(all_finite)
     return Course(
         config=config,
@@ -103,10 +131,10 @@ def set_course(
         checkpoints=checkpoints,
         account=account,
         mesh=mesh,
-        model=model,
-        plan=plan,
-        optimizer=optimizer,
-        step=compile_step(step, plan.abstract, mesh),
+        model=parts.model,
+        plan=parts.plan,
+        optimizer=parts.optimizer,
+        step=parts.step,
         is_finite=lambda state: bool(look_through((state.trainable, state.opt_state))),
         progress=Progress(
             config.schedule.num_steps,

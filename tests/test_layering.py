@@ -34,6 +34,7 @@ LAYERS = [
         "shards",
         "plots",
         "report_page",
+        "runtime",
     },
     {"corpus", "data", "model", "parallel"},
     {"checkpoints"},

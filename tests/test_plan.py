@@ -9,7 +9,11 @@ import pytest
 
 from jaxgpt import plan, train
 from jaxgpt.command_line import run_verb
+from jaxgpt.config import load_config
 from jaxgpt.errors import ConfigError, UsageError
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.fit_on_mesh import check_mesh
+from jaxgpt.parallel.mesh import abstract_mesh
 from tests.tiny import REPOSITORY, make_dataset, write_config
 
 
@@ -68,6 +72,13 @@ def test_what_cannot_be_planned_is_refused(config) -> None:
         plan.main(["--config", config, "--num-devices", "2", "--evaluation.batch-size", "15"])
     with pytest.raises(ConfigError, match="give --vocab-size N"):
         plan.main(["--config", str(REPOSITORY / "configs" / "base.py")])
+
+
+@pytest.mark.parametrize("name", ["base", "medium", "large", "llama_1b"])
+def test_configs_for_gpus_divide_among_8(name: str) -> None:
+    config = load_config(REPOSITORY / "configs" / f"{name}.py", TrainConfig)
+    for num_devices in (1, 2, 4, 8):
+        check_mesh(config, abstract_mesh(config.mesh, num_devices))
 
 
 REFUSED = {

@@ -1,9 +1,7 @@
 """What a start knows of the run before it: tokens read, and since when its objective holds."""
 
 from jaxgpt.checkpoints.lineage import objective
-from jaxgpt.run_course import _advice
 from jaxgpt.run_state import Lineages, Start, _course
-from jaxgpt.training.loop import ADVICE
 
 
 def _lineage(global_batch_size: int = 8, z_loss: float = 0.0, data: str = "aaaa") -> dict:
@@ -62,13 +60,6 @@ def test_what_changes_speed_or_order_alone_is_no_other_objective() -> None:
     now["config"]["loss"]["logits"] = {"type": "jaxgpt.training.loss_head:WholeLogits"}
     now["config"]["model"]["compute_dtype"] = "bfloat16"
     assert _start({}, _lineage(), now).changes == ()
-
-
-def test_the_advice_to_a_run_that_cannot_go_on_names_what_was_changed() -> None:
-    assert _advice(Start(state=None)) == ADVICE
-    said = _advice(_start({}, _lineage(), _lineage(data="bbbb")))
-    assert "Since step 100 the run has another objective" in said
-    assert "datasets[0].fingerprint: 'aaaa' then, 'bbbb' now" in said
 
 
 def test_dropout_is_part_of_the_objective() -> None:

@@ -27,7 +27,6 @@ _PACKAGES = (
 )
 _GIT_TIMEOUT_SECONDS = 10
 _SHOWN = 5
-_HEX_DIGITS = frozenset("0123456789abcdef")
 _MAX_UNTRACKED = 20
 
 
@@ -146,7 +145,7 @@ def differences(then: Any, now: Any, name: str = "") -> list[str]:
         return [line for i, (a, b) in pairs for line in differences(a, b, f"{name}[{i}]")]
     if _is_list(then) and _is_list(now):
         return [f"{name}: {len(then)} items then, {len(now)} now"]
-    return [] if then == now else [f"{name}: {_shown(then)} then, {_shown(now)} now"]
+    return [] if then == now else [f"{name}: {then!r} then, {now!r} now"]
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
@@ -183,12 +182,6 @@ class _Absent:
 
 
 _ABSENT = _Absent()
-
-
-def _shown(value: Any) -> str:
-    """Return a value as Python writes it; of a hash its first digits."""
-    is_hash = isinstance(value, str) and len(value) >= 40 and not set(value) - _HEX_DIGITS
-    return repr(f"{value[:12]}..." if is_hash else value)
 
 
 def _require_equal(what: str, then: Any, now: Any, advice: str) -> None:

@@ -1,4 +1,4 @@
-"""A model's parameters as decoding reads them: cast once, and on a CPU laid out for it once.
+"""A model's parameters as decoding reads them: cast once, and laid out for it once.
 
 Axes: L layers, I input axes and O output axes of a kernel.
 """
@@ -13,8 +13,8 @@ from jax import Array
 
 from jaxgpt.model.few_rows import OutputsFirst
 from jaxgpt.model.gpt import Dtype, Gpt
-from jaxgpt.model.layer_stack import Numbered
 from jaxgpt.model.mixture_of_experts import EXPERTS, ROUTER
+from jaxgpt.runtime.target import compile_target
 
 # What the model casts to its compute type wherever it is used; see `cast_weights`.
 _WEIGHTS = ("kernel", "table")
@@ -44,11 +44,13 @@ class DecodingWeights:
 
     Attributes:
         stored: the parameters; if `laid_out`, leaves of type `_Stored`.
-        laid_out: whether they lie in another order than the model has them.
+        laid_out: whether each layer has arrays of its own.
+        for_cpu: whether kernels have their outputs first, as XLA's CPU backend reads them fastest.
     """
 
     stored: Any
     laid_out: bool = flax.struct.field(pytree_node=False)
+    for_cpu: bool = flax.struct.field(pytree_node=False)
 
     def restore(self) -> Any:
         """Return the parameters in the model's form; leaves nothing to do at run time."""
@@ -64,36 +66,33 @@ class DecodingWeights:
 
         A CPU multiplies them as float32, and would widen the whole cache at each step.
         """
-        return "float32" if self.laid_out else None
+        return "float32" if self.for_cpu else None
 
     def head_table(self, table_VD: Array) -> Array | OutputsFirst:
         """Return the embedding table as a tied head multiplies with it: its ids are outputs."""
-        return OutputsFirst(table_VD) if self.laid_out else table_VD
+        return OutputsFirst(table_VD) if self.for_cpu else table_VD
 
 
 def lay_out(model: Gpt, params: Any) -> DecodingWeights:
     """Return the weights that `Decoder` reads.
 
-    On one CPU each layer's weights become arrays of their own, since a loop over steps would cut
-    them out of their stack, and copy them, at each step; and kernels get their outputs first (see
-    `few_rows.py`). That is a copy of all that `params` holds.
+    On one device each layer's weights become arrays of their own, since a loop over steps would cut
+    them out of their stack, and copy them, at each step. On a CPU kernels get their outputs first,
+    too (see `few_rows.py`). That is a copy of all that `params` holds.
 
     Args:
         model: whose parameters they are.
         params: from `cast_weights`, so that a step reads less, or as they are.
     """
-    on_one_cpu = all(
-        [device.platform for device in leaf.devices()] == ["cpu"]
-        for leaf in jax.tree.leaves(params)
-    )
-    if not (on_one_cpu and isinstance(model.config.layers.in_turn, Numbered)):
-        return DecodingWeights(params, laid_out=False)
+    if any(leaf.sharding.num_devices > 1 for leaf in jax.tree.leaves(params)):
+        return DecodingWeights(params, laid_out=False, for_cpu=False)
+    for_cpu = compile_target().is_cpu
 
     def store(path: tuple[Any, ...], leaf: Array) -> _Stored:
         keys = [key.key for key in path]
         num_layers = model.config.num_layers if keys[0] == "blocks" else None
         num_inputs = 0
-        if keys[-1] == "kernel" and not set(keys) & set(_NOT_PROJECTED):
+        if for_cpu and keys[-1] == "kernel" and not set(keys) & set(_NOT_PROJECTED):
             shape = leaf.shape if num_layers is None else leaf.shape[1:]
             # A kernel leads from or to the model's width. Where it is both, a wrong guess is right
             # all the same, and slow.
@@ -101,7 +100,8 @@ def lay_out(model: Gpt, params: Any) -> DecodingWeights:
         pieces = _cut(leaf, num_layers, num_inputs)
         return _Stored(pieces, num_layers is not None, num_inputs)
 
-    return DecodingWeights(jax.tree_util.tree_map_with_path(store, params), laid_out=True)
+    stored = jax.tree_util.tree_map_with_path(store, params)
+    return DecodingWeights(stored, laid_out=True, for_cpu=for_cpu)
 
 
 @flax.struct.dataclass

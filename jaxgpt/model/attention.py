@@ -5,6 +5,7 @@ output. Axes: B batch, T query time, S key time, D model, N query heads, K key/v
 """
 
 import dataclasses
+import operator
 
 import flax.linen as nn
 import flax.struct
@@ -63,12 +64,11 @@ class Attention:
     def make_cache(
         self,
         settings: LayerSettings,
-        piece_layers: int,
         batch_size: int,
         max_length: int,
         dtype: str,
     ) -> KVCache:
-        """Return an empty cache for all layers, in pieces of `piece_layers`."""
+        """Return an empty cache for all layers."""
         raise NotImplementedError(f"{type(self).__name__} has no make_cache")
 
     def count_score_flops(self, d_model: int, num_layers: int, sequence_length: int) -> int:
@@ -157,7 +157,6 @@ class GroupedQueryAttention(Attention):
     def make_cache(
         self,
         settings: LayerSettings,
-        piece_layers: int,
         batch_size: int,
         max_length: int,
         dtype: str,
@@ -166,7 +165,6 @@ class GroupedQueryAttention(Attention):
         head_dim = self.resolve_head_dim(settings.d_model)
         return empty_cache(
             settings.num_layers,
-            piece_layers,
             batch_size,
             max_length,
             self.kv_heads,
@@ -216,8 +214,9 @@ class GroupedQueryAttentionLayer(nn.Module):
         mask = dataclasses.replace(context.mask, window=self.window)
         if cache is not None:
             assert mask.query_slots_BT is not None, "with a cache, queries stand in its slots"
-            cache = cache.write(layer, k_BSKH, v_BSKH, mask.query_slots_BT)
-            k_BSKH, v_BSKH = cache.read(layer)
+            number = operator.index(layer)
+            cache = cache.write(number, k_BSKH, v_BSKH, mask.query_slots_BT)
+            k_BSKH, v_BSKH = cache.read(number)
             dtype = q_BTNH.dtype
             if x_BTD.shape[1] == 1:
                 # To narrow a wider cache would take longer than the products of one query.

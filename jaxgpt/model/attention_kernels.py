@@ -9,6 +9,7 @@ Axes: B batch, T query time, S key time, N query heads, K key/value heads, H hea
 
 import functools
 import logging
+from typing import Any
 
 import jax
 
@@ -28,6 +29,7 @@ from jaxgpt.model.placement import placement
 from jaxgpt.model.ring import piece_size
 from jaxgpt.model.ring_attention import is_time_split, ring_attention
 from jaxgpt.model.row_attention import row_attention
+from jaxgpt.runtime.target import compile_target
 
 logger = logging.getLogger(__name__)
 
@@ -208,29 +210,29 @@ class Fastest(AttentionKernel):
         dropout: ProbabilityDropout | None,
     ) -> jax.Array:
         """See `AttentionKernel.compute`."""
-        kernel, reasons = choose_kernel(jax.default_backend(), q_BTNH, mask, scores, dropout)
+        kernel, reasons = choose_kernel(q_BTNH, mask, scores, dropout)
         if mask.query_slots_BT is None:
             _log_choice(type(kernel).__name__, reasons)
         return kernel.compute(q_BTNH, k_BSKH, v_BSKH, mask, scores, dropout)
 
 
 def choose_kernel(
-    backend: str,
-    q_BTNH: jax.Array,
+    q_BTNH: Any,
     mask: AttentionMask,
     scores: Scores,
     dropout: ProbabilityDropout | None,
 ) -> tuple[AttentionKernel, str]:
-    """Return the fastest kernel that refuses nothing of this, and why faster ones do.
+    """Return the fastest kernel that refuses nothing of this on the target, and why others do.
 
     Args:
-        backend: "cpu", "gpu" or "tpu".
         q_BTNH: queries, or anything with their shape and dtype.
         mask: as for `AttentionKernel.attend`, like the rest.
         scores: see there.
         dropout: see there.
     """
-    fast = {"cpu": (RowByRow(), OneQuery()), "gpu": (Cudnn(), Pallas())}.get(backend, ())
+    fast = {"cpu": (RowByRow(), OneQuery()), "gpu": (Cudnn(), Pallas())}.get(
+        compile_target().platform, ()
+    )
     if is_time_split(q_BTNH):
         fast = (Ring(),)
     reasons = []

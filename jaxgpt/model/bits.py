@@ -9,10 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.runtime.target import compile_target
+
 
 def bits_of(x: jax.Array) -> jax.Array:
-    """Return numbers of 16 bits as uint16, of any other size as they are."""
-    return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype.itemsize == 2 else x
+    """Return 16-bit numbers as uint16 on a CPU, all others as they are."""
+    is_moved_as_bits = x.dtype.itemsize == 2 and compile_target().is_cpu
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if is_moved_as_bits else x
 
 
 def numbers_of(bits: jax.Array, dtype: Any) -> jax.Array:

@@ -83,5 +83,5 @@ def kv_bytes_per_token(config: GptConfig, dtype: Dtype | None = None) -> int:
     """Bytes that a token takes in the key/value cache, over all layers; `dtype` as `make_cache`."""
     cache = jax.eval_shape(lambda: make_cache(config, 1, 1, dtype))
     return sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in (*cache.k_PBKSH, *cache.v_PBKSH)
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in (*cache.k_BKSH, *cache.v_BKSH)
     )

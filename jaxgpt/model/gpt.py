@@ -19,7 +19,7 @@ from jaxgpt.model.block import Block
 from jaxgpt.model.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.heads import Head, LanguageModelHead
 from jaxgpt.model.kv_cache import KVCache
-from jaxgpt.model.layer_stack import LayerStack, Shared, Unrolled
+from jaxgpt.model.layer_stack import LayerStack, Shared, Unrolled, UnrolledPython
 from jaxgpt.model.layers import Dropout, Embedding, Initialization, LayerSettings
 from jaxgpt.model.masks import AttentionMask
 from jaxgpt.model.norms import Norm, RmsNorm
@@ -118,9 +118,8 @@ def make_cache(
         ConfigError: the model has no positions for so many tokens.
     """
     config.position.check_length(max_length)
-    piece_layers = config.layers.in_turn.count_indexed(config.num_layers)
     return config.attention.make_cache(
-        config.settings, piece_layers, batch_size, max_length, dtype or config.compute_dtype
+        config.settings, batch_size, max_length, dtype or config.compute_dtype
     )
 
 
@@ -261,8 +260,8 @@ class Gpt(nn.Module):
                 routing = routing.add_layer(layer, one)
             return x_BTD, cache, routing
 
-        # A single token cannot be divided.
-        layers = self.config.layers if cache is None else self.config.layers.in_turn
+        # With a cache, whose layers are arrays of their own, layers are told apart in Python.
+        layers = self.config.layers if cache is None else UnrolledPython()
         x_BTD, cache, routing = layers.run(
             apply_layer,
             self.blocks,

@@ -3,8 +3,6 @@
 Axes: B batch, T query time, S key time, N query heads, K key/value heads, H head.
 """
 
-import re
-
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +12,7 @@ from jaxgpt.model.attention_math import ProbabilityDropout, Scores
 from jaxgpt.model.attention_shards import attend_on_shards
 from jaxgpt.model.masks import AttentionMask
 from jaxgpt.model.ring_attention import is_time_split
+from jaxgpt.runtime.target import compile_target
 
 # Tokens of a tile; a row must be whole tiles, as Pallas' kernel reads whole ones.
 _TILE = 128
@@ -31,17 +30,7 @@ class Cudnn(AttentionKernel):
         dropout: ProbabilityDropout | None,
     ) -> str | None:
         """See `AttentionKernel.refuses`."""
-        return self.refuses_on(_compute_capability(), q_BTNH, mask, scores, dropout)
-
-    def refuses_on(
-        self,
-        capability: float,
-        q_BTNH: jax.Array | jax.ShapeDtypeStruct,
-        mask: AttentionMask,
-        scores: Scores,
-        dropout: ProbabilityDropout | None,
-    ) -> str | None:
-        """`refuses`, on a GPU of that compute capability, present or not."""
+        capability = compile_target().compute_capability
         head_dim = q_BTNH.shape[-1]
         largest_head = 256 if capability >= 9.0 else 128
         reasons = {
@@ -50,6 +39,10 @@ class Cudnn(AttentionKernel):
             # Its mask argument would become a dense [T, S] bias with a gradient of its own.
             "rows are packed: it knows no segments": mask.segment_ids_BT is not None,
             "queries stand in the slots of a cache": mask.query_slots_BT is not None,
+            # JAX refuses their gradient.
+            f"rows of {q_BTNH.shape[1]} tokens are of odd length": q_BTNH.shape[1] % 2 != 0,
+            # The rule by which JAX divides it among devices fails there.
+            "it does not work inside of a pipeline's stages": _is_in_stage(),
             "the tokens of a row lie on several devices": is_time_split(q_BTNH),
             "scores are soft-capped": scores.soft_cap is not None,
             "it has no dropout of probabilities here": dropout is not None,
@@ -97,17 +90,7 @@ class Pallas(AttentionKernel):
         dropout: ProbabilityDropout | None,
     ) -> str | None:
         """See `AttentionKernel.refuses`."""
-        return self.refuses_on(_compute_capability(), q_BTNH, mask, scores, dropout)
-
-    def refuses_on(
-        self,
-        capability: float,
-        q_BTNH: jax.Array | jax.ShapeDtypeStruct,
-        mask: AttentionMask,
-        scores: Scores,
-        dropout: ProbabilityDropout | None,
-    ) -> str | None:
-        """`refuses`, on a GPU of that compute capability, present or not."""
+        capability = compile_target().compute_capability
         num_tokens, head_dim = q_BTNH.shape[1], q_BTNH.shape[-1]
         reasons = {
             "there is no NVIDIA GPU of compute capability 8.0 or above": capability < 8.0,
@@ -117,9 +100,7 @@ class Pallas(AttentionKernel):
             "it has no window": mask.window is not None,
             "queries stand in the slots of a cache": mask.query_slots_BT is not None,
             # Its gradient is not marked as different in each stage, which JAX asks for there.
-            "it does not work inside of a pipeline's stages": bool(
-                jax.sharding.get_abstract_mesh().manual_axes
-            ),
+            "it does not work inside of a pipeline's stages": _is_in_stage(),
             "the tokens of a row lie on several devices": is_time_split(q_BTNH),
             "scores are soft-capped": scores.soft_cap is not None,
             "it has no dropout of probabilities": dropout is not None,
@@ -137,6 +118,11 @@ class Pallas(AttentionKernel):
     ) -> jax.Array:
         """See `AttentionKernel.compute`."""
         return pallas_attention(q_BTNH, k_BSKH, v_BSKH, mask.segment_ids_BT, scores.scale)
+
+
+def _is_in_stage() -> bool:
+    """Whether the stages of a pipeline are divided around the caller."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def pallas_attention(
@@ -186,11 +172,3 @@ def pallas_attention(
         # Padding sees padding in the kernel.
         out_BTNH = jnp.where(segment_ids_BT[:, :, None, None] != 0, out_BTNH, 0)
     return out_BTNH
-
-
-def _compute_capability() -> float:
-    """Compute capability of the first NVIDIA GPU, such as 9.0; 0 without one."""
-    device = jax.local_devices()[0]
-    # Other makers' devices have none, or a name like gfx90a.
-    capability = str(getattr(device, "compute_capability", ""))
-    return float(capability) if re.fullmatch(r"\d+(\.\d+)?", capability) else 0.0

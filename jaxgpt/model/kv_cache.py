@@ -3,15 +3,13 @@
 A fixed-size pytree: it can be donated to a jitted step, and rows may be of different lengths.
 
 It lies as attention multiplies it, since otherwise every step would copy all of the cache: a head's
-slots together, and layers that are compiled one by one in arrays of their own, which need not be
-cut out of a stack.
+slots together, and each layer in an array of its own, which need not be cut out of a stack.
 
-Axes: P layers of a piece, B batch, T new tokens, K key/value heads, S slots (the longest sequence
+Axes: B batch, T new tokens, K key/value heads, S slots (the longest sequence
 that fits), H head.
 """
 
 import dataclasses
-import operator
 
 import flax.struct
 import jax
@@ -25,22 +23,22 @@ class KVCache:
     """Keys and values by layer, row and slot; slot s of a row holds its token number s.
 
     Attributes:
-        k_PBKSH: keys, already rotated if positions are rotary, in pieces of as many layers each; of
-            16-bit numbers the bits, as integers (see `bits.py`).
-        v_PBKSH: values, likewise.
+        k_BKSH: keys of each layer, already rotated if positions are rotary; on a CPU the bits of
+            16-bit numbers, as integers (see `bits.py`).
+        v_BKSH: values of each layer, likewise.
         lengths_B: int32, number of tokens each row holds; slots from there on are never seen.
         dtype: of keys and values.
     """
 
-    k_PBKSH: tuple[jax.Array, ...]
-    v_PBKSH: tuple[jax.Array, ...]
+    k_BKSH: tuple[jax.Array, ...]
+    v_BKSH: tuple[jax.Array, ...]
     lengths_B: jax.Array
     dtype: str = flax.struct.field(pytree_node=False)
 
     @property
     def max_length(self) -> int:
         """Number of slots of a row."""
-        return self.v_PBKSH[0].shape[3]
+        return self.v_BKSH[0].shape[2]
 
     def new_slots(self, valid_BT: jax.Array) -> jax.Array:
         """Slots for T new tokens a row, int32 [B, T]; -1 for those that are padding.
@@ -51,46 +49,37 @@ class KVCache:
         return jnp.where(valid_BT, slots_BT, -1)
 
     def write(
-        self, layer: int | jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, slots_BT: jax.Array
+        self, layer: int, k_BTKH: jax.Array, v_BTKH: jax.Array, slots_BT: jax.Array
     ) -> "KVCache":
         """Return a cache with one layer's new keys and values in their slots.
 
         Tokens in slot -1 or beyond the last slot are dropped. Lengths do not change: that is
         `advance`, once all layers have written.
         """
-        piece, place = self._find(layer)
-        batch_size, num_heads = self.v_PBKSH[piece].shape[1:3]
+        batch_size, num_heads = self.v_BKSH[layer].shape[:2]
         rows_B11 = jnp.arange(batch_size)[:, None, None]
         heads_K1 = jnp.arange(num_heads)[:, None]
         # A negative index would count from the end; one past the end is dropped.
         targets_B1T = jnp.where(slots_BT < 0, self.max_length, slots_BT)[:, None]
 
-        def put(pieces: tuple[jax.Array, ...], new_BTKH: jax.Array) -> tuple[jax.Array, ...]:
+        def put(layers: tuple[jax.Array, ...], new_BTKH: jax.Array) -> tuple[jax.Array, ...]:
             new_BKTH = bits_of(new_BTKH.astype(jnp.dtype(self.dtype))).swapaxes(1, 2)
             # Head by head: what has one index only, XLA's CPU backend writes into a copy.
-            places = (place, rows_B11, heads_K1, targets_B1T)
-            written = pieces[piece].at[places].set(new_BKTH, mode="drop")
-            return (*pieces[:piece], written, *pieces[piece + 1 :])
+            places = (rows_B11, heads_K1, targets_B1T)
+            written = layers[layer].at[places].set(new_BKTH, mode="drop")
+            return (*layers[:layer], written, *layers[layer + 1 :])
 
         return dataclasses.replace(
-            self, k_PBKSH=put(self.k_PBKSH, k_BTKH), v_PBKSH=put(self.v_PBKSH, v_BTKH)
+            self, k_BKSH=put(self.k_BKSH, k_BTKH), v_BKSH=put(self.v_BKSH, v_BTKH)
         )
 
-    def read(self, layer: int | jax.Array) -> tuple[jax.Array, jax.Array]:
+    def read(self, layer: int) -> tuple[jax.Array, jax.Array]:
         """Return k_BSKH and v_BSKH of one layer, every slot."""
-        piece, place = self._find(layer)
-
-        def get(pieces: tuple[jax.Array, ...]) -> jax.Array:
-            return numbers_of(pieces[piece][place], self.dtype).swapaxes(1, 2)
-
-        return get(self.k_PBKSH), get(self.v_PBKSH)
-
-    def _find(self, layer: int | jax.Array) -> tuple[int, int | jax.Array]:
-        """Return in which piece a layer lies, and where in it."""
-        if len(self.k_PBKSH) == 1:
-            return 0, layer
-        # Only a loop over layers has a number that is no Python integer, and that has one piece.
-        return divmod(operator.index(layer), self.k_PBKSH[0].shape[0])
+        k_BSKH, v_BSKH = (
+            numbers_of(layers[layer], self.dtype).swapaxes(1, 2)
+            for layers in (self.k_BKSH, self.v_BKSH)
+        )
+        return k_BSKH, v_BSKH
 
     def advance(self, valid_BT: jax.Array) -> "KVCache":
         """Return the cache with the valid tokens counted, up to the number of slots."""
@@ -102,7 +91,6 @@ class KVCache:
 
 def empty_cache(
     num_layers: int,
-    piece_layers: int,
     batch_size: int,
     max_length: int,
     num_kv_heads: int,
@@ -113,22 +101,20 @@ def empty_cache(
 
     Args:
         num_layers: of the model.
-        piece_layers: how many layers share an array, a divisor of `num_layers`.
         batch_size: B.
         max_length: S.
         num_kv_heads: K.
         head_dim: H.
         dtype: of keys and values.
     """
-    shape = (piece_layers, batch_size, num_kv_heads, max_length, head_dim)
+    shape = (batch_size, num_kv_heads, max_length, head_dim)
 
-    def pieces() -> tuple[jax.Array, ...]:
-        num_pieces = num_layers // piece_layers
-        return tuple(bits_of(jnp.zeros(shape, jnp.dtype(dtype))) for _ in range(num_pieces))
+    def layers() -> tuple[jax.Array, ...]:
+        return tuple(bits_of(jnp.zeros(shape, jnp.dtype(dtype))) for _ in range(num_layers))
 
     return KVCache(
-        k_PBKSH=pieces(),
-        v_PBKSH=pieces(),
+        k_BKSH=layers(),
+        v_BKSH=layers(),
         lengths_B=jnp.zeros((batch_size,), jnp.int32),
         dtype=dtype,
     )

@@ -40,18 +40,6 @@ ApplyLayer = Callable[[Any, Shared, Carry, int | jax.Array, int], Carry]
 class LayerStack:
     """Base of the ways to run layers."""
 
-    @property
-    def in_turn(self) -> "LayerStack":
-        """The stack that runs the layers one after another, on all rows at once."""
-        return self
-
-    def count_indexed(self, num_layers: int) -> int:
-        """How many layers are found by an index that is known only as the program runs.
-
-        What each layer has of its own is kept in arrays of so many layers, stacked.
-        """
-        return num_layers
-
     def row_multiple(self, mesh_sizes: Mapping[str, int]) -> int:
         """The number of rows that a batch must have, or a multiple of it, to run on a mesh."""
         return 1
@@ -112,11 +100,6 @@ class Unrolled(LayerStack):
     Python runs once for all layers of a kind, so that their number may be a traced array.
     """
 
-    @property
-    def in_turn(self) -> LayerStack:
-        """See `LayerStack.in_turn`."""
-        return Numbered()
-
     def run(
         self,
         apply_layer: ApplyLayer[Carry],
@@ -142,12 +125,8 @@ class Unrolled(LayerStack):
 
 
 @configclass
-class Numbered(LayerStack):
-    """Unrolled, and each layer is told its number as a Python integer: it has arrays of its own."""
-
-    def count_indexed(self, num_layers: int) -> int:
-        """See `LayerStack.count_indexed`."""
-        return 1
+class UnrolledPython(LayerStack):
+    """Unrolled, with each layer traced on its own: its number is a Python integer."""
 
     def run(
         self,

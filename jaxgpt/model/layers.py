@@ -21,6 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxgpt.config import configclass
 from jaxgpt.model.few_rows import OutputsFirst
 from jaxgpt.model.placement import constrain, constrain_kept, gathered, looked_up, placement
+from jaxgpt.runtime.target import compile_target
 
 # The name that rematerialisation policies know the results of weight matmuls by.
 PROJECTION = "projection"
@@ -107,6 +108,15 @@ def accumulator_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def rounded_output_dtype(dtype: Any) -> Any:
+    """Return the type that a product comes in whose result is rounded to `dtype` at once.
+
+    A GPU's kernels add up in float32 and round once, at the end; where devices share a sum, they
+    exchange half the bytes. XLA's CPU backend is slower unless it returns float32.
+    """
+    return accumulator_dtype(dtype) if compile_target().is_cpu else jnp.dtype(dtype)
+
+
 Axes = tuple[str | None, ...]
 
 
@@ -116,6 +126,7 @@ def project(
     num_inputs: int = 1,
     transposed: bool = False,
     axes: Axes = (),
+    is_rounded: bool = False,
 ) -> jax.Array:
     """Contract the last `num_inputs` axes of `x` with the kernel's input axes.
 
@@ -134,20 +145,23 @@ def project(
         num_inputs: number of contracted axes.
         transposed: whether the kernel's input axes come last.
         axes: names of the kernel's axes, by which it is placed; empty to leave that open.
+        is_rounded: whether the caller rounds the result to the dtype of `x` at once.
 
     Returns:
-        [..., O...], float32 (or wider, if `x` is).
+        [..., O...], float32 (or wider, if `x` is); of the dtype of `x` where `is_rounded` and that
+        is faster.
     """
     if isinstance(kernel, OutputsFirst):
         if kernel.is_quick_for(x, num_inputs):
             return kernel.multiply(x, num_inputs, transposed)
         kernel = kernel.kernel
-    return cast(jax.Array, _project(x, kernel, num_inputs, transposed, axes))
+    dtype = (rounded_output_dtype if is_rounded else accumulator_dtype)(x.dtype)
+    return cast(jax.Array, _project(x, kernel, num_inputs, transposed, axes, dtype))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _project(
-    x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool, axes: Axes
+    x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool, axes: Axes, dtype: Any
 ) -> jax.Array:
     kernel_inputs, _ = _kernel_axes(kernel, num_inputs, transposed)
     x_inputs = tuple(range(x.ndim - num_inputs, x.ndim))
@@ -155,7 +169,7 @@ def _project(
         x,
         constrain(kernel.astype(x.dtype), *axes),
         ((x_inputs, kernel_inputs), ((), ())),
-        preferred_element_type=accumulator_dtype(x.dtype),
+        preferred_element_type=dtype,
     )
 
 
@@ -170,14 +184,14 @@ def _kernel_axes(
 
 
 def _project_forward(
-    x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool, axes: Axes
+    x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool, axes: Axes, dtype: Any
 ) -> Any:
     saved = (x, constrain_kept(kernel, *axes))
-    return _project(x, kernel, num_inputs, transposed, axes), saved
+    return _project(x, kernel, num_inputs, transposed, axes, dtype), saved
 
 
 def _project_backward(
-    num_inputs: int, transposed: bool, axes: Axes, saved: Any, dy: jax.Array
+    num_inputs: int, transposed: bool, axes: Axes, dtype: Any, saved: Any, dy: jax.Array
 ) -> Any:
     x, kernel = saved
     dy = dy.astype(x.dtype)
@@ -214,7 +228,7 @@ def _project_back(
         dy,
         kernel,
         (((num_leading,), (output,)), ((), ())),
-        preferred_element_type=accumulator_dtype(dy.dtype),
+        preferred_element_type=rounded_output_dtype(dy.dtype),
     )
 
 
@@ -224,6 +238,8 @@ def _puts_inputs_first(x: jax.Array, dy: jax.Array, num_leading: int, transposed
     What is put first may have to be transposed, and the gradient if it comes out the other way
     than the kernel: the narrower is first where that moves fewer numbers.
     """
+    if not compile_target().is_cpu:
+        return not transposed
     num_rows = math.prod(x.shape[:num_leading])
     num_inputs, num_outputs = (math.prod(each.shape[num_leading:]) for each in (x, dy))
     if num_rows * abs(num_inputs - num_outputs) > num_inputs * num_outputs:
@@ -283,7 +299,13 @@ class Projection(nn.Module):
             self, "kernel", self.kernel_init, self.inputs + self.outputs, self.axes, self.settings
         )
         compute_dtype = jnp.dtype(self.settings.compute_dtype)
-        y = project(x.astype(compute_dtype), kernel, len(self.inputs), axes=self.axes)
+        y = project(
+            x.astype(compute_dtype),
+            kernel,
+            len(self.inputs),
+            axes=self.axes,
+            is_rounded=not self.use_bias,
+        )
         if self.use_bias:
             axes = self.axes[len(self.inputs) :]
             zeros = nn.initializers.zeros

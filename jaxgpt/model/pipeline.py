@@ -52,11 +52,6 @@ class Pipelined(LayerStack):
         if isinstance(self.stage, Pipelined):
             raise ValueError("stage must be another way to run layers, not Pipelined again")
 
-    @property
-    def in_turn(self) -> LayerStack:
-        """See `LayerStack.in_turn`."""
-        return self.stage.in_turn
-
     def run(
         self,
         apply_layer: ApplyLayer[Carry],

@@ -17,6 +17,7 @@ from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.layers import Embedding, LayerSettings
 from jaxgpt.model.rope_scaling import NoScaling, RopeScaling
+from jaxgpt.runtime.target import compile_target
 
 
 class Rotation(NamedTuple):
@@ -162,12 +163,13 @@ class LearnedLayer(nn.Module):
 
 
 def _cos_and_sin(angles_BTR: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines, evaluated once.
+    """Return cosines and sines, evaluated once on a CPU.
 
-    The compiler would rather evaluate them again for every head of every layer, wherever they are
-    used; on a CPU that takes a tenth of a training step. The results of a loop it keeps.
+    XLA's CPU backend would evaluate them again for every head of every layer, wherever they are
+    used; that takes a tenth of a training step. It keeps the results of a loop. On a GPU the loop
+    would be a branch taken by the host, and evaluating them again costs nothing beside the bytes.
     """
-    if angles_BTR.shape[1] == 1:
+    if angles_BTR.shape[1] == 1 or not compile_target().is_cpu:
         return jnp.cos(angles_BTR), jnp.sin(angles_BTR)
     cos_BTR, sin_BTR = jax.lax.map(
         lambda phase: jax.lax.switch(phase, (jnp.cos, jnp.sin), angles_BTR), jnp.arange(2)

@@ -9,7 +9,7 @@ import logging
 import os
 import pkgutil
 import re
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -47,6 +47,10 @@ class RuntimeConfig:
     deterministic: bool = False
     """On a GPU: deterministic kernels; XLA's choice among them is kept in the compile cache, which
     must not be empty then. A CPU always is."""
+    matmul_precision: Literal["default", "highest"] = "default"
+    """Precision of float32 products on a GPU of compute capability 8.0 or above: default rounds
+    operands to TF32, 10 bits of mantissa; highest keeps float32 and takes several times as long.
+    Products of bfloat16 and products on a CPU do not depend on it."""
     cpu_devices: int = 1
     """Where there is no GPU: in how many devices the processor is divided, each with one of as many
     parts of the mesh. As many as cores keep all of them busy: XLA runs many operations on one.
@@ -77,6 +81,8 @@ def configure_runtime(config: RuntimeConfig) -> None:
     keep_freed_memory()
     if config.cpu_devices > 1:
         _divide_cpu(config.cpu_devices)
+    if config.matmul_precision != "default":
+        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     if config.deterministic:
         _add_flag("--xla_gpu_deterministic_ops=true")
     if place := os.environ.get("JAX_COMPILATION_CACHE_DIR", config.compile_cache):

@@ -26,15 +26,15 @@ from jaxgpt.model.attention_kernels import (
     Ring,
     RowByRow,
     SavedProbabilities,
+    choose_kernel,
 )
 from jaxgpt.model.attention_math import Scores
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Unrolled
 from jaxgpt.model.masks import AttentionMask
 from jaxgpt.model.remat import NoRemat
+from jaxgpt.runtime.target import CompileTarget, compiling_for
 from jaxgpt.training.loss import language_model_loss
-
-_NEWEST = 9.0  # Compute capability of H100 and H200.
 
 
 class KeptBytes(NamedTuple):
@@ -51,23 +51,25 @@ class KeptBytes(NamedTuple):
     ends: float
 
 
-def kept_bytes(config: TrainConfig, vocab_size: int, mesh: AbstractMesh, on_gpu: bool) -> KeptBytes:
+def kept_bytes(
+    config: TrainConfig, vocab_size: int, mesh: AbstractMesh, target: CompileTarget
+) -> KeptBytes:
     """Measure a model's activations.
 
     Args:
         config: of the run.
         vocab_size: ids of the tokenizer.
         mesh: the devices; its tensor axis splits heads, hidden units and vocabulary.
-        on_gpu: whether `Fastest` attention may be cuDNN's or Pallas', which keep no scores.
+        target: the kind of device, which decides what `Fastest` attention keeps.
     """
-    model, tensor = with_kernel(config, mesh, on_gpu), mesh.shape["tensor"]
+    model, tensor = with_kernel(config, mesh, target), mesh.shape["tensor"]
     layer, ends = _measure(config, model, vocab_size, tensor)
     at_work, _ = _measure(config, replace(model, remat=NoRemat()), vocab_size, tensor)
     return KeptBytes(layer, at_work, ends)
 
 
 def attention_kernel(
-    config: TrainConfig, mesh: AbstractMesh, on_gpu: bool
+    config: TrainConfig, mesh: AbstractMesh, target: CompileTarget
 ) -> AttentionKernel | None:
     """The kernel that training would use on the devices of the plan; None where none is chosen."""
     attention = config.model.attention
@@ -79,8 +81,9 @@ def attention_kernel(
         return Reference()
     if mesh.shape["context"] > 1:
         return Ring()
-    if not on_gpu:
-        return RowByRow() if mesh.shape["pipeline"] == 1 else SavedProbabilities()
+    if mesh.shape["pipeline"] > 1:
+        # No fast kernel works inside of a pipeline's stages.
+        return SavedProbabilities()
     head_dim = attention.resolve_head_dim(config.model.d_model)
     shape = (1, config.batch.sequence_length, 1, head_dim)
     q_BTNH = jax.ShapeDtypeStruct(shape, jnp.dtype(config.model.compute_dtype))
@@ -89,16 +92,13 @@ def attention_kernel(
     # Of layers with and without a window, the one that fewer kernels know.
     window = next((window for window in attention.windows if window is not None), None)
     mask = AttentionMask(segment_ids_BT=segments_BT, window=window)
-    # Pallas' kernel refuses to be in a pipeline's stage.
-    for kernel in (Cudnn(), Pallas()) if mesh.shape["pipeline"] == 1 else (Cudnn(),):
-        if kernel.refuses_on(_NEWEST, q_BTNH, mask, scores, None) is None:
-            return kernel
-    return SavedProbabilities()
+    with compiling_for(target):
+        return choose_kernel(q_BTNH, mask, scores, None)[0]
 
 
-def with_kernel(config: TrainConfig, mesh: AbstractMesh, on_gpu: bool) -> GptConfig:
+def with_kernel(config: TrainConfig, mesh: AbstractMesh, target: CompileTarget) -> GptConfig:
     """The model with a kernel named that keeps what the chosen one would keep."""
-    attention, kernel = config.model.attention, attention_kernel(config, mesh, on_gpu)
+    attention, kernel = config.model.attention, attention_kernel(config, mesh, target)
     if not isinstance(attention, GroupedQueryAttention) or kernel is None:
         return config.model
     # These need a GPU even to be traced; the row-by-row kernel keeps the same arrays.

@@ -14,6 +14,7 @@ from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.planning.activations import attention_kernel, kept_bytes, with_kernel
+from jaxgpt.runtime.target import CompileTarget
 from jaxgpt.training.state import StatePlan, plan_state
 
 
@@ -42,7 +43,7 @@ def plan_run_state(config: TrainConfig, vocab_size: int, mesh: AbstractMesh) -> 
     """Shapes and places of everything that the run keeps."""
     schedule = config.schedule.build()
     plan, _ = plan_state(
-        with_kernel(config, mesh, on_gpu=False).build(vocab_size),
+        with_kernel(config, mesh, CompileTarget(platform="cpu")).build(vocab_size),
         lambda axes: config.optimizer.build(schedule, axes),
         config.sharding,
         mesh,
@@ -51,7 +52,7 @@ def plan_run_state(config: TrainConfig, vocab_size: int, mesh: AbstractMesh) -> 
 
 
 def plan_memory(
-    config: TrainConfig, vocab_size: int, mesh: AbstractMesh, on_gpu: bool
+    config: TrainConfig, vocab_size: int, mesh: AbstractMesh, target: CompileTarget
 ) -> MemoryPlan:
     """Work out what each device holds while it trains.
 
@@ -59,21 +60,21 @@ def plan_memory(
         config: of the run.
         vocab_size: ids of the tokenizer.
         mesh: the devices, in their arrangement.
-        on_gpu: whether they are GPUs; decides the attention kernel.
+        target: their kind; decides the attention kernel.
     """
     state = plan_run_state(config, vocab_size, mesh).abstract
     parameters = bytes_per_device(state.trainable)
     rows = config.batch.global_batch_size / batch_shards(mesh)
     tokens = config.batch.sequence_length / mesh.shape["context"]
     micro_rows = rows / config.batch.num_micro_batches / mesh.shape["context"]
-    kept = kept_bytes(config, vocab_size, mesh, on_gpu)
+    kept = kept_bytes(config, vocab_size, mesh, target)
     recomputed = kept.layer_at_work if kept.layer < kept.layer_at_work else 0.0
     # Gradients, too; but attention and feed-forward take turns to have theirs. When it is the turn
     # of attention, what was recomputed for the feed-forward is gone, and scores are there.
     layer_at_work = max(
         micro_rows * (recomputed + kept.layer_at_work / 2),
         micro_rows * (recomputed + kept.layer_at_work) / 2
-        + _attention_at_work(config, mesh, on_gpu),
+        + _attention_at_work(config, mesh, target),
     )
     loss_at_work = config.loss.logits.bytes_at_work(
         math.ceil(micro_rows * config.batch.sequence_length),
@@ -116,9 +117,9 @@ def _gathered_bytes(config: TrainConfig, params: Any, mesh: AbstractMesh) -> int
     return round(2 * itemsize * mesh.shape["fsdp"] * kept / num_layers)
 
 
-def _attention_at_work(config: TrainConfig, mesh: AbstractMesh, on_gpu: bool) -> float:
+def _attention_at_work(config: TrainConfig, mesh: AbstractMesh, target: CompileTarget) -> float:
     """What attention needs of scores that it does not keep."""
-    attention, kernel = config.model.attention, attention_kernel(config, mesh, on_gpu)
+    attention, kernel = config.model.attention, attention_kernel(config, mesh, target)
     if not isinstance(attention, GroupedQueryAttention) or kernel is None:
         return 0.0
     return kernel.bytes_at_work(

@@ -1,5 +1,6 @@
 """A plan as a whole, and how it is shown: one object for programs, lines for people."""
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.mesh import abstract_mesh
 from jaxgpt.parallel.runtime import check_platforms
 from jaxgpt.planning.activations import attention_kernel
+from jaxgpt.planning.compiled import CompiledPlan, describe_compiled
 from jaxgpt.planning.devices import GB, Device
 from jaxgpt.planning.memory import MemoryPlan, bytes_per_device, plan_memory, plan_run_state
 from jaxgpt.planning.speed import SpeedPlan, plan_speed
@@ -48,6 +50,7 @@ class Plan:
         days: of all steps.
         cost: in the currency of the price; None without one.
         placements: of every parameter.
+        compiled: figures of the program that XLA made for the device; None without.
     """
 
     num_parameters: int
@@ -59,6 +62,12 @@ class Plan:
     days: float
     cost: float | None
     placements: tuple[Placement, ...]
+    compiled: CompiledPlan | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """Return the number of devices in the mesh."""
+        return math.prod(self.mesh.values())
 
     @property
     def fits(self) -> bool:
@@ -77,6 +86,7 @@ class Plan:
             **self.speed._asdict(),
             "days": self.days,
             "cost": self.cost,
+            **({} if self.compiled is None else {"compiled": self.compiled.to_dict()}),
         }
 
 
@@ -101,12 +111,12 @@ def make_plan(
     speed = plan_speed(config, vocab_size, params, mesh, device, utilization)
     hours = speed.step_seconds * config.schedule.num_steps / 3600
     fraction = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _DEFAULT_FRACTION))
-    kernel = attention_kernel(config, mesh, on_gpu=True)
+    kernel = attention_kernel(config, mesh, device.target)
     return Plan(
         num_parameters=num_parameters(config.model, vocab_size),
         mesh=dict(mesh.shape),
         attention=type(kernel or config.model.attention).__name__,
-        memory=plan_memory(config, vocab_size, mesh, on_gpu=True),
+        memory=plan_memory(config, vocab_size, mesh, device.target),
         usable_bytes=int(device.memory_bytes * fraction),
         speed=speed,
         days=hours / 24,
@@ -132,11 +142,8 @@ def find_vocab_size(config: TrainConfig, vocab_size: int | None) -> int:
 def describe(plan: Plan, config: TrainConfig, device: Device) -> list[str]:
     """Lines for a person."""
     axes = ", ".join(f"{name}={size}" for name, size in plan.mesh.items() if size > 1)
-    num_devices = 1
-    for size in plan.mesh.values():
-        num_devices *= size
     lines = [
-        f"{plan.num_parameters:,} parameters on {num_devices} x {device.kind}"
+        f"{plan.num_parameters:,} parameters on {plan.num_devices} x {device.kind}"
         f"{f' ({axes})' if axes else ''}, attention: {plan.attention}",
         "",
         "memory of each device (GB)",
@@ -158,7 +165,12 @@ def describe(plan: Plan, config: TrainConfig, device: Device) -> list[str]:
         f"  {'tokens per second':20} {plan.speed.tokens_per_second:9,.0f}",
         *describe_time(plan.days, plan.cost, config.schedule.num_steps),
     ]
-    return lines if plan.fits else [*lines, "", _advice(plan, config)]
+    if not plan.fits:
+        lines += ["", _advice(plan, config)]
+    if plan.compiled is not None:
+        tokens = config.batch.tokens_per_step
+        lines += ["", *describe_compiled(plan.compiled, plan.memory.total, tokens)]
+    return lines
 
 
 def describe_time(days: float, cost: float | None, num_steps: int) -> list[str]:

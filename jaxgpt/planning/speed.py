@@ -117,5 +117,5 @@ def _others(size: int) -> float:
 def _kv_elements(config: TrainConfig, mesh: AbstractMesh) -> float:
     """Elements of a token's keys and values over all layers, on one device."""
     cache = jax.eval_shape(lambda: make_cache(config.model, 1, 1))
-    elements = sum(math.prod(leaf.shape) for leaf in (*cache.k_PBKSH, *cache.v_PBKSH))
+    elements = sum(math.prod(leaf.shape) for leaf in (*cache.k_BKSH, *cache.v_BKSH))
     return elements / mesh.shape["tensor"]

@@ -7,13 +7,16 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
 from jaxgpt.config_roles import Execution
 from jaxgpt.model.routing import ROUTING, RoutingSums, published_routing
+from jaxgpt.runtime.target import compile_target
 from jaxgpt.training.loss_head import LossHead, TokenChunks, TokenSums
+
+# A logit that is never reached: exp(_LEAST - x) is 0 for every x.
+_LEAST = -3e38
 
 
 class LossSums(NamedTuple):
@@ -65,13 +68,64 @@ def cross_entropy(
         weights: [...]; weight 0 removes a target from every sum.
         z_loss: weight of the squared log-normaliser in the objective.
     """
-    logits = logits.astype(jnp.float32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    losses, log_normalisers = _token_losses(logits.astype(jnp.float32), targets)
     objective = loss = jnp.sum(losses * weights)
     if z_loss:
-        log_normalisers = jax.nn.logsumexp(logits, axis=-1)
         objective = loss + z_loss * jnp.sum(jnp.square(log_normalisers) * weights)
     return TokenSums(objective, jax.lax.stop_gradient(loss))
+
+
+@jax.custom_vjp
+def _token_losses(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return `log_normaliser - logit of the target` and the log-normalisers, both [...].
+
+    Automatic differentiation of the target's logit is a scatter into an array as large as the
+    logits, on a GPU one more pass over them, and one for its zeros.
+    """
+    log_normalisers = log_sum_exp(logits)
+    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return log_normalisers - target_logits, log_normalisers
+
+
+def _token_losses_forward(logits: jax.Array, targets: jax.Array) -> Any:
+    losses, log_normalisers = _token_losses(logits, targets)
+    return (losses, log_normalisers), (logits, targets, log_normalisers)
+
+
+def _token_losses_backward(saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> Any:
+    logits, targets, log_normalisers = saved
+    dlosses, dnormalisers = cotangents
+    probabilities = jnp.exp(logits - log_normalisers[..., None])
+    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    drawn = jnp.where(is_target, dlosses[..., None], 0)
+    return probabilities * (dlosses + dnormalisers)[..., None] - drawn, None
+
+
+_token_losses.defvjp(_token_losses_forward, _token_losses_backward)
+
+
+def log_sum_exp(logits: jax.Array) -> jax.Array:
+    """Return `log sum_v exp(logits)` over the last axis, in one pass over memory on a GPU.
+
+    Two partial results (m, s), which stand for s * exp(m), are joined at their larger m (Milakov
+    and Gimelshein 2018, arXiv:1805.02867, algorithm 3). On a CPU, where exponentials count and not
+    bytes, the maximum is found first.
+    """
+    if compile_target().is_cpu:
+        return jax.nn.logsumexp(logits, axis=-1)
+
+    def join(left: Any, right: Any) -> Any:
+        (left_largest, left_sum), (right_largest, right_sum) = left, right
+        largest = jnp.maximum(left_largest, right_largest)
+        total = left_sum * jnp.exp(left_largest - largest)
+        return largest, total + right_sum * jnp.exp(right_largest - largest)
+
+    # Below every logit and finite: the difference of two infinities would be NaN.
+    start = (jnp.float32(_LEAST), jnp.float32(0))
+    largest, total = jax.lax.reduce(
+        (logits, jnp.ones_like(logits)), start, join, (logits.ndim - 1,)
+    )
+    return largest + jnp.log(total)
 
 
 def with_counts(sums: TokenSums, batch: Batch, bytes_per_token_V: jax.Array) -> LossSums:

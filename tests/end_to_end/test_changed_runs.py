@@ -12,10 +12,6 @@ from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
 from jaxgpt.config import load_config, replace
 from jaxgpt.data.loader import WeightedDataset
 from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention_kernels import Reference
-from jaxgpt.model.layer_stack import Unrolled
-from jaxgpt.model.layers import Dropout
-from jaxgpt.model.remat import FullRemat
 from jaxgpt.parallel.runtime import RuntimeConfig
 from jaxgpt.pretraining import train_run
 from jaxgpt.tokenizer import Tokenizer
@@ -94,30 +90,6 @@ def test_other_text_in_larger_batches_is_learned_and_counted(config, run_on_word
     assert sizes == [8 * 16] * CHANGED_AT + [24 * 8] * 8
     checkpoints = Checkpoints(run_dir / "checkpoints", CheckpointConfig(), read_only=True)
     assert checkpoints.read_metadata(CHANGED_AT + 8)["tokens"] == sum(sizes)
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_in_another_type_with_another_kernel(config, run_on_words) -> None:
-    run_dir = run_on_words.with_name("other")
-    shutil.copytree(run_on_words, run_dir)
-    model = replace(
-        config.model,
-        compute_dtype="bfloat16",
-        attention=replace(config.model.attention, kernel=Reference()),
-        dropout=Dropout(),
-        remat=FullRemat(),
-        layers=Unrolled(),
-    )
-    schedule = replace(config.schedule, num_steps=CHANGED_AT + 4)
-    train_run(replace(config, model=model, schedule=schedule), run_dir, "auto", False)
-    assert [line["step"] for line in _steps(run_dir)] == list(range(1, CHANGED_AT + 5))
-    before, after = (_steps(run_dir)[step]["loss"] for step in (CHANGED_AT - 1, CHANGED_AT))
-    assert abs(after - before) < 0.5
-    (resume,) = _events(run_dir, "resume")
-    assert {line.partition(":")[0] for line in resume["changes"]} == {
-        "model.dropout.embedding",
-        "model.dropout.residual",
-    }
 
 
 @pytest.mark.slow

@@ -220,11 +220,12 @@ def test_the_loop_over_steps_copies_neither_weights_nor_the_cache(
     decoder = Decoder(
         model=model, weights=weights, stop_ids=(), forbidden_ids=(), context_length=CONTEXT
     )
-    state = decoder._start(PROMPTS[:num_rows], 8, GREEDY, 0, None)
-    lowered = decode._decode_block.lower(model, GREEDY, 4, weights, state, decoder._allowed_V)
+    limits, allowed_V = [8] * num_rows, decoder._allowed_V
+    state = decoder._start(PROMPTS[:num_rows], limits, GREEDY, 0, None, allowed_V)
+    lowered = decode._decode_block.lower(model, GREEDY, 4, weights, state, allowed_V)
     program = lowered.compile().as_text()
     kernels = {40 * 56, 40 * 30}
-    pieces = [piece.size for piece in state.cache.k_PBKSH]
+    pieces = [k_BKSH.size for k_BKSH in state.cache.k_BKSH]
     sizes = {pieces[0], sum(pieces)} | kernels | {2 * size for size in kernels}
     found = re.findall(r" = \w+\[([\d,]+)\]\S* ([\w-]+)\(", program)
     made = {how for shape, how in found if math.prod(map(int, shape.split(","))) in sizes}

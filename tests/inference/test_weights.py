@@ -15,6 +15,9 @@ from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
 from jaxgpt.model.mixture_of_experts import MixtureOfExperts
+from jaxgpt.parallel.mesh import MeshConfig, make_mesh
+from jaxgpt.parallel.sharding import replicated
+from jaxgpt.runtime.target import CompileTarget, compiling_for
 from tests.model import tiny_model
 
 EXPERTS = MixtureOfExperts(expert=SwiGlu(hidden=16), dispatch=Dropless())
@@ -65,8 +68,18 @@ def test_laid_out_weights_are_the_parameters(config: GptConfig) -> None:
     jax.tree.map(np.testing.assert_array_equal, restored, params)
 
 
-def test_a_loop_over_layers_keeps_its_stacks() -> None:
+def test_on_a_gpu_layers_are_cut_apart_and_nothing_else_changes() -> None:
     model, params = tiny_model.init(replace(SQUARE, layers=Scanned()))
-    weights = lay_out(model, params)
+    with compiling_for(CompileTarget(platform="gpu", compute_capability=9.0)):
+        weights = lay_out(model, params)
+    assert weights.laid_out
+    assert weights.cache_dtype is None
+    jax.tree.map(np.testing.assert_array_equal, weights.restore(), params)
+
+
+def test_parameters_on_several_devices_stay_as_they_are() -> None:
+    model, params = tiny_model.init(SQUARE)
+    placed = jax.device_put(params, replicated(make_mesh(MeshConfig(data=8))))
+    weights = lay_out(model, placed)
     assert not weights.laid_out
-    assert weights.restore() is params
+    assert weights.restore() is placed

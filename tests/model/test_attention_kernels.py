@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model import attention_kernels, gpu_attention
+from jaxgpt.model import attention_kernels
 from jaxgpt.model.attention_kernels import (
     Cudnn,
     Fastest,
@@ -24,6 +24,7 @@ from jaxgpt.model.attention_math import ProbabilityDropout, Scores
 from jaxgpt.model.masks import AttentionMask, visible_keys
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh
+from jaxgpt.runtime.target import CompileTarget, compiling_for
 
 B, T, N, K, H = 2, 150, 4, 2, 8
 # Norm of the error over norm of the result.
@@ -178,13 +179,22 @@ def test_dropout_of_probabilities_keeps_the_mean_and_its_key_decides():
     assert float(jnp.mean(first[:, 50:])) == pytest.approx(1.0, abs=0.02)
 
 
+TARGETS = {
+    "cpu": CompileTarget(platform="cpu"),
+    "tpu": CompileTarget(platform="tpu"),
+    "gpu": CompileTarget(platform="gpu", compute_capability=9.0),
+    "a100": CompileTarget(platform="gpu", compute_capability=8.0),
+}
+
+
 def _choice(
     backend, dtype="bfloat16", head_dim=64, mask=None, scores=None, dropout=None, num_tokens=16
 ):
     q = jax.ShapeDtypeStruct((1, num_tokens, 4, head_dim), jnp.dtype(dtype))
     mask = mask or AttentionMask()
     scores = scores or Scores(1.0)
-    kernel, reasons = choose_kernel(backend, q, mask, scores, dropout)
+    with compiling_for(TARGETS[backend]):
+        kernel, reasons = choose_kernel(q, mask, scores, dropout)
     return type(kernel), reasons
 
 
@@ -208,8 +218,7 @@ def test_choice_on_a_cpu():
         assert ("OneQuery cannot: heads lie on several devices" in reasons) == (kernel is None)
 
 
-def test_choice_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(gpu_attention, "_compute_capability", lambda: 9.0)
+def test_choice_on_a_gpu():
     assert _choice("gpu") == (Cudnn, "")
     assert _choice("gpu", mask=AttentionMask(window=8))[0] is Cudnn
     assert _choice("gpu", head_dim=256)[0] is Cudnn
@@ -227,16 +236,12 @@ def test_choice_on_a_gpu(monkeypatch):
         kernel, reasons = _choice("gpu", **refused)
         assert kernel is SavedProbabilities
         assert reasons.startswith("Cudnn cannot: ")
-    monkeypatch.setattr(gpu_attention, "_compute_capability", lambda: 8.0)
-    assert _choice("gpu", head_dim=256)[0] is SavedProbabilities
+    assert _choice("a100", head_dim=256)[0] is SavedProbabilities
     assert _choice("tpu")[0] is SavedProbabilities
 
 
 @pytest.mark.parametrize(("backend", "name"), [("gpu", "Pallas"), ("cpu", "RowByRow")])
-def test_what_splits_rows_itself_is_not_chosen_inside_of_a_pipelines_stages(
-    monkeypatch, backend, name
-):
-    monkeypatch.setattr(gpu_attention, "_compute_capability", lambda: 9.0)
+def test_what_splits_rows_itself_is_not_chosen_inside_of_a_pipelines_stages(backend, name):
     packed = AttentionMask(segment_ids_BT=jnp.ones((1, 256), int))
     mesh = jax.make_mesh((2, 2), ("pipeline", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     chosen = []

@@ -89,9 +89,9 @@ def test_a_row_without_valid_tokens_is_left_alone():
     logits, cache = step(cache, tokens[:, :1], segment_ids)
     assert np.isfinite(logits).all()
     np.testing.assert_array_equal(cache.lengths_B, [5, 6])
-    for k_PBKSH, kept_PBKSH in zip(cache.k_PBKSH, kept.k_PBKSH, strict=True):
-        np.testing.assert_array_equal(k_PBKSH[:, 0], kept_PBKSH[:, 0])
-        assert k_PBKSH[:, 1, :, 5].any()
+    for k_BKSH, kept_BKSH in zip(cache.k_BKSH, kept.k_BKSH, strict=True):
+        np.testing.assert_array_equal(k_BKSH[0], kept_BKSH[0])
+        assert k_BKSH[1, :, 5].any()
 
 
 def test_tokens_beyond_the_last_slot_are_dropped():
@@ -102,9 +102,9 @@ def test_tokens_beyond_the_last_slot_are_dropped():
     _, over = apply({"params": params}, tokens, cache=make_cache(PLAIN, 1, 4))
     np.testing.assert_array_equal(over.lengths_B, [4])
     close = functools.partial(np.testing.assert_allclose, atol=1e-6)
-    jax.tree.map(close, over.k_PBKSH, full.k_PBKSH)
+    jax.tree.map(close, over.k_BKSH, full.k_BKSH)
     _, again = apply({"params": params}, tokens, cache=over)
-    jax.tree.map(np.testing.assert_array_equal, again.k_PBKSH, over.k_PBKSH)
+    jax.tree.map(np.testing.assert_array_equal, again.k_BKSH, over.k_BKSH)
 
 
 def test_keys_behind_the_length_are_never_seen():
@@ -113,8 +113,8 @@ def test_keys_behind_the_length_are_never_seen():
     tokens = tiny_model.random_tokens((1, 3))
     clean = make_cache(PLAIN, 1, 8)
     dirty = clean.replace(
-        k_PBKSH=tuple(k_PBKSH + 7.0 for k_PBKSH in clean.k_PBKSH),
-        v_PBKSH=tuple(v_PBKSH - 3.0 for v_PBKSH in clean.v_PBKSH),
+        k_BKSH=tuple(k_BKSH + 7.0 for k_BKSH in clean.k_BKSH),
+        v_BKSH=tuple(v_BKSH - 3.0 for v_BKSH in clean.v_BKSH),
     )
     expected, _ = apply({"params": params}, tokens, cache=clean)
     found, _ = apply({"params": params}, tokens, cache=dirty)
@@ -137,8 +137,9 @@ def test_a_cache_longer_than_the_learned_positions_is_refused():
         make_cache(replace(PLAIN, position=Learned(max_length=8)), 1, 9)
 
 
-def test_layers_compiled_one_by_one_have_arrays_of_their_own():
-    num_layers = PLAIN.num_layers
-    assert [len(piece) for piece in make_cache(PLAIN, 1, 4).k_PBKSH] == [1] * num_layers
-    looped = replace(PLAIN, layers=Scanned())
-    assert [len(piece) for piece in make_cache(looped, 1, 4).v_PBKSH] == [num_layers]
+@pytest.mark.parametrize("layers", [PLAIN.layers, Scanned()], ids=["unrolled", "scanned"])
+def test_every_layer_has_an_array_of_its_own(layers):
+    cache = make_cache(replace(PLAIN, layers=layers), 1, 4)
+    head_dim = PLAIN.attention.resolve_head_dim(PLAIN.d_model)
+    shapes = [k_BKSH.shape for k_BKSH in cache.k_BKSH]
+    assert shapes == [(1, PLAIN.attention.kv_heads, 4, head_dim)] * PLAIN.num_layers

@@ -140,9 +140,6 @@ def test_with_a_cache_the_layers_run_in_turn(params: Any) -> None:
         model = config.build(VOCAB_SIZE)
         logits, _ = jax.jit(model.apply)({"params": _place(params, mesh)}, tokens, cache=cache)
     np.testing.assert_allclose(logits, whole, rtol=1e-4, atol=1e-5)
-    assert config.layers.in_turn == Scanned()
-    unrolled = Pipelined(num_micro_batches=8, stage=Unrolled())
-    assert unrolled.in_turn == Unrolled().in_turn
 
 
 def test_layers_that_do_not_divide_into_stages_are_refused() -> None:

@@ -12,6 +12,7 @@ from jaxgpt.model.attention_math import ProbabilityDropout, Scores
 from jaxgpt.model.masks import AttentionMask, visible_keys
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh
+from jaxgpt.runtime.target import CompileTarget, compiling_for
 from tests.model.test_attention_kernels import (
     MASKS,
     RELATIVE_ERROR,
@@ -140,15 +141,16 @@ def _outside_of_shards(program):
 def test_it_is_chosen_where_rows_are_split():
     q = jax.ShapeDtypeStruct((2, 16, 4, 8), jnp.bfloat16)
     mesh = make_mesh(MeshConfig(data=2, context=4))
-    with on_mesh(mesh, ShardingRules()):
-        assert choose_kernel("gpu", q, AttentionMask(), Scores(1.0), None) == (Ring(), "")
+    hopper = CompileTarget(platform="gpu", compute_capability=9.0)
+    with compiling_for(hopper), on_mesh(mesh, ShardingRules()):
+        assert choose_kernel(q, AttentionMask(), Scores(1.0), None) == (Ring(), "")
         dropout = ProbabilityDropout(jax.random.key(0), 0.1)
-        kernel, why = choose_kernel("gpu", q, AttentionMask(), Scores(1.0), dropout)
+        kernel, why = choose_kernel(q, AttentionMask(), Scores(1.0), dropout)
         assert kernel == Reference()
         assert why.startswith("Ring cannot: it has no dropout")
         assert Cudnn().refuses(q, AttentionMask(), Scores(1.0), None) is not None
     with on_mesh(make_mesh(MeshConfig()), ShardingRules()):
-        assert choose_kernel("cpu", q, AttentionMask(), Scores(1.0), None)[0] != Ring()
+        assert choose_kernel(q, AttentionMask(), Scores(1.0), None)[0] != Ring()
 
 
 def _on(mesh, spec):

@@ -15,6 +15,7 @@ from jaxgpt.model.layer_stack import Scanned
 from jaxgpt.model.remat import FullRemat, NoRemat, SaveDots
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.memory import bytes_per_device, plan_memory, plan_run_state
+from jaxgpt.runtime.target import CompileTarget
 from jaxgpt.training.loss import LossConfig
 from jaxgpt.training.loss_head import LossHead, TokenChunks, WholeLogits
 from tests.planning.compiling import compile_step_of
@@ -96,7 +97,7 @@ RINGS = {
 def test_the_plan_agrees_with_the_compiler(config: TrainConfig, vocab_size: int) -> None:
     mesh = abstract_mesh(config.mesh, math.prod(config.mesh.sizes.values()))
     found = compile_step_of(config, vocab_size).memory_analysis()
-    plan = plan_memory(config, vocab_size, mesh, on_gpu=False)
+    plan = plan_memory(config, vocab_size, mesh, CompileTarget(platform="cpu"))
     kept = plan.parameters + plan.optimizer + plan.batch
     # Besides the counters and the key of the state.
     assert 0 <= found.argument_size_in_bytes - kept <= 64
@@ -109,7 +110,7 @@ def test_the_plan_agrees_with_the_compiler(config: TrainConfig, vocab_size: int)
 def test_the_scores_of_a_ring_are_in_the_plan(config: TrainConfig) -> None:
     mesh = abstract_mesh(config.mesh, math.prod(config.mesh.sizes.values()))
     found = compile_step_of(config, VOCAB).memory_analysis()
-    plan = plan_memory(config, VOCAB, mesh, on_gpu=False)
+    plan = plan_memory(config, VOCAB, mesh, CompileTarget(platform="cpu"))
     planned = plan.total - plan.parameters - plan.optimizer - plan.batch
     assert planned == pytest.approx(found.temp_size_in_bytes, rel=0.1)
 

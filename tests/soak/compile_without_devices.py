@@ -37,6 +37,7 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
     from jaxgpt.parallel.mesh import abstract_mesh, make_mesh
     from jaxgpt.parallel.sharding import batch_sharding, on_mesh
     from jaxgpt.planning.memory import plan_memory
+    from jaxgpt.runtime.target import CompileTarget
     from jaxgpt.training.loss import language_model_loss
     from jaxgpt.training.state import plan_state
     from jaxgpt.training.step import compile_step, make_train_step
@@ -69,7 +70,10 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
     text = compiled.as_text()
     collectives = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
     planned = plan_memory(
-        config, options.vocab_size, abstract_mesh(config.mesh, mesh.size), on_gpu=False
+        config,
+        options.vocab_size,
+        abstract_mesh(config.mesh, mesh.size),
+        CompileTarget(platform="cpu"),
     )
     return {
         "devices": mesh.size,

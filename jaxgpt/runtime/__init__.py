@@ -1,0 +1,1 @@
+"""Settings of the process and the device that it compiles for."""

@@ -1,0 +1,59 @@
+"""The device that programs are compiled for: this process's own, or a card that is not here.
+
+Kernels and layouts depend on it. They ask here and nowhere else, so that a program for a GPU can be
+made, and looked at, on a machine without one (`jaxgpt/planning/compile_only.py`).
+"""
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileTarget:
+    """A kind of device, as far as the choice of kernels and layouts depends on it.
+
+    Attributes:
+        platform: "cpu", "gpu" or "tpu".
+        compute_capability: of an NVIDIA GPU, such as 9.0; 0 for every other device.
+    """
+
+    platform: str
+    compute_capability: float = 0.0
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether XLA's CPU backend makes the program."""
+        return self.platform == "cpu"
+
+
+# JAX traces and compiles again where the value of such a context differs.
+_TARGET = jax.make_user_context(None)
+
+
+def compile_target() -> CompileTarget:
+    """Return the target in force: that of `compiling_for`, else this process's first device."""
+    return _TARGET.value or _own_target()
+
+
+@contextlib.contextmanager
+def compiling_for(target: CompileTarget) -> Iterator[None]:
+    """Let everything that is traced within the context be made for another device."""
+    with _TARGET(target):
+        yield
+
+
+@functools.cache
+def _own_target() -> CompileTarget:
+    device = jax.local_devices()[0]
+    # Devices of other makers have no capability, or a name such as gfx90a.
+    capability = str(getattr(device, "compute_capability", ""))
+    is_number = re.fullmatch(r"\d+(\.\d+)?", capability)
+    return CompileTarget(
+        platform=jax.default_backend(),
+        compute_capability=float(capability) if is_number else 0.0,
+    )

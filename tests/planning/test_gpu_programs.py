@@ -1,0 +1,216 @@
+"""Programs for NVIDIA GPUs that are not here: what XLA's GPU compiler makes of our steps.
+
+Skipped without the extra `gpu-compile`. What cannot be seen without a card is in docs/plan.md.
+"""
+
+import collections
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxgpt.config import replace
+from jaxgpt.data.loader import BatchConfig, DataConfig
+from jaxgpt.experiment import TrainConfig
+from jaxgpt.inference.decode import Decoder, _decode_block, _prefill
+from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.weights import cast_weights, lay_out
+from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.attention_kernels import Cudnn
+from jaxgpt.model.attention_math import Scores
+from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.layer_stack import Scanned
+from jaxgpt.model.masks import AttentionMask
+from jaxgpt.model.pipeline import Pipelined
+from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
+from jaxgpt.planning.compiled import compile_plan, compile_train_step, read_compiled
+from jaxgpt.planning.cross_compile import (
+    COMPILER_OPTIONS,
+    compile_only_devices,
+    compiling_on,
+    has_gpu_compiler,
+)
+from jaxgpt.planning.devices import find_device
+from jaxgpt.planning.memory import plan_memory
+from jaxgpt.planning.program import collectives, product_flops, read_program
+
+pytestmark = pytest.mark.skipif(
+    not has_gpu_compiler(), reason="XLA's GPU compiler is absent: pip install -e '.[gpu-compile]'"
+)
+VOCAB_SIZE = 4096
+CONFIG = TrainConfig(
+    model=GptConfig(
+        num_layers=2,
+        d_model=256,
+        attention=GroupedQueryAttention(num_heads=4),
+        feed_forward=SwiGlu(hidden=512),
+        compute_dtype="bfloat16",
+    ),
+    batch=BatchConfig(sequence_length=384, global_batch_size=32, num_micro_batches=2),
+)
+PACKED = DataConfig(mask_documents=True)
+H100 = find_device("h100")
+
+
+def _text(compiled: jax.stages.Compiled) -> str:
+    text = compiled.as_text()
+    assert text is not None
+    return text
+
+
+@pytest.mark.parametrize("data", [DataConfig(), PACKED], ids=["whole", "packed"])
+def test_a_step_multiplies_in_bfloat16_alone_and_writes_no_scores(data: DataConfig) -> None:
+    config = replace(CONFIG, data=data)
+    compiled = compile_train_step(config, VOCAB_SIZE, H100, 1)
+    program = read_program(_text(compiled))
+    assert set(product_flops(program)) == {"bf16 x bf16"}
+    plan = read_compiled(compiled, config, VOCAB_SIZE, H100, 1, 0.0)
+    assert plan.products_per_6nd == pytest.approx(1.0, abs=1e-3)
+    kernels = collections.Counter(
+        {"cudnn" if "cudnn" in name else "triton": n for name, n in plan.kernels.items()}
+    )
+    # Packed rows: forward pass, what the backward pass prepares, backward pass.
+    assert set(kernels) == ({"triton"} if data.mask_documents else {"cudnn"})
+    assert sum(plan.kernels.values()) == 2 * 2 * (3 if data.mask_documents else 2)
+    assert (plan.num_branches, plan.num_unknown_loops) == (0, 0)
+    # Neither scores of attention nor a scatter as large as a chunk's logits.
+    tokens, length = 16 * 384, config.batch.sequence_length
+    for operation, _ in program.operations():
+        sizes = [array.shape for array in operation.results]
+        assert not any(shape[-2:] == (length, length) and len(shape) > 2 for shape in sizes)
+        if operation.opcode == "scatter":
+            assert all(VOCAB_SIZE * tokens > _size(shape) for shape in sizes)
+    planned = plan_memory(config, VOCAB_SIZE, abstract_mesh(config.mesh, 1), H100.target)
+    assert 0.6 <= plan.peak_bytes / planned.total <= 1.15
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for one in shape:
+        size *= one
+    return size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a100", "l4", "rtx3090"])
+def test_packed_rows_fit_into_the_shared_memory_of_other_cards(name: str) -> None:
+    config = replace(CONFIG, data=PACKED, model=replace(CONFIG.model, num_layers=1))
+    assert compile_plan(config, VOCAB_SIZE, find_device(name), 1).kernels
+
+
+MESHES = {
+    "data": MeshConfig(data=8),
+    "fsdp": MeshConfig(data=1, fsdp=8),
+    "tensor": MeshConfig(data=4, tensor=2),
+    "context": MeshConfig(data=4, context=2),
+    "pipeline": MeshConfig(data=4, pipeline=2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", MESHES)
+def test_a_step_compiles_on_8_gpus_and_exchanges_no_rows(name: str) -> None:
+    layers = Pipelined(num_micro_batches=2) if name == "pipeline" else CONFIG.model.layers
+    model = replace(CONFIG.model, layers=layers, num_layers=2)
+    config = replace(CONFIG, mesh=MESHES[name], model=model)
+    program = read_program(_text(compile_train_step(config, VOCAB_SIZE, H100, 8)))
+    assert set(product_flops(program)) == {"bf16 x bf16"}
+    rows = config.batch.global_batch_size // config.batch.num_micro_batches
+    exchanged = collectives(program)
+    assert exchanged
+    for operation, _ in program.operations():
+        if operation.collective == "all-gather":
+            for array in operation.results:
+                assert array.shape[:2] != (rows, config.batch.sequence_length), "rows are gathered"
+    if name == "tensor":
+        # Sums over the residual stream travel in bfloat16: two a layer and way, and the loss's.
+        residual = rows // 4 * config.batch.sequence_length * config.model.d_model * 2
+        sums = sum(
+            one.count * one.num_bytes
+            for one in exchanged
+            if one.kind == "all-reduce" and one.dtype == "bf16"
+        )
+        assert sums == 2 * (2 * 2 * 2 + 1) * residual
+
+
+@pytest.mark.parametrize("card", ["h100", "a100"])
+def test_cudnn_refuses_whatever_jax_would_refuse(card: str) -> None:
+    device, kernel = find_device(card), Cudnn()
+    sizes = ((1, 7, 1023, 1024), (8, 12, 64, 128, 136, 256, 264), (2, 1), (None, 16))
+    accepted = 0
+    for num_tokens, head_dim, num_kv_heads, window in itertools.product(*sizes):
+        q_BTNH = jax.ShapeDtypeStruct((2, num_tokens, 2, head_dim), jnp.bfloat16)
+        k_BSKH = jax.ShapeDtypeStruct((2, num_tokens, num_kv_heads, head_dim), jnp.bfloat16)
+        mask = AttentionMask(window=window)
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask=mask) -> jax.Array:
+            out_BTNH = kernel.compute(q, k, v, mask, Scores(1.0), None)
+            return jnp.sum(out_BTNH.astype(jnp.float32))
+
+        with compiling_on(device):
+            if kernel.refuses(q_BTNH, mask, Scores(1.0), None) is None:
+                accepted += 1
+                jax.eval_shape(jax.grad(attend, argnums=(0, 1, 2)), q_BTNH, k_BSKH, k_BSKH)
+    # Lengths 1,024, both numbers of heads, with and without a window.
+    assert accepted == 4 * (5 if card == "h100" else 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [CONFIG.model.layers, Scanned()], ids=["unrolled", "scanned"])
+def test_a_decoding_step_copies_no_weight_and_no_cache(layers) -> None:
+    # Widths that no two arrays share.
+    config = replace(
+        CONFIG.model,
+        d_model=320,
+        attention=GroupedQueryAttention(num_heads=5, num_kv_heads=1),
+        feed_forward=SwiGlu(hidden=832),
+        layers=layers,
+    )
+    model = config.build(VOCAB_SIZE)
+    sharding = jax.sharding.SingleDeviceSharding(compile_only_devices(H100, 1)[0])
+    with compiling_on(H100):
+        params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+        weights = lay_out(model, cast_weights(model, jax.tree.map(jnp.asarray, _unbox(params))))
+        decoder = Decoder(
+            model=model, weights=weights, stop_ids=(), forbidden_ids=(), context_length=256
+        )
+        greedy = SamplingConfig(temperature=0.0)
+        allowed_V = decoder._allowed_V
+        tokens = (jnp.zeros((1, 128), jnp.int32), jnp.ones(1, jnp.int32), _keys(1))
+        place = lambda tree: jax.tree.map(  # noqa: E731
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        )
+        prompt = place((weights, *tokens, jnp.asarray(allowed_V)))
+        prefill = _prefill.lower(model, greedy, 256, *prompt)
+        prefill.compile(compiler_options=COMPILER_OPTIONS)
+        state = jax.eval_shape(lambda *all: _prefill(model, greedy, 256, *all), *prompt)
+        inputs = place((weights, state, jnp.asarray(allowed_V)))
+        step = _decode_block.lower(model, greedy, 4, *inputs)
+        program = read_program(_text(step.compile(compiler_options=COMPILER_OPTIONS)))
+    kernels = {320 * 832, 320 * 320, VOCAB_SIZE * 320}
+    cache = {256 * 64}
+    copied = [
+        (operation.opcode, operation.source)
+        for operation, count in program.kernels()
+        if count >= 4
+        for array in operation.results
+        if _size(array.shape) in kernels | cache
+        and not re.search("dynamic-update-slice|scatter", operation.name)
+    ]
+    assert copied == []
+
+
+def _unbox(params):
+    return jax.tree.map(
+        lambda leaf: leaf.unbox() if hasattr(leaf, "unbox") else leaf,
+        params,
+        is_leaf=lambda leaf: hasattr(leaf, "unbox"),
+    )
+
+
+def _keys(num_rows: int) -> jax.Array:
+    return jax.random.split(jax.random.key(0), num_rows)
