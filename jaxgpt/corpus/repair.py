@@ -14,7 +14,10 @@ REPLACEMENT = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _INVALID_BYTES = re.compile("[\udc80-\udcff]")
 # C0 but tab and newline, DEL, C1; NUL has a count of its own.
-_CONTROLS = re.compile("[\x01-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROLS = re.compile("[\x01-\x08\x0b-\x1f\x7f-\x9f]+")
+# Vertical tab, form feed, the separators of files, groups and records, next line; and of units.
+_LINE_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85]")
+_UNIT_SEPARATOR = "\x1f"
 
 
 @configclass
@@ -49,7 +52,8 @@ def repair(text: str, config: RepairConfig) -> Repaired:
     """Return valid, readable Unicode.
 
     Invalid bytes (read with `surrogateescape`) and lone surrogates become U+FFFD; CRLF and CR
-    become newlines; byte order marks, NUL and control characters but tab and newline go.
+    become newlines; byte order marks, NUL and control characters but tab and newline go. Control
+    characters that end a line leave a newline, and a unit separator a space, between two words.
     """
     counts: dict[str, int] = {}
     if not text.isascii():
@@ -61,8 +65,20 @@ def repair(text: str, config: RepairConfig) -> Repaired:
         counts["nul"] = text.count("\0")
         text = text.replace("\0", "")
     if _CONTROLS.search(text):
-        text, counts["control_characters"] = _CONTROLS.subn("", text)
+        counts["control_characters"] = sum(map(len, _CONTROLS.findall(text)))
+        text = _CONTROLS.sub(_replace_controls, text)
     return Repaired(text, counts)
+
+
+def _replace_controls(found: re.Match[str]) -> str:
+    """What keeps two words apart, if the characters did."""
+    start, end = found.span()
+    around = found.string[max(start - 1, 0) : start], found.string[end : end + 1]
+    if any(not character or character.isspace() for character in around):
+        return ""
+    if _LINE_ENDS.search(found.group()):
+        return "\n"
+    return " " if _UNIT_SEPARATOR in found.group() else ""
 
 
 def _repair_encoding(text: str, config: RepairConfig, counts: dict[str, int]) -> str:

@@ -38,12 +38,13 @@ BLOCKS = {
     "Ethiopic": ((0x1200, 0x139F), (0x2D80, 0x2DDF)),
     "Khmer": ((0x1780, 0x17FF),),
     "Hangul": ((0x1100, 0x11FF), (0x3130, 0x318F), (0xAC00, 0xD7FF)),
-    "Kana": ((0x3041, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F)),
+    "Kana": ((0x3040, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F)),
     "Han": ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)),
 }
 SCRIPTS = tuple(BLOCKS)
 # Written without spaces between words.
 UNSPACED = ("Thai", "Lao", "Tibetan", "Myanmar", "Khmer", "Kana", "Han")
+UNSPACED_BLOCKS = tuple(block for script in UNSPACED for block in BLOCKS[script])
 _OTHER = len(SCRIPTS)
 _UNSPACED = [SCRIPTS.index(script) for script in UNSPACED]
 _NOT_ASCII_LETTERS = bytes(set(range(256)) - set(string.ascii_letters.encode()))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from jaxgpt.corpus.characters import code_points, table_of
+from jaxgpt.corpus.scripts import UNSPACED_BLOCKS
 
 # Code points that are looked at together; the arrays for them stay in the processor's cache.
 _CHUNK_CHARACTERS = 1 << 18
@@ -24,20 +25,6 @@ _CHUNK_CHARACTERS = 1 << 18
 _BASE = 0x9E3779B97F4A7C15
 _LOW_BITS = np.uint64(0xFFFF)
 SEPARATOR, LETTER, WORD = 0, 1, 2
-
-# Blocks written without spaces between words: there every character counts as a word.
-_SCRIPTS_WITHOUT_SPACES = (
-    (0x0E00, 0x0EFF),  # Thai, Lao
-    (0x0F00, 0x0FFF),  # Tibetan
-    (0x1000, 0x109F),  # Myanmar
-    (0x1780, 0x17FF),  # Khmer
-    (0x3040, 0x30FF),  # Hiragana, Katakana
-    (0x31F0, 0x31FF),  # Katakana extensions
-    (0x3400, 0x4DBF),  # Han, extension A
-    (0x4E00, 0x9FFF),  # Han
-    (0xF900, 0xFAFF),  # Han, compatibility
-    (0x20000, 0x3FFFF),  # Han, extensions B and on
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +232,8 @@ def _kind_of(category: str) -> int:
 def unicode_kinds() -> np.ndarray:
     """Letters, marks (vowel signs are), numbers and connectors make words."""
     kinds = table_of(lambda character: _kind_of(unicodedata.category(character)))
-    for first, last in _SCRIPTS_WITHOUT_SPACES:
+    # Without spaces between words every character counts as a word.
+    for first, last in UNSPACED_BLOCKS:
         block = kinds[first : last + 1]
         block[block == LETTER] = WORD
     return kinds

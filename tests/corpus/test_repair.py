@@ -21,7 +21,11 @@ ANY_TEXT = st.text(
         ("a\r\nb\rc\n", "a\nb\nc\n", {"carriage_returns": 2}),
         ("\ufeffa\ufeffb", "ab", {"byte_order_marks": 2}),
         ("a\0b\0", "ab", {"nul": 2}),
-        ("a\x0b\x0c\x1b[0m\x7f\x85\x9fb", "a[0mb", {"control_characters": 6}),
+        ("a\x1b[0m\x7f\x9fb", "a[0mb", {"control_characters": 3}),
+        ("a\x0bb\x0cc\x85d", "a\nb\nc\nd", {"control_characters": 3}),
+        ("a\x1cb\x1dc\x1ed\x1fe", "a\nb\nc\nd e", {"control_characters": 4}),
+        ("a\x1b\x0c\x1bb", "a\nb", {"control_characters": 3}),
+        ("\x0ca \x0bb\n\x0c\nc\x85", "a b\n\nc", {"control_characters": 4}),
         ("tab\tand\nnewline\u2028and\u00a0space", None, {}),
         ("e\u0301", None, {}),
         ("", "", {}),
@@ -57,3 +61,10 @@ def test_composition_only_where_asked():
     assert repair("e\u0301", RepairConfig(unicode_form="NFC")).text == "\u00e9"
     assert repair("e\u0301", RepairConfig(unicode_form="NFC")).counts == {"not_nfc": 1}
     assert repair("\u00e9", RepairConfig(unicode_form="NFC")).counts == {}
+
+
+@given(ANY_TEXT, st.sampled_from("\x0b\x0c\x1c\x1d\x1e\x1f\x85"))
+@settings(max_examples=200, deadline=None)
+def test_no_words_are_glued_together(text, separator):
+    kept = repair(f"before{separator}after {text}", RepairConfig()).text
+    assert kept.split()[:2] == ["before", "after"]

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.corpus.scripts import BLOCKS, SCRIPTS, is_spaced, is_spaced_text, letters_by_script
+from jaxgpt.corpus.words import unicode_words
 
 LETTERS = st.sampled_from("aZ7 é×Ж日かアกΩא한\n")
 
@@ -31,3 +32,16 @@ def test_scripts_without_spaces():
     texts = ["words", "日本語のテキスト", "ภาษาไทย", "한국어 문장", "日本 ab", "日本 abc", "", "12"]
     expected = [True, False, False, True, True, True, True, True]
     assert is_spaced(letters_by_script(texts)).tolist() == expected
+
+
+@given(st.characters(categories=["Lo", "Lm"]))
+@settings(max_examples=500, deadline=None)
+def test_every_letter_without_spaces_is_a_word_of_its_own(letter):
+    is_unspaced = not is_spaced(letters_by_script([letter]))[0]
+    (num_words,) = unicode_words([3 * letter]).counts_D
+    assert num_words == (3 if is_unspaced else 1)
+
+
+def test_half_width_katakana_is_without_spaces():
+    assert not is_spaced(letters_by_script(["\uff76\uff80\uff76\uff85"]))[0]
+    assert unicode_words(["\uff76\uff80\uff76\uff85"]).counts_D.tolist() == [4]

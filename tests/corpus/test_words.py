@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.corpus import words as words_module
+from jaxgpt.corpus.scripts import UNSPACED_BLOCKS
 from jaxgpt.corpus.words import (
     Words,
     find_words,
@@ -34,9 +35,7 @@ def naive_unicode_words(text: str) -> list[str]:
         category = unicodedata.category(character)
         is_part = category[0] in "LMN" or category == "Pc"
         code = ord(character)
-        alone = is_part and any(
-            first <= code <= last for first, last in words_module._SCRIPTS_WITHOUT_SPACES
-        )
+        alone = is_part and any(first <= code <= last for first, last in UNSPACED_BLOCKS)
         if is_part and not alone:
             word += character
             continue
