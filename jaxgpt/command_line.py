@@ -35,6 +35,7 @@ T = TypeVar("T")
 _MAX_HANDLES = 1 << 16
 _BOX = "╭╮╰╯│─"
 _REGISTRY = ConstructorRegistry()
+KERNEL_LOGGER = "jaxgpt.model.attention_kernels"
 
 
 def parse_options(options: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
@@ -142,6 +143,8 @@ def run_verb(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("jaxgpt").setLevel(logging.INFO)
+    # Which kernel is chosen is of interest where it is used for long: `train` shows it.
+    logging.getLogger(KERNEL_LOGGER).setLevel(logging.WARNING)
     # Orbax logs every save as a warning, and a traceback for what we report in one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if isinstance(sys.stdout, io.TextIOWrapper) and "PYTHONIOENCODING" not in os.environ:

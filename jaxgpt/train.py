@@ -1,5 +1,6 @@
 """`python -m jaxgpt.train --config configs/base.py`: train a model, or continue its run."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxgpt.command_line import find_option, parse_options, run_verb
+from jaxgpt.command_line import KERNEL_LOGGER, find_option, parse_options, run_verb
 from jaxgpt.config import load_config, replace
 from jaxgpt.data.loader import WeightedDataset
 from jaxgpt.errors import UsageError
@@ -39,6 +40,7 @@ class TrainOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Parse, build, train."""
+    logging.getLogger(KERNEL_LOGGER).setLevel(logging.INFO)
     path = find_option(argv, "--config")
     if path is None and not {"--help", "-h"} & set(argv):
         raise UsageError("--config is missing; for example --config configs/base.py")

@@ -1,6 +1,7 @@
 """Options: typed overrides of nested sections, did-you-mean, one-line errors, exit codes."""
 
 import errno
+import logging
 import os
 import re
 import subprocess
@@ -11,9 +12,11 @@ from typing import Annotated
 import pytest
 import tyro
 
-from jaxgpt.command_line import find_option, parse_options, run_verb
+from jaxgpt import train
+from jaxgpt.command_line import KERNEL_LOGGER, find_option, parse_options, run_verb
 from jaxgpt.config import configclass
 from jaxgpt.errors import BadInputError, ConfigError, UsageError
+from jaxgpt.model import attention_kernels
 from jaxgpt.model.feed_forward import Gelu
 from jaxgpt.model.gpt import GptConfig
 
@@ -130,3 +133,13 @@ def test_jaxgpt_lists_its_verbs_and_refuses_others() -> None:
     wrong = run("trian")
     assert wrong.returncode == 2
     assert "did you mean 'train'" in wrong.stderr
+
+
+def test_only_training_shows_the_choice_of_the_attention_kernel() -> None:
+    assert attention_kernels.logger.name == KERNEL_LOGGER
+    with pytest.raises(SystemExit):
+        run_verb(lambda argv: sys.exit(0), [])
+    assert not attention_kernels.logger.isEnabledFor(logging.INFO)
+    with pytest.raises(UsageError):
+        train.main([])
+    assert attention_kernels.logger.isEnabledFor(logging.INFO)

@@ -267,7 +267,7 @@ def test_a_named_kernel_computes_or_says_why_not():
 def test_the_choice_is_logged_once(caplog):
     attention_kernels._log_choice.cache_clear()
     q, k, v, _ = (jnp.asarray(x, jnp.float32) for x in random_inputs())
-    with caplog.at_level(logging.INFO, logger="jaxgpt"):
+    with caplog.at_level(logging.INFO, logger=attention_kernels.logger.name):
         for _ in range(2):
             Fastest().attend(q, k, v, AttentionMask(), Scores(1.0))
     assert [record.getMessage() for record in caplog.records] == ["attention kernel: RowByRow"]
