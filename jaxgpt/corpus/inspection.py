@@ -199,37 +199,73 @@ def _name(similarity: float, document: StoredDocument) -> dict[str, Any]:
 def _describe_removed(
     dataset: TokenDataset, removed: Sequence[Removed], show: _Reader
 ) -> list[dict[str, Any]]:
-    """With the document that was kept for each; a later stage may have removed that one, too."""
-    ids = {entry["kept_id"] for entry in removed if "kept_id" in entry}
+    """Describe removed documents, each with the one that was kept for it.
+
+    A later stage may have removed that one, too: then the documents that it was removed for follow,
+    one after the other, to the one that is in the dataset.
+    """
+    chains = follow_kept(removed, lambda: _removed_documents(dataset))
+    entries = [entry for chain in chains for entry in chain]
+    ids = {entry["kept_id"] for entry in entries if "kept_id" in entry}
     in_shards = (
         document
         for split in (SPLITS if ids else ())
         for document in stored_documents(dataset, split, "id", ids)
-        if any(_is_kept_for(document, entry) for entry in removed)
+        if any(_is_kept_for(document, entry) for entry in entries)
     )
-    most = MAX_NEIGHBOURS * len(removed)
-    kept = list(itertools.islice(in_shards, most))
-    missing = ids - {document.id for document in kept}
-    removed_later = (
-        entry
-        for entry in (_removed_documents(dataset) if missing else ())
-        if entry["id"] in missing
-    )
-    gone = list(itertools.islice(removed_later, most))
+    kept = list(itertools.islice(in_shards, MAX_NEIGHBOURS * len(entries)))
     return [
         {
             "status": "removed",
-            **entry,
-            "kept": [show(document) for document in kept if _is_kept_for(document, entry)],
-            "kept_was_removed": [
-                other
-                for other in gone
-                if other["id"] == entry.get("kept_id")
-                and entry.get("kept_location", other["location"]) == other["location"]
+            **chain[0],
+            "kept": [
+                show(document)
+                for document in kept
+                if any(_is_kept_for(document, entry) for entry in chain)
             ],
+            "kept_was_removed": chain[1:],
         }
-        for entry in removed
+        for chain in chains
     ]
+
+
+def follow_kept(
+    removed: Sequence[Removed], listing: Callable[[], Iterable[Removed]]
+) -> list[list[Removed]]:
+    """Return each removed document with those removed ones that were kept for it, in turn.
+
+    Args:
+        removed: some documents of the listing.
+        listing: opens the list of all removed documents; it is read once for each link.
+    """
+    chains = [[entry] for entry in removed]
+    growing = chains
+    while wanted := {name: [] for chain in growing if (name := _kept_name(chain[-1])) is not None}:
+        found: dict[tuple[str, str | None], list[Removed]] = wanted
+        for entry in listing():
+            for name in ((entry["id"], entry["location"]), (entry["id"], None)):
+                if name in found and len(found[name]) < MAX_NEIGHBOURS:
+                    found[name].append(entry)
+        grown = []
+        for chain in growing:
+            links = [
+                entry
+                for entry in found.get(_kept_name(chain[-1]) or ("", None), ())
+                if entry not in chain
+            ]
+            # Without its place, a document that is named by an id that repeats may be any of these.
+            chain += links
+            if links:
+                grown.append(chain)
+        growing = grown
+    return chains
+
+
+def _kept_name(entry: Removed) -> tuple[str, str | None] | None:
+    """Return id and place of the document that was kept for one; of older datasets no place."""
+    if "kept_id" not in entry:
+        return None
+    return entry["kept_id"], entry.get("kept_location")
 
 
 def _is_kept_for(document: StoredDocument, entry: Removed) -> bool:

@@ -102,11 +102,12 @@ def dropped_by_source(sources: Sequence[Mapping[str, Any]]) -> list[Section]:
             source["name"],
             f"{source['read']:,}",
             f"{1 - source['kept'] / max(source['read'], 1):.1%}",
+            format_bytes(sum(source["dropped_bytes"].values())),
             _by_size(source["dropped"]),
         ]
         for source in by_loss[:MAX_SOURCES]
     ]
-    table = Table(("source", "read", "lost", "to what"), rows, frozenset({0, 3}))
+    table = Table(("source", "read", "lost", "text lost", "to what"), rows, frozenset({0, 4}))
     text = "Sources that lost documents, and to what; manifest.json has all."
     return [Section("What was dropped, by source", text, table)]
 

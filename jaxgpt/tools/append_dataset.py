@@ -13,6 +13,7 @@ from jaxgpt.corpus.appending import append_to_dataset
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.filters.config import with_profile_option
 from jaxgpt.corpus.part_settings import recorded_config
+from jaxgpt.report_page import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,11 @@ def main(argv: Sequence[str]) -> None:
         kept = {key: manifest[key] for key in ("fingerprint", "counts", "history")}
         print(json.dumps({"dataset": str(options.dataset), **kept}))
         return
-    print(f"documents: {manifest['counts']['kept']:,} kept, of {manifest['counts']['read']:,} read")
+    counts, num_bytes = manifest["counts"], manifest["bytes"]
+    print(
+        f"documents: {counts['kept']:,} kept ({format_bytes(num_bytes['kept'])} of text), of "
+        f"{counts['read']:,} read ({format_bytes(num_bytes['read'])})"
+    )
     if added.get("operation") == "append":
         print(f"the last append: {added['read']:,} read, {added['kept']:,} kept")
         for reason, count in added["dropped"].items():

@@ -14,6 +14,7 @@ from jaxgpt.console import format_count
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.filters.config import with_profile_option
 from jaxgpt.corpus.pipeline import build_dataset
+from jaxgpt.report_page import format_bytes
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "dataset.py"
 
@@ -63,10 +64,14 @@ def summary(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
 
 def print_summary(manifest: Mapping[str, Any], output: Path) -> None:
     """The same for people."""
-    counts = manifest["counts"]
-    print(f"documents: {counts['read']:,} read, {counts['kept']:,} kept")
+    counts, num_bytes = manifest["counts"], manifest["bytes"]
+    print(
+        f"documents: {counts['read']:,} read ({format_bytes(num_bytes['read'])} of text), "
+        f"{counts['kept']:,} kept ({format_bytes(num_bytes['kept'])})"
+    )
     for reason, count in counts["dropped"].items():
-        print(f"  dropped, {reason}: {count:,}")
+        size = format_bytes(num_bytes["dropped"].get(reason, 0))
+        print(f"  dropped, {reason}: {count:,} ({size})")
     for name, split in manifest["splits"].items():
         num_documents = format_count(split["num_documents"], "document")
         print(f"{name}: {num_documents}, {format_count(split['num_tokens'], 'token')}")

@@ -115,10 +115,12 @@ def print_removed(document: dict[str, Any]) -> None:
     for name, value in document.items():
         if name not in _SHOWN_APART:
             print(f"  {name}: {value}")
-    for kept in document["kept"]:
-        print_kept(kept, title="kept instead", indent="  ")
     for entry in document["kept_was_removed"]:
         print(
             f"  kept instead, and removed later: {entry['id']} ({entry['location']}): "
             f"{entry['reason']} (stage {entry['stage']})"
         )
+    for kept in document["kept"]:
+        print_kept(kept, title="kept instead", indent="  ")
+    if document["kept_was_removed"] and not document["kept"]:
+        print("  no document is kept for it")

@@ -222,7 +222,40 @@ def test_what_was_kept_and_removed_later_is_said(
     (document,) = look(tmp_path, capsys, "--id", "a")["documents"]
     assert (document["kept"], document["kept_was_removed"]) == ([], chain[1:])
     main(["--dataset", str(tmp_path / "data"), "--id", "a"])
-    assert "kept instead, and removed later: b (b:1): benchmark_text" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "kept instead, and removed later: b (b:1): benchmark_text" in out
+    assert out.count("no document is kept for it") == 1
+
+
+@pytest.mark.parametrize("with_places", [True, False])
+def test_kept_documents_are_followed_to_the_one_that_is_in_the_dataset(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, with_places: bool
+) -> None:
+    shutil.copytree(folder / "data", tmp_path / "data")
+    (kept,) = look(tmp_path, capsys, "--id", "page-003")["documents"]
+    names = [("a", "a:1"), ("b", "b:1"), ("c", "c:1"), (kept["id"], kept["location"])]
+    chain = []
+    for (id, location), (kept_id, kept_location) in itertools.pairwise(names):
+        entry = {"id": id, "stage": "near_duplicates", "reason": "near_duplicate"}
+        entry |= {"location": location, "kept_id": kept_id}
+        chain.append(entry | ({"kept_location": kept_location} if with_places else {}))
+    other = {**chain[1], "location": "b:2", "kept_id": "nobody", "kept_location": "nowhere:1"}
+    # A listing may name them in any order, and (of damaged input) in a circle.
+    circle = [
+        {**chain[0], "id": id, "location": f"{id}:1", "kept_id": to, "kept_location": f"{to}:1"}
+        for id, to in ("xy", "yx")
+    ]
+    with zstandard.open(tmp_path / "data" / "removed.jsonl.zst", "wt") as file:
+        for entry in [*([other] if with_places else []), *reversed(chain), *circle]:
+            file.write(json.dumps(entry) + "\n")
+    (document,) = look(tmp_path, capsys, "--id", "a")["documents"]
+    assert document["kept_was_removed"] == chain[1:]
+    assert [each["location"] for each in document["kept"]] == [kept["location"]]
+    main(["--dataset", str(tmp_path / "data"), "--id", "a"])
+    out = capsys.readouterr().out
+    assert out.index("removed later: b") < out.index("removed later: c") < out.index("page-003")
+    (document,) = look(tmp_path, capsys, "--id", "x")["documents"]
+    assert (document["kept"], document["kept_was_removed"]) == ([], circle[1:])
 
 
 def test_people_are_shown_the_same(folder: Path, capsys: pytest.CaptureFixture) -> None:
