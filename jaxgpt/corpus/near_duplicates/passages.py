@@ -26,7 +26,9 @@ MAX_NUMBER_SHARE = 0.5
 _SPARE_BITS = 6
 # Words from the beginning of a text by which its entropy is estimated.
 _MAX_SAMPLE_WORDS = 4096
-# A share of different ones among the pairs of neighbours that is low enough to count them.
+# As few different pairs of neighbours, each there several times, tell which word follows which.
+# Tables and lists of pages have more.
+_MAX_PAIRS = 32
 _MAX_PAIRS_SHARE = 0.25
 _BASE = 0xD6E8FEB86659FD93
 _PAIR_BASE = np.uint64(0xA0761D6478BD642F)
@@ -94,8 +96,8 @@ def _entropy(written_W: np.ndarray) -> float:
     bits, _ = _bits_of(written_W)
     pairs = written_W[:-1] * _PAIR_BASE + written_W[1:]
     bits_of_pairs, num_pairs = _bits_of(pairs)
-    # Most pairs of a text in natural language are there once, and say nothing of how often.
-    return bits_of_pairs - bits if num_pairs <= _MAX_PAIRS_SHARE * len(pairs) else bits
+    is_known = num_pairs <= min(_MAX_PAIRS, _MAX_PAIRS_SHARE * len(pairs))
+    return bits_of_pairs - bits if is_known else bits
 
 
 def _bits_of(values: np.ndarray) -> tuple[float, int]:

@@ -227,3 +227,18 @@ def test_every_character_keeps_its_place_in_lower_case():
     (first, second) = written_words(texts)
     assert first.num_words > 0
     assert second.num_words == 3
+
+
+def test_rows_of_tables_and_lists_are_not_taken_for_text_of_few_words():
+    rng = random.Random(0)
+    names = ["".join(rng.choices("abcdefgh", k=8)) for _ in range(30)]
+    rows = [
+        f'<li><a href="/docs/{rng.choice(names)}/reference"><code>{rng.choice(names)}</code></a></li>'
+        for _ in range(60)
+    ]
+    edited = [*rows]
+    edited[7] = edited[7].replace("docs", "pages")
+    first, second = write_passages(["\n".join(rows), "\n".join(edited)], 5)
+    assert words_of(first).max() > 1 << 8
+    shared = np.isin(words_of(second), words_of(first)).sum()
+    assert np.isin(second, first).sum() == shared >= 0.9 * len(second)
