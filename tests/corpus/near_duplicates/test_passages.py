@@ -232,10 +232,8 @@ def test_every_character_keeps_its_place_in_lower_case():
 def test_rows_of_tables_and_lists_are_not_taken_for_text_of_few_words():
     rng = random.Random(0)
     names = ["".join(rng.choices("abcdefgh", k=8)) for _ in range(30)]
-    rows = [
-        f'<li><a href="/docs/{rng.choice(names)}/reference"><code>{rng.choice(names)}</code></a></li>'
-        for _ in range(60)
-    ]
+    links = [(rng.choice(names), rng.choice(names)) for _ in range(60)]
+    rows = [f'<li><a href="/docs/{one}/page"><code>{two}</code></a></li>' for one, two in links]
     edited = [*rows]
     edited[7] = edited[7].replace("docs", "pages")
     first, second = write_passages(["\n".join(rows), "\n".join(edited)], 5)
