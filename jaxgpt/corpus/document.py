@@ -6,6 +6,7 @@ records read = documents kept + records dropped, by reason.
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 from types import TracebackType
@@ -108,6 +109,11 @@ def escape_name(name: str) -> str:
     \\uNNNN, and a backslash that begins what looks like one of these \\x5c.
     """
     return _TO_ESCAPE.sub(_escape, name)
+
+
+def escape_path(path: str) -> str:
+    """Return `escape_name` of a path on this machine, the same under every locale."""
+    return escape_name(os.fsencode(path).decode("utf-8", "surrogateescape"))
 
 
 def valid_name(name: str) -> str:

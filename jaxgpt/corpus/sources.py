@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from jaxgpt.config import configclass
-from jaxgpt.corpus.document import escape_name
+from jaxgpt.corpus.document import escape_name, escape_path
 from jaxgpt.corpus.file_kinds import RECORD_SUFFIXES, kind_of
 from jaxgpt.corpus.html import Policy
 from jaxgpt.corpus.passed_over import PassedOver
@@ -257,13 +257,13 @@ class _Finder:
     def _append_local(self, path: str, kind: str, source: str) -> None:
         status = os.stat(path)
         file = InputFile(
-            name=escape_name(path),
+            name=escape_path(path),
             path=path,
             kind=kind,
             compression=kind_of(path)[1],
             size=status.st_size,
             stamp=str(status.st_mtime_ns),
-            source=escape_name(source),
+            source=escape_path(source),
         )
         self._found.append((file, (status.st_dev, status.st_ino)))
 
