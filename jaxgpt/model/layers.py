@@ -23,6 +23,8 @@ from jaxgpt.model.few_rows import OutputsFirst
 from jaxgpt.model.placement import constrain, constrain_kept, gathered, looked_up, placement
 from jaxgpt.runtime.target import compile_target
 
+# One row is multiplied as this many on a GPU; its tiles have no fewer.
+_FEWEST_GPU_ROWS = 8
 # The name that rematerialisation policies know the results of weight matmuls by.
 PROJECTION = "projection"
 
@@ -164,13 +166,19 @@ def _project(
     x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool, axes: Axes, dtype: Any
 ) -> jax.Array:
     kernel_inputs, _ = _kernel_axes(kernel, num_inputs, transposed)
-    x_inputs = tuple(range(x.ndim - num_inputs, x.ndim))
-    return lax.dot_general(
-        x,
+    num_leading = x.ndim - num_inputs
+    inputs, num_rows = x, math.prod(x.shape[:num_leading])
+    if num_rows == 1 and not compile_target().is_cpu:
+        # XLA's GPU compiler turns the product of one row into a multiplication, whose result is as
+        # large as the kernel, and a sum. Rows are read for nothing; the kernel is read once.
+        inputs = jnp.broadcast_to(x, (_FEWEST_GPU_ROWS, *x.shape[1:]))
+    y = lax.dot_general(
+        inputs,
         constrain(kernel.astype(x.dtype), *axes),
-        ((x_inputs, kernel_inputs), ((), ())),
+        ((tuple(range(num_leading, x.ndim)), kernel_inputs), ((), ())),
         preferred_element_type=dtype,
     )
+    return y[:1] if inputs is not x else y
 
 
 def _kernel_axes(
