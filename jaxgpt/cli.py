@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _without_verb(arguments: Sequence[str]) -> None:
-    """Answer what needs no verb.
+    """Print the help or the version, which need no verb.
 
     Raises:
         UsageError: anything else.
@@ -60,7 +60,7 @@ def _without_verb(arguments: Sequence[str]) -> None:
         raise UsageError(f"no verb {first!r}{did_you_mean(first, VERBS)} (`jaxgpt help` lists all)")
     else:
         print(_usage(), file=sys.stderr)
-        raise UsageError("no verb is given")
+        raise UsageError("no verb is given; choose one of those above")
 
 
 def _usage() -> str:
@@ -69,7 +69,7 @@ def _usage() -> str:
     lines += [f"  {name:{width}}  {text}" for name, (_, text) in VERBS.items()]
     lines += [
         "",
-        "`jaxgpt help VERB` lists a verb's options, `jaxgpt --version` says which this is.",
+        "`jaxgpt help VERB` lists a verb's options, `jaxgpt --version` prints the version.",
     ]
     return "\n".join(lines)
 

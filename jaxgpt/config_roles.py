@@ -1,4 +1,4 @@
-"""What a field of a model's config decides, so that a continued run may change it or may not.
+"""Roles of the fields of a model's config: which of them a continued run may change.
 
 A field without a mark is architecture: it decides which parameters there are, or what is computed
 from them. `kernel: Execution[AttentionKernel]` and `dropout: Training[Dropout]` are not.

@@ -13,7 +13,7 @@ _BAR_WIDTH = 24
 
 
 class ProgressLine:
-    """Shows how far some work is.
+    """Shows the progress of some work.
 
     Args:
         total: amount of work.

@@ -1,4 +1,4 @@
-"""What training refuses before it starts, and a plan refuses too: types of weights, and meshes."""
+"""Checks before training starts, made for a plan, too: types of weights, and meshes."""
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.evaluation.eval_step import row_multiple

@@ -31,7 +31,7 @@ class GenerateOptions:
     max_new_tokens: int | None = None
     """Most tokens to add; None: up to 256, within the context that the model was trained on."""
     slide_window: bool = False
-    """A window that slides beyond the model's context: the oldest tokens are forgotten."""
+    """Sliding window beyond the model's context; the oldest tokens are forgotten."""
     num_samples: int = 1
     """Continuations of each prompt."""
     stop: _Texts = ()

@@ -65,14 +65,14 @@ def _describe(path: Path, is_wanted: Callable[[Path], bool], *patterns: str) -> 
 
 
 def _closest(path: Path, candidates: Sequence[Path]) -> Path | None:
-    """The candidate whose name, with or without its suffix, is most like that of the path."""
+    """Return the candidate whose name, with or without its suffix, is most like the path's."""
     by_name = {name: each for each in reversed(candidates) for name in (each.name, each.stem)}
     close = difflib.get_close_matches(path.name, by_name, n=1)
     return by_name[close[0]] if close else None
 
 
 def _list(folder: str | Path, pattern: str) -> list[Path]:
-    """The paths that match, sorted; none in a folder that cannot be read: this is only a hint."""
+    """Return the paths that match, sorted; none in a folder that cannot be read, as for a hint."""
     try:
         return sorted(islice(Path(folder).glob(pattern), _READ_AT_MOST))
     except OSError:

@@ -26,18 +26,18 @@ class PlanOptions:
     """Config file (.py or .json), such as configs/base.py. Its values are the defaults of all other
     options; a help without a config shows those of configs/base.py."""
     device: str = "h100"
-    """What it would run on: h100, h200, a100, a100-40gb, l40s, l4, a10g, rtx4090, rtx3090."""
+    """Kind of device: h100, h200, a100, a100-40gb, l40s, l4, a10g, rtx4090, rtx3090."""
     num_devices: int = 1
-    """How many of them."""
+    """Number of devices."""
     vocab_size: int | None = None
-    """Ids of the tokenizer; None: those of the config's dataset."""
+    """Vocabulary size; None: that of the config's dataset."""
     utilization: float = 0.4
     """Share of the peak that operations are assumed to reach (MFU)."""
     price_per_hour: float | None = None
-    """Of one device, for the cost."""
+    """Price of one device per hour, for the cost."""
     compile: bool = False
     """Compile the step for the device with XLA's own GPU compiler and report what it is made of;
-    needs no GPU but the extra gpu-compile, and takes minutes."""
+    needs the extra gpu-compile but no GPU, and may take minutes."""
     shardings: bool = False
     """Print where each parameter lies, and its bytes on a device."""
     json: bool = False

@@ -298,7 +298,7 @@ def _label(axes: "Axes", x_label: str, y_label: str) -> None:
     axes.set_title(y_label, loc="left", fontsize=9, color=_GREY, pad=8)
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        # Beside the y label, where it hides no curve.
+        # Next to the y label, where it hides no curve.
         axes.legend(
             handles,
             labels,
@@ -360,7 +360,7 @@ def format_tick(value: float, ticks: Sequence[float]) -> str:
 
 
 def _has_decimals(value: float, number: int) -> bool:
-    """Whether that many decimals are all that a value needs."""
+    """Return whether a value needs no more decimals than that."""
     return math.isclose(round(value, number), value, rel_tol=1e-6, abs_tol=1e-9)
 
 

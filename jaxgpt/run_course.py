@@ -212,7 +212,7 @@ def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
 
 
 def _advice(start: Start) -> str:
-    """What to do where the run cannot go on: it depends on whether it has been changed."""
+    """Return the advice for a run that cannot go on: it depends on whether the run was changed."""
     if not start.changes:
         return ADVICE
     return (

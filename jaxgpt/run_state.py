@@ -19,7 +19,7 @@ _SHOWN = 3
 
 
 class Lineages(NamedTuple):
-    """What a run was made from so far, and what it goes on with; empty where it begins."""
+    """Lineages of a run so far and of what continues it; the first is empty where it begins."""
 
     then: Mapping[str, Any]
     now: Mapping[str, Any]
@@ -59,7 +59,7 @@ class Start:
 
     @property
     def is_gone_back_to(self) -> bool:
-        """Whether the run went back to here, and has not got on since."""
+        """Return whether the run went back to here, and has not got on since."""
         return bool(self.jumps) and self.jumps[-1].step == self.step
 
     def describe_changes(self) -> str:

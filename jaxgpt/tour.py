@@ -105,7 +105,7 @@ def run_tour(tour: Tour) -> dict[str, Any]:
     start = time.monotonic()
     if not (_CLONE / "tools" / "build_dataset.py").is_file():
         raise UsageError(
-            f"no tools/ beside the package in {_CLONE}; the quickstart runs from a clone: "
+            f"no tools/ next to the package in {_CLONE}; the quickstart runs from a clone: "
             f"{install_advice()}"
         )
     _run("1. Text to tokens", tour.build_command(), _HINT)
@@ -175,7 +175,7 @@ def choose_prompts(texts: Iterable[bytes], number: int = 3) -> list[str]:
 def _beginning(text: str) -> str:
     """Return the first words of a text, "" if it has none."""
     line = next((line for line in text.splitlines() if any(map(str.isalnum, line))), "")
-    # No option of a command begins like this, and no terminal is told what to do.
+    # No option of a command begins like this, and no control character reaches the terminal.
     line = "".join(filter(str.isprintable, line)).strip().lstrip("-").strip()
     if len(line) <= _PROMPT_CHARACTERS:
         return line

@@ -26,12 +26,13 @@ COMMAND = re.compile(
 # The sections of each verb, whose variants' options appear in a help only once they are chosen.
 SECTIONS = {"train": TrainConfig, "plan": TrainConfig, "build-dataset": DatasetConfig,
             "append-dataset": DatasetConfig}  # fmt: skip
-# Options of git, ray, sbatch, docker and XLA, and properties of a style sheet.
+# Options of git, ray, sbatch, docker, zstd and XLA, and properties of a style sheet.
 FOREIGN = {
     "--show-toplevel",
     "--porcelain",
     "--untracked-files",
     "--others",
+    "--long",
     "--exclude-standard",
     "--address",
     "--block",

@@ -119,8 +119,8 @@ def test_links_between_pages_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_files_that_the_docs_name_exist() -> None:
-    for page in PAGES:
+def test_files_that_the_docs_and_the_code_name_exist() -> None:
+    for page in (*PAGES, *(REPOSITORY / "jaxgpt").rglob("*.py")):
         for name in re.findall(
             r"`((?:jaxgpt|tests|configs|tools|docs)/[\w/.-]+)`", page.read_text()
         ):

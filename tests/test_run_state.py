@@ -1,4 +1,4 @@
-"""What a start knows of the run before it: tokens read, and since when its objective holds."""
+"""A start knows the run before it: tokens read, and since when its objective holds."""
 
 from jaxgpt.checkpoints.lineage import objective
 from jaxgpt.run_state import Lineages, Start, _course

@@ -1,4 +1,4 @@
-"""Which of the saved steps to keep, and which is best. Pure functions; they delete nothing.
+"""Choose which saved steps to keep and which is best. Pure functions; they delete nothing.
 
 Evaluation losses say which step is better only if they were measured alike: on the same text, cut
 into rows of the same length. Those measured as the newest one was are compared, no others.
@@ -43,7 +43,7 @@ def describe_left_out(evaluations: Mapping[int, Evaluation | None]) -> str | Non
         why = "; ".join(differences(other, newest))
     return (
         f"steps {', '.join(map(str, sorted(left_out)))} are not compared: their held-out losses "
-        f"were measured otherwise than that of step {max(measured)} ({why})"
+        f"were measured differently from that of step {max(measured)} ({why})"
     )
 
 

@@ -90,11 +90,11 @@ class _Lines:
         return self
 
     def begin_row(self) -> None:
-        """The lines so far are done with."""
+        """Forget the lines so far."""
         self._row, self._num_bytes = [], 0
 
     def go_on_behind_first(self) -> None:
-        """Read the row's lines again, but for its first: a stray quote costs one line."""
+        """Read the row's lines again, except its first: a stray quote costs one line."""
         self._again.extendleft(reversed(self._row[1:]))
 
     def __next__(self) -> str:

@@ -37,7 +37,7 @@ _NEAR = 1.2
 
 
 def forecast_build(text: TextEstimate, config: DatasetConfig) -> dict[str, int]:
-    """Return the bytes that each stage will write for so much text, if nothing is dropped."""
+    """Return the bytes that each stage will write for a text, if nothing is dropped."""
     num_bytes, num_documents = text.num_bytes, text.num_documents
     packed = int(num_bytes * _PACKED) + num_documents * _NAMES_BYTES
     # A model that exists decides itself; what it has is not known before it is read.
@@ -96,8 +96,8 @@ def explaining_full_disk(
     """Turn the errors of a full disk into one that says what is needed and what to do.
 
     Args:
-        output: where is written.
-        work: results that are finished lie here.
+        output: folder that is written to.
+        work: folder of the finished results.
         needed: forecast bytes by stage.
     """
     try:

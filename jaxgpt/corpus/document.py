@@ -117,7 +117,7 @@ def escape_path(path: str) -> str:
 
 
 def valid_name(name: str) -> str:
-    """Return a name as it is, or as of `escape_name` where it is not valid Unicode.
+    """Return a valid name unchanged, any other one as `escape_name` writes it.
 
     For the names that records have and people type, which stay as they are wherever they can.
     """

@@ -77,7 +77,7 @@ def _final_order(table: pa.Table) -> np.ndarray:
 
 
 def _in_batches(rows: np.ndarray, num_bytes: np.ndarray) -> list[np.ndarray]:
-    """Return runs of `rows` that take about `_BATCH_BYTES` together, or one long text more."""
+    """Return runs of `rows` that take about `_BATCH_BYTES` together; a long text may exceed it."""
     batch_of_row = np.cumsum(num_bytes[rows] + DOCUMENT_BYTES) // _BATCH_BYTES
     return np.split(rows, np.flatnonzero(np.diff(batch_of_row)) + 1) if len(rows) else []
 

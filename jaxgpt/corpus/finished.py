@@ -60,13 +60,13 @@ def has_part(dataset: Path, inputs: Inputs, settings: Sequence[Any], wanted: Any
 
 
 def settings_differences(there: Any, here: Any) -> list[str]:
-    """Settings that are not the same, with both values; of a long value the beginning."""
+    """Return the settings that differ, with both values; long values are cut."""
     pairs = differing(there, here)
     return [f"{name} = {_short(one)} there, {_short(other)} here" for name, one, other in pairs]
 
 
 def name_some(differences: Sequence[str]) -> str:
-    """The first few of some sentences, and how many more there are."""
+    """Return the first few of some sentences, and how many more there are."""
     more = len(differences) - _MAX_DIFFERENCES
     shown = "; ".join(differences[:_MAX_DIFFERENCES])
     return shown + (f"; and {more} more of {len(differences)} differences" if more > 0 else "")
@@ -93,7 +93,7 @@ def differing(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any,
 
 
 def _short(value: Any) -> str:
-    """A value for a message; a section as the name of its class."""
+    """Return a value for a message; a section becomes the name of its class."""
     if isinstance(value, dict) and TYPE_KEY in value:
         return f"{str(value[TYPE_KEY]).rpartition(':')[2]}(...)"
     text = repr(value)

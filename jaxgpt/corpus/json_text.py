@@ -24,7 +24,7 @@ _DECODER = json.JSONDecoder()
 
 
 class JsonText:
-    """What is left to read of a file.
+    """The unread rest of a file.
 
     Attributes:
         line: the number of the line where it begins, from 1.
@@ -38,7 +38,7 @@ class JsonText:
         self._returned = b""
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield what is left; whoever stops early puts back what was too much."""
+        """Yield what is left; a caller that stops early puts back what it did not need."""
         while data := self._next():
             yield data
 
@@ -95,7 +95,7 @@ class JsonText:
 
 
 class Values(NamedTuple):
-    """JSON values of a piece of text, and what is left where no value begins, with the reason."""
+    """JSON values of a piece of text; the rest where no value begins, and the reason."""
 
     values: list[Any]
     rest: bytes = b""
@@ -125,7 +125,7 @@ def parse_values(data: bytes) -> Values:
 
 
 def is_blank(data: bytes) -> bool:
-    """Whether there is no value in `data`, nor anything that is none."""
+    """Return whether `data` holds nothing but what may stand between values."""
     return _LEADING_BLANK.fullmatch(data) is not None
 
 

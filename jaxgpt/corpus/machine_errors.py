@@ -33,7 +33,7 @@ _ADVICE = {
 
 
 def is_fault_of_machine(error: BaseException) -> bool:
-    """Whether an error that reading a file has raised is the machine's, not the file's."""
+    """Return whether an error raised while reading a file is the machine's, not the file's."""
     if is_machine_error(error) or type(error).__name__ == "ArrowCapacityError":
         return True
     if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):

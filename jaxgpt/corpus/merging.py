@@ -79,7 +79,7 @@ def find_mergeable(marked: Marked, shards: Sequence[Shard], max_tokens: int) -> 
 
 
 def _mark_none(dataset: TokenDataset, split: str) -> Marked:
-    """Return where the documents of a split lie; none of them goes."""
+    """Return the places of the documents of a split; all of them stay."""
     tokens, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for batch in index_rows(dataset.directory, split):
         tokens.append(batch.column("num_tokens").to_numpy())

@@ -83,7 +83,7 @@ class RowBatches:
         yield from self._table.iter_batches(num_rows, row_groups=[group], columns=self._columns)
 
     def _max_rows(self, group: int) -> int:
-        """How many rows may be decoded together if each has the longest text of the row group."""
+        """Return how many rows may be decoded together if each has the group's longest text."""
         metadata = self.metadata.row_group(group)
         chunks = map(metadata.column, range(metadata.num_columns))
         # No text is longer than its column.
@@ -96,7 +96,7 @@ class RowBatches:
         max_rows = _MAX_BATCH_ROWS
         for chunk in large:
             if _DELTA in chunk.encodings:
-                # Which of its texts are long is known to nobody before they are decoded.
+                # Which of its texts are long is not known before they are decoded.
                 num_rows = _MAX_DELTA_BYTES // chunk.total_uncompressed_size
                 max_rows = min(max_rows, max(num_rows, _MIN_DELTA_BATCH_ROWS))
         packed = [c.path_in_schema for c in large if _DICTIONARIES & set(c.encodings)]
@@ -105,7 +105,7 @@ class RowBatches:
         return max_rows
 
     def _longest_of_dictionaries(self, group: int, columns: Sequence[str]) -> int:
-        """Bytes of the longest text of the dictionaries of some columns."""
+        """Return the bytes of the longest text of the dictionaries of some columns."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -54,7 +54,7 @@ def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
                 yield file.too_long(row) if is_too_long else file.from_values(values, row)
                 row += 1
         except pa.ArrowNotImplementedError as error:
-            # The rows may be good, but no one here can tell.
+            # The rows may be good; this version of Arrow cannot tell.
             detail = f"row group {group} has a form that this version of Arrow cannot read"
             file.problem = FileProblem("unreadable", f"{detail}: {_one_line(error)}")
             yield file.unreadable(file.problem.detail, row)

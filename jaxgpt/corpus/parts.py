@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 # What one batch holds at most, unless one document is larger, and all buffers together.
 _BATCH_BYTES = 4 << 20
 _BUFFERED_BYTES = 32 << 20
-# What a document takes beside its text, in a buffer and in whatever a stage makes of a batch.
+# Memory of a document in addition to its text, in a buffer and in what a stage makes of a batch.
 DOCUMENT_BYTES = 1 << 10
 
 

@@ -5,12 +5,12 @@ from collections import Counter
 
 from jaxgpt.corpus.document import escape_name
 
-# Reasons that people are told of with endings and examples; the others are as they asked for.
+# Reasons that are shown with endings and examples; the user asked for the others.
 _TITLES = {
     "unknown_kind": "of no known kind",
     "symbolic_link": "behind symbolic links in folders (name them, or give a pattern in quotes)",
     "broken_link": "behind broken symbolic links",
-    "not_a_regular_file": "no regular file (pipe, device or socket)",
+    "not_a_regular_file": "not regular files (pipes, devices or sockets)",
     "unreadable_folder": "in unreadable folders",
 }
 _MAX_ENDINGS = 5

@@ -108,7 +108,7 @@ class FileReader:
 
 
 def _numbered(record: Record, number: int) -> Record:
-    """The record with a location, and an id unless it has its own, that no other has."""
+    """Return the record with a location, and an id unless it has one, that no other has."""
     location = f"{record.location}#{number}"
     own_id = location if record.id == record.location else record.id
     return dataclasses.replace(record, location=location, id=own_id)

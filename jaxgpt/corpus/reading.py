@@ -56,7 +56,7 @@ def plan_parts(files: Sequence[InputFile]) -> list[tuple[InputFile, ...]]:
 
 
 def plan_num_partitions(text: TextEstimate) -> int:
-    """Return how many partitions documents with so much text are divided into."""
+    """Return the number of partitions for this amount of text."""
     by_bytes = text.num_bytes // PARTITION_BYTES
     by_documents = text.num_documents // PARTITION_DOCUMENTS
     return min(max(by_bytes, by_documents, 1), MAX_PARTITIONS)

@@ -106,7 +106,7 @@ class RecordFile:
 
 
 def is_cut(record: Record) -> bool:
-    """Whether it stands for what a damaged file has lost, rather than for a record of its own."""
+    """Return whether it stands for what a damaged file has lost, not for a whole record."""
     return isinstance(record, Rejected) and record.reason in (_TRUNCATED, _UNREADABLE)
 
 

@@ -71,7 +71,7 @@ def repair(text: str, config: RepairConfig) -> Repaired:
 
 
 def _replace_controls(found: re.Match[str]) -> str:
-    """What keeps two words apart, if the characters did."""
+    """Return what keeps two words apart where the control characters did."""
     start, end = found.span()
     around = found.string[max(start - 1, 0) : start], found.string[end : end + 1]
     if any(not character or character.isspace() for character in around):

@@ -74,7 +74,7 @@ def rewrite_split(
 ) -> list[Shard]:
     """Write new shards, without the documents that go, in place of some; return all of the split.
 
-    The new ones lie beside the old ones, under numbers that no shard has had.
+    The new ones lie next to the old ones, under numbers that no shard has had.
     """
     split = dataset.splits[name]
     ends_S = np.cumsum([shard.num_tokens for shard in split.shards], dtype=np.int64)

@@ -20,7 +20,7 @@ from jaxgpt.corpus.machine_errors import is_fault_of_machine
 CHUNK_BYTES = 1 << 18
 # What `zstd --long=27` writes needs a window of this size to read.
 WINDOW_BYTES = 1 << 27
-# What the xz decoder takes beside its dictionary.
+# Memory of the xz decoder in addition to its dictionary.
 _XZ_BYTES = 1 << 20
 # Small inputs that repeat themselves compress well without being an attack.
 EXPANSION_FREE_BYTES = 1 << 26
@@ -33,7 +33,7 @@ _MARKS = (
 )
 _MAX_MARK_BYTES = 4
 
-# As zstd and xz say that they may not take the memory.
+# Messages of zstd and xz about a window above the limit.
 _WINDOW_ERROR = re.compile("requires too much memory|[Mm]emory usage limit")
 
 Problem = Literal["truncated", "expands_too_far", "unreadable"]
@@ -238,7 +238,7 @@ DECODERS: dict[str, Callable[[int], Decoder] | None] = {
     ".bz2": lambda _: bz2.BZ2Decompressor(),
     ".xz": _xz_file,
 }
-"""For each ending the decoder of one member; it is given the size of the largest window."""
+"""Decoder of one member, by ending; it is given the size of the largest window."""
 
 
 def _as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -16,14 +16,14 @@ from jaxgpt.corpus.streams import CHUNK_BYTES, ByteStream
 # Size of a web page, for files of which nothing can be read.
 _USUAL_BYTES = 2700
 _MAX_SAMPLED = 16
-# Of a file: a small part of it may unpack to very much.
+# Limit for one file: a small part of it may unpack to very much.
 _MAX_UNPACKED_BYTES = 32 << 20
 _MAX_BYTES = 1 << 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextEstimate:
-    """Roughly how many bytes of text, unpacked, and how many documents there are."""
+    """Estimated bytes of text, unpacked, and estimated number of documents."""
 
     num_bytes: int
     num_documents: int
@@ -37,7 +37,7 @@ class TextEstimate:
 
 @dataclasses.dataclass(frozen=True)
 class _Sample:
-    """What the beginning of a file tells.
+    """Figures from the beginning of a file.
 
     Attributes:
         expansion: unpacked bytes for each stored byte; None if it cannot be told.

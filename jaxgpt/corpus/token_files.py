@@ -226,7 +226,7 @@ def _without_ends(
     if longest > MAX_DOCUMENT_TOKENS:
         raise MismatchError(
             f"{path} has a document of {longest} tokens; at most {MAX_DOCUMENT_TOKENS} are "
-            f"allowed. Name the id that ends documents by --eos-id"
+            f"allowed. Name the id that ends documents with --eos-id"
         )
     starts_D, stops_D = starts_D.copy(), stops_D.copy()
     is_control_V = np.zeros(tokenizer.vocab_size, bool)
@@ -267,5 +267,5 @@ def _control_id_error(
     return MismatchError(
         f"{path}: token {place} (counted from 0), inside document {number + 1}, is the control id "
         f"{id} ({names[int(id)]}); a document holds ids of text only, with padding, BOS and EOS "
-        f"around it: take it out, or name the id that ends documents by --eos-id"
+        f"around it: take it out, or name the id that ends documents with --eos-id"
     )

@@ -28,7 +28,7 @@ def refuse_header(path: Path, tokens: np.ndarray) -> None:
     head = tokens[: _LLM_C_HEADER_BYTES // 2].tobytes()
     if head.startswith(_NPY_MAGIC):
         raise MismatchError(
-            f"{path} is a NumPy file (.npy), and its header is no ids: write the ids alone, with "
+            f"{path} is a NumPy file (.npy) with a header: write the ids alone, with "
             f"numpy.load(FILE).astype('uint16').tofile(NEW_FILE), and import that"
         )
     if head.startswith(MEGATRON_MAGIC):

@@ -131,7 +131,7 @@ class RowByRow(AttentionKernel):
         if is_time_split(q_BTNH):
             return "the tokens of a row lie on several devices"
         if jax.sharding.get_abstract_mesh().manual_axes:
-            return "it does not work inside of a pipeline's stages"
+            return "it does not work inside a pipeline's stages"
         return None
 
     def compute(

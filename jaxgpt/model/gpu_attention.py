@@ -42,7 +42,7 @@ class Cudnn(AttentionKernel):
             # JAX refuses their gradient.
             f"rows of {q_BTNH.shape[1]} tokens are of odd length": q_BTNH.shape[1] % 2 != 0,
             # The rule by which JAX divides it among devices fails there.
-            "it does not work inside of a pipeline's stages": _is_in_stage(),
+            "it does not work inside a pipeline's stages": _is_in_stage(),
             "the tokens of a row lie on several devices": is_time_split(q_BTNH),
             "scores are soft-capped": scores.soft_cap is not None,
             "it has no dropout of probabilities here": dropout is not None,
@@ -100,7 +100,7 @@ class Pallas(AttentionKernel):
             "it has no window": mask.window is not None,
             "queries stand in the slots of a cache": mask.query_slots_BT is not None,
             # Its gradient is not marked as different in each stage, which JAX asks for there.
-            "it does not work inside of a pipeline's stages": _is_in_stage(),
+            "it does not work inside a pipeline's stages": _is_in_stage(),
             "the tokens of a row lie on several devices": is_time_split(q_BTNH),
             "scores are soft-capped": scores.soft_cap is not None,
             "it has no dropout of probabilities": dropout is not None,
@@ -121,7 +121,7 @@ class Pallas(AttentionKernel):
 
 
 def _is_in_stage() -> bool:
-    """Whether the stages of a pipeline are divided around the caller."""
+    """Return whether the stages of a pipeline are divided around the caller."""
     return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 

@@ -143,7 +143,7 @@ def project(
     Args:
         x: [..., I...].
         kernel: [I..., O...], or [O..., I...] if `transposed`, of any float dtype; as
-            `OutputsFirst` for whoever needs no gradient.
+            `OutputsFirst` where no gradient is needed.
         num_inputs: number of contracted axes.
         transposed: whether the kernel's input axes come last.
         axes: names of the kernel's axes, by which it is placed; empty to leave that open.

@@ -167,7 +167,7 @@ def _cos_and_sin(angles_BTR: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     XLA's CPU backend would evaluate them again for every head of every layer, wherever they are
     used; that takes a tenth of a training step. It keeps the results of a loop. On a GPU the loop
-    would be a branch taken by the host, and evaluating them again costs nothing beside the bytes.
+    would be a branch taken by the host, and evaluating them again costs nothing next to the bytes.
     """
     if angles_BTR.shape[1] == 1 or not compile_target().is_cpu:
         return jnp.cos(angles_BTR), jnp.sin(angles_BTR)

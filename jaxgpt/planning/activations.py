@@ -82,7 +82,7 @@ def attention_kernel(
     if mesh.shape["context"] > 1:
         return Ring()
     if mesh.shape["pipeline"] > 1:
-        # No fast kernel works inside of a pipeline's stages.
+        # No fast kernel works inside a pipeline's stages.
         return SavedProbabilities()
     head_dim = attention.resolve_head_dim(config.model.d_model)
     shape = (1, config.batch.sequence_length, 1, head_dim)

@@ -1,4 +1,4 @@
-"""What XLA makes of a training step for a card that is not here: memory, products, exchange."""
+"""A training step as XLA compiles it for a card that is not here: memory, products, exchange."""
 
 import collections
 import time

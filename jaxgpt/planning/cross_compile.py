@@ -26,7 +26,7 @@ _CUDNN = (9, 28)
 
 
 def has_gpu_compiler() -> bool:
-    """Whether the plugin is installed."""
+    """Return whether the plugin is installed."""
     with contextlib.suppress(ModuleNotFoundError):
         return any(importlib.util.find_spec(name) is not None for name in _PLUGINS)
     return False

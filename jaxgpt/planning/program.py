@@ -84,12 +84,12 @@ class Operation(NamedTuple):
 
     @property
     def is_kernel(self) -> bool:
-        """Whether it is a kernel, an exchange or a copy of its own."""
+        """Return whether it is a kernel, an exchange or a copy of its own."""
         return self.opcode not in _FREE
 
     @property
     def is_product(self) -> bool:
-        """Whether it is a matrix product."""
+        """Return whether it is a matrix product."""
         return self.opcode == "dot" or "cublas" in self.target
 
     @property
@@ -135,7 +135,7 @@ class Program:
     Attributes:
         computations: operations of each computation, in the order in which they run.
         counts: how often each computation runs in one run of the program.
-        fused: computations that are the inside of one kernel.
+        fused: computations inside one kernel.
         num_unknown_loops: loops whose number of rounds XLA does not know; each is counted once.
     """
 
@@ -145,7 +145,7 @@ class Program:
     num_unknown_loops: int
 
     def operations(self) -> Iterator[tuple[Operation, int]]:
-        """Yield every operation that runs, inside of kernels too, and how often."""
+        """Yield every operation that runs, inside kernels too, and how often."""
         for name, operations in self.computations.items():
             if count := self.counts[name]:
                 for operation in operations:
@@ -161,7 +161,7 @@ class Program:
                     yield operation, self.counts[name]
 
     def count(self, opcode: str) -> int:
-        """Return how often operations of one kind run, inside of kernels too."""
+        """Return how often operations of one kind run, inside kernels too."""
         return sum(count for one, count in self.operations() if one.opcode == opcode)
 
 
@@ -280,7 +280,7 @@ def collectives(program: Program) -> list[Collective]:
 
 
 def _is_overlapped(start: Operation, later: list[Operation]) -> bool:
-    """Whether a kernel stands between the start of an exchange and its end."""
+    """Return whether a kernel stands between the start of an exchange and its end."""
     if '"is_sync":true' in start.text:
         return False
     for operation in later:

@@ -23,7 +23,7 @@ _CUTS = ("dynamic-slice", "slice", "gather")
 
 
 class Cost(NamedTuple):
-    """What one kernel takes, all of its runs together.
+    """Cost of one kernel, all of its runs together.
 
     Attributes:
         seconds: predicted.
@@ -97,7 +97,7 @@ def _flops(program: Program, operation: Operation, by_name: dict[str, Operation]
 
 
 def is_attention(operation: Operation) -> bool:
-    """Whether a kernel is flash attention, cuDNN's or a Pallas kernel of Triton or Mosaic."""
+    """Return whether a kernel is flash attention: cuDNN's, or Pallas' by Triton or Mosaic."""
     return operation.opcode == "custom-call" and bool(
         re.search(r"fmha|triton|mosaic", operation.target)
     )

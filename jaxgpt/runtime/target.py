@@ -1,7 +1,7 @@
 """The device that programs are compiled for: this process's own, or a card that is not here.
 
 Kernels and layouts depend on it. They ask here and nowhere else, so that a program for a GPU can be
-made, and looked at, on a machine without one (`jaxgpt/planning/compile_only.py`).
+made, and looked at, on a machine without one (`jaxgpt/planning/cross_compile.py`).
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class CompileTarget:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether XLA's CPU backend makes the program."""
+        """Return whether XLA's CPU backend makes the program."""
         return self.platform == "cpu"
 
 

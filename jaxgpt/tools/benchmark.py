@@ -1,4 +1,4 @@
-"""`jaxgpt benchmark MEASURE [options]`: how fast a part is, beside what."""
+"""`jaxgpt benchmark MEASURE [options]`: how fast a part is, next to a reference."""
 
 import importlib
 import json

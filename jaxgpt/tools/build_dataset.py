@@ -25,7 +25,7 @@ class BuildOptions:
 
     input: tuple[str, ...]
     """Files, folders (with all below), globs and fsspec URLs: .txt .md .rst .html .py and other
-    text, .jsonl .json .parquet; each plain or .gz .zst .bz2 .xz."""
+    text, .jsonl .json .parquet .csv .tsv; each plain or .gz .zst .bz2 .xz."""
     output: Path
     """Dataset folder; made if need be."""
     config: str | None = None
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def summary(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """The part of a manifest that a script wants."""
+    """Return the part of a manifest that a script wants."""
     splits = {
         name: {key: value for key, value in split.items() if key != "shards"}
         for name, split in manifest["splits"].items()
@@ -63,7 +63,7 @@ def summary(manifest: Mapping[str, Any], output: Path) -> dict[str, Any]:
 
 
 def print_summary(manifest: Mapping[str, Any], output: Path) -> None:
-    """The same for people."""
+    """Print the same for people."""
     counts, num_bytes = manifest["counts"], manifest["bytes"]
     print(
         f"documents: {counts['read']:,} read ({format_bytes(num_bytes['read'])} of text), "

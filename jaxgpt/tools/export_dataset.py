@@ -23,7 +23,7 @@ class ExportOptions:
     output: Path
     """Folder for the files; must not exist, or be empty."""
     max_file_bytes: int = DEFAULT_FILE_BYTES
-    """Of text in one file; a longer document has a file of its own."""
+    """Most bytes of text in one file; a longer document has a file of its own."""
     json: bool = False
     """Print the counts as JSON."""
 

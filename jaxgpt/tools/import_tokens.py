@@ -17,7 +17,7 @@ class ImportOptions:
     """Make a dataset of a token file that was made with a tokenizer of jaxgpt."""
 
     input: Path
-    """The .bin file; for megatron, its .idx lies beside it."""
+    """The .bin file; for megatron, its .idx lies next to it."""
     format: Format
     """nanogpt: ids of 2 bytes (or 4 or 8) and nothing else; megatron: .bin and .idx (MMIDIDX)."""
     tokenizer: Path
@@ -29,7 +29,7 @@ class ImportOptions:
     val_fraction: float = 0.01
     """Share of the documents that is held out for validation."""
     seed: int = 0
-    """Of the order of documents and the choice of validation documents."""
+    """Random seed of the order of documents and of the choice of validation documents."""
     source: str | None = None
     """Name of the source of all documents; default: the path of the file."""
     license: str = ""

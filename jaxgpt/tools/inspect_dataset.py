@@ -30,13 +30,13 @@ class InspectOptions:
     reason: str | None = None
     """Documents that were dropped for this reason."""
     random: int | None = None
-    """Draw so many: of the kept documents, or of what --source or --reason choose."""
+    """Number of documents to draw, from the kept ones or those that --source or --reason choose."""
     seed: int = 0
-    """Of the draw."""
+    """Random seed of the draw."""
     max_documents: int = 10
-    """Without --random, show the first so many."""
+    """Number of documents shown without --random: the first ones."""
     similar: int = 0
-    """With each kept document, name so many others that are most like it; reads all text."""
+    """Number of most similar documents to name with each kept one; reads all text."""
     full: bool = False
     """Show texts whole."""
     json: bool = False
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def print_documents(found: dict[str, Any]) -> None:
-    """The same for people."""
+    """Print the same for people."""
     for document in found["documents"]:
         if document["status"] == "kept":
             print_kept(document)
@@ -77,7 +77,7 @@ def print_documents(found: dict[str, Any]) -> None:
 
 
 def print_kept(document: dict[str, Any], title: str = "kept", indent: str = "") -> None:
-    """Where a document is, where it came from, and its text."""
+    """Print where a document is, where it came from, and its text."""
     last = document["first_token"] + document["num_tokens"] - 1
     print(f"{indent}{title}: {document['id']}")
     size = format_count(document["num_bytes"], "byte")
@@ -96,7 +96,7 @@ def print_kept(document: dict[str, Any], title: str = "kept", indent: str = "") 
 
 
 def print_removed_for_it(document: dict[str, Any]) -> None:
-    """Which documents had to go because this one stays."""
+    """Print the documents that were removed because this one stays."""
     if document["num_removed_for_it"]:
         print(f"  removed in favour of it: {document['num_removed_for_it']:,}")
     for entry in document["removed_for_it"]:
@@ -108,7 +108,7 @@ def print_removed_for_it(document: dict[str, Any]) -> None:
 
 
 def print_removed(document: dict[str, Any]) -> None:
-    """Why a document was dropped, and what was kept instead."""
+    """Print why a document was dropped, and what was kept instead."""
     print(f"removed: {document['id']}")
     print(f"  location: {document['location']}")
     print(f"  reason: {document['reason']} (stage {document['stage']})")

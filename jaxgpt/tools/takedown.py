@@ -34,7 +34,7 @@ class TakedownOptions:
     ignore_unknown: bool = False
     """Names that the dataset does not have are no error."""
     with_kept: bool = False
-    """Where a document was removed as a duplicate of another, take that one down, too."""
+    """Take down, too, the kept document of which a named one was removed as a duplicate."""
     json: bool = False
     """Print JSON."""
 

@@ -17,7 +17,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.tokenizer import FILE_NAME, Tokenizer
 from jaxgpt.tokenizer_training import TokenizerConfig, train_tokenizer
 
-# Compression is measured on the beginning of each source, of so many.
+# Compression is measured on the beginning of each source, for the first sources.
 EXCERPT_CHARACTERS = 2**18
 MAX_SOURCES = 50
 NUM_LONGEST = 10
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _texts(documents: Iterable[Document], excerpts: dict[str, list[str]]) -> Iterator[str]:
-    """The texts of `documents`; the beginning of each source is put into `excerpts`."""
+    """Yield the texts of `documents`; the beginning of each source is put into `excerpts`."""
     for document in documents:
         if len(excerpts) < MAX_SOURCES or document.source in excerpts:
             excerpt = excerpts.setdefault(document.source, [])
@@ -73,7 +73,7 @@ def _texts(documents: Iterable[Document], excerpts: dict[str, list[str]]) -> Ite
 
 
 def make_report(tokenizer: Tokenizer, excerpts: dict[str, list[str]]) -> dict[str, Any]:
-    """Size, compression by source, and the longest pieces of a tokenizer."""
+    """Return size, compression by source, and the longest pieces of a tokenizer."""
     bytes_per_token = {}
     for source, texts in sorted(excerpts.items()):
         num_tokens = sum(map(len, tokenizer.encode_batch(texts)))
@@ -88,7 +88,7 @@ def make_report(tokenizer: Tokenizer, excerpts: dict[str, list[str]]) -> dict[st
 
 
 def print_report(report: dict[str, Any], output: Path) -> None:
-    """The same for people."""
+    """Print the same for people."""
     tokenizer = report["tokenizer"]
     print(f"tokenizer: {tokenizer['type']}, {tokenizer['vocab_size']:,} ids, in {output}")
     print(f"fingerprint: {tokenizer['sha256']}")

@@ -180,7 +180,7 @@ def _drop_after(path: Path, last_step: int) -> None:
 
 
 class Progress:
-    """How far a run is, for the person at the terminal.
+    """Progress of a run, for the person at the terminal.
 
     Args:
         num_steps: of the run.

@@ -64,7 +64,7 @@ def warn_of_text(num_epochs: float, num_held_out_tokens: int) -> list[str]:
     if num_epochs > MANY_EPOCHS:
         warnings.append(
             f"the steps of this run read its text {num_epochs:.0f} times; from about {MANY_EPOCHS} "
-            f"times on a model hardly learns but by heart: {ADVICE}"
+            f"times on a model learns little but the text by heart: {ADVICE}"
         )
     if num_held_out_tokens < FEW_TOKENS:
         warnings.append(

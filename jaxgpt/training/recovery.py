@@ -1,7 +1,7 @@
-"""Which updates a run does without: losses and gradients that are not finite, or far off.
+"""Decide which updates a run skips: losses and gradients that are not finite, or far off.
 
 The decision is made on the device, inside the step: a refused update leaves parameters and
-optimiser as if the batch had not been, and nobody waits for the host. What the decision needs, the
+optimiser as if the batch had not been, and no step waits for the host. What the decision needs, the
 losses and gradient norms of the steps accepted lately, is part of the train state and of every
 checkpoint. What repeated refusals lead to is in rollback.py.
 

@@ -65,7 +65,7 @@ def test_of_equal_losses_the_newer_is_better():
 
 
 def test_only_what_was_measured_as_the_newest_was_is_compared():
-    """Of other text a lower loss says nothing."""
+    """A lower loss on other text says nothing."""
     words, digits = {"data": "w", "tokens": 5}, {"data": "d", "tokens": 5}
     evaluations = {
         1: Evaluation(0.5),

@@ -1,4 +1,4 @@
-"""How much text input holds is known well enough, before it is read, to bound the work units."""
+"""The amount of text in the input is estimated well enough to bound the work units."""
 
 import json
 import random

@@ -255,7 +255,7 @@ def test_what_splits_rows_itself_is_not_chosen_inside_of_a_pipelines_stages(back
         run = jax.shard_map(stage, in_specs=rows, out_specs=rows, axis_names={"pipeline"})
         jax.jit(run).trace(jnp.zeros(2))
     assert chosen[0][0] is SavedProbabilities
-    assert f"{name} cannot: it does not work inside of a pipeline's stages" in chosen[0][1]
+    assert f"{name} cannot: it does not work inside a pipeline's stages" in chosen[0][1]
 
 
 def test_a_named_kernel_computes_or_says_why_not():

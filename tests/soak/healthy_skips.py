@@ -1,4 +1,4 @@
-"""How often the default guard would skip an update of runs that were left alone.
+"""Count the updates of undisturbed runs that the default guard would skip.
 
     python -m jaxgpt.train ... --run-dir R --recovery NoSkipping --logging.every-steps 1
     python -m tests.soak.healthy_skips R ...

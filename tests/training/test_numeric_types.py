@@ -1,4 +1,4 @@
-"""What is summed over steps, rows or micro-batches is kept in float32, whatever is computed in."""
+"""Sums over steps, rows or micro-batches are kept in float32, whatever the compute dtype."""
 
 import jax
 import jax.numpy as jnp

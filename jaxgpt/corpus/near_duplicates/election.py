@@ -40,8 +40,8 @@ class Members:
         shingles_of: the sorted, unique shingle hashes of a member.
         num_passages_N: sizes of the sets of passages; 0 for prose, which has none.
         passages_of: the sorted, unique passages of a member.
-        num_fixed: so many, the first, stay whatever they are like: they belong to a dataset that
-            exists already.
+        num_fixed: the first `num_fixed` members always stay: they belong to a dataset that exists
+            already.
     """
 
     keys_NB: np.ndarray

@@ -1,4 +1,4 @@
-"""Passages: by which texts are compared as they are written, with case and symbols.
+"""Passages: short runs of words by which texts are compared as written, with case and symbols.
 
 A passage is `ngram` neighbouring words with the symbols between them; some of the words may lie
 before the beginning or after the end of the text, so that every symbol is in `ngram - 1` passages
@@ -108,7 +108,7 @@ def _bits_of(values: np.ndarray) -> tuple[float, int]:
 
 
 def _pad(values_U: np.ndarray, num: int, padding: np.uint64 = _NO_WORD) -> np.ndarray:
-    """Return the values with `num - 1` more at either end; those of the last are of no word."""
+    """Return the values with `num - 1` more at either end; one less after the last."""
     padded = np.full(len(values_U) + 2 * (num - 1) - 1, padding, np.uint64)
     padded[num - 1 : num - 1 + len(values_U)] = values_U
     return padded

@@ -4,7 +4,7 @@ sign_partition      a partition -> signatures, sorted band keys
 join_keys           a range of keys of all partitions -> edges
 connect_documents   all edges -> candidate clusters, in groups
 collect_members     a partition -> shingles and passages of its documents in clusters
-verify_group        a group of clusters -> who goes, and for whom
+verify_group        a group of clusters -> which documents go, and for which
 settle_partition    a partition -> which of its documents are kept
 """
 
