@@ -236,7 +236,7 @@ def _go_back(course: Course, start: Start, error: UnstableError) -> tuple[Start,
         step = _step_to_go_back_to(course, start, error)
         course.checkpoints.abandon_after(step)
         # The same parameters on other batches again would be refused again: the level is another.
-        is_usual = not (error.is_level and step == start.step)
+        is_usual = not (error.is_level and start.is_gone_back_to and step == start.step)
         again = _start(course, step, is_usual)
     skipped = [
         event["step"]

@@ -92,6 +92,16 @@ def test_what_is_refused_from_the_first_step_after_going_back_is_learned_again(c
     assert course.is_usual
 
 
+def test_the_only_step_there_is_is_tried_on_other_batches_before_its_losses_are_usual(
+    course,
+) -> None:
+    course.checkpoints.whole, course.checkpoints.damaged = [20], []
+    again, details = _go_back(
+        course, Start(state=None, step=20), UnstableError(28, "bad", is_level=True)
+    )
+    assert (again.step, course.is_usual, details["is_learned_again"]) == (20, True, False)
+
+
 def test_with_nothing_to_go_back_to_the_reason_is_raised(course) -> None:
     course.checkpoints.whole = []
     with pytest.raises(UnstableError, match="bad"):

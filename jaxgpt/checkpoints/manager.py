@@ -21,7 +21,11 @@ from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.free_space import find_shortage
 from jaxgpt.checkpoints.named_trees import named_arrays
 from jaxgpt.checkpoints.orbax_files import OrbaxFiles
-from jaxgpt.checkpoints.retention import comparable_losses, rank_by_loss, steps_to_keep
+from jaxgpt.checkpoints.retention import (
+    comparable_losses,
+    evaluated_steps_to_keep,
+    rank_by_loss,
+)
 from jaxgpt.checkpoints.save_attempts import SaveAttempts
 from jaxgpt.checkpoints.saving import Saver
 from jaxgpt.checkpoints.shared_fate import SharedFate
@@ -285,10 +289,9 @@ class Checkpoints:
         """
         try:
             evaluations = self._stored.evaluations()
-            steps, losses = list(evaluations), comparable_losses(evaluations)
-            config = self._config
-            keep = steps_to_keep(
-                steps, losses, config.keep_latest, config.keep_every_steps, config.keep_best
+            steps, config = list(evaluations), self._config
+            keep = evaluated_steps_to_keep(
+                evaluations, config.keep_latest, config.keep_every_steps, config.keep_best
             )
             for doomed in sorted(set(steps) - keep):
                 step_folders.delete(self.directory, doomed)

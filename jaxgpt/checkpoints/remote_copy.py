@@ -18,9 +18,8 @@ from jaxgpt.checkpoints.manager import CheckpointConfig
 from jaxgpt.checkpoints.remote_steps import DamagedError, RemoteSteps
 from jaxgpt.checkpoints.retention import (
     Evaluation,
-    comparable_losses,
+    evaluated_steps_to_keep,
     read_evaluation,
-    steps_to_keep,
 )
 from jaxgpt.checkpoints.step_content import (
     ITEMS,
@@ -209,9 +208,9 @@ class RemoteCopy:
 
     def _to_keep(self, steps: Iterable[int], keep_every_steps: int | None) -> set[int]:
         evaluations = {step: self._evaluation(step) for step in steps}
-        losses, config = comparable_losses(evaluations), self._config
-        return steps_to_keep(
-            evaluations, losses, config.keep_latest, keep_every_steps, config.keep_best
+        config = self._config
+        return evaluated_steps_to_keep(
+            evaluations, config.keep_latest, keep_every_steps, config.keep_best
         )
 
     def _refuse(self, damaged: list[int]) -> None:

@@ -31,6 +31,25 @@ def comparable_losses(evaluations: Mapping[int, Evaluation | None]) -> dict[int,
     return {step: one.loss for step, one in measured.items() if one.settings == newest}
 
 
+def evaluated_steps_to_keep(
+    evaluations: Mapping[int, Evaluation | None],
+    keep_latest: int,
+    keep_every_steps: int | None,
+    keep_best: int,
+) -> set[int]:
+    """Return `steps_to_keep` of steps with these evaluations.
+
+    The best of those that an older version saved stays, too, though it cannot be compared with
+    newer ones: a run that goes on in this version must not lose it.
+    """
+    unrecorded = {
+        step: one.loss for step, one in _measured(evaluations).items() if one.settings is None
+    }
+    losses = comparable_losses(evaluations)
+    keep = steps_to_keep(evaluations, losses, keep_latest, keep_every_steps, keep_best)
+    return keep | set(rank_by_loss(evaluations, unrecorded)[:keep_best])
+
+
 def describe_left_out(evaluations: Mapping[int, Evaluation | None]) -> str | None:
     """Say which evaluated steps `comparable_losses` leaves out, and why; None if it leaves none."""
     measured, compared = _measured(evaluations), comparable_losses(evaluations)

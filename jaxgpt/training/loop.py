@@ -110,15 +110,17 @@ class _Clock:
     """Time of this process's steps since the last record; evaluations and saves are left out.
 
     Attributes:
-        is_level: whether all of its steps were refused as for `UnstableError.is_level`.
+        began: steps done before this process's first one.
+        is_finite: whether all losses and gradients since then were.
     """
 
     seconds: float
+    began: int
     step_seconds: float = 0.0
     data_wait_seconds: float = 0.0
     steps: int = 0
     is_new: bool = True
-    is_level: bool = True
+    is_finite: bool = True
     mark: float = field(default_factory=time.perf_counter)
 
     def restart(self) -> None:
@@ -161,7 +163,7 @@ def fit(
         InterruptedByUser, UnfinishedError: a signal came; the state is saved.
     """
     step = saved = int(state.step)
-    clock = _Clock(seconds)
+    clock = _Clock(seconds, step)
     pending: tuple[int, StepMetrics] | None = None
 
     def attend() -> None:
@@ -278,7 +280,7 @@ def _report(
     clock.count_step()
     loop.account.finish_step(step)
     seen = {"loss": values["loss"], "grad_norm": values["grad_norm"]}
-    clock.is_level &= bool(skips.now) and all(map(math.isfinite, seen.values()))
+    clock.is_finite &= all(map(math.isfinite, seen.values()))
     if skips.now:
         limits = {"loss_limit": skips.loss_limit, "grad_norm_limit": skips.grad_norm_limit}
         why = skips.why(**seen)
@@ -287,7 +289,8 @@ def _report(
     reason = loop.recovery.complaint(values["loss"], values["grad_norm"], skips)
     if reason is not None:
         log.event("diverged", step, reason=reason, **seen)
-        raise UnstableError(step, f"{reason}; not saved. {loop.advice}", clock.is_level)
+        is_level = clock.is_finite and loop.recovery.is_level(skips, step - clock.began)
+        raise UnstableError(step, f"{reason}; not saved. {loop.advice}", is_level)
     rate = clock.steps * loop.tokens_per_step / max(clock.step_seconds, 1e-9)
     record = {
         "step": step,

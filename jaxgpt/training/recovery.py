@@ -104,6 +104,10 @@ class Recovery:
         """Say, on the host, why a run must not go on after a step; None if it may."""
         raise TypeError("choose a recovery: SkipSpikes or NoSkipping")
 
+    def is_level(self, skips: Skips, num_steps: int) -> bool:
+        """Return whether the refusals of a start's `num_steps` steps tell of another level."""
+        return False
+
     def remembered(self, memory: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """The memory as JSON values, exactly."""
         return {name: np.asarray(value).tolist() for name, value in memory.items()}
@@ -254,6 +258,10 @@ class SkipSpikes(Recovery):
         if skips.in_window >= self.max_in_window:
             return f"{skips.in_window} of the last {self.window} updates were skipped"
         return None
+
+    def is_level(self, skips: Skips, num_steps: int) -> bool:
+        # More in a row: the parameters of the start were refused before it, too, and may be broken.
+        return num_steps == skips.in_a_row >= self.max_in_a_row
 
     def _usual(self, memory: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """Return the means of loss and norm, and the largest usual loss and norm; [2] each."""

@@ -25,7 +25,8 @@ class UnstableError(DivergedError):
 
     Attributes:
         step: steps done when it was noticed.
-        is_level: every update since the start was refused, each with a finite loss and gradient:
+        is_level: as many updates as may be refused in a row were all that there were since the
+            start, each with a finite loss and gradient, and the one before the start was accepted:
             the parameters are those of the start, and it is the losses of the text that differ.
     """
 

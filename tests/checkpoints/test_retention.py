@@ -10,6 +10,7 @@ from jaxgpt.checkpoints.retention import (
     Evaluation,
     comparable_losses,
     describe_left_out,
+    evaluated_steps_to_keep,
     rank_by_loss,
     steps_to_keep,
 )
@@ -90,4 +91,11 @@ def test_steps_of_older_versions_are_compared_with_each_other():
     assert comparable_losses(old) == {1: 2.0, 2: 3.0}
     new = old | {3: Evaluation(4.0, {"data": "w"})}
     assert comparable_losses(new) == {3: 4.0}
+    assert evaluated_steps_to_keep(new, 1, None, 1) == {1, 3}, "an upgrade deletes no best step"
+    assert evaluated_steps_to_keep(new | {4: Evaluation(5.0, {"data": "w"})}, 1, None, 1) == {
+        1,
+        3,
+        4,
+    }
+    assert evaluated_steps_to_keep(new, 1, None, 0) == {3}
     assert "older version" in describe_left_out(new)

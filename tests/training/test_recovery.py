@@ -157,6 +157,17 @@ def test_a_skip_says_which_limit_it_exceeded(judge) -> None:
     assert skips.why(float("nan"), 50.0).startswith("loss nan is not finite and gradient norm 50")
 
 
+def test_only_a_start_that_was_refused_as_often_as_may_be_tells_of_another_level() -> None:
+    guard = SkipSpikes(max_in_a_row=8)
+    assert guard.is_level(Skips(now=1, in_a_row=8), num_steps=8)
+    # The parameters of the start were refused before it, too.
+    assert not guard.is_level(Skips(now=1, in_a_row=8), num_steps=1)
+    # One more skip in the window ended it, not a level.
+    assert not guard.is_level(Skips(now=1, in_a_row=1, in_window=32), num_steps=1)
+    assert not guard.is_level(Skips(now=1, in_a_row=8), num_steps=20)
+    assert not NoSkipping().is_level(Skips(), num_steps=8)
+
+
 def test_old_skips_leave_the_window(judge) -> None:
     values = [(np.nan, 1.0)] * 2 + [(1.0, 1.0)] * 20
     assert _feed(judge, values[:18])[2].in_window == 0
