@@ -1,6 +1,7 @@
 """The import graph: a file imports only from lower layers, or its own package without a cycle."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,13 @@ def _modules() -> dict[str, ast.Module]:
 
 
 MODULES = _modules()
+
+
+def test_contributing_lists_the_layers() -> None:
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    for number, layer in enumerate(LAYERS[:-2]):
+        (row,) = re.findall(rf"^\| {number} \| (.*) \|$", text, re.MULTILINE)
+        assert {name.rstrip("/") for name in re.findall(r"`([^`]+)`", row)} == layer, number
 
 
 def _imports(tree: ast.AST) -> set[str]:

@@ -57,6 +57,6 @@ def explain(error: BaseException, path: str) -> JaxgptError:
         detail = "not enough memory"
         advice = "free memory, or use fewer processes (--executor.workers)"
     return JaxgptError(
-        f"cannot read {path}: {detail}; this says nothing against the file, so it was not counted "
+        f"cannot read {path}: {detail}; the file itself may be sound and was not counted "
         f"as damaged: {advice}, and run the same command again"
     )

@@ -45,8 +45,8 @@ class SourcesConfig:
     """Web pages become their main text. files: what lies in .html, .htm and .xhtml files; records:
     also records and other files that begin like a page; keep: markup is text like any other."""
     max_page_elements: int = 100_000
-    """Elements of a web page above which it is dropped: the time to find its main text grows faster
-    than its size."""
+    """Most elements of a web page; a larger page is dropped, since the time to find its main text
+    grows faster than its size."""
     max_record_bytes: int = 8 << 20
     """A longer JSON line is dropped and counted; a longer text file becomes several documents."""
     max_bad_share: float = 0.01
@@ -58,7 +58,7 @@ class SourcesConfig:
     max_expansion: float = 200.0
     """Nor when it decompresses, beyond its first 64 MiB, to this many times its stored size."""
     max_window_bytes: int = WINDOW_BYTES
-    """Memory that the window of a .zst or .xz file may take; `zstd --long=31` needs 2147483648."""
+    """Most memory for the window of a .zst or .xz file; `zstd --long=31` needs 2147483648."""
 
     def __post_init__(self) -> None:
         for name in ("max_page_elements", "max_record_bytes", "max_file_bytes", "max_expansion"):
