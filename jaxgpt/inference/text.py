@@ -161,8 +161,7 @@ def stream_text(
     """
     healed = [heal_prompt(tokenizer, prompt) for prompt in prompts]
     rows = [_Row(tokenizer, prompt.rest, max_new_tokens, stop) for prompt in healed]
-    # Tokens that spell a dropped end again are not new.
-    limits = [max_new_tokens + prompt.num_dropped for prompt in healed]
+    limits = [_limit(decoder, prompt, max_new_tokens) for prompt in healed]
     constraint = _constraint(tokenizer, [prompt.rest for prompt in healed])
     ids = [prompt.ids for prompt in healed]
     for news in decoder.generate(ids, limits, sampling, seed, constraint=constraint):
@@ -231,6 +230,18 @@ class StopStrings:
             if any(stop.startswith(text[place:]) for stop in self._stop):
                 return place
         return len(text)
+
+
+def _limit(decoder: Decoder | SlidingDecoder, prompt: HealedPrompt, max_new_tokens: int) -> int:
+    """Return how many tokens a row may draw: new ones, and those that spell its dropped end.
+
+    The end may be spelled byte by byte: each byte has a token's room if the context has it.
+    """
+    num_bytes = len(prompt.rest)
+    if isinstance(decoder, SlidingDecoder):
+        return max_new_tokens + num_bytes
+    room = decoder.context_length + 1 - len(prompt.ids) - max_new_tokens
+    return max_new_tokens + min(num_bytes, max(room, prompt.num_dropped))
 
 
 def _constraint(tokenizer: Tokenizer, rests: Sequence[bytes]) -> Constraint:

@@ -41,6 +41,8 @@ def tokenizer() -> Tokenizer:
 class Script:
     """Stands in for a decoder: says given ids in given portions, and why each row ends."""
 
+    context_length = 64
+
     def __init__(self, *blocks: list[NewTokens]) -> None:
         self.blocks = blocks
         self.prompts: list[list[int]] = []
@@ -204,6 +206,7 @@ class Recorder:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
+        self.context_length = decoder.context_length
         self.rows: list[list[int]] = []
 
     def generate(self, prompts: Any, *args: Any, **kwargs: Any) -> Iterator[list[NewTokens]]:
@@ -250,6 +253,20 @@ def test_a_prompt_that_ends_within_a_piece_is_continued_by_that_piece(tokenizer:
         if rest:
             assert tokenizer.allowed_before(rest)[whole[len(healed.ids)]], cut
     assert heal_prompt(tokenizer, "") == ([tokenizer.bos_id], b"", 0)
+
+
+def test_an_end_that_is_spelled_byte_by_byte_leaves_the_tokens_asked_for() -> None:
+    text = "the king of kings and the kingdom of a quick fox. " * 50 + " king" * 20
+    tokenizer = train_tokenizer([text], TokenizerConfig(kind="bpe", vocab_size=320))
+    recorder = Recorder(make_decoder(tokenizer))
+    prompts, hot = ["the king"] * 30, SamplingConfig(temperature=20.0)
+    assert heal_prompt(tokenizer, "the king")[1:] == (b" king", 1)
+    pieces = list(stream_text(recorder, tokenizer, prompts, 1, hot))  # type: ignore
+    for row, ids in enumerate(recorder.rows):
+        assert tokenizer.decode_bytes(ids).startswith(b"the king")
+        finish = [piece.finish for piece in pieces if piece.row == row][-1]
+        shown = "".join(piece.text for piece in pieces if piece.row == row)
+        assert shown or finish == "stop"
 
 
 def test_a_row_is_continued_alike_alone_and_beside_others(
