@@ -50,9 +50,9 @@ def explain(error: BaseException, path: str) -> JaxgptError:
     """Return the error to raise in place of one for which `is_fault_of_machine` holds."""
     if isinstance(error, OSError) and error.errno is not None:
         detail = os.strerror(error.errno)
-        advice = _ADVICE.get(error.errno, "mend that")
+        advice = _ADVICE.get(error.errno, "remove the cause")
     elif isinstance(error, OSError) and type(error) is not OSError:
-        detail, advice = f"{type(error).__name__}: {error}", "mend that"
+        detail, advice = f"{type(error).__name__}: {error}", "remove the cause"
     else:
         detail = "not enough memory"
         advice = "free memory, or use fewer processes (--executor.workers)"
