@@ -26,7 +26,7 @@ def test_one_is_singular() -> None:
 
 
 def test_no_verb_or_report_writes_a_count_with_a_fixed_plural() -> None:
-    nouns = ("documents", "sources", "files", "copies")
+    nouns = ("documents", "sources", "files", "copies", "shards")
     paths = [
         *(REPOSITORY / "jaxgpt" / "tools").glob("*.py"),
         *(REPOSITORY / "jaxgpt" / "corpus").glob("report*.py"),

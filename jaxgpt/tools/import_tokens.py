@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     for reason, count in counts["dropped"].items():
         print(f"  dropped, {reason}: {count:,}")
     if num_padding:
-        print(f"padding left out: {num_padding:,} tokens")
+        print(f"padding left out: {format_count(num_padding, 'token')}")
     for name, split in splits.items():
         num_documents = format_count(split["num_documents"], "document")
         print(f"{name}: {num_documents}, {format_count(split['num_tokens'], 'token')}")

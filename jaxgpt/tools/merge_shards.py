@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options
+from jaxgpt.console import format_count
 from jaxgpt.corpus.merging import merge_shards
 
 
@@ -29,5 +30,5 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps({**report, "num_shards": num_shards}))
         return
     for name, num in num_shards.items():
-        print(f"{name}: {num:,} shards")
+        print(f"{name}: {format_count(num, 'shard')}")
     print(f"dataset: {options.dataset} ({manifest['fingerprint'][:12]})")
