@@ -25,14 +25,22 @@ _PAGE = re.compile(
 # comment, script or style sheet is a tag. Nothing backtracks: the time is linear in the length.
 _ATTRIBUTE = r"""[\s/]*+[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>"'][^\s>]*+)?+)?+"""
 _COMMENT = r"<!--(?:-?>|.*?(?:--!?>|\Z))"
-_START_TAG = re.compile(
-    rf"{_COMMENT}|<(?:(script|style)(?=[\s/>])|[a-z][^\s/>]*+)(?P<attributes>(?:{_ATTRIBUTE})*+)"
-    r"(?(1).*?(?:</\1|\Z))",
+_TAG = re.compile(
+    rf"{_COMMENT}|(?P<end></p(?=[\s/>]))|<(?P<name>(?P<raw>script|style)(?=[\s/>])|[a-z][^\s/>]*+)"
+    rf"(?P<attributes>(?:{_ATTRIBUTE})*+)(?(raw).*?(?:</(?P=raw)|\Z))",
     re.IGNORECASE | re.DOTALL,
 )
 _ATTRIBUTES = re.compile(_ATTRIBUTE)
 # The parser compares every attribute of a tag with all before it.
 _MAX_ATTRIBUTES = 1000
+# The extractor takes the elements out of a paragraph, and then looks from each piece of its text
+# back at all pieces before it.
+_MAX_PARAGRAPH_ELEMENTS = 4000
+# They end a paragraph, as libxml2 has it, or a run of its pieces.
+_PARAGRAPH_END = re.compile(
+    "address|article|aside|blockquote|body|br|caption|center|col|colgroup|dd|dir|div|dl|dt|fieldset"
+    "|form|h[1-6]|head|hr|li|menu|ol|p|pre|table|tbody|td|tfoot|th|thead|title|tr|ul"
+)
 # Beyond this, the main extractor does not consult the others, one of which (jusText) takes time
 # that grows with the square of the number of paragraphs.
 _MAX_COMPARED_ELEMENTS = 20_000
@@ -60,12 +68,21 @@ def find_excess(page: str, max_elements: int) -> str | None:
 
     A function of the page alone, since a time limit would drop other pages on other machines.
     """
-    num_elements = 0
-    for tag in _START_TAG.finditer(page):
+    num_elements = num_in_paragraph = 0
+    is_paragraph = False
+    for tag in _TAG.finditer(page):
         attributes = tag["attributes"]
         if attributes is None:
+            # The end of a paragraph, or a comment.
+            is_paragraph &= tag["end"] is None
             continue
         num_elements += 1
+        num_in_paragraph += 1
+        if _PARAGRAPH_END.fullmatch(name := tag["name"].lower()):
+            num_in_paragraph = 0
+            is_paragraph = name == "p" or (name == "br" and is_paragraph)
+        elif is_paragraph and num_in_paragraph > _MAX_PARAGRAPH_ELEMENTS:
+            return f"a paragraph has more than {_MAX_PARAGRAPH_ELEMENTS} elements without a break"
         if len(attributes) > 2 * _MAX_ATTRIBUTES:
             num_attributes = sum(1 for _ in _ATTRIBUTES.finditer(attributes))
             if num_attributes > _MAX_ATTRIBUTES:

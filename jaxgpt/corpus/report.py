@@ -40,7 +40,7 @@ REASONS = {
     "invalid_utf8": "too many characters that were not valid UTF-8",
     "empty": "nothing but whitespace",
     "no_text_in_page": "a web page without text",
-    "page_too_complex": "a web page with too many elements, or with too many attributes in one tag",
+    "page_too_complex": "a web page, paragraph or tag with too many elements or attributes",
     "empty_after_edits": "nothing was left of it after edits",
     "exact_duplicate": "the same text as another document",
     "near_duplicate": "nearly the same words as another document",

@@ -114,6 +114,25 @@ def test_the_main_text_of_21_000_elements_is_found_in_seconds():
     assert time.process_time() - start < 6
 
 
+@pytest.mark.parametrize("tag", ["span", "img", "a href=x", "b"])
+def test_a_paragraph_of_too_many_elements_is_found(tag: str) -> None:
+    page = f"<html><body><article>{{}}<p>one</p>{f'word <{tag}>' * 100}</article></body></html>"
+    dense = f"<{tag}>word " * 4000
+    assert find_excess(page.format(f"<P class=a>{dense}</p>"), 10**6) is None
+    assert "4000 elements" in str(find_excess(page.format(f"<P class=a>{dense}<i>"), 10**6))
+    for end in ("</p>", "<br/>", "<div>"):
+        assert find_excess(page.format(f"<p>{dense}{end}{dense}"), 10**6) is None
+    assert find_excess(page.format(f"<pre>{dense}<i>"), 10**6) is None
+
+
+def test_the_main_text_of_a_dense_paragraph_is_found_in_seconds():
+    dense = "<span>word</span> " * 3990
+    start = time.process_time()
+    assert extract_text(f"<html><body><article><p>{dense}</p></article></body></html>")
+    # Ten times as many took two minutes.
+    assert time.process_time() - start < 6
+
+
 def test_a_page_beyond_the_limit_is_counted_with_its_own_reason(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.html").write_text("<html><body>" + "<p>word</p>" * 100, "utf-8")
