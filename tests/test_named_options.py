@@ -49,6 +49,8 @@ FOREIGN = {
     "--gpus",
     "--columns",
 }
+# A command of another program in a text, with its options.
+FOREIGN_COMMAND = re.compile(r"`zstd(?: --?[\w=-]+)+`")
 PLACEHOLDERS = {"--name", "--x", "--section.field"}
 STYLE_SHEETS = {"report_page.py", "plots.py"}
 PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "README.md"]
@@ -100,11 +102,8 @@ def all_options() -> frozenset[str]:
 
 
 def _named(text: str) -> set[str]:
-    return (
-        {name for name in OPTION.findall(text) if not name.startswith("--xla")}
-        - FOREIGN
-        - PLACEHOLDERS
-    )
+    own = OPTION.findall(FOREIGN_COMMAND.sub("", text))
+    return {name for name in own if not name.startswith("--xla")} - FOREIGN - PLACEHOLDERS
 
 
 def _strings(path: Path) -> str:
@@ -135,10 +134,11 @@ def test_an_option_named_on_a_page_is_one(page: Path) -> None:
 
 def test_what_is_no_option_is_found() -> None:
     named = _named(
-        "use (--model.layers:pipelined), `--optimizer.momentum 0.9`, --no-such, or --hosts.*"
+        "use (--model.layers:pipelined), `--optimizer.momentum 0.9`, --no-such, or --hosts.*; "
+        "`zstd --long=31` needs `--short 3`"
     )
     assert named == {
-        "--model.layers:pipelined", "--optimizer.momentum", "--no-such", "--hosts"
+        "--model.layers:pipelined", "--optimizer.momentum", "--no-such", "--hosts", "--short"
     }  # fmt: skip
     assert {name for name in named if _is_option(name)} == {"--optimizer.momentum", "--hosts"}
 
