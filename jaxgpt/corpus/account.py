@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.corpus.machine_errors import explain, is_fault_of_machine
 from jaxgpt.corpus.measuring import merge_measures
 from jaxgpt.corpus.near_duplicates.examples import merge_examples
 from jaxgpt.corpus.splits import Assignment
 from jaxgpt.corpus.tally import Tally
 from jaxgpt.durable import write_json
-from jaxgpt.errors import MismatchError, is_machine_error
+from jaxgpt.errors import MismatchError
 
 ACCOUNT_NAME = "account.json"
 VERSION = 2
@@ -144,8 +145,8 @@ def read_account(dataset: Path) -> tuple[Account, Assignment]:
             f"cannot be changed; build it again from its text"
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        if is_machine_error(error):
-            raise
+        if is_fault_of_machine(error):
+            raise explain(error, str(path)) from error
         raise MismatchError(f"{path} is damaged ({error}); build the dataset again") from None
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxgpt.config import configclass
 from jaxgpt.corpus.benchmark_texts import read_benchmark
+from jaxgpt.corpus.machine_errors import explain, is_fault_of_machine
 from jaxgpt.corpus.text_batch import Judged, Step, TextBatch
 from jaxgpt.corpus.words import neighbours, unicode_words
 from jaxgpt.errors import UsageError
@@ -165,8 +166,13 @@ def _load(config: DecontaminationConfig) -> tuple[Benchmark, int]:
     for name in config.files:
         try:
             status = os.stat(name)
-        except OSError:
-            raise UsageError(f"no evaluation file at {name}") from None
+        except OSError as error:
+            if is_fault_of_machine(error):
+                raise explain(error, name) from None
+            raise UsageError(
+                f"no evaluation file at {name}: {error.strerror}; --decontamination.files names "
+                f"files that exist"
+            ) from None
         stamps.append((status.st_mtime_ns, status.st_size))
     return _load_files(config.files, tuple(stamps), config.ngram), config.ngram
 

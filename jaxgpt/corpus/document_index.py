@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxgpt.corpus.machine_errors import explain, is_fault_of_machine
 from jaxgpt.corpus.parts import SCHEMA
-from jaxgpt.errors import MismatchError, is_machine_error
+from jaxgpt.errors import MismatchError
 
 INDEX_NAME = "documents.parquet"
 NAMES = ("hash", "id", "location", "source", "license", "url")
@@ -118,8 +119,8 @@ def _opened(dataset: Path, split: str) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
-        if is_machine_error(error):
-            raise
+        if is_fault_of_machine(error):
+            raise explain(error, str(path)) from error
         raise MismatchError(
             f"{path}: {error}; a dataset of an older version has none: build it again"
         ) from error

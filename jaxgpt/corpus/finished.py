@@ -10,9 +10,10 @@ import zstandard
 
 from jaxgpt.config import TYPE_KEY, to_dict
 from jaxgpt.corpus.config import DatasetConfig
+from jaxgpt.corpus.machine_errors import explain, is_fault_of_machine
 from jaxgpt.corpus.sources import InputFile, Inputs
 from jaxgpt.durable import hash_file
-from jaxgpt.errors import MismatchError, UsageError, is_machine_error
+from jaxgpt.errors import MismatchError, UsageError
 from jaxgpt.shards import TokenDataset
 
 INPUTS_NAME = "inputs.jsonl.zst"
@@ -140,6 +141,6 @@ def read_listing(path: Path) -> Iterator[dict[str, Any]]:
             for line in io.TextIOWrapper(stream, encoding="utf-8"):
                 yield json.loads(line)
     except (OSError, ValueError, zstandard.ZstdError) as error:
-        if is_machine_error(error):
-            raise
+        if is_fault_of_machine(error):
+            raise explain(error, str(path)) from error
         raise MismatchError(f"{path}: {error}; build the dataset again") from error

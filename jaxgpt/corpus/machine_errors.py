@@ -20,12 +20,15 @@ _OF_THE_INPUT = {
     errno.EINVAL,
     errno.EOVERFLOW,
     errno.ESPIPE,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
 }
+_READABLE = "make it readable, or leave it out (--sources.exclude)"
 _ADVICE = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close programs that hold many files open",
-    errno.EACCES: "make the file readable, or leave it out",
-    errno.EPERM: "make the file readable, or leave it out",
+    errno.EACCES: _READABLE,
+    errno.EPERM: _READABLE,
     errno.ENOSPC: "make room, or set TMPDIR to a folder on another disk",
     errno.EDQUOT: "make room, or set TMPDIR to a folder on another disk",
     errno.EIO: "check the disk",

@@ -11,7 +11,7 @@ _TITLES = {
     "symbolic_link": "behind symbolic links in folders (name them, or give a pattern in quotes)",
     "broken_link": "behind broken symbolic links",
     "not_a_regular_file": "not regular files (pipes, devices or sockets)",
-    "unreadable_folder": "in unreadable folders",
+    "unreadable_folder": "folders that were deleted meanwhile",
 }
 _MAX_ENDINGS = 5
 

@@ -5,7 +5,6 @@ link that the user did not name. What a file contains is for `records.py`.
 """
 
 import fnmatch
-import glob
 import logging
 import os
 import stat
@@ -17,7 +16,9 @@ from typing import Any, BinaryIO, Literal
 from jaxgpt.config import configclass
 from jaxgpt.corpus.document import escape_name, escape_path
 from jaxgpt.corpus.file_kinds import RECORD_SUFFIXES, kind_of
+from jaxgpt.corpus.glob_matches import list_matches
 from jaxgpt.corpus.html import Policy
+from jaxgpt.corpus.machine_errors import explain, is_fault_of_machine
 from jaxgpt.corpus.passed_over import PassedOver
 from jaxgpt.corpus.streams import DECODERS, WINDOW_BYTES
 from jaxgpt.errors import UsageError
@@ -134,12 +135,18 @@ def find_inputs(arguments: Sequence[str], output: Path, exclude: Sequence[str] =
 
     Raises:
         UsageError: an argument names nothing, or a file of no kind that can be read.
+        JaxgptError: the machine failed: what a folder holds would be left out without a word.
     """
     if not arguments:
         raise UsageError("--input names nothing; give files, folders, globs or URLs")
     finder = _Finder(os.path.realpath(output), exclude)
     for argument in arguments:
-        finder.add(argument)
+        try:
+            finder.add(argument)
+        except OSError as error:
+            if is_fault_of_machine(error):
+                raise explain(error, escape_path(os.fspath(error.filename or argument))) from error
+            raise
     files = tuple(finder.unique_files())
     for line in finder.passed_over.describe():
         logger.info("passed over: %s", line)
@@ -162,7 +169,7 @@ class _Finder:
         elif os.path.lexists(argument):
             self._add_path(os.path.normpath(argument))
         elif _GLOB_CHARACTERS & set(argument):
-            matches = sorted(glob.glob(argument, recursive=True), key=os.fsencode)
+            matches = sorted(list_matches(argument), key=os.fsencode)
             if not matches:
                 raise UsageError(f"--input {argument!r} matches no file")
             for match in matches:
@@ -198,9 +205,14 @@ class _Finder:
 
     def _add_folder(self, top: str) -> None:
         def refuse(error: OSError) -> None:
-            if error.filename == top:
-                raise UsageError(f"--input {top}: {error.strerror}") from error
-            self.passed_over.add("unreadable_folder", str(error.filename))
+            path = str(error.filename)
+            if self._is_excluded(os.path.join(os.path.relpath(path, top), "")):
+                self.passed_over.add("excluded", path)
+            elif is_fault_of_machine(error):
+                raise error
+            else:
+                # It went away while we looked.
+                self.passed_over.add("unreadable_folder", path)
 
         for folder, subfolders, names in os.walk(top, onerror=refuse, followlinks=False):
             for name in list(subfolders):
@@ -245,9 +257,12 @@ class _Finder:
         if stat.S_ISLNK(mode):
             if not is_named:
                 return "symbolic_link"
-            if not os.path.exists(path):
+            try:
+                mode = os.stat(path).st_mode
+            except OSError as error:
+                if is_fault_of_machine(error):
+                    raise
                 return "broken_link"
-            mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
             return "not_a_regular_file"
         if os.path.basename(path).startswith("."):
@@ -325,6 +340,8 @@ def _probe(path: str, compression: str) -> str:
         with open(path, "rb") as file:
             head = file.read(_PROBE_BYTES)
     except OSError as error:
+        if is_fault_of_machine(error):
+            raise
         raise UsageError(f"--input {path}: {error.strerror}") from error
     if compression == "" and b"\0" not in head:
         return "text"

@@ -1,5 +1,6 @@
 """Decontamination: a shared run of words is found, a shorter one is not, and items are counted."""
 
+import errno
 import json
 import pickle
 from collections import Counter
@@ -9,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.corpus import benchmark_texts
+from jaxgpt.corpus import benchmark_texts, decontamination
 from jaxgpt.corpus.benchmark_texts import item_texts, read_benchmark
 from jaxgpt.corpus.decontamination import REASON, DecontaminationConfig, summarize
 from jaxgpt.corpus.text_batch import TextBatch
 from jaxgpt.corpus.words import unicode_words
-from jaxgpt.errors import BadInputError, ConfigError, UsageError
+from jaxgpt.errors import BadInputError, ConfigError, JaxgptError, UsageError
 
 WORDS = [f"word{number}" for number in range(40)]
 
@@ -162,6 +163,18 @@ def test_what_cannot_be_read_is_said(tmp_path, monkeypatch, name, content, error
     (tmp_path / name).write_bytes(content)
     with pytest.raises(error, match=message):
         list(read_benchmark(tmp_path / name))
+
+
+def test_a_file_that_the_machine_does_not_open_is_no_missing_one(tmp_path, monkeypatch):
+    path = write(tmp_path / "items.jsonl", {"text": "one"})
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(decontamination.os, "stat", refuse)
+    with pytest.raises(JaxgptError, match=r"items\.jsonl: Permission denied") as caught:
+        DecontaminationConfig(files=(path,)).build()
+    assert caught.value.exit_code == 1
 
 
 def test_a_missing_file_is_named(tmp_path):

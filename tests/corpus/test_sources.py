@@ -1,5 +1,6 @@
 """Which files are input: all that were named, each once, in one order, and nothing else."""
 
+import errno
 import os
 import random
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from jaxgpt.corpus.document import escape_name
 from jaxgpt.corpus.file_kinds import kind_of
 from jaxgpt.corpus.sources import SourcesConfig, find_inputs
-from jaxgpt.errors import ConfigError, UsageError
+from jaxgpt.errors import ConfigError, JaxgptError, UsageError
 
 
 @pytest.fixture
@@ -264,3 +265,58 @@ def test_what_is_passed_over_is_named_by_ending_with_an_example(tree, caplog):
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         SourcesConfig(**wrong)
+
+
+@pytest.fixture
+def failing_folder(tree, monkeypatch):
+    """failing_folder(number): from now on listing `in/sub/deep` fails with this error."""
+
+    def fail(number):
+        scandir = os.scandir
+
+        def refuse(path="."):
+            if os.path.normpath(path) == "in/sub/deep":
+                raise OSError(number, os.strerror(number), path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+
+    return fail
+
+
+@pytest.mark.parametrize("pattern", ["in", "in/**/*.gz", "in/*/deep/*", "in/**", "in/sub"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.EIO])
+def test_a_folder_that_the_machine_cannot_list_is_named_and_nothing_is_read(
+    failing_folder, pattern, number
+):
+    failing_folder(number)
+    with pytest.raises(JaxgptError, match=f"in/sub/deep/?: {os.strerror(number)}") as caught:
+        names(pattern)
+    assert caught.value.exit_code == 1
+
+
+def test_an_unlisted_folder_is_of_no_account_where_nothing_is_wanted_of_it(failing_folder):
+    failing_folder(errno.EACCES)
+    assert names("in/*.txt", "in/sub/*.py") == ["in/b.txt", "in/sub/c.py"]
+    found = find_inputs(["in"], Path("out"), ["*/deep/*"])
+    assert [file.name for file in found.files][-1] == "in/sub/e.parquet"
+    assert found.skipped == {"excluded": 1, "unknown_kind": 1}
+
+
+def test_a_folder_that_goes_away_is_counted(failing_folder):
+    failing_folder(errno.ENOENT)
+    assert skipped("in")["unreadable_folder"] == 1
+
+
+def test_a_link_whose_file_cannot_be_reached_is_not_broken(tree, monkeypatch):
+    os.symlink("b.txt", tree / "in" / "link.txt")
+    status = os.stat
+
+    def refuse(path, **keywords):
+        if str(path).endswith("link.txt"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return status(path, **keywords)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(JaxgptError, match=r"in/link.txt: Permission denied"):
+        names("in/l*.txt")
