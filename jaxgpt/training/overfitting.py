@@ -38,8 +38,8 @@ class Rise(NamedTuple):
         return (
             f"the held-out loss has risen from {self.best_loss:.4f} at step {self.best_step:,} to "
             f"{self.loss:.4f} at step {self.step:,}: the model learns its text by heart. "
-            f"--step best of eval and generate takes step {self.best_step:,}; to do better, "
-            f"{ADVICE}"
+            f"--step best of eval and generate takes step {self.best_step:,} if that one is saved; "
+            f"to do better, {ADVICE}"
         )
 
 
