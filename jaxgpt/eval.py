@@ -27,17 +27,17 @@ class EvalOptions:
     checkpoint: str
     """Run folder, as written by jaxgpt.train, or its URL."""
     step: str = "latest"
-    """Which checkpoint: latest, best (lowest validation loss), or a step's number."""
+    """Checkpoint: latest, best (lowest validation loss), or a step's number."""
     data: str | None = None
     """Dataset folder; None: the one that the run was trained on."""
     split: str = "val"
-    """Which part of the dataset."""
+    """Part of the dataset."""
     batch_size: int = 32
     """Rows at a time, rounded up to what devices and stages divide; changes no result."""
     sequence_length: int | None = None
     """Tokens of a row, so the longest context; None: as in training."""
     max_tokens: int | None = None
-    """Read only so many tokens, from the beginning; None: the whole split."""
+    """Most tokens to read, from the beginning; None: the whole split."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     json: bool = False

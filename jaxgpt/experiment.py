@@ -50,7 +50,7 @@ class EvaluationConfig:
     every_steps: int | None = None
     """Steps between evaluations on the validation split; None: a tenth of the run."""
     max_tokens: int | None = 1_000_000
-    """Read at most so many tokens each time, from the beginning; None: the whole split."""
+    """Most tokens to read each time, from the beginning; None: the whole split."""
     batch_size: int | None = None
     """Rows at a time; None: as many as a training micro-batch has."""
     prompts: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ class GenerateOptions:
     seed: int = 0
     """Random seed of sampling, below 2**64; equal seeds, prompts and options give equal text."""
     step: str = "latest"
-    """Which checkpoint: latest, best (lowest validation loss), or a step's number."""
+    """Checkpoint: latest, best (lowest validation loss), or a step's number."""
     echo: bool = True
     """Print each prompt before its continuation."""
     json: bool = False

@@ -35,7 +35,7 @@ class Patience:
     longest_wait_seconds: float = 300.0
     """But never wait longer."""
     max_restarts: int = 5
-    """End after so many restarts in a row without a new checkpoint."""
+    """Restarts in a row without a new checkpoint after which supervising ends."""
     also: tuple[int, ...] = ()
     """More exit codes to start again after, besides 75 and death by a signal."""
 

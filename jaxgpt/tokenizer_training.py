@@ -34,7 +34,7 @@ class TokenizerConfig:
     """How to train a tokenizer."""
 
     kind: Kind = "bpe"
-    """How text is cut: bpe (pairs merged by frequency), unigram (likeliest pieces), char."""
+    """Kind of pieces: bpe (pairs merged by frequency), unigram (likeliest pieces), char."""
     vocab_size: int = 16384
     """Number of token ids wanted; fewer where the text does not have that many pieces."""
     character_coverage: float = 0.9995

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import re
 
 import pytest
 
@@ -39,6 +40,22 @@ def test_no_verb_or_report_writes_a_count_with_a_fixed_plural() -> None:
                 if isinstance(value, ast.FormattedValue) and isinstance(after, ast.Constant):
                     text = str(after.value).lstrip()
                     assert not text.startswith(nouns), f"{path.name}:{after.lineno}"
+
+
+def test_the_text_of_an_option_stands_alone() -> None:
+    odd = re.compile(
+        r"(Of|What|Whether|Who|Which|Where|How|So) |.*\b(so many|so much|so long|anew)\b", re.DOTALL
+    )
+    found = []
+    for path in sorted((REPOSITORY / "jaxgpt").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            statements = node.body if isinstance(node, ast.ClassDef) else []
+            for field, text in itertools.pairwise(statements):
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    help_text = ast.literal_eval(text.value)
+                    if odd.match(help_text) or not help_text.endswith("."):
+                        found.append(f"{path.name}:{text.lineno}: {help_text}")
+    assert not found
 
 
 def test_another_dataset_is_told_in_a_few_words() -> None:

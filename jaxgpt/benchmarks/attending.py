@@ -51,11 +51,11 @@ class AttentionBenchmark:
     """
 
     kernel: Kernel = "fastest"
-    """Which one; fastest: what training would choose here."""
+    """Kernel to measure; fastest: the one that training would choose here."""
     dtype: Dtype = "float32"
-    """Of queries, keys and values."""
+    """Type of queries, keys and values."""
     batch_size: int = 4
-    """Rows."""
+    """Rows of a batch."""
     sequence_length: int = 256
     """Tokens of a row."""
     num_heads: int = 12
@@ -70,7 +70,7 @@ class AttentionBenchmark:
     repeats: int = 10
     """Forward and backward passes of a round."""
     rounds: int = 5
-    """How often each side runs."""
+    """Rounds of each side."""
     json: bool = False
     """Print one object of JSON."""
 

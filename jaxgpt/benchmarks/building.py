@@ -22,17 +22,17 @@ class BuildBenchmark:
     """Input files to a finished dataset, all stages; in documents read a second by the clock."""
 
     input: tuple[str, ...] = ()
-    """As for tools/build_dataset.py; by default the Python standard library."""
+    """Files and folders, as for tools/build_dataset.py; by default the Python standard library."""
     profile: Profile = "none"
-    """Of the filters."""
+    """Profile of the filters."""
     vocab_size: int = 16384
-    """Of the tokenizer, which is trained in every build."""
+    """Vocabulary size of the tokenizer, which is trained in every build."""
     workers: int = 2
-    """Processes."""
+    """Number of processes."""
     against: Literal["nothing", "one-process"] = "nothing"
     """one-process: the same with one worker."""
     rounds: int = 3
-    """How often each side runs."""
+    """Rounds of each side."""
     json: bool = False
     """Print one object of JSON."""
 

@@ -45,17 +45,17 @@ class FlagsBenchmark:
     """
 
     flags: tuple[str, ...] = CPU_FLAGS
-    """What to try; several in one string are tried together."""
+    """Flags to try; several in one string are tried together."""
     shape: ShapeName = "nanogpt-cpu"
     """Sizes of model and batch."""
     dtype: Dtype = "float32"
-    """Of activations and operands."""
+    """Type of activations and operands."""
     batch_size: int | None = None
     """Rows of a step; None: the shape's."""
     steps: int = 3
-    """Of a round."""
+    """Training steps per round."""
     rounds: int = 3
-    """How often each flag runs."""
+    """Rounds of each flag."""
     json: bool = False
     """Print one object of JSON."""
 

@@ -41,7 +41,7 @@ class DecodeBenchmark:
     shape: ShapeName = "gpt2-124m"
     """Sizes of the model."""
     dtype: Dtype = "float32"
-    """Of weights and activations."""
+    """Type of weights and activations."""
     batch_size: int = 1
     """Rows at a time."""
     prompt_tokens: int = 32
@@ -53,9 +53,9 @@ class DecodeBenchmark:
     against: Literal["nothing", "transformers"] = "nothing"
     """transformers: its `generate` with the same weights and prompts, in a process of its own."""
     cache: Literal["static", "dynamic"] = "static"
-    """Of transformers."""
+    """Kind of transformers' cache."""
     rounds: int = 5
-    """How often each side runs."""
+    """Rounds of each side."""
     json: bool = False
     """Print one object of JSON."""
 

@@ -47,11 +47,11 @@ class FullLoopBenchmark:
     shape: ShapeName = "nanogpt-cpu"
     """Sizes of model and batch; the vocabulary is that of the dataset."""
     dtype: Dtype = "float32"
-    """Of activations and operands."""
+    """Type of activations and operands."""
     steps: int = 20
-    """Of a round, with one save."""
+    """Training steps per round, with one save."""
     rounds: int = 3
-    """How often each side runs."""
+    """Rounds of each side."""
     json: bool = False
     """Print one object of JSON."""
 

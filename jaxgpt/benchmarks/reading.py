@@ -29,11 +29,11 @@ class LoaderBenchmark:
     batch_size: int = 120
     """Rows of a batch."""
     batches: int = 20
-    """Of a round."""
+    """Batches per round."""
     max_bytes: int = 8 << 20
-    """Of text in the dataset."""
+    """Most bytes of text in the dataset."""
     rounds: int = 5
-    """How often."""
+    """Number of rounds."""
     json: bool = False
     """Print one object of JSON."""
 

@@ -31,21 +31,21 @@ class LossHeadBenchmark:
     """
 
     batch_size: int = 2
-    """Rows."""
+    """Rows of a batch."""
     sequence_length: int = 1024
     """Tokens of a row."""
     d_model: int = 768
-    """Width."""
+    """Width of the hidden states."""
     vocab_size: int = 50_304
-    """Ids."""
+    """Vocabulary size."""
     chunk_tokens: int = 4096
-    """At most so many tokens at once."""
+    """Most tokens of a chunk."""
     dtype: Dtype = "float32"
-    """Of hidden states and operands; weights and sums are float32."""
+    """Type of hidden states and operands; weights and sums are float32."""
     repeats: int = 2
-    """Of a round."""
+    """Repeats per round."""
     rounds: int = 5
-    """How often each side runs."""
+    """Rounds of each side."""
     json: bool = False
     """Print one object of JSON."""
 

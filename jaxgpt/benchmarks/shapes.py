@@ -19,7 +19,7 @@ class Shape:
     num_layers: int
     """Number of blocks."""
     d_model: int
-    """Width."""
+    """Width of the residual stream."""
     num_heads: int
     """Heads, each d_model / num_heads wide."""
     sequence_length: int
@@ -27,7 +27,7 @@ class Shape:
     batch_size: int
     """Rows of a step."""
     vocab_size: int
-    """Ids."""
+    """Vocabulary size."""
 
     @property
     def tokens_per_step(self) -> int:

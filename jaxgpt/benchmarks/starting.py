@@ -41,7 +41,7 @@ class StartupBenchmark:
     shape: Literal["quickstart", "gpt2-124m"] = "quickstart"
     """The config, in small batches: of configs/quickstart.py or configs/base.py."""
     rounds: int = 3
-    """How often it starts with a cache, and without."""
+    """Starts with a cache, and as many without."""
     json: bool = False
     """Print one object of JSON."""
 

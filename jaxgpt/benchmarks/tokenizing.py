@@ -35,18 +35,18 @@ class TokenizeBenchmark:
     input: tuple[str, ...] = ()
     """Text, as for tools/build_dataset.py; by default the Python standard library."""
     kind: Kind = "bpe"
-    """Of the tokenizer, which is trained on the same text."""
+    """Kind of the tokenizer, which is trained on the same text."""
     vocab_size: int = 16384
     """Number of ids, on all sides."""
     max_bytes: int = 32 << 20
-    """Of text to run on."""
+    """Most bytes of text to run on."""
     workers: int = 1
-    """Processes."""
+    """Number of processes."""
     against: Literal["nothing", "tiktoken", "one-process"] = "nothing"
     """tiktoken: encode_ordinary of the texts in memory, no shards, vocabulary of the same size
     and text. one-process: jaxgpt with one worker."""
     rounds: int = 5
-    """How often each side runs."""
+    """Rounds of each side."""
     json: bool = False
     """Print one object of JSON."""
 

@@ -38,7 +38,7 @@ class TrainStepBenchmark:
     shape: ShapeName = "nanogpt-cpu"
     """Sizes of model and batch."""
     dtype: Dtype = "float32"
-    """Of activations and operands; weights and sums are float32."""
+    """Type of activations and operands; weights and sums are float32."""
     batch_size: int | None = None
     """Rows of a step; None: the shape's."""
     sequence_length: int | None = None
@@ -46,18 +46,18 @@ class TrainStepBenchmark:
     num_micro_batches: int = 1
     """Parts that jaxgpt computes a step in."""
     cpu_devices: int = 1
-    """In how many devices jaxgpt divides the processor, with as many parts of the batch."""
+    """Devices that jaxgpt divides the processor into, each with its part of the batch."""
     document: int | None = None
     """Tokens of a document: rows are packed with several; None: a row is one."""
     against: Literal["nothing", "pytorch"] = "nothing"
     """pytorch: an equal model in a process of its own, from the same weights on the same tokens."""
     mode: Literal["eager", "compile", "compile-cudnn"] = "compile"
-    """Of PyTorch, always with its fused attention and AdamW; bfloat16 by autocast. compile-cudnn:
-    compiled, and only cuDNN's attention."""
+    """Mode of PyTorch, always with its fused attention and AdamW; bfloat16 by autocast.
+    compile-cudnn: compiled, and only cuDNN's attention."""
     steps: int = 10
-    """Of a round."""
+    """Training steps per round."""
     rounds: int = 5
-    """How often each side runs."""
+    """Rounds of each side."""
     json: bool = False
     """Print one object of JSON."""
 

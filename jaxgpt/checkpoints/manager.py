@@ -51,7 +51,7 @@ class CheckpointConfig:
     every_steps: int | None = None
     """Save at multiples of this many steps; None saves at every tenth of the run."""
     keep_latest: int = 2
-    """How many of the newest checkpoints to keep."""
+    """Number of newest checkpoints to keep."""
     keep_every_steps: int | None = None
     """Also keep checkpoints at multiples of this many steps, for good; None keeps none."""
     keep_best: int = 1

@@ -31,29 +31,29 @@ class DatasetConfig:
     """How text becomes a dataset."""
 
     sources: SourcesConfig = SourcesConfig()
-    """How the input is read."""
+    """Reading of the input."""
     repair: RepairConfig = RepairConfig()
-    """How damaged text is repaired."""
+    """Repair of damaged text."""
     filters: FiltersConfig = FiltersConfig()
-    """Which documents are good enough."""
+    """Rules for documents that are good enough."""
     near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
-    """Which documents repeat another one."""
+    """Removal of documents that nearly repeat another one."""
     privacy: PrivacyConfig = PrivacyConfig()
-    """What is replaced in texts."""
+    """Replacement of addresses in texts."""
     decontamination: DecontaminationConfig = DecontaminationConfig()
-    """Which evaluation texts must not be trained on."""
+    """Evaluation texts that must not be trained on."""
     mixture: MixtureConfig = MixtureConfig()
-    """How often the documents of each source are trained on."""
+    """Weights of the sources: documents dropped or repeated."""
     split: Split = HashSplit()
-    """How validation text is held out."""
+    """Choice of validation text."""
     tokenizer: DatasetTokenizer = DatasetTokenizer()
     """The vocabulary."""
     shards: ShardsConfig = ShardsConfig()
-    """How tokens are laid out in files."""
+    """Layout of tokens in files."""
     executor: ExecutorConfig = ExecutorConfig()
-    """Who does the work."""
+    """Processes or cluster that do the work."""
     seed: int = 0
-    """Of the order of documents and the choice of validation documents."""
+    """Random seed of the order of documents and of the choice of validation documents."""
 
     def __post_init__(self) -> None:
         if self.mixture.weights and not isinstance(self.split, HashSplit):

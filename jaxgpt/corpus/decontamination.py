@@ -37,7 +37,7 @@ class DecontaminationConfig:
     files: tuple[str, ...] = ()
     """Evaluation files: .jsonl, .json, .csv or .txt."""
     ngram: int = 13
-    """A document that shares so many words in a row with one of them is contaminated."""
+    """Words in a row that a contaminated document shares with an evaluation text."""
     action: Literal["drop", "report"] = "drop"
     """drop: leave contaminated documents out. report: only count them."""
 

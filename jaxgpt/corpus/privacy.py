@@ -45,9 +45,9 @@ class PrivacyConfig:
     """What is taken out of documents to protect people; None leaves it."""
 
     email_replacement: str | None = None
-    """What stands in place of every e-mail address, such as email@example.com."""
+    """Text in place of every e-mail address, such as email@example.com."""
     ip_replacement: str | None = None
-    """What stands in place of every public IP address, such as 192.0.2.1. A version number of four
+    """Text in place of every public IP address, such as 192.0.2.1. A version number of four
     parts, 1.2.3.4, looks the same."""
 
     @property

@@ -23,7 +23,7 @@ class Assignment:
     """Decides how one document is divided."""
 
     note: str = ""
-    """What a user should know about it; "" for nothing."""
+    """Note on it for the user; "" for none."""
 
     def divide(self, content_hash: bytes, text: str) -> tuple[str, str]:
         """(training text, validation text) of a document; either may be empty."""

@@ -96,9 +96,9 @@ class GroupedQueryAttention(Attention):
     windows: tuple[int | None, ...] = (None,)
     """Keys a query sees, itself included, by layer, repeated over the layers; None for all."""
     qkv_bias: bool = False
-    """Whether queries, keys and values have a bias (GPT-2, Qwen 2)."""
+    """Add a bias to queries, keys and values (GPT-2, Qwen 2)."""
     output_bias: bool = False
-    """Whether the output projection has a bias (GPT-2)."""
+    """Add a bias to the output projection (GPT-2)."""
     qk_norm: Norm | None = None
     """Norm of each query and key head before rotation (Qwen 3); None for none."""
     soft_cap: float | None = None
@@ -106,7 +106,7 @@ class GroupedQueryAttention(Attention):
     query_scale: float | None = None
     """Factor of the scores; None for 1 / sqrt(head_dim)."""
     kernel: Execution[AttentionKernel] = Fastest()
-    """How attention is computed where there is no cache; changes speed and memory only."""
+    """Algorithm of attention where there is no cache; changes speed and memory only."""
 
     def __post_init__(self) -> None:
         _check_at_least_one(num_heads=self.num_heads, num_kv_heads=self.num_kv_heads)

@@ -44,7 +44,7 @@ class PlainFeedForward(FeedForward):
     hidden: int | None = None
     """Width of the hidden layer; None for 4 * d_model."""
     use_bias: bool = False
-    """Whether both projections have a bias (GPT-2)."""
+    """Add a bias to both projections (GPT-2)."""
 
     def __post_init__(self) -> None:
         _check_hidden(self.hidden)
@@ -72,7 +72,7 @@ class GatedFeedForward(FeedForward):
     hidden: int | None = None
     """Width of the hidden layer; None for 8/3 * d_model rounded up to a multiple of 64."""
     use_bias: bool = False
-    """Whether the three projections have a bias."""
+    """Add a bias to the three projections."""
 
     def __post_init__(self) -> None:
         _check_hidden(self.hidden)

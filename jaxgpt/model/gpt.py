@@ -48,15 +48,15 @@ class GptConfig:
     d_model: int = 768
     """Width of the residual stream."""
     position: Position = Rotary()
-    """How the model knows the order of tokens."""
+    """Encoding of the order of tokens."""
     attention: Attention = GroupedQueryAttention()
-    """How tokens read from earlier ones."""
+    """Attention: reads from earlier tokens."""
     feed_forward: FeedForward = SwiGlu()
-    """What each token goes through on its own."""
+    """Feed-forward sub-layer, for each token on its own."""
     norm: Norm = RmsNorm()
     """Normalisation of the input of each sub-layer and of the last hidden state."""
     head: Head = LanguageModelHead()
-    """What is predicted from the last hidden state."""
+    """Prediction from the last hidden state."""
     scale_embedding: bool = False
     """Multiply token embeddings by sqrt(d_model) (Vaswani et al. 2017, Gemma)."""
     dropout: Training[Dropout] = Dropout()
@@ -64,9 +64,9 @@ class GptConfig:
     initialization: Training[Initialization] = Initialization()
     """Scales of the initial weights."""
     remat: Execution[Remat] = NoRemat()
-    """What the backward pass recomputes instead of keeping."""
+    """Arrays that the backward pass recomputes instead of keeping."""
     layers: Execution[LayerStack] = Unrolled()
-    """Whether the layers are compiled one by one or as a loop; parameters are laid out alike."""
+    """Compilation of the layers, one by one or as a loop; parameters are laid out alike."""
     param_dtype: Dtype = "float32"
     """Type that parameters are kept in; training needs float32, whatever compute_dtype is."""
     compute_dtype: Execution[Dtype] = "float32"

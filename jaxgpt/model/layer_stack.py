@@ -151,7 +151,7 @@ class Scanned(LayerStack):
     """The layers are a loop: one pattern of layers is compiled, whatever their number."""
 
     unroll: int = 1
-    """How many rounds of the loop are compiled as one."""
+    """Rounds of the loop that are compiled as one."""
 
     def __post_init__(self) -> None:
         if self.unroll < 1:

@@ -45,13 +45,14 @@ class MixtureOfExperts(FeedForward):
     num_active: int = 2
     """Number of experts that each token goes through."""
     expert: FeedForward = SwiGlu()
-    """What an expert is."""
+    """Kind of the experts."""
     shared: FeedForward | None = None
-    """What every token goes through besides (DeepSeekMoE, arXiv:2401.06066); None for nothing."""
+    """Feed-forward that every token goes through besides (DeepSeekMoE, arXiv:2401.06066);
+    None for none."""
     gates: Gates = NormalizedGates()
-    """How the outputs of the chosen experts are weighed."""
+    """Weights of the outputs of the chosen experts."""
     dispatch: Execution[Dispatch] = Capacity()
-    """How tokens reach their experts, and whether some are dropped on the way."""
+    """Way of tokens to their experts; some dispatches drop tokens."""
     load_balance: Training[float] = 0.01
     """Weight of each layer's load-balance loss in the objective."""
     router_z_loss: Training[float] = 1e-3

@@ -40,7 +40,7 @@ class RmsNorm(Norm):
     offset: float = 0.0
     """Added to the learned scale: 1 for Gemma, where a scale of 0 is the identity."""
     learned_scale: bool = True
-    """Whether there is a learned scale at all."""
+    """Have a learned scale."""
 
     def __post_init__(self) -> None:
         if not self.eps > 0:
@@ -58,7 +58,7 @@ class LayerNorm(Norm):
     eps: float = 1e-5
     """Added to the variance."""
     use_bias: bool = True
-    """Whether a learned bias is added."""
+    """Add a learned bias."""
 
     def __post_init__(self) -> None:
         if not self.eps > 0:

@@ -42,9 +42,9 @@ class Pipelined(LayerStack):
     """
 
     num_micro_batches: int = 8
-    """In how many parts the rows of a batch pass through; the more, the smaller the bubble."""
+    """Parts in which the rows of a batch pass through; the more, the smaller the bubble."""
     stage: LayerStack = Scanned()
-    """How a stage runs its own layers."""
+    """Layer stack of a stage."""
 
     def __post_init__(self) -> None:
         if self.num_micro_batches < 1:

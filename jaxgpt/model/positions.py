@@ -61,7 +61,7 @@ class Rotary(Position):
     max_wavelength: float = 10_000.0
     """Base of the geometric series of wavelengths (rope theta)."""
     scaling: RopeScaling = NoScaling()
-    """How the wavelengths are stretched for contexts longer than the model was trained on."""
+    """Stretching of the wavelengths for contexts longer than the model was trained on."""
 
     def __post_init__(self) -> None:
         if not self.max_wavelength > 1:

@@ -43,15 +43,15 @@ class HostsConfig:
     coordinator: str | None = None
     """HOST:PORT of host 0, as all hosts reach it; JAX uses the port after it as well."""
     num_hosts: int | None = None
-    """How many processes take part."""
+    """Number of processes that take part."""
     host_id: int | None = None
     """The number of this one, from 0."""
     heartbeat_seconds: float = 30.0
     """A host that gives no sign of life for so long is lost, and all others stop."""
     start_timeout_seconds: float = 300.0
-    """How long to wait for all hosts to come, and for each to answer in the preflight."""
+    """Longest wait for all hosts to come, and for each to answer in the preflight."""
     max_clock_skew_seconds: float = 5.0
-    """How far the hosts' clocks may be apart."""
+    """Largest difference between the hosts' clocks."""
 
     def __post_init__(self) -> None:
         for name in ("heartbeat_seconds", "start_timeout_seconds", "max_clock_skew_seconds"):

@@ -43,7 +43,7 @@ class RuntimeConfig:
     """Settings of the process, not of the mathematics."""
 
     compile_cache: str = "~/.cache/jaxgpt/xla"
-    """Folder of compiled programs, shared by all runs; empty: compile anew each time."""
+    """Folder of compiled programs, shared by all runs; empty: compile each time."""
     deterministic: bool = False
     """On a GPU: deterministic kernels; XLA's choice among them is kept in the compile cache, which
     must not be empty then. A CPU always is."""
@@ -52,12 +52,12 @@ class RuntimeConfig:
     operands to TF32, 10 bits of mantissa; highest keeps float32 and takes several times as long.
     Products of bfloat16 and products on a CPU do not depend on it."""
     cpu_devices: int = 1
-    """Where there is no GPU: in how many devices the processor is divided, each with one of as many
-    parts of the mesh. As many as cores keep all of them busy: XLA runs many operations on one.
-    A number of devices in XLA_FLAGS stands instead."""
+    """Number of simulated CPU devices where there is no GPU, each with its part of the mesh.
+    One per core keeps all cores busy: XLA runs many operations on one. A number of devices
+    in XLA_FLAGS stands instead."""
     check_replicas_steps: int | None = None
-    """Compare the devices' copies of all parameters every so many steps, and before each save;
-    None: never. On GPUs copies are equal only if `deterministic`."""
+    """Steps between comparisons of the devices' copies of all parameters, which are also
+    compared before each save; None: never. On GPUs copies are equal only if `deterministic`."""
 
     def __post_init__(self) -> None:
         if self.check_replicas_steps is not None and self.check_replicas_steps < 1:

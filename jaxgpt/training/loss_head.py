@@ -90,7 +90,7 @@ class TokenChunks(LossHead):
     """The logits of some tokens at a time, on each device."""
 
     num_tokens: int = 4096
-    """At most so many tokens at once; fewer need less memory, too few make small products."""
+    """Most tokens of a chunk; fewer need less memory, too few make small products."""
 
     def __post_init__(self) -> None:
         if self.num_tokens < 1:

@@ -31,7 +31,7 @@ class Optimizer:
     eps: float = 1e-8
     """Adam's guard against division by zero."""
     averaging: Averaging = NoAveraging()
-    """Whether the model is used with an average of the weights of many steps."""
+    """Average of the weights of many steps, used as the model; or none."""
 
     def __post_init__(self) -> None:
         if self.weight_decay < 0:

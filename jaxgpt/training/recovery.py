@@ -166,13 +166,14 @@ class SkipSpikes(Recovery):
     min_steps: int = 64
     """Accepted steps before any value is called a spike; not finite is refused from the first."""
     max_in_a_row: int = 8
-    """So many skipped steps in a row make the run go back."""
+    """Skipped steps in a row that make the run roll back."""
     max_in_window: int = 32
-    """So many skipped steps among the last `window` make the run go back, too."""
+    """Skipped steps among the last `window` that make the run roll back, too."""
     rewind_steps: int = 100
-    """It goes back to the newest checkpoint at least so many steps ago, or the oldest there is."""
+    """Fewest steps to roll back; the newest checkpoint that is old enough is taken, or the
+    oldest."""
     max_rollbacks: int = 5
-    """How often a run may go back; after that it ends as diverged."""
+    """Most rollbacks of a run; after them it ends as diverged."""
 
     def __post_init__(self) -> None:
         least = {"window": 2, "min_steps": 2, "max_in_a_row": 1, "max_in_window": 1}

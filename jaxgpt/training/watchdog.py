@@ -27,11 +27,11 @@ class WatchdogConfig:
     """When a run counts as hanging; it then ends with exit code 75."""
 
     medians: float = 10.0
-    """A step may take so many times the median of the steps before it,"""
+    """Longest time of a step, in medians of the steps before it."""
     least_seconds: float = 300.0
-    """and always this many seconds, waiting for data included."""
+    """Time that a step may take in any case, in seconds, waiting for data included."""
     slow_seconds: float = 1800.0
-    """Compiling, restoring, one evaluation, one save: each may take so long."""
+    """Longest time of compiling, restoring, one evaluation or one save, in seconds."""
 
     def __post_init__(self) -> None:
         for name in ("medians", "least_seconds", "slow_seconds"):

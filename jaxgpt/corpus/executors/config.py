@@ -17,11 +17,11 @@ class ExecutorConfig:
     """serial: one task after the other in this process. processes: on the cores of this machine.
     ray: on a Ray cluster, or all cores as Ray sees them."""
     workers: int | None = None
-    """How many tasks at once; by default one for each CPU this process may use. A Ray cluster
+    """Most tasks at once; by default one for each CPU this process may use. A Ray cluster
     decides for itself."""
     address: str | None = None
-    """Of a Ray cluster: `auto` for the one this machine belongs to; by default a Ray of this
-    machine alone is started."""
+    """Address of a Ray cluster: `auto` for the one this machine belongs to; by default a Ray
+    of this machine alone is started."""
     when_disk_is_small: Literal["refuse", "warn"] = "refuse"
     """If there surely is too little room for what is to be written: do not begin, or only warn."""
 

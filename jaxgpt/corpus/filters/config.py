@@ -55,7 +55,7 @@ class FiltersConfig:
     """Which documents are good enough. A section that is None is switched off."""
 
     profile: Profile = "none"
-    """Where sections that are not given come from. none: nothing is judged; web-en: FineWeb's
+    """Source of the sections that are not given. none: nothing is judged; web-en: FineWeb's
     rules for English pages; web-any: those that suit any language; code: program files."""
     url: UrlConfig | None = _FROM_PROFILE
     """The URL gate."""

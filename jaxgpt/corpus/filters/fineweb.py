@@ -18,13 +18,13 @@ class FineWebConfig:
     """FineWeb's rules; None switches a rule off. Blank lines are not counted."""
 
     min_punctuated_line_share: float | None = 0.12
-    """Of the lines, those that end with what ends a sentence."""
+    """Least share of lines that end with the end of a sentence."""
     max_short_line_share: float | None = 0.67
-    """Of the lines, those of few characters."""
+    """Largest share of lines with few characters."""
     short_line_characters: int = 30
     """A line up to this length is short."""
     max_duplicate_line_character_share: float | None = 0.01
-    """Of the characters, those in lines that came before."""
+    """Largest share of characters in lines that came before."""
     max_newlines_per_word: float | None = 0.3
     """Line ends for each word."""
 

@@ -41,15 +41,15 @@ class GopherQualityConfig:
     max_ellipses_per_word: float | None = 0.1
     """Ellipses in the text for each of its words."""
     max_bullet_line_share: float | None = 0.9
-    """Of the lines, those that begin with - or a bullet."""
+    """Largest share of lines that begin with - or a bullet."""
     max_ellipsis_line_share: float | None = 0.3
-    """Of the lines, those that end with an ellipsis."""
+    """Largest share of lines that end with an ellipsis."""
     min_letter_word_share: float | None = 0.8
-    """Of the words, those that have a letter."""
+    """Least share of words that have a letter."""
     min_stop_words: int | None = 2
-    """How many of the stop words must occur."""
+    """Fewest stop words that must occur."""
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
-    """In lower case; English ones by default."""
+    """Stop words in lower case; English ones by default."""
 
     def build(self) -> "GopherQuality":
         """The step that applies them."""

@@ -29,21 +29,21 @@ class GopherRepetitionConfig:
     """Gopher's repetition rules; None switches a rule off."""
 
     max_duplicate_paragraph_share: float | None = 0.30
-    """Of the paragraphs, those that came before."""
+    """Largest share of paragraphs that came before."""
     max_duplicate_paragraph_character_share: float | None = 0.20
-    """Of the characters, those in paragraphs that came before."""
+    """Largest share of characters in paragraphs that came before."""
     max_duplicate_line_share: float | None = 0.30
-    """Of the lines that are not empty, those that came before."""
+    """Largest share of lines, empty ones left out, that came before."""
     max_duplicate_line_character_share: float | None = 0.20
-    """Of the characters, those in lines that came before."""
+    """Largest share of characters in lines that came before."""
     max_top_2_gram_share: float | None = 0.20
-    """Of the characters, those in the most frequent pair of words."""
+    """Largest share of characters in the most frequent pair of words."""
     max_top_3_gram_share: float | None = 0.18
     """The same for 3 words."""
     max_top_4_gram_share: float | None = 0.16
     """The same for 4 words."""
     max_duplicate_5_gram_share: float | None = 0.15
-    """Of the characters, those in runs of 5 words that came before."""
+    """Largest share of characters in runs of 5 words that came before."""
     max_duplicate_6_gram_share: float | None = 0.14
     """The same for 6 words."""
     max_duplicate_7_gram_share: float | None = 0.13

@@ -37,9 +37,9 @@ class LanguageConfig:
     languages: tuple[str, ...] = ("en",)
     """Kept languages, ISO 639-1 codes; with a fastText model, its labels."""
     min_score: float = 0.65
-    """How sure it must be: with fastText its probability; built in, the share of the letters that
-    are of the script, or of the small words that tell the two likeliest languages apart those
-    that are of this one."""
+    """Least certainty: with fastText its probability; built in, the share of the letters
+    that are of the script, or of the small words that tell the two likeliest languages apart
+    those that are of this one."""
     fasttext_model: str | None = None
     """Model file that decides instead; needs the package fasttext."""
 

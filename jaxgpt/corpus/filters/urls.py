@@ -29,7 +29,7 @@ class UrlConfig:
     word_blocklist: str | None = None
     """File of words, one a line; documents with enough of them in their URL go."""
     min_blocked_words: int = 1
-    """How many different blocked words make a URL blocked."""
+    """Number of different blocked words that make a URL blocked."""
 
     def __post_init__(self) -> None:
         if self.min_blocked_words < 1:

@@ -13,7 +13,7 @@ class NearDuplicatesConfig:
     """Which documents are near duplicates, and how they are looked for."""
 
     enabled: bool = True
-    """Whether near duplicates are removed."""
+    """Remove near duplicates."""
     threshold: float = 0.7
     """Documents whose Jaccard similarity is at least this are duplicates of each other."""
     bands: str = "25x10"
