@@ -6,7 +6,7 @@ Quoted fields may hold newlines. A record's line is the one on which its row beg
 import csv
 import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jaxgpt.corpus.document import shorten
 from jaxgpt.corpus.lines import Line, bounded_lines
@@ -14,6 +14,11 @@ from jaxgpt.corpus.records import Record, RecordFile
 from jaxgpt.corpus.streams import ByteStream
 
 _MALFORMED = "malformed_csv"
+# Of what is read again: so much, and this many times what was read, where a line counts for more
+# than its bytes. A file may be made of quotes each of which could be the one that nothing closes.
+_MAX_AGAIN_BYTES = 64 << 20
+_MAX_AGAIN_TIMES = 4
+_LINE_BYTES = 32
 
 
 def read_csv(file: RecordFile, stream: ByteStream, delimiter: str = ",") -> Iterator[Record]:
@@ -32,11 +37,11 @@ def read_csv(file: RecordFile, stream: ByteStream, delimiter: str = ",") -> Iter
                 lines.cut_at = lines.first_number
                 break
             yield _reject(file, lines, str(error))
-            lines.go_on_behind_first()
+            yield from _reject_lines(file, lines.go_on_behind_first())
             continue
         except _RowTooLongError:
             yield file.too_long(lines.first_number)
-            lines.go_on_behind_first()
+            yield from _reject_lines(file, lines.go_on_behind_first())
             continue
         if row is None:
             break
@@ -59,6 +64,14 @@ read_tsv = functools.partial(read_csv, delimiter="\t")
 def _reject(file: RecordFile, lines: "_Lines", detail: str) -> Record:
     sample = shorten(lines.first_text)
     return file.reject(lines.first_number, _MALFORMED, detail, is_bad=True, sample=sample)
+
+
+def _reject_lines(file: RecordFile, lines: Sequence[Line]) -> Iterator[Record]:
+    for line in lines:
+        if line.data is None or line.data.strip():
+            sample = shorten((line.data or b"").decode("utf-8", "surrogateescape"))
+            detail = "within quotes that nothing closes"
+            yield file.reject(line.number, _MALFORMED, detail, is_bad=True, sample=sample)
 
 
 class _RowTooLongError(Exception):
@@ -85,6 +98,8 @@ class _Lines:
         self._max_bytes = file.config.max_record_bytes
         self._row: list[Line] = []
         self._num_bytes = 0
+        self._num_read_bytes = 0
+        self._num_again_bytes = 0
 
     def __iter__(self) -> "_Lines":
         return self
@@ -93,12 +108,21 @@ class _Lines:
         """Forget the lines so far."""
         self._row, self._num_bytes = [], 0
 
-    def go_on_behind_first(self) -> None:
-        """Read the row's lines again, except its first: a stray quote costs one line."""
-        self._again.extendleft(reversed(self._row[1:]))
+    def go_on_behind_first(self) -> list[Line]:
+        """Read the row's lines again, except its first: a stray quote costs one line.
+
+        Returns:
+            The lines that are lost: all others of the row, if too much was read again before.
+        """
+        others = self._row[1:]
+        self._num_again_bytes += (len(others) > 0) * (self._num_bytes + len(others) * _LINE_BYTES)
+        if self._num_again_bytes > _MAX_AGAIN_BYTES + _MAX_AGAIN_TIMES * self._num_read_bytes:
+            return others
+        self._again.extendleft(reversed(others))
+        return []
 
     def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._lines, None)
+        line = self._again.popleft() if self._again else self._read()
         if line is None:
             self.is_at_end = True
             raise StopIteration
@@ -114,3 +138,9 @@ class _Lines:
         if line.data is None or self._num_bytes > self._max_bytes + 1:
             raise _RowTooLongError
         return text + "\n"
+
+    def _read(self) -> Line | None:
+        line = next(self._lines, None)
+        if line is not None:
+            self._num_read_bytes += len(line.data or b"") + _LINE_BYTES
+        return line

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import time
 
 import pytest
 from hypothesis import given
@@ -95,3 +96,14 @@ def test_a_file_without_the_column_says_which_it_has(tmp_path):
     assert lines_of(records, "no_text") == [2, 3]
     assert "'text'" in records[0].detail
     assert "body" in records[0].detail
+
+
+def test_quotes_that_may_all_be_stray_take_linear_time_and_no_line_is_lost_unseen(tmp_path):
+    """Within quotes and outside of them, a line leaves the parser within quotes."""
+    num_lines = 60_000
+    data = b"a,b\n" + b'a","c\n' * num_lines
+    start = time.process_time()
+    records, _ = read(tmp_path, "a.csv", data)
+    # Reading the rest of the file again for each line took minutes.
+    assert time.process_time() - start < 20
+    assert lines_of(records, "malformed_csv") == list(range(2, num_lines + 2))
