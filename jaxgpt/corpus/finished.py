@@ -2,18 +2,18 @@
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
-from jaxgpt.config import TYPE_KEY, to_dict
+from jaxgpt.config import TYPE_KEY, from_dict, to_dict
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.machine_errors import explain, is_fault_of_machine
 from jaxgpt.corpus.sources import InputFile, Inputs
 from jaxgpt.durable import hash_file
-from jaxgpt.errors import MismatchError, UsageError
+from jaxgpt.errors import ConfigError, MismatchError, UsageError
 from jaxgpt.shards import TokenDataset
 
 INPUTS_NAME = "inputs.jsonl.zst"
@@ -26,6 +26,16 @@ def recorded_settings(config: DatasetConfig) -> dict[str, Any]:
     return {name: value for name, value in to_dict(config).items() if name != "executor"}
 
 
+def stored_settings(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings of a dataset; those that its version did not have are as by default."""
+    settings = manifest.get("settings")
+    try:
+        return settings and recorded_settings(from_dict(settings, DatasetConfig))
+    except ConfigError:
+        # It has some that this version does not have; as they are, the differences are named.
+        return settings
+
+
 def check_finished(output: Path, config: DatasetConfig, inputs: Inputs) -> dict[str, Any]:
     """Return the manifest of the dataset in `output` if building it again would change nothing.
 
@@ -35,7 +45,7 @@ def check_finished(output: Path, config: DatasetConfig, inputs: Inputs) -> dict[
         MismatchError: it is of other settings or other input (both are named), or not whole.
     """
     manifest = TokenDataset.open(output).manifest
-    differences = settings_differences(manifest.get("settings"), recorded_settings(config))
+    differences = settings_differences(stored_settings(manifest), recorded_settings(config))
     differences += _input_differences(_of_part(read_listing(output / INPUTS_NAME), 0), inputs)
     if differences:
         raise MismatchError(

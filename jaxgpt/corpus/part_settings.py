@@ -6,7 +6,13 @@ from typing import Any
 from jaxgpt.config import from_dict
 from jaxgpt.corpus.account import Account
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.finished import differing, name_some, recorded_settings, settings_differences
+from jaxgpt.corpus.finished import (
+    differing,
+    name_some,
+    recorded_settings,
+    settings_differences,
+    stored_settings,
+)
 from jaxgpt.errors import MismatchError
 from jaxgpt.shards import TokenDataset
 
@@ -39,7 +45,7 @@ def settings_of_parts(account: Account) -> list[dict[str, Any]]:
 
 def changed_settings(stored: TokenDataset, config: DatasetConfig) -> dict[str, Any]:
     """The settings that are not the dataset's: dotted name -> value."""
-    there, here = stored.manifest["settings"], recorded_settings(config)
+    there, here = stored_settings(stored.manifest), recorded_settings(config)
     return {name: value for name, _, value in differing(there, here)}
 
 

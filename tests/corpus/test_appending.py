@@ -308,3 +308,22 @@ def test_what_cannot_be_added_to_is_refused_and_stays_as_it_is():
     Path("out/account.json").unlink()
     with pytest.raises(MismatchError, match=r"no account\.json"):
         append("more.jsonl")
+
+
+def test_a_dataset_of_a_version_with_fewer_settings_is_known_again():
+    make_corpus("in")
+    write_lines("more.jsonl", {"text": "one more document"})
+    build_dataset(["in"], Path("out"), CONFIG)
+    path = Path("out", "manifest.json")
+    manifest = json.loads(path.read_text("utf-8"))
+    del manifest["settings"]["sources"]["max_page_elements"]
+    path.write_text(json.dumps(manifest), "utf-8")
+    before = path.read_bytes()
+    build_dataset(["in"], Path("out"), CONFIG)
+    append("in")
+    assert path.read_bytes() == before
+    append("more.jsonl")
+    assert json.loads(path.read_text("utf-8"))["history"][-1]["settings"] == {}
+    changed = replace(CONFIG, sources=replace(CONFIG.sources, max_page_elements=7))
+    with pytest.raises(MismatchError, match=r"max_page_elements = 100000 there, 7 here"):
+        build_dataset(["in"], Path("out"), changed)
