@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxgpt.command_line import parse_options, run_verb
+from jaxgpt.command_line import parse_options, require_at_least, run_verb
 from jaxgpt.tour import Tour, run_tour
 
 
@@ -26,6 +26,7 @@ class QuickstartOptions:
 def main(argv: Sequence[str]) -> None:
     """Parse and take the tour."""
     options = parse_options(QuickstartOptions, argv, prog="jaxgpt quickstart")
+    require_at_least(options, num_steps=1)
     run_dir = Path(options.run_dir)
     run_tour(Tour(inputs=options.input, run_dir=run_dir, num_steps=options.num_steps))
 

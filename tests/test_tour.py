@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxgpt import quickstart
 from jaxgpt.command_line import parse_options
 from jaxgpt.config import load_config
+from jaxgpt.errors import UsageError
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.tour import StepFailedError, Tour, _failure, choose_prompts, fit_to_text
 from jaxgpt.train import TrainOptions
@@ -46,6 +48,12 @@ def test_the_steps_asked_for_are_taken() -> None:
     assert fitted(30_000, 7).schedule.num_steps == 7
     assert fitted(3_000_000, 1000).schedule.num_steps == 1000
     assert fitted(3_000_000, 1000).evaluation.every_steps == 100
+
+
+@pytest.mark.parametrize("number", ["0", "-5"])
+def test_no_number_of_steps_is_taken_for_another(number: str) -> None:
+    with pytest.raises(UsageError, match=f"--num-steps {number} must be at least 1"):
+        quickstart.main([f"--num-steps={number}"])
 
 
 @given(st.lists(st.text(), max_size=5))
