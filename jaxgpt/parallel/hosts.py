@@ -47,7 +47,7 @@ class HostsConfig:
     host_id: int | None = None
     """The number of this one, from 0."""
     heartbeat_seconds: float = 30.0
-    """A host that gives no sign of life for so long is lost, and all others stop."""
+    """Longest silence of a host, in seconds; after it the host is lost, and all others stop."""
     start_timeout_seconds: float = 300.0
     """Longest wait for all hosts to come, and for each to answer in the preflight."""
     max_clock_skew_seconds: float = 5.0
