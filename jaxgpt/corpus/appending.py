@@ -257,6 +257,8 @@ def _entry(
         "read": tally.num_read,
         "kept": tally.num_kept,
         "dropped": dict(sorted(tally.dropped.items())),
+        "read_bytes": tally.read_bytes,
+        "dropped_bytes": dict(sorted(tally.dropped_bytes.items())),
         "num_bytes": tally.kept_bytes,
         "num_tokens": sum(source.num_tokens for source in tally.sources.values()),
         "num_files": account.num_files,

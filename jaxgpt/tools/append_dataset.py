@@ -53,7 +53,16 @@ def main(argv: Sequence[str]) -> None:
         f"{counts['read']:,} read ({format_bytes(num_bytes['read'])})"
     )
     if added.get("operation") == "append":
-        print(f"the last append: {added['read']:,} read, {added['kept']:,} kept")
+        print(
+            f"the last append: {added['read']:,} read{_size(added.get('read_bytes'))}, "
+            f"{added['kept']:,} kept{_size(added['num_bytes'])}"
+        )
         for reason, count in added["dropped"].items():
-            print(f"  dropped, {reason}: {count:,}")
+            size = _size(added.get("dropped_bytes", {}).get(reason))
+            print(f"  dropped, {reason}: {count:,}{size}")
     print(f"dataset: {options.dataset} ({manifest['fingerprint'][:12]})")
+
+
+def _size(num_bytes: int | None) -> str:
+    """Return bytes in parentheses; older versions did not record all of them."""
+    return "" if num_bytes is None else f" ({format_bytes(num_bytes)})"

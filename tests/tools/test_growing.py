@@ -36,8 +36,16 @@ def test_text_is_appended_with_the_settings_of_the_dataset(dataset, capsys):
     assert result["counts"]["kept"] == 23
     append_dataset.main([*arguments, "--sources.text-key", "body"])
     said = capsys.readouterr().out
-    assert "4 read, 3 kept" in said
-    assert "dropped, malformed_json: 1" in said
+    assert "4 read (27 B), 3 kept (27 B)" in said
+    assert "dropped, malformed_json: 1 (0 B)" in said
+    # As an older version has recorded it.
+    manifest = json.loads(Path("out/manifest.json").read_text("utf-8"))
+    del manifest["history"][0]["read_bytes"], manifest["history"][0]["dropped_bytes"]
+    Path("out/manifest.json").write_text(json.dumps(manifest), "utf-8")
+    append_dataset.main([*arguments, "--sources.text-key", "body"])
+    said = capsys.readouterr().out
+    assert "4 read, 3 kept (27 B)" in said
+    assert "dropped, malformed_json: 1\n" in said
 
 
 def test_names_of_documents_may_come_from_files(dataset, capsys):
