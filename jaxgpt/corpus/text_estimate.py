@@ -4,11 +4,13 @@ Only the size of work units and the forecast of disk space depend on it.
 """
 
 import dataclasses
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zstandard
 
 from jaxgpt.corpus.sources import InputFile, SourcesConfig
 from jaxgpt.corpus.streams import CHUNK_BYTES, ByteStream
@@ -100,7 +102,7 @@ def _look_into(file: InputFile, config: SourcesConfig) -> _Sample:
             )
             mark = b"\n" if file.kind != "json" else f'"{config.text_key}"'.encode()
             return _of_beginning(stream, mark)
-    except (OSError, pa.ArrowException):
+    except (OSError, MemoryError, pa.ArrowException, zlib.error, zstandard.ZstdError):
         # The stage that reads the file says what is wrong with it.
         return _Sample()
 
@@ -112,7 +114,9 @@ def _of_parquet(table: pq.ParquetFile, file: InputFile) -> _Sample:
     num_bytes = max(num_bytes, file.size)
     if not metadata.num_rows:
         return _Sample(expansion=1.0)
-    return _Sample(expansion=num_bytes / file.size, document_bytes=num_bytes / metadata.num_rows)
+    return _Sample(
+        expansion=num_bytes / max(file.size, 1), document_bytes=num_bytes / metadata.num_rows
+    )
 
 
 def _of_beginning(stream: ByteStream, mark: bytes) -> _Sample:

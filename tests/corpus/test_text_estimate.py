@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from jaxgpt.corpus import streams
 from jaxgpt.corpus.reading import PARTITION_BYTES, PARTITION_DOCUMENTS, plan_num_partitions
 from jaxgpt.corpus.sources import SourcesConfig, find_inputs
 from jaxgpt.corpus.text_estimate import TextEstimate, estimate_text
@@ -55,6 +56,18 @@ def test_what_cannot_be_read_is_estimated_by_its_size(tmp_path):
     found = estimate(tmp_path)
     assert found.num_bytes > 17_000
     assert found.num_documents > 0
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), zstandard.ZstdError("Allocation error"), OSError(5, "EIO")], ids=repr
+)
+def test_a_failing_machine_does_not_end_the_estimate(tmp_path, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b"text" * 100))
+    monkeypatch.setattr(streams._ZstdFrame, "decompress", fail)
+    assert estimate(tmp_path / "a.jsonl.zst").num_documents > 0
 
 
 def test_partitions_are_bounded_by_documents_and_by_unpacked_bytes():
