@@ -74,13 +74,25 @@ class InterruptedByUser(JaxgptError):
 
 def is_machine_error(error: BaseException) -> bool:
     """Return whether an error is of the machine, and says nothing of what is in a file."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, OSError) and error.errno in _MACHINE
-    )
+    return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in _MACHINE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the memory of the machine or of a device is used up."""
+    # JAX raises a RuntimeError for both; NumPy and Python have a type for it.
+    is_of_jax = isinstance(error, RuntimeError) and str(error).startswith("RESOURCE_EXHAUSTED")
+    return is_of_jax or isinstance(error, MemoryError)
 
 
 def explain_machine_error(error: BaseException) -> str | None:
     """Return one line on what the machine lacks and what to do; None for any other error."""
+    if is_out_of_memory(error):
+        detail = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        return (
+            f"memory ran out: {detail}; free some, or ask for less (training with more "
+            "--batch.num-micro-batches or --model.remat FullRemat, building a dataset with fewer "
+            "--executor.workers), and run the same command again"
+        )
     if not isinstance(error, OSError):
         return None
     file = f" {error.filename}" if error.filename else ""

@@ -102,17 +102,29 @@ def test_errors_end_with_their_exit_code_and_no_traceback(capsys, error, code) -
     assert printed.count("\n") == 1
 
 
+def _os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number), "some/file")
+
+
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("error", "said"),
     [
-        (errno.ENOSPC, "the disk is full: cannot write some/file: No space left on device; make"),
-        (errno.EDQUOT, "the disk is full"),
-        (errno.EMFILE, "too many files are open: cannot open some/file: .* no file is damaged"),
+        (
+            _os_error(errno.ENOSPC),
+            "the disk is full: cannot write some/file: No space left on device; make",
+        ),
+        (_os_error(errno.EDQUOT), "the disk is full"),
+        (
+            _os_error(errno.EMFILE),
+            "too many files are open: cannot open some/file: .* no file is damaged",
+        ),
+        (MemoryError(), "memory ran out: MemoryError; .*--batch.num-micro-batches"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "memory ran out: RESOURCE_EXHAUSTED"),
     ],
 )
-def test_what_the_machine_lacks_is_said_in_words(capsys, number, said) -> None:
+def test_what_the_machine_lacks_is_said_in_words(capsys, error, said) -> None:
     def main(argv) -> None:
-        raise OSError(number, os.strerror(number), "some/file")
+        raise error
 
     with pytest.raises(SystemExit) as stop:
         run_verb(main, [])

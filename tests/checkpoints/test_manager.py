@@ -15,6 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.integrity import hash_files, list_files, write_manifest
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.orbax_files import OrbaxFiles
 from jaxgpt.errors import (
     ConfigError,
     JaxgptError,
@@ -227,6 +228,18 @@ def test_steps_that_are_not_compared_are_named(open_checkpoints, caplog):
     assert checkpoints.resolve("best") == 20
     assert "steps 10 are not compared" in caplog.text
     assert "data: 'words' then, 'digits' now" in caplog.text
+
+
+def test_a_device_that_is_too_small_makes_no_step_unreadable(open_checkpoints, monkeypatch):
+    checkpoints = open_checkpoints()
+    save_numbers(checkpoints, [3])
+
+    def read(*args):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 16 bytes.")
+
+    monkeypatch.setattr(OrbaxFiles, "read", read)
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+        number_at(checkpoints, 3)
 
 
 def test_a_step_that_is_saved_already_is_left_alone(open_checkpoints):
