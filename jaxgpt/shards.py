@@ -103,7 +103,11 @@ class TokenSplit:
     def _tokens_of(self, number: int) -> np.ndarray:
         tokens = self._tokens.get(number)
         if tokens is None:
-            tokens = map_array(self._directory / self.shards[number].path, self._dtype)
+            path = self._directory / self.shards[number].path
+            try:
+                tokens = map_array(path, self._dtype)
+            except FileNotFoundError:
+                raise _gone(path) from None
             _remember(self._tokens, number, tokens)
         return tokens
 
@@ -119,7 +123,7 @@ class TokenSplit:
         try:
             starts = map_npy(path)
         except FileNotFoundError:
-            raise MismatchError(f"{path} is missing; build the dataset again") from None
+            raise _gone(path) from None
         except ValueError as error:
             raise MismatchError(f"{path} is damaged: {error}; build the dataset again") from None
         if starts.dtype != np.int64 or starts.shape != (self.shards[number].num_documents,):
@@ -128,6 +132,13 @@ class TokenSplit:
                 f"[{self.shards[number].num_documents}]; build the dataset again"
             )
         return starts
+
+
+def _gone(path: Path) -> MismatchError:
+    return MismatchError(
+        f"{path} is missing: if a takedown or a merge has changed the dataset since it was opened, "
+        f"run the same command again; build the dataset again if it has lost the file"
+    )
 
 
 def _remember(mapped: dict[int, np.ndarray], number: int, array: np.ndarray) -> None:

@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from jaxgpt.corpus.inspection import Selection, inspect
 from jaxgpt.corpus.pipeline import build_dataset
 from jaxgpt.corpus.takedown import Takedown, take_down
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset, open_training_batches
-from jaxgpt.errors import MismatchError
+from jaxgpt.errors import JaxgptError, MismatchError
 from jaxgpt.shards import TokenDataset
 from tests.corpus.building import CONFIG, write_lines
 from tests.corpus.test_appending import append
@@ -115,17 +116,31 @@ def read_index(many):
         ("jaxgpt.corpus.account.Path.read_text", read_account),
     ],
 )
-def test_want_of_handles_is_never_a_mismatch(many, monkeypatch, function, read):
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ETIMEDOUT])
+def test_an_error_of_the_machine_is_never_a_mismatch(many, monkeypatch, function, read, number):
     def fail(*_, **__):
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(function, fail)
-    with pytest.raises(OSError, match="Too many open files"):
+    with pytest.raises(JaxgptError, match=f"cannot read .*{os.strerror(number)}") as caught:
         read(many)
+    assert caught.value.exit_code == 1
 
 
 def test_a_missing_index_is_a_mismatch(many, monkeypatch):
     split = TokenDataset.open(many).splits["train"]
     monkeypatch.setattr(shards, "index_path", lambda path: path.with_suffix(".gone"))
-    with pytest.raises(MismatchError, match=r"\.gone is missing; build the dataset again"):
+    with pytest.raises(
+        MismatchError,
+        match=r"\.gone is missing: .*; build the dataset again if it has lost the file",
+    ):
         split.document_starts(0, 5)
+
+
+@pytest.mark.parametrize("kind", ["bin", "idx.npy"])
+def test_a_shard_that_a_merge_has_taken_away_says_to_start_again(many, tmp_path, kind):
+    shutil.copytree(many, tmp_path / "data")
+    split = TokenDataset.open(tmp_path / "data").splits["train"]
+    (tmp_path / "data" / "train" / f"shard-00000.{kind}").unlink()
+    with pytest.raises(MismatchError, match=r"is missing: .*run the same command again"):
+        split.read(0, 5) if kind == "bin" else split.document_starts(0, 5)
