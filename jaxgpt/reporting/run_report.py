@@ -71,11 +71,11 @@ def _headline(run: RunFolder, extra: Mapping[str, Any]) -> dict[str, str]:
     final = extra.get("evaluation") or (run.evaluations[-1] if run.evaluations else None)
     cards: dict[str, str] = {}
     if final:
-        cards["bits per byte, held out"] = f"{final['bits_per_byte']:.3f}"
+        cards["bits per byte, held out"] = _figure(final["bits_per_byte"], ".3f")
     if extra.get("baseline"):
         cards["the same, n-gram model"] = f"{extra['baseline']:.3f}"
     if final:
-        cards["loss, held out"] = f"{final['loss']:.3f}"
+        cards["loss, held out"] = _figure(final["loss"], ".3f")
     start = next((event for event in run.events if "num_parameters" in event), None)
     if start:
         cards["parameters"] = _short(start["num_parameters"])
@@ -133,7 +133,7 @@ def _evaluation(
 ) -> Section | None:
     """Rows from the best-founded figure to the baselines."""
     rows: list[list[str]] = []
-    bars: dict[str, float] = {}
+    bars: dict[str, float | None] = {}
     if evaluation:
         name = f"this model, step {evaluation['step']:,}, whole {evaluation['split']} split"
         rows.append(_evaluation_row(name, evaluation))
@@ -159,19 +159,28 @@ def _evaluation(
         if baseline is not None
         else ""
     )
-    bars = {name: value for name, value in bars.items() if math.isfinite(value)}
-    figure = bar_chart(bars, x_label="bits per byte", highlighted="this model")
-    return Section("Evaluation", text, Table(columns, rows), figure=figure if len(bars) > 1 else "")
+    shown = {
+        name: value for name, value in bars.items() if value is not None and math.isfinite(value)
+    }
+    figure = bar_chart(shown, x_label="bits per byte", highlighted="this model")
+    return Section(
+        "Evaluation", text, Table(columns, rows), figure=figure if len(shown) > 1 else ""
+    )
 
 
 def _evaluation_row(name: str, result: Mapping[str, Any]) -> list[str]:
     return [
         name,
-        f"{result['bits_per_byte']:.4f}",
-        f"{result['loss']:.4f}",
-        f"{result['perplexity']:.2f}",
+        _figure(result["bits_per_byte"], ".4f"),
+        _figure(result["loss"], ".4f"),
+        _figure(result["perplexity"], ".2f"),
         f"{result['tokens']:,}" if "tokens" in result else "",
     ]
+
+
+def _figure(value: float | None, form: str) -> str:
+    """Write a figure; metrics.jsonl has null for one that is not finite."""
+    return "not finite" if value is None else format(value, form)
 
 
 def _samples(run: RunFolder, final: Sequence[Mapping[str, Any]]) -> Section | None:

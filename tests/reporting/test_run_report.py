@@ -169,6 +169,18 @@ def test_losses_that_are_not_finite_leave_a_report(run: Path) -> None:
     assert "nan" in read(write_run_report(run))
 
 
+def test_a_figure_that_the_log_has_as_null_is_called_not_finite(run: Path) -> None:
+    """So `MetricsLog` writes it, such as the perplexity of a loss above 709 nats."""
+    bad = {"loss": 800.0, "perplexity": None, "bits_per_byte": None, "tokens": 9, "bytes": 0}
+    write_lines(run / "metrics.jsonl", [step_record(2), {"step": 2, "eval": bad}])
+    html = read(write_run_report(run))
+    assert "800.0000" in html
+    assert "not finite" in html
+    worse = bad | {"loss": None}
+    write_lines(run / "metrics.jsonl", [step_record(2), {"step": 2, "eval": worse}])
+    assert "not finite" in read(write_run_report(run))
+
+
 def test_the_best_evaluation_is_one_that_was_measured_as_the_last(run: Path) -> None:
     figures = {"perplexity": 33.1, "bits_per_byte": 2.25, "tokens": 777}
     losses = ((10, 1.5, "words"), (20, 3.25, "digits"), (30, 3.75, "digits"))
