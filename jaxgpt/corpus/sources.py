@@ -45,7 +45,7 @@ class SourcesConfig:
     html: Policy = "files"
     """Web pages become their main text. files: what lies in .html, .htm and .xhtml files; records:
     also records and other files that begin like a page; keep: markup is text like any other."""
-    max_page_elements: int = 100_000
+    max_page_elements: int = 50_000
     """Most elements of a web page; a larger page is dropped, since the time to find its main text
     grows faster than its size."""
     max_record_bytes: int = 8 << 20

@@ -325,5 +325,5 @@ def test_a_dataset_of_a_version_with_fewer_settings_is_known_again():
     append("more.jsonl")
     assert json.loads(path.read_text("utf-8"))["history"][-1]["settings"] == {}
     changed = replace(CONFIG, sources=replace(CONFIG.sources, max_page_elements=7))
-    with pytest.raises(MismatchError, match=r"max_page_elements = 100000 there, 7 here"):
+    with pytest.raises(MismatchError, match=r"max_page_elements = 50000 there, 7 here"):
         build_dataset(["in"], Path("out"), changed)
