@@ -23,7 +23,7 @@ _OF_THE_INPUT = {
     errno.ELOOP,
     errno.ENAMETOOLONG,
 }
-_READABLE = "make it readable, or leave it out (--sources.exclude)"
+_READABLE = "make it readable, or leave it out (below an input folder, with --sources.exclude)"
 _ADVICE = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close programs that hold many files open",
