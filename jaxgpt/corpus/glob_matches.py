@@ -1,4 +1,4 @@
-"""What a glob pattern matches, without passing over folders that cannot be read."""
+"""Glob patterns that pass over no folder that cannot be read."""
 
 import glob
 import os
