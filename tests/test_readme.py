@@ -78,11 +78,7 @@ def _cut(command: str) -> str:
         if "base.py" in command:
             small += ["--model.num-layers", "1"]
         return f"{command} {' '.join(small)}"
-    if (
-        "quickstart" in command
-        and "--checkpoint" not in command
-        and "-m jaxgpt.eval" not in command
-    ):
+    if command.startswith("jaxgpt quickstart"):
         return f"{command} --num-steps 2"
     return command
 

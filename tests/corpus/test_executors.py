@@ -171,5 +171,5 @@ def test_workers_do_not_outlive_their_parent(number):
 
 def test_ray_is_asked_for_by_name_and_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"jaxgpt\[ray\]"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[ray\]'"):
         ExecutorConfig(kind="ray").build()
