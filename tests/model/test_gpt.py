@@ -101,7 +101,8 @@ def test_initialisation_traces_no_attention():
 
 @pytest.mark.parametrize("config", LOOPED.values(), ids=LOOPED)
 def test_a_packed_row_equals_its_documents_alone(config):
-    model, params = tiny_model.init(config)
+    # Weights of 0.3 magnify rounding, which differs between processors, beyond the bound.
+    model, params = tiny_model.init(config, scale=0.1)
     apply = jax.jit(functools.partial(model.apply, {"params": params}))
     lengths = [4, 1, 6]
     tokens = tiny_model.random_tokens((1, 13))
