@@ -1,5 +1,6 @@
 """`train-step`: the two sides are one computation, and what is no fair figure is refused."""
 
+import importlib.util
 import sys
 from typing import Any
 
@@ -65,13 +66,15 @@ def test_a_figure_beside_the_matrix_products_of_the_same_run() -> None:
 
 @pytest.mark.slow
 def test_pytorch_takes_turns_in_its_own_process() -> None:
-    pytest.importorskip("torch", reason="an extra: pip install -e '.[benchmark]'")
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("an extra: pip install -e '.[benchmark]'")
+    was_imported = "torch" in sys.modules
     options = TINY | {"steps": 15, "rounds": 2}
     found = TrainStepBenchmark(**options, against="pytorch", mode="eager").run()
     assert found.against is not None
     assert found.against.ratio == pytest.approx(found.value / found.against.value)
     assert "torch" in found.versions
-    assert "torch" not in sys.modules or "jaxgpt.benchmarks.torch_gpt" in sys.modules
+    assert ("torch" in sys.modules) == was_imported
 
 
 def test_the_floor_is_counted_as_published() -> None:
