@@ -92,6 +92,7 @@ OTHERS: dict[str, Any] = {
     "soft_cap": 0.5,
     "query_scale": 2.0,
     "attention_factor": 3.0,
+    "slow_turns": 0.01,
     "scaling": Linear(factor=5.0),
     "vocab_multiple": 48,
     "qk_norm": PLAIN.norm,
