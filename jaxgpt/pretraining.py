@@ -199,7 +199,7 @@ def _train(
 
 @contextmanager
 def _waiting_for_the_last_save(course: Course) -> Iterator[None]:
-    """Of a run that ends early, wait for the last save while the watchdog still looks on.
+    """Wait for the last save of a run that ends early, while the watchdog still looks on.
 
     If that fails as well it is logged; why the run ends decides how.
     """

@@ -116,7 +116,7 @@ def race(
 
 
 def mean_loss(outcomes: Sequence[Outcome]) -> float:
-    """Of all seeds."""
+    """Return the mean loss over all seeds."""
     return statistics.fmean(outcome.loss for outcome in outcomes)
 
 

@@ -71,7 +71,7 @@ def _raise_if_not_damage(error: Exception) -> None:
 
 
 def _num_bytes(text: Any) -> int:
-    """Of a text as it is stored."""
+    """Return the bytes that a text takes as it is stored; 0 for anything else."""
     if not isinstance(text, str):
         return 0
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))

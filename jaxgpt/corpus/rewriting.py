@@ -120,7 +120,7 @@ def texts_that_go(
 
 
 def _ids(split: TokenSplit, marked: Marked, row: int) -> np.ndarray:
-    """Of a document, without BOS and EOS."""
+    """Return the ids of a document, without BOS and EOS."""
     start = int(marked.ends_N[row - 1]) if row else 0
     return split.read(start + 1, int(marked.ends_N[row]) - 1)
 

@@ -224,7 +224,7 @@ def _powers() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _kind_of(category: str) -> int:
-    """Of a character, by Unicode's name for its category."""
+    """Return the kind of a character by Unicode's name for its category."""
     return LETTER if category[0] in "LMN" or category == "Pc" else SEPARATOR
 
 

@@ -172,7 +172,7 @@ def _sums(values_W: np.ndarray, bounds_D1: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _kinds() -> np.ndarray:
-    """Of every code point; 0 for white space."""
+    """Return the kind of every code point; 0 for white space."""
     return table_of(
         lambda character: (
             0
