@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,11 +47,13 @@ def test_byte_order_marks_and_zeros_before_a_line_go():
     assert [line.data for line in lines] == [b"abc", b"d", b"ef\0"]
 
 
-def test_a_line_of_200_mb_takes_no_memory_and_the_next_is_read():
+# A hole in a file reads as zeros.
+@pytest.mark.parametrize("filling", [b"x", b"\0", b"\xef\xbb\xbf", b"\0\xef\xbb\xbf"])
+def test_a_line_of_100_mb_takes_no_memory_and_the_next_is_read(filling):
     def data():
-        yield b'{"a":1}\n'
-        for _ in range(200):
-            yield b"x" * (1 << 20)
+        yield b'{"a":1}\n['
+        for _ in range(100):
+            yield filling * ((1 << 20) // len(filling))
         yield b'\n{"b":2}\n'
 
     tracemalloc.start()
@@ -59,6 +62,16 @@ def test_a_line_of_200_mb_takes_no_memory_and_the_next_is_read():
     tracemalloc.stop()
     assert [line.data for line in lines] == [b'{"a":1}', None, b'{"b":2}']
     assert peak < 30 << 20
+
+
+@pytest.mark.parametrize("filling", [b"\0", b"\xef\xbb\xbf", b"\0\xef\xbb\xbf"])
+def test_any_length_of_zeros_and_marks_before_a_line_goes_in_little_memory(filling):
+    tracemalloc.start()
+    lines = list(bounded_lines([filling * (8 << 20), b"abc\n"], max_bytes=8 << 20))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [line.data for line in lines] == [b"abc"]
+    assert peak < 4 * len(filling) * (8 << 20)
 
 
 @given(st.text(max_size=200), st.integers(1, 20), st.integers(4, 50))
