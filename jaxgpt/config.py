@@ -7,7 +7,6 @@ Overrides from the command line are in `command_line.py`.
 """
 
 import dataclasses
-import importlib
 import json
 import runpy
 import traceback
@@ -22,9 +21,9 @@ import pydantic.dataclasses
 
 from jaxgpt.errors import ConfigError, JaxgptError, UsageError, did_you_mean
 from jaxgpt.nearby_paths import describe_nearby_configs
+from jaxgpt.type_tags import TYPE_KEY, find_class, type_tag
 
 T = TypeVar("T")
-TYPE_KEY = "type"
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -85,7 +84,7 @@ def load_config(path: str | Path, expected: type[T]) -> T:
 
 
 def to_json(config: Any, indent: int | None = 2) -> str:
-    """Return the JSON of a config; every section carries its class as `type: module:Class`."""
+    """Return the JSON of a config; every section carries its class as `type: PACKAGE:Class`."""
     return json.dumps(to_dict(config), indent=indent)
 
 
@@ -96,7 +95,7 @@ def to_dict(value: Any) -> Any:
         fields = {
             field.name: to_dict(getattr(value, field.name)) for field in dataclasses.fields(value)
         }
-        return {TYPE_KEY: f"{cls.__module__}:{cls.__qualname__}", **fields}
+        return {TYPE_KEY: type_tag(cls), **fields}
     if isinstance(value, tuple | list):
         return [to_dict(item) for item in value]
     if isinstance(value, dict):
@@ -164,24 +163,6 @@ def _rebuild(value: Any, annotation: Any, modules: Collection[str]) -> Any:
     if dataclasses.is_dataclass(annotation):
         return from_dict(value, annotation, modules)  # type: ignore[arg-type]
     return value
-
-
-def find_class(name: Any, modules: Collection[str] = ()) -> type | None:
-    """Return the class that a `type` of the JSON names; None if this version has none.
-
-    Raises:
-        ConfigError: it lies neither in the package nor in one of `modules`.
-    """
-    module_name, _, class_name = str(name).partition(":")
-    if not (module_name == "jaxgpt" or module_name.startswith("jaxgpt.") or module_name in modules):
-        raise ConfigError(
-            f"the config uses the class {name!r}; only classes of the package jaxgpt are built "
-            "from JSON, so a variant of your own must lie in a file of the package"
-        )
-    try:
-        return getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError):
-        return None
 
 
 def _resolve(name: Any, expected: type[T], modules: Collection[str]) -> type[T]:

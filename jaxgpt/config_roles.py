@@ -9,8 +9,9 @@ import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-from jaxgpt.config import TYPE_KEY, find_class, from_dict, to_dict
+from jaxgpt.config import from_dict, to_dict
 from jaxgpt.errors import ConfigError
+from jaxgpt.type_tags import TYPE_KEY, find_class, with_current_tags
 
 T = TypeVar("T")
 
@@ -59,9 +60,9 @@ def with_defaults(*sections: Any) -> list[Any]:
     """Return what `to_dict` would give for sections as this version reads them.
 
     Fields that an older version did not have get their defaults. If this version cannot read one of
-    them, all are returned as they are.
+    them, all are returned as they are but for the names of their classes.
     """
     try:
         return [to_dict(from_dict(section, object)) for section in sections]
     except ConfigError:
-        return list(sections)
+        return with_current_tags(sections)

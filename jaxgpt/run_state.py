@@ -14,6 +14,7 @@ from jaxgpt.experiment import TrainConfig
 from jaxgpt.training.metrics import MetricsLog
 from jaxgpt.training.rollback import Jump
 from jaxgpt.training.state import StatePlan, TrainState, init_state, make_parameters
+from jaxgpt.type_tags import with_current_tags
 
 _SHOWN = 3
 
@@ -140,7 +141,7 @@ def _course(
     if tokens is None:
         batch = lineages.then["config"]["batch"] if lineages.then else {}
         tokens = step * batch.get("global_batch_size", 0) * batch.get("sequence_length", 0)
-    if lines := differences(then, now):
+    if lines := differences(with_current_tags(then), now):
         return {"tokens": tokens, "changed_at": step, "changes": tuple(lines)}
     return {
         "tokens": tokens,

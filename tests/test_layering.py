@@ -13,6 +13,8 @@ LAYERS = [
     {
         "errors",
         "packages",
+        "public_names",
+        "type_tags",
         "config",
         "config_roles",
         "command_line",
@@ -80,6 +82,8 @@ WITHOUT_JAX = {
     "shard_writer",
     "shards",
     "batch",
+    "public_names",
+    "type_tags",
     "config",
     "config_roles",
     "command_line",
@@ -125,9 +129,14 @@ def _imports(tree: ast.AST) -> set[str]:
 
 
 def _own_imports(name: str) -> set[str]:
-    """Modules of jaxgpt that a module imports."""
+    """Modules of jaxgpt that a module imports, those of public names for `from package import`."""
     known = _imports(MODULES[name]) & MODULES.keys()
-    packages = {f"{imported}.__init__" for imported in _imports(MODULES[name])}
+    packages = {
+        f"{node.module}.__init__"
+        for node in ast.walk(MODULES[name])
+        if isinstance(node, ast.ImportFrom)
+        and any(f"{node.module}.{alias.name}" not in MODULES for alias in node.names)
+    }
     return known | (packages & MODULES.keys())
 
 

@@ -62,6 +62,15 @@ def test_what_changes_speed_or_order_alone_is_no_other_objective() -> None:
     assert _start({}, _lineage(), now).changes == ()
 
 
+def test_where_a_class_lay_when_a_step_was_saved_is_no_other_objective() -> None:
+    then = objective(_lineage())
+    then["loss"]["type"] = "jaxgpt.training.loss:LossConfig"
+    now = _lineage()
+    now["config"]["loss"]["type"] = "jaxgpt.training:LossConfig"
+    assert objective(now)["loss"]["type"] == "jaxgpt.training:LossConfig"
+    assert _start({"objective": then}, _lineage(), now).changes == ()
+
+
 def test_dropout_is_part_of_the_objective() -> None:
     now = _lineage()
     now["config"]["model"]["dropout"] = {"type": "jaxgpt.model.layers:Dropout", "residual": 0.1}

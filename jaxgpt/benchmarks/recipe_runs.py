@@ -21,6 +21,7 @@ from jaxgpt.durable import write_atomically
 from jaxgpt.errors import DivergedError, JaxgptError, MismatchError
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.training.metrics import read_records
+from jaxgpt.type_tags import with_current_tags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class Runs:
         path = self.folder / "outcomes" / f"{trial.name}.json"
         if path.exists():
             kept = json.loads(path.read_text("utf-8"))
-            if kept["config"] != to_dict(config):
+            if with_current_tags(kept["config"]) != to_dict(config):
                 raise MismatchError(
                     f"{path} is of another config than {trial.name} has now; choose another folder"
                 )

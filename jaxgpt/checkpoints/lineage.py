@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxgpt.config_roles import ARCHITECTURE, TRAINING, select_fields, with_defaults
 from jaxgpt.errors import MismatchError
+from jaxgpt.type_tags import with_current_tags
 
 FORMAT_VERSION = 1
 _PACKAGES = (
@@ -90,6 +91,7 @@ def check_resume(
             f"the run's lineage.json has format {then.get('version')}; this version of jaxgpt "
             f"reads format {FORMAT_VERSION}"
         )
+    then, now = with_current_tags(then), with_current_tags(now)
     _require_equal(
         "tokenizer",
         {"tokenizer": then["tokenizer"]},
@@ -124,8 +126,8 @@ def objective(lineage: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "datasets": data.get("datasets"),
         "order": order,
-        "loss": select_fields(config.get("loss"), ARCHITECTURE),
-        "model": select_fields(config.get("model"), TRAINING),
+        "loss": select_fields(with_defaults(config.get("loss"))[0], ARCHITECTURE),
+        "model": select_fields(with_defaults(config.get("model"))[0], TRAINING),
     }
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import zstandard
 
-from jaxgpt.config import TYPE_KEY, from_dict, to_dict
+from jaxgpt.config import from_dict, to_dict
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.machine_errors import explain, is_fault_of_machine
 from jaxgpt.corpus.sources import InputFile, Inputs
 from jaxgpt.durable import hash_file
 from jaxgpt.errors import ConfigError, MismatchError, UsageError
 from jaxgpt.shards import TokenDataset
+from jaxgpt.type_tags import TYPE_KEY, with_current_tags
 
 INPUTS_NAME = "inputs.jsonl.zst"
 _MAX_DIFFERENCES = 3
@@ -33,7 +34,7 @@ def stored_settings(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
         return settings and recorded_settings(from_dict(settings, DatasetConfig))
     except ConfigError:
         # It has some that this version does not have; as they are, the differences are named.
-        return settings
+        return with_current_tags(settings)
 
 
 def check_finished(output: Path, config: DatasetConfig, inputs: Inputs) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.config import from_dict
+from jaxgpt.config_roles import with_defaults
 from jaxgpt.corpus.account import Account
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.finished import (
@@ -15,6 +16,7 @@ from jaxgpt.corpus.finished import (
 )
 from jaxgpt.errors import MismatchError
 from jaxgpt.shards import TokenDataset
+from jaxgpt.type_tags import with_current_tags
 
 OPERATION = "append"
 # These decide where a document goes and what its ids are; they are the same for all parts.
@@ -40,7 +42,13 @@ def recorded_config(dataset: Path) -> DatasetConfig:
 def settings_of_parts(account: Account) -> list[dict[str, Any]]:
     """For the first part and each that was added, how its settings differ from the dataset's."""
     added = [entry["settings"] for entry in account.history if entry["operation"] == OPERATION]
-    return [{}, *added]
+    return [{}, *map(_as_of_this_version, added)]
+
+
+def _as_of_this_version(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a part with the names of this version, and its defaults."""
+    current = with_current_tags(settings)
+    return {name: with_defaults(value)[0] for name, value in current.items()}
 
 
 def changed_settings(stored: TokenDataset, config: DatasetConfig) -> dict[str, Any]:
@@ -51,11 +59,11 @@ def changed_settings(stored: TokenDataset, config: DatasetConfig) -> dict[str, A
 
 def check_settings(stored: TokenDataset, config: DatasetConfig) -> None:
     """Raise MismatchError if a setting is changed that all parts must share."""
-    there, here = stored.manifest["settings"], recorded_settings(config)
+    there, here = stored_settings(stored.manifest) or {}, recorded_settings(config)
     differences = [
         sentence
         for name in _FIXED
-        for sentence in settings_differences({name: there[name]}, {name: here[name]})
+        for sentence in settings_differences({name: there.get(name)}, {name: here[name]})
     ]
     if differences:
         raise MismatchError(

@@ -1,1 +1,20 @@
 """Token shards -> Batches, in an order that is a pure function of (seed, step). No JAX in here."""
+
+from typing import TYPE_CHECKING
+
+from jaxgpt.public_names import lazy_imports
+
+if TYPE_CHECKING:
+    from jaxgpt.batch import Batch
+    from jaxgpt.data.loader import (
+        BatchConfig,
+        DataConfig,
+        TrainingBatches,
+        WeightedDataset,
+        evaluation_batches,
+        open_training_batches,
+    )
+    from jaxgpt.shard_writer import ShardWriter
+    from jaxgpt.shards import TokenDataset
+else:
+    __getattr__, __dir__ = lazy_imports(__name__)

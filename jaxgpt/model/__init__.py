@@ -2,3 +2,53 @@
 
 Start reading at `gpt.py`; every other file holds one part that a config can choose or replace.
 """
+
+from typing import TYPE_CHECKING
+
+from jaxgpt.public_names import lazy_imports
+
+if TYPE_CHECKING:
+    from jaxgpt.model.attention import Attention, AttentionContext, GroupedQueryAttention
+    from jaxgpt.model.attention_kernel import AttentionKernel
+    from jaxgpt.model.attention_kernels import (
+        Fastest,
+        OneQuery,
+        Reference,
+        Ring,
+        RowByRow,
+        SavedProbabilities,
+    )
+    from jaxgpt.model.cost import (
+        abstract_params,
+        flops_per_token,
+        num_active_parameters,
+        num_parameters,
+    )
+    from jaxgpt.model.dispatch import Capacity, Dispatch, Dropless
+    from jaxgpt.model.feed_forward import (
+        Activation,
+        FeedForward,
+        GatedFeedForward,
+        GeGlu,
+        Gelu,
+        PlainFeedForward,
+        Relu2,
+        SwiGlu,
+    )
+    from jaxgpt.model.gpt import Gpt, GptConfig, make_cache
+    from jaxgpt.model.gpu_attention import Cudnn, Pallas
+    from jaxgpt.model.heads import ClassificationHead, Head, LanguageModelHead
+    from jaxgpt.model.kv_cache import KVCache
+    from jaxgpt.model.layer_stack import LayerStack, Scanned, Unrolled, UnrolledPython
+    from jaxgpt.model.layers import Dropout, Initialization, LayerSettings, Projection
+    from jaxgpt.model.masks import AttentionMask
+    from jaxgpt.model.mixture_of_experts import MixtureOfExperts
+    from jaxgpt.model.norms import LayerNorm, Norm, RmsNorm, Sandwich
+    from jaxgpt.model.pipeline import Pipelined
+    from jaxgpt.model.positions import Learned, NoPosition, Position, Rotary, Sinusoidal
+    from jaxgpt.model.remat import FullRemat, NoRemat, Remat, SaveDots
+    from jaxgpt.model.rope_scaling import LinearScaling, Llama3, NoScaling, RopeScaling, Yarn
+    from jaxgpt.model.router import Gates, NormalizedGates, SoftmaxGates
+    from jaxgpt.model.routing import ROUTING
+else:
+    __getattr__, __dir__ = lazy_imports(__name__)

@@ -35,7 +35,7 @@ class NoScaling(RopeScaling):
 
 
 @configclass
-class Linear(RopeScaling):
+class LinearScaling(RopeScaling):
     """Position interpolation: all frequencies divided by `factor` (Chen et al. 2023)."""
 
     factor: float = 2.0

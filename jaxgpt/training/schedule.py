@@ -57,7 +57,7 @@ class Schedule:
 
     def build_after_warmup(self, num_steps: int) -> optax.Schedule:
         """Return the rate over the `num_steps` that follow the warm-up."""
-        raise TypeError("choose a schedule: Cosine, Linear, Constant or WarmupStableDecay")
+        raise TypeError("choose a schedule: Cosine, LinearDecay, Constant or WarmupStableDecay")
 
 
 @configclass
@@ -69,7 +69,7 @@ class Cosine(Schedule):
 
 
 @configclass
-class Linear(Schedule):
+class LinearDecay(Schedule):
     """A straight line down to the final share."""
 
     def build_after_warmup(self, num_steps: int) -> optax.Schedule:

@@ -110,14 +110,13 @@ def test_another_dataset_is_refused_unless_allowed(path, value, line):
         (
             ["config", "model", "remat", "type"],
             "jaxgpt.model.remat:FullRemat",
-            "config.model.remat.type: 'jaxgpt.model.remat:NoRemat' then, "
-            "'jaxgpt.model.remat:FullRemat' now",
+            "config.model.remat.type: 'jaxgpt.model:NoRemat' then, 'jaxgpt.model:FullRemat' now",
         ),
         (
             ["config", "model", "attention", "kernel", "type"],
             "jaxgpt.model.attention_kernels:Reference",
-            "config.model.attention.kernel.type: 'jaxgpt.model.attention_kernels:Fastest' then, "
-            "'jaxgpt.model.attention_kernels:Reference' now",
+            "config.model.attention.kernel.type: 'jaxgpt.model:Fastest' then, "
+            "'jaxgpt.model:Reference' now",
         ),
         (
             ["config", "model", "compute_dtype"],
@@ -127,13 +126,18 @@ def test_another_dataset_is_refused_unless_allowed(path, value, line):
         (
             ["config", "model", "dropout"],
             {"type": "jaxgpt.model.layers:Dropout", "residual": 0.1},
-            "config.model.dropout: absent then, {'type': 'jaxgpt.model.layers:Dropout', "
+            "config.model.dropout: absent then, {'type': 'jaxgpt.model:Dropout', "
             "'residual': 0.1} now",
         ),
     ],
 )
 def test_all_else_may_change_and_is_listed(path, value, line):
     assert check_resume(lineage(), changed(path, value)) == [line]
+
+
+def test_where_a_class_lay_when_its_name_was_written_is_no_difference():
+    moved = changed(["config", "model", "remat", "type"], "jaxgpt.model:NoRemat")
+    assert check_resume(lineage(), moved) == check_resume(moved, lineage()) == []
 
 
 def test_another_format_version_is_refused_by_name():

@@ -32,7 +32,7 @@ from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import LayerStack, Scanned
 from jaxgpt.model.layers import Dropout, Initialization
 from jaxgpt.model.remat import FullRemat, Remat
-from jaxgpt.model.rope_scaling import Linear, Yarn
+from jaxgpt.model.rope_scaling import LinearScaling, Yarn
 from tests.model.tiny_model import PLAIN, VARIANTS, VOCAB_SIZE, init, random_tokens
 
 # Sections of these are marked as a whole: what is below them has the role of the mark.
@@ -44,7 +44,7 @@ ROLES = {
         "Learned": "max_length",
         "Rotary": "max_wavelength scaling",
         "Sinusoidal": "max_wavelength amplitude",
-        "Linear": "factor",
+        "LinearScaling": "factor",
         "Llama3": "factor low_frequency_factor high_frequency_factor original_length",
         "Yarn": "factor original_length fast_turns slow_turns attention_factor",
         "GroupedQueryAttention": "num_heads num_kv_heads head_dim windows qkv_bias output_bias "
@@ -93,7 +93,7 @@ OTHERS: dict[str, Any] = {
     "query_scale": 2.0,
     "attention_factor": 3.0,
     "slow_turns": 0.01,
-    "scaling": Linear(factor=5.0),
+    "scaling": LinearScaling(factor=5.0),
     "vocab_multiple": 48,
     "qk_norm": PLAIN.norm,
     "shared": PLAIN.feed_forward,

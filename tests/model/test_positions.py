@@ -9,7 +9,7 @@ from jaxgpt.config import replace
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.attention import GroupedQueryAttention
 from jaxgpt.model.positions import Learned, NoPosition, Rotary, Sinusoidal, rotate
-from jaxgpt.model.rope_scaling import Linear
+from jaxgpt.model.rope_scaling import LinearScaling
 from tests.model import tiny_model
 from tests.model.tiny_model import PLAIN
 
@@ -50,7 +50,7 @@ def test_products_of_rotated_heads_depend_on_distance_only():
 
 
 def test_linear_scaling_is_interpolation():
-    plain, scaled = Rotary(), Rotary(scaling=Linear(factor=4.0))
+    plain, scaled = Rotary(), Rotary(scaling=LinearScaling(factor=4.0))
     np.testing.assert_allclose(
         scaled.rotation(at(4, 12), 8).sin_BTR, plain.rotation(at(1, 3), 8).sin_BTR, atol=1e-6
     )

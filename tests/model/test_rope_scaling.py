@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.rope_scaling import Linear, Llama3, NoScaling, Yarn, plain_frequencies
+from jaxgpt.model.rope_scaling import LinearScaling, Llama3, NoScaling, Yarn, plain_frequencies
 
 HEAD_DIM, BASE = 64, 500_000.0
 PLAIN = plain_frequencies(HEAD_DIM, BASE)
@@ -19,7 +19,7 @@ def test_no_scaling_is_a_geometric_series():
 
 
 def test_linear_divides_all():
-    frequencies, amplitude = Linear(factor=4.0).frequencies(HEAD_DIM, BASE)
+    frequencies, amplitude = LinearScaling(factor=4.0).frequencies(HEAD_DIM, BASE)
     np.testing.assert_allclose(frequencies, PLAIN / 4, rtol=1e-6)
     assert amplitude == 1.0
 
@@ -57,7 +57,9 @@ def test_yarn_ramps_between_planes_and_sharpens_scores():
     assert Yarn(attention_factor=1.5).frequencies(HEAD_DIM, BASE)[1] == 1.5
 
 
-@pytest.mark.parametrize("scaling", [Linear(factor=1.0), Llama3(factor=1.0), Yarn(factor=1.0)])
+@pytest.mark.parametrize(
+    "scaling", [LinearScaling(factor=1.0), Llama3(factor=1.0), Yarn(factor=1.0)]
+)
 def test_a_factor_of_one_changes_nothing(scaling):
     frequencies, amplitude = scaling.frequencies(HEAD_DIM, BASE)
     np.testing.assert_allclose(frequencies, PLAIN, rtol=1e-6)
@@ -67,7 +69,7 @@ def test_a_factor_of_one_changes_nothing(scaling):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Linear(factor=0.5), r"factor must be at least 1, not 0\.5"),
+        (lambda: LinearScaling(factor=0.5), r"factor must be at least 1, not 0\.5"),
         (lambda: Llama3(original_length=0), "original_length must be at least 1, not 0"),
         (
             lambda: Llama3(low_frequency_factor=4.0, high_frequency_factor=1.0),

@@ -14,7 +14,7 @@ from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.mixture_of_experts import MixtureOfExperts
 from jaxgpt.model.norms import LayerNorm, RmsNorm, Sandwich
 from jaxgpt.model.positions import Learned, NoPosition, Rotary, Sinusoidal
-from jaxgpt.model.rope_scaling import Linear, Llama3, Yarn
+from jaxgpt.model.rope_scaling import LinearScaling, Llama3, Yarn
 from jaxgpt.model.router import SoftmaxGates
 
 VOCAB_SIZE = 50
@@ -72,7 +72,7 @@ FAMILIES = {
 VARIANTS = FAMILIES | {
     "no position": replace(PLAIN, position=NoPosition()),
     "sinusoidal": replace(PLAIN, position=Sinusoidal()),
-    "linear scaling": replace(PLAIN, position=Rotary(scaling=Linear(factor=3.0))),
+    "linear scaling": replace(PLAIN, position=Rotary(scaling=LinearScaling(factor=3.0))),
     "yarn": replace(PLAIN, position=Rotary(scaling=Yarn(factor=4.0, original_length=8))),
     "relu2, no norm scale": replace(PLAIN, feed_forward=Relu2(), norm=RmsNorm(learned_scale=False)),
     "exact gelu, multi-query": replace(

@@ -21,7 +21,7 @@ from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.mixture_of_experts import MixtureOfExperts
 from jaxgpt.model.norms import LayerNorm, RmsNorm, Sandwich
 from jaxgpt.model.positions import Learned, Rotary
-from jaxgpt.model.rope_scaling import Linear, Llama3, Yarn
+from jaxgpt.model.rope_scaling import LinearScaling, Llama3, Yarn
 from tests.parity import mapping
 from tests.parity.mapping import Shape, Table, Weights
 
@@ -170,7 +170,7 @@ _LLAMA3 = Family(
 _LLAMA_LINEAR = Family(
     config=replace(
         _PLAIN,
-        position=Rotary(max_wavelength=500.0, scaling=Linear(factor=3.0)),
+        position=Rotary(max_wavelength=500.0, scaling=LinearScaling(factor=3.0)),
         attention=_GROUPED,
     ),
     published="LlamaForCausalLM",

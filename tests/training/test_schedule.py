@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.errors import ConfigError
-from jaxgpt.training.schedule import Constant, Cosine, Linear, Schedule, WarmupStableDecay
+from jaxgpt.training.schedule import Constant, Cosine, LinearDecay, Schedule, WarmupStableDecay
 
-ALL = [Cosine, Linear, Constant, WarmupStableDecay]
+ALL = [Cosine, LinearDecay, Constant, WarmupStableDecay]
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -30,7 +30,7 @@ def test_any_number_of_steps_gives_positive_rates_up_to_the_peak(
 
 
 def test_the_end_is_the_final_share() -> None:
-    for kind in (Cosine, Linear, WarmupStableDecay):
+    for kind in (Cosine, LinearDecay, WarmupStableDecay):
         rates = kind(num_steps=1000, peak_learning_rate=1.0, final_share=0.1).values()
         assert rates[-1] == pytest.approx(0.1, abs=0.006)
 
