@@ -14,30 +14,33 @@ CPU, cut it to size from the command line:
 Other configs derive from this one and name only what differs.
 """
 
-from jaxgpt.checkpoints.manager import CheckpointConfig
-from jaxgpt.data.loader import BatchConfig, DataConfig
-from jaxgpt.experiment import EvaluationConfig, TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.attention_kernels import Fastest
-from jaxgpt.model.feed_forward import Gelu
-from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.layer_stack import Unrolled
-from jaxgpt.model.layers import Dropout, Initialization
-from jaxgpt.model.norms import LayerNorm
-from jaxgpt.model.positions import Rotary
-from jaxgpt.model.remat import NoRemat
-from jaxgpt.parallel.mesh import MeshConfig
-from jaxgpt.parallel.runtime import RuntimeConfig
-from jaxgpt.parallel.sharding import ShardingRules
-from jaxgpt.training.averaging import NoAveraging
-from jaxgpt.training.loss import LossConfig
-from jaxgpt.training.loss_head import TokenChunks
-from jaxgpt.training.metrics import LoggingConfig
-from jaxgpt.training.optimizer import AdamW
-from jaxgpt.training.recovery import SkipSpikes
-from jaxgpt.training.schedule import Cosine
-from jaxgpt.training.watchdog import WatchdogConfig
+from jaxgpt import EvaluationConfig, TrainConfig
+from jaxgpt.checkpoints import CheckpointConfig
+from jaxgpt.data import BatchConfig, DataConfig
+from jaxgpt.model import (
+    Dropout,
+    Fastest,
+    Gelu,
+    GptConfig,
+    GroupedQueryAttention,
+    Initialization,
+    LanguageModelHead,
+    LayerNorm,
+    NoRemat,
+    Rotary,
+    Unrolled,
+)
+from jaxgpt.parallel import MeshConfig, RuntimeConfig, ShardingRules
+from jaxgpt.training import (
+    AdamW,
+    Cosine,
+    LoggingConfig,
+    LossConfig,
+    NoAveraging,
+    SkipSpikes,
+    TokenChunks,
+    WatchdogConfig,
+)
 
 config = TrainConfig(
     model=GptConfig(

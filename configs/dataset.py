@@ -6,12 +6,14 @@ is the same as with `--config configs/dataset.py`; every field can be given on t
 for example `--tokenizer.vocab-size 8192`.
 """
 
-from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.filters.config import FiltersConfig
-from jaxgpt.corpus.repair import RepairConfig
-from jaxgpt.corpus.sources import SourcesConfig
-from jaxgpt.corpus.splits import HashSplit
-from jaxgpt.corpus.vocabulary import DatasetTokenizer
+from jaxgpt.corpus import (
+    DatasetConfig,
+    DatasetTokenizer,
+    FiltersConfig,
+    HashSplit,
+    RepairConfig,
+    SourcesConfig,
+)
 
 config = DatasetConfig(
     sources=SourcesConfig(text_key="text", max_record_bytes=8 * 2**20, max_bad_share=0.01),

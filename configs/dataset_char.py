@@ -7,9 +7,7 @@ For tiny Shakespeare (1,115,394 characters, 65 of them different) the first 1,00
 are for training; `configs/shakespeare_char.py` trains on the result.
 """
 
-from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.splits import TailSplit
-from jaxgpt.corpus.vocabulary import DatasetTokenizer
+from jaxgpt.corpus import DatasetConfig, DatasetTokenizer, TailSplit
 
 config = DatasetConfig(
     split=TailSplit(val_fraction=0.1),

@@ -5,10 +5,8 @@ python -m jaxgpt.train --config configs/large.py --data data/corpus --run-dir ru
 
 from pathlib import Path
 
-from jaxgpt.config import load_config, replace
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.feed_forward import Gelu
-from jaxgpt.model.layer_stack import Scanned
+from jaxgpt import TrainConfig, load_config, replace
+from jaxgpt.model import Gelu, Scanned
 
 base = load_config(Path(__file__).with_name("base.py"), TrainConfig)
 

@@ -7,15 +7,10 @@ With that model's vocabulary of 128,256 it has 1.24 billion parameters; with a s
 
 from pathlib import Path
 
-from jaxgpt.config import load_config, replace
-from jaxgpt.data.loader import BatchConfig
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
-from jaxgpt.model.norms import RmsNorm
-from jaxgpt.model.positions import Rotary
-from jaxgpt.model.remat import FullRemat
-from jaxgpt.training.schedule import WarmupStableDecay
+from jaxgpt import TrainConfig, load_config, replace
+from jaxgpt.data import BatchConfig
+from jaxgpt.model import FullRemat, GroupedQueryAttention, RmsNorm, Rotary, SwiGlu
+from jaxgpt.training import WarmupStableDecay
 
 base = load_config(Path(__file__).with_name("base.py"), TrainConfig)
 

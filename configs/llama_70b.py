@@ -8,17 +8,18 @@ the bytes per device as the compiler counts them.
 
 from pathlib import Path
 
-from jaxgpt.config import load_config, replace
-from jaxgpt.data.loader import BatchConfig
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
-from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.layer_stack import Scanned
-from jaxgpt.model.norms import RmsNorm
-from jaxgpt.model.positions import Rotary
-from jaxgpt.model.remat import FullRemat
-from jaxgpt.parallel.mesh import MeshConfig
+from jaxgpt import TrainConfig, load_config, replace
+from jaxgpt.data import BatchConfig
+from jaxgpt.model import (
+    FullRemat,
+    GroupedQueryAttention,
+    LanguageModelHead,
+    RmsNorm,
+    Rotary,
+    Scanned,
+    SwiGlu,
+)
+from jaxgpt.parallel import MeshConfig
 
 base = load_config(Path(__file__).with_name("base.py"), TrainConfig)
 

@@ -5,9 +5,8 @@ python -m jaxgpt.train --config configs/medium.py --data data/corpus --run-dir r
 
 from pathlib import Path
 
-from jaxgpt.config import load_config, replace
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.feed_forward import Gelu
+from jaxgpt import TrainConfig, load_config, replace
+from jaxgpt.model import Gelu
 
 base = load_config(Path(__file__).with_name("base.py"), TrainConfig)
 

@@ -20,18 +20,19 @@ each, taken in turn, `layers=Scanned()`). All on two processor cores that had mu
 0.10.2, bfloat16, 2026-11-25.
 """
 
-from jaxgpt.data.loader import BatchConfig
-from jaxgpt.experiment import EvaluationConfig, TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.dispatch import Dropless
-from jaxgpt.model.feed_forward import SwiGlu
-from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.layers import Initialization
-from jaxgpt.model.mixture_of_experts import MixtureOfExperts
-from jaxgpt.model.norms import RmsNorm
-from jaxgpt.training.optimizer import Muon
-from jaxgpt.training.schedule import WarmupStableDecay
+from jaxgpt import EvaluationConfig, TrainConfig
+from jaxgpt.data import BatchConfig
+from jaxgpt.model import (
+    Dropless,
+    GptConfig,
+    GroupedQueryAttention,
+    Initialization,
+    LanguageModelHead,
+    MixtureOfExperts,
+    RmsNorm,
+    SwiGlu,
+)
+from jaxgpt.training import Muon, WarmupStableDecay
 
 config = TrainConfig(
     model=GptConfig(

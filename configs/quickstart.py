@@ -6,16 +6,17 @@ Rotary positions, RMSNorm, normalised queries and keys, squared ReLU, an untied 
 zero, Muon on the matrices, warm-up - stable - decay.
 """
 
-from jaxgpt.data.loader import BatchConfig
-from jaxgpt.experiment import EvaluationConfig, TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import Relu2
-from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.layers import Initialization
-from jaxgpt.model.norms import RmsNorm
-from jaxgpt.training.optimizer import Muon
-from jaxgpt.training.schedule import WarmupStableDecay
+from jaxgpt import EvaluationConfig, TrainConfig
+from jaxgpt.data import BatchConfig
+from jaxgpt.model import (
+    GptConfig,
+    GroupedQueryAttention,
+    Initialization,
+    LanguageModelHead,
+    Relu2,
+    RmsNorm,
+)
+from jaxgpt.training import Muon, WarmupStableDecay
 
 config = TrainConfig(
     model=GptConfig(

@@ -5,10 +5,7 @@
         --output data/quickstart
 """
 
-from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.sources import SourcesConfig
-from jaxgpt.corpus.splits import HashSplit
-from jaxgpt.corpus.vocabulary import DatasetTokenizer
+from jaxgpt.corpus import DatasetConfig, DatasetTokenizer, HashSplit, SourcesConfig
 
 config = DatasetConfig(
     sources=SourcesConfig(

@@ -3,9 +3,7 @@
 python -m jaxgpt.quickstart --input PATH...
 """
 
-from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.splits import HashSplit
-from jaxgpt.corpus.vocabulary import DatasetTokenizer
+from jaxgpt.corpus import DatasetConfig, DatasetTokenizer, HashSplit
 
 config = DatasetConfig(
     split=HashSplit(val_fraction=0.05),

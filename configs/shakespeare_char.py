@@ -8,16 +8,17 @@
 a validation loss of 1.88 on a sample of the last tenth of the text.
 """
 
-from jaxgpt.data.loader import BatchConfig, DataConfig
-from jaxgpt.experiment import EvaluationConfig, TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import Gelu
-from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.norms import LayerNorm
-from jaxgpt.model.positions import Learned
-from jaxgpt.training.optimizer import AdamW
-from jaxgpt.training.schedule import Cosine
+from jaxgpt import EvaluationConfig, TrainConfig
+from jaxgpt.data import BatchConfig, DataConfig
+from jaxgpt.model import (
+    Gelu,
+    GptConfig,
+    GroupedQueryAttention,
+    LanguageModelHead,
+    LayerNorm,
+    Learned,
+)
+from jaxgpt.training import AdamW, Cosine
 
 config = TrainConfig(
     model=GptConfig(

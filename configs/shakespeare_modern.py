@@ -8,16 +8,16 @@ zero, output projections that start at zero, Muon on the matrices.
 
 from pathlib import Path
 
-from jaxgpt.config import load_config, replace
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import Relu2
-from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.layers import Initialization
-from jaxgpt.model.norms import RmsNorm
-from jaxgpt.model.positions import Rotary
-from jaxgpt.training.optimizer import Muon
-from jaxgpt.training.schedule import WarmupStableDecay
+from jaxgpt import TrainConfig, load_config, replace
+from jaxgpt.model import (
+    GroupedQueryAttention,
+    Initialization,
+    LanguageModelHead,
+    Relu2,
+    RmsNorm,
+    Rotary,
+)
+from jaxgpt.training import Muon, WarmupStableDecay
 
 classic = load_config(Path(__file__).with_name("shakespeare_char.py"), TrainConfig)
 

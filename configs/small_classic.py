@@ -7,17 +7,18 @@
 LayerNorm, GELU, a tied head, AdamW, a cosine. 977 steps of 2,048 tokens are 2 million tokens.
 """
 
-from jaxgpt.checkpoints.manager import CheckpointConfig
-from jaxgpt.data.loader import BatchConfig
-from jaxgpt.experiment import EvaluationConfig, TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import Gelu
-from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.norms import LayerNorm
-from jaxgpt.model.positions import Learned
-from jaxgpt.training.optimizer import AdamW
-from jaxgpt.training.schedule import Cosine
+from jaxgpt import EvaluationConfig, TrainConfig
+from jaxgpt.checkpoints import CheckpointConfig
+from jaxgpt.data import BatchConfig
+from jaxgpt.model import (
+    Gelu,
+    GptConfig,
+    GroupedQueryAttention,
+    LanguageModelHead,
+    LayerNorm,
+    Learned,
+)
+from jaxgpt.training import AdamW, Cosine
 
 config = TrainConfig(
     model=GptConfig(

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from jaxgpt.model.cost import (
         abstract_params,
         flops_per_token,
+        kv_bytes_per_token,
         num_active_parameters,
+        num_matmul_parameters,
         num_parameters,
     )
     from jaxgpt.model.dispatch import Capacity, Dispatch, Dropless
