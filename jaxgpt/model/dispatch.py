@@ -12,7 +12,10 @@ import jax.numpy as jnp
 
 from jaxgpt.config import configclass
 from jaxgpt.model.expert_blocks import ApplyExpert, apply_in_blocks, make_blocks, vary_alike
+from jaxgpt.model.expert_groups import apply_in_groups
 from jaxgpt.model.expert_peers import Peers, on_each_device
+from jaxgpt.model.grouped_matmul import has_grouped_kernels
+from jaxgpt.model.layers import rounded_output_dtype
 from jaxgpt.model.router import Choice
 
 
@@ -151,9 +154,21 @@ class Dropless(Dispatch):
             is_own_NK = (experts_NK >= 0) & (experts_NK < own_experts) & valid_N1
             # Padding, and what other devices do, stands behind the experts of this one.
             experts_A = jnp.where(is_own_NK, experts_NK, own_experts).ravel()
-            block_size = min(self.block_size, x_ND.shape[0])
-            blocks = make_blocks(experts_A, own_experts, block_size)
-            y_ND = apply_in_blocks(apply_to_block, params, x_ND, gates_NK, blocks)
+            if has_grouped_kernels():
+                y_ND = apply_in_groups(
+                    apply_expert,
+                    params,
+                    x_ND,
+                    gates_NK,
+                    experts_A,
+                    self.block_size,
+                    num_parts=peers.num_devices,
+                )
+            else:
+                block_size = min(self.block_size, x_ND.shape[0])
+                blocks = make_blocks(experts_A, own_experts, block_size)
+                y_ND = apply_in_blocks(apply_to_block, params, x_ND, gates_NK, blocks)
+            y_ND = y_ND.astype(rounded_output_dtype(x_BTD.dtype))
             y_BTD = peers.sum_and_scatter(y_ND).reshape(x_BTD.shape)
             return y_BTD.astype(x_BTD.dtype), jnp.zeros(num_rows, jnp.float32)
 

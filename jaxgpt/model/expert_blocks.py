@@ -45,7 +45,8 @@ def make_blocks(experts_A: jax.Array, num_experts: int, block_size: int) -> Bloc
     counts_E = jnp.bincount(experts_A, length=num_experts)
     blocks_E = -(-counts_E // block_size)
     ends_E, block_ends_E = jnp.cumsum(counts_E), jnp.cumsum(blocks_E)
-    blocks_M = jnp.arange(num_choices // block_size + num_experts)
+    # Every block that is used has a choice.
+    blocks_M = jnp.arange(min(num_choices, num_choices // block_size + num_experts))
     experts_M = jnp.sum(block_ends_E <= blocks_M[:, None], axis=1)
     expert_M = jnp.minimum(experts_M, num_experts - 1)
     within_M = blocks_M - (block_ends_E - blocks_E)[expert_M]
@@ -102,7 +103,8 @@ def _apply(
         tokens_R = choices_R // num_chosen
         one = _of_expert(params, blocks.experts_M[block])
         y_RD = (
-            apply_expert(one, _rows(x_ND, tokens_R)) * _rows(gates_NK.ravel(), choices_R)[:, None]
+            apply_expert(one, look_up(x_ND, tokens_R))
+            * look_up(gates_NK.ravel(), choices_R)[:, None]
         )
         return _add(sum_ND, tokens_R, y_RD)
 
@@ -125,9 +127,9 @@ def _apply_backward(apply_expert: ApplyExpert, inputs: Any, dsum_ND: jax.Array) 
         dparams, dx_ND, dgates_A = sums
         choices_R, expert = blocks.choices_MR[block], blocks.experts_M[block]
         tokens_R = choices_R // num_chosen
-        y_RD, transpose = jax.vjp(apply_expert, _of_expert(params, expert), _rows(x_ND, tokens_R))
-        dsum_RD = _rows(dsum_ND, tokens_R)
-        dy_RD = dsum_RD * _rows(gates_NK.ravel(), choices_R)[:, None]
+        y_RD, transpose = jax.vjp(apply_expert, _of_expert(params, expert), look_up(x_ND, tokens_R))
+        dsum_RD = look_up(dsum_ND, tokens_R)
+        dy_RD = dsum_RD * look_up(gates_NK.ravel(), choices_R)[:, None]
         dparams_of_expert, dx_RD = transpose(dy_RD.astype(y_RD.dtype))
         return (
             jax.tree.map(lambda sums, one: sums.at[expert].add(one), dparams, dparams_of_expert),
@@ -156,9 +158,9 @@ def _of_expert(params: Any, expert: jax.Array) -> Any:
     return jax.tree.map(lambda leaf_E: leaf_E[expert], params)
 
 
-def _rows(array: jax.Array, numbers_R: jax.Array) -> jax.Array:
-    """Rows by number; zeros for a number beyond the last."""
-    return array.at[numbers_R].get(mode="fill", fill_value=0)
+def look_up(array: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Return rows by number, of the shape of `numbers`; zeros for a number beyond the last."""
+    return array.at[numbers].get(mode="fill", fill_value=0)
 
 
 def _add(array: jax.Array, numbers_R: jax.Array, rows: jax.Array) -> jax.Array:

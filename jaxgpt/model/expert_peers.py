@@ -35,6 +35,11 @@ class Peers(NamedTuple):
         """This device's number: it has experts `index * E / peers` and on."""
         return 0 if self.axis is None else jax.lax.axis_index(self.axis)
 
+    @property
+    def num_devices(self) -> int:
+        """Number of devices that share the experts."""
+        return 1 if self.axis is None else jax.lax.axis_size(self.axis)
+
     def send(self, x_BECD: jax.Array) -> jax.Array:
         """From this device's slots of all experts to all rows' slots of its own experts."""
         if self.axis is None:

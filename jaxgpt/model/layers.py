@@ -20,6 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import configclass
 from jaxgpt.model.few_rows import OutputsFirst
+from jaxgpt.model.grouped_matmul import OfExperts
 from jaxgpt.model.placement import constrain, constrain_kept, gathered, looked_up, placement
 from jaxgpt.runtime.target import compile_target
 
@@ -124,7 +125,7 @@ Axes = tuple[str | None, ...]
 
 def project(
     x: jax.Array,
-    kernel: jax.Array | OutputsFirst,
+    kernel: jax.Array | OutputsFirst | OfExperts,
     num_inputs: int = 1,
     transposed: bool = False,
     axes: Axes = (),
@@ -143,7 +144,7 @@ def project(
     Args:
         x: [..., I...].
         kernel: [I..., O...], or [O..., I...] if `transposed`, of any float dtype; as
-            `OutputsFirst` where no gradient is needed.
+            `OutputsFirst` where no gradient is needed, as `OfExperts` for the rows of several.
         num_inputs: number of contracted axes.
         transposed: whether the kernel's input axes come last.
         axes: names of the kernel's axes, by which it is placed; empty to leave that open.
@@ -158,6 +159,8 @@ def project(
             return kernel.multiply(x, num_inputs, transposed)
         kernel = kernel.kernel
     dtype = (rounded_output_dtype if is_rounded else accumulator_dtype)(x.dtype)
+    if isinstance(kernel, OfExperts):
+        return kernel.multiply(x, num_inputs, transposed, dtype)
     return cast(jax.Array, _project(x, kernel, num_inputs, transposed, axes, dtype))
 
 

@@ -15,12 +15,12 @@ from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.sharding import batch_sharding, on_mesh
 from jaxgpt.planning.cross_compile import COMPILER_OPTIONS, compile_only_devices, compiling_on
 from jaxgpt.planning.devices import GB, Device
+from jaxgpt.planning.products import product_flops
 from jaxgpt.planning.program import (
     Array,
     Program,
     collectives,
     custom_kernels,
-    product_flops,
     read_program,
 )
 from jaxgpt.planning.roofline import group_by_source, kernel_costs

@@ -88,9 +88,10 @@ class Operation(NamedTuple):
         return self.opcode not in _FREE
 
     @property
-    def is_product(self) -> bool:
-        """Return whether it is a matrix product."""
-        return self.opcode == "dot" or "cublas" in self.target
+    def kernel(self) -> str:
+        """Return the name that a kernel of Pallas was given; empty for other operations."""
+        found = re.search(r'\bname = "([^"]*)"', self.text) if "triton" in self.target else None
+        return found[1] if found else ""
 
     @property
     def collective(self) -> str:
@@ -213,42 +214,10 @@ def _split(text: str) -> tuple[dict[str, list[Operation]], str]:
             here = None
         elif here is not None and (found := _OPERATION.match(line)):
             name, shape, opcode, rest = found.groups()
-            results = tuple(
-                Array(dtype, _integers(sizes)) for dtype, sizes in _ARRAY.findall(shape)
-            )
+            results = tuple(Array(dtype, integers(sizes)) for dtype, sizes in _ARRAY.findall(shape))
             operands = tuple(re.findall(r"%([\w.\-]+)", rest.split("), ")[0]))
             here.append(Operation(name, opcode, results, operands, rest))
     return computations, entry
-
-
-def product_flops(program: Program) -> collections.Counter[str]:
-    """Return the operations of all matrix products by the types of their operands."""
-    flops: collections.Counter[str] = collections.Counter()
-    for name, operations in program.computations.items():
-        if count := program.counts[name]:
-            by_name = {operation.name: operation for operation in operations}
-            for operation in operations:
-                if operation.is_product:
-                    shape = product_shape(operation, by_name)
-                    flops[f"{shape.left} x {shape.right}"] += count * shape.flops
-    return flops
-
-
-class ProductShape(NamedTuple):
-    """Types of a product's operands and its operations."""
-
-    left: str
-    right: str
-    flops: int
-
-
-def product_shape(product: Operation, by_name: dict[str, Operation]) -> ProductShape:
-    """Return what a matrix product multiplies; `by_name` holds its computation's operations."""
-    left, right = (by_name[one].results[0] for one in product.operands[:2])
-    contracted = re.search(r'lhs_contracting_dim\w*"?[=:][{\[]([\d,"]*)', product.text)
-    assert contracted is not None, f"a product that contracts nothing: {product.text}"
-    depth = math.prod(left.shape[axis] for axis in _integers(contracted[1].replace('"', "")))
-    return ProductShape(left.dtype, right.dtype, 2 * math.prod(product.results[0].shape) * depth)
 
 
 def custom_kernels(program: Program) -> collections.Counter[str]:
@@ -291,5 +260,6 @@ def _is_overlapped(start: Operation, later: list[Operation]) -> bool:
     return False
 
 
-def _integers(text: str) -> tuple[int, ...]:
+def integers(text: str) -> tuple[int, ...]:
+    """Return the numbers of a list as XLA prints it."""
     return tuple(int(number) for number in text.split(",") if number)

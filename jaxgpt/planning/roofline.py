@@ -11,7 +11,8 @@ import re
 from typing import NamedTuple
 
 from jaxgpt.planning.devices import Device
-from jaxgpt.planning.program import Array, Operation, Program, called_by, product_shape
+from jaxgpt.planning.products import is_grouped, is_product, product_shape
+from jaxgpt.planning.program import Array, Operation, Program, called_by
 
 # Shares of the data sheet's rates that large kernels reach.
 PRODUCT_SHARE = 0.75
@@ -88,7 +89,7 @@ def group_by_source(costs: list[Cost]) -> list[tuple[str, Cost]]:
 def _flops(program: Program, operation: Operation, by_name: dict[str, Operation]) -> float:
     if is_attention(operation):
         return _attention_flops(operation, by_name)
-    flops = product_shape(operation, by_name).flops if operation.is_product else 0
+    flops = product_shape(operation, by_name).flops if is_product(operation) else 0
     if operation.opcode in ("fusion", "async-start"):
         for called in called_by(operation):
             inside = {one.name: one for one in program.computations.get(called, ())}
@@ -98,9 +99,8 @@ def _flops(program: Program, operation: Operation, by_name: dict[str, Operation]
 
 def is_attention(operation: Operation) -> bool:
     """Return whether a kernel is flash attention: cuDNN's, or Pallas' by Triton or Mosaic."""
-    return operation.opcode == "custom-call" and bool(
-        re.search(r"fmha|triton|mosaic", operation.target)
-    )
+    is_kernel = operation.opcode == "custom-call" and not is_grouped(operation)
+    return is_kernel and bool(re.search(r"fmha|triton|mosaic", operation.target))
 
 
 def _attention_flops(operation: Operation, by_name: dict[str, Operation]) -> float:

@@ -20,10 +20,12 @@ class CompileTarget:
     Attributes:
         platform: "cpu", "gpu" or "tpu".
         compute_capability: of an NVIDIA GPU, such as 9.0; 0 for every other device.
+        interprets_kernels: whether kernels for GPUs are interpreted on another device, in tests.
     """
 
     platform: str
     compute_capability: float = 0.0
+    interprets_kernels: bool = False
 
     @property
     def is_cpu(self) -> bool:

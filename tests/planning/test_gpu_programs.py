@@ -35,7 +35,8 @@ from jaxgpt.planning.cross_compile import (
 )
 from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.memory import plan_memory
-from jaxgpt.planning.program import collectives, product_flops, read_program
+from jaxgpt.planning.products import product_flops
+from jaxgpt.planning.program import collectives, read_program
 
 pytestmark = pytest.mark.skipif(
     not has_gpu_compiler(), reason="XLA's GPU compiler is absent: pip install -e '.[gpu-compile]'"
