@@ -4,9 +4,12 @@ Axes: B rows, T tokens, D model, E experts, K chosen experts, C slots an expert 
 S = E C slots of a row, A = T K choices of a row, N tokens of all rows.
 """
 
+import functools
+import logging
 import math
 from typing import Any, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -16,7 +19,10 @@ from jaxgpt.model.expert_groups import apply_in_groups
 from jaxgpt.model.expert_peers import Peers, on_each_device
 from jaxgpt.model.grouped_matmul import has_grouped_kernels
 from jaxgpt.model.layers import rounded_output_dtype
+from jaxgpt.model.placement import is_in_stage
 from jaxgpt.model.router import Choice
+
+logger = logging.getLogger(__name__)
 
 
 @configclass
@@ -138,6 +144,8 @@ class Dropless(Dispatch):
     ) -> tuple[jax.Array, jax.Array]:
         """See `Dispatch.run`."""
 
+        rules, in_groups = nn.get_logical_axis_rules(), _uses_groups()
+
         def apply_to_block(params: Any, x_RD: jax.Array) -> jax.Array:
             return apply_expert(params, x_RD[None])[0]
 
@@ -154,7 +162,7 @@ class Dropless(Dispatch):
             is_own_NK = (experts_NK >= 0) & (experts_NK < own_experts) & valid_N1
             # Padding, and what other devices do, stands behind the experts of this one.
             experts_A = jnp.where(is_own_NK, experts_NK, own_experts).ravel()
-            if has_grouped_kernels():
+            if in_groups:
                 y_ND = apply_in_groups(
                     apply_expert,
                     params,
@@ -163,6 +171,7 @@ class Dropless(Dispatch):
                     experts_A,
                     self.block_size,
                     num_parts=peers.num_devices,
+                    rules=rules,
                 )
             else:
                 block_size = min(self.block_size, x_ND.shape[0])
@@ -173,6 +182,21 @@ class Dropless(Dispatch):
             return y_BTD.astype(x_BTD.dtype), jnp.zeros(num_rows, jnp.float32)
 
         return on_each_device(run_own, params, x_BTD, choice, split_time=True)
+
+
+def _uses_groups() -> bool:
+    """Return whether grouped products can be used here; log once why not, if a GPU has them."""
+    if not has_grouped_kernels():
+        return False
+    if is_in_stage():
+        _log_blocks("kernels of grouped products do not work inside a pipeline's stages")
+        return False
+    return True
+
+
+@functools.cache
+def _log_blocks(reason: str) -> None:
+    logger.info("experts are computed in a loop over blocks: %s", reason)
 
 
 def assign_slots(choice: Choice, num_experts: int, num_slots: int) -> jax.Array:

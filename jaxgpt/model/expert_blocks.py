@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.runtime.target import compile_target
+
 # (parameters of one expert, x [..., D]) -> y [..., D]
 ApplyExpert = Callable[[Any, jax.Array], jax.Array]
 
@@ -109,7 +111,7 @@ def _apply(
         return _add(sum_ND, tokens_R, y_RD)
 
     zero_ND, _ = vary_alike((jnp.zeros(x_ND.shape, gates_NK.dtype), x_ND))
-    return jax.lax.fori_loop(0, blocks.num_blocks, add_block, zero_ND)
+    return jax.lax.fori_loop(0, _count_rounds(blocks), add_block, zero_ND)
 
 
 def _apply_forward(
@@ -142,12 +144,17 @@ def _apply_backward(apply_expert: ApplyExpert, inputs: Any, dsum_ND: jax.Array) 
         return vary_alike((jnp.zeros(like.shape, dtype), like))[0]
 
     sums = (jax.tree.map(zeros, params), zeros(x_ND), zeros(gates_NK.ravel()))
-    dparams, dx_ND, dgates_A = jax.lax.fori_loop(0, blocks.num_blocks, add_block, sums)
+    dparams, dx_ND, dgates_A = jax.lax.fori_loop(0, _count_rounds(blocks), add_block, sums)
     dparams = jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), dparams, params)
     return dparams, dx_ND.astype(x_ND.dtype), dgates_A.reshape(gates_NK.shape), None
 
 
 _apply.defvjp(_apply_forward, _apply_backward)
+
+
+def _count_rounds(blocks: Blocks) -> int | jax.Array:
+    """Return the rounds of the loop: on a GPU all blocks, or it would wait to be told at each."""
+    return blocks.num_blocks if compile_target().is_cpu else blocks.experts_M.shape[0]
 
 
 def _varying(leaf: jax.Array) -> frozenset[str]:

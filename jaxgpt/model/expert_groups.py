@@ -32,6 +32,7 @@ def apply_in_groups(
     experts_A: jax.Array,
     block_size: int,
     num_parts: int = 1,
+    rules: Any = (),
 ) -> jax.Array:
     """Return the gated sum of each token's experts, [N, D] in the dtype of the gates.
 
@@ -44,6 +45,7 @@ def apply_in_groups(
         block_size: rows of a tile at most.
         num_parts: parts of the rows that are computed one after another, and again in the backward
             pass. Of rows that mostly have no choice, the hidden units take memory all the same.
+        rules: that say which mesh axes split an expert's kernels.
     """
     num_experts = jax.tree.leaves(params)[0].shape[0]
     tiles, choices_P = _make_tiles(experts_A, num_experts, block_size, num_parts)
@@ -53,7 +55,7 @@ def apply_in_groups(
     rows_NK = rows_A.reshape(gates_NK.shape)
 
     def apply_to_part(params: Any, tiles: Tiles, x_QD: jax.Array) -> jax.Array:
-        of_experts = jax.tree.map(lambda leaf: OfExperts(leaf, tiles, x_QD.shape[0]), params)
+        of_experts = jax.tree.map(lambda leaf: OfExperts(leaf, tiles, x_QD.shape[0], rules), params)
         return apply_expert(of_experts, x_QD[None])[0]
 
     def apply(params: Any, x_ND: jax.Array, gates_NK: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxgpt.model.placement import placement
+from jaxgpt.model.placement import is_in_stage, placement
 from jaxgpt.model.router import Choice
 
 
@@ -101,7 +101,7 @@ def on_each_device(
     (experts,) = placement((num_experts,), ("expert",)) or (None,)
     manual = {*_names(rows), *_names(time), *_names(experts)}
     # Inside of a pipeline's stages JAX 0.10 cannot lower a second `shard_map` and its gradient.
-    if not manual or jax.sharding.get_abstract_mesh().manual_axes:
+    if not manual or is_in_stage():
         return function(params, x_BTD, choice, Peers())
     (axis,) = _names(experts) or (None,)
     peers = Peers(axis, split_rows=axis in _names(rows))

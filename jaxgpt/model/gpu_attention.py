@@ -11,6 +11,7 @@ from jaxgpt.model.attention_kernel import AttentionKernel
 from jaxgpt.model.attention_math import ProbabilityDropout, Scores
 from jaxgpt.model.attention_shards import attend_on_shards
 from jaxgpt.model.masks import AttentionMask
+from jaxgpt.model.placement import is_in_stage
 from jaxgpt.model.ring_attention import is_time_split
 from jaxgpt.runtime.target import compile_target
 
@@ -42,7 +43,7 @@ class Cudnn(AttentionKernel):
             # JAX refuses their gradient.
             f"rows of {q_BTNH.shape[1]} tokens are of odd length": q_BTNH.shape[1] % 2 != 0,
             # The rule by which JAX divides it among devices fails there.
-            "it does not work inside a pipeline's stages": _is_in_stage(),
+            "it does not work inside a pipeline's stages": is_in_stage(),
             "the tokens of a row lie on several devices": is_time_split(q_BTNH),
             "scores are soft-capped": scores.soft_cap is not None,
             "it has no dropout of probabilities here": dropout is not None,
@@ -100,7 +101,7 @@ class Pallas(AttentionKernel):
             "it has no window": mask.window is not None,
             "queries stand in the slots of a cache": mask.query_slots_BT is not None,
             # Its gradient is not marked as different in each stage, which JAX asks for there.
-            "it does not work inside a pipeline's stages": _is_in_stage(),
+            "it does not work inside a pipeline's stages": is_in_stage(),
             "the tokens of a row lie on several devices": is_time_split(q_BTNH),
             "scores are soft-capped": scores.soft_cap is not None,
             "it has no dropout of probabilities": dropout is not None,
@@ -118,11 +119,6 @@ class Pallas(AttentionKernel):
     ) -> jax.Array:
         """See `AttentionKernel.compute`."""
         return pallas_attention(q_BTNH, k_BSKH, v_BSKH, mask.segment_ids_BT, scores.scale)
-
-
-def _is_in_stage() -> bool:
-    """Return whether the stages of a pipeline are divided around the caller."""
-    return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def pallas_attention(

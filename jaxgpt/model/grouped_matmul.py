@@ -14,12 +14,17 @@ import functools
 import math
 from typing import Any, NamedTuple, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
+from jaxgpt.model.placement import placement
 from jaxgpt.runtime.target import compile_target
 
+# Mesh axes that split the rows and the columns of a matrix.
+Spec = tuple[Any, Any]
 # Names of the kernels in a compiled program.
 PRODUCT, OUTER_PRODUCT = "grouped_product", "grouped_outer_product"
 # Fewest rows and columns that the matrix units of a GPU multiply.
@@ -47,7 +52,12 @@ def has_grouped_kernels() -> bool:
 
 
 def multiply_groups(
-    x_PI: jax.Array, kernels_EIO: jax.Array, tiles: Tiles, transposed: bool, dtype: Any
+    x_PI: jax.Array,
+    kernels_EIO: jax.Array,
+    tiles: Tiles,
+    transposed: bool,
+    dtype: Any,
+    spec: Spec = (None, None),
 ) -> jax.Array:
     """Multiply each row with the matrix of its tile's expert; return [P, O] in `dtype`.
 
@@ -61,8 +71,11 @@ def multiply_groups(
         tiles: of the rows.
         transposed: whether the matrices have their inputs last.
         dtype: type of the result.
+        spec: mesh axes that split a matrix's rows and columns; the compiler cannot split a kernel's
+            program, so each device runs its own on its part.
     """
-    return cast(jax.Array, _multiply(x_PI, kernels_EIO, tiles, transposed, jnp.dtype(dtype)))
+    result = _multiply(x_PI, kernels_EIO, tiles, transposed, jnp.dtype(dtype), spec)
+    return cast(jax.Array, result)
 
 
 class OfExperts:
@@ -75,10 +88,11 @@ class OfExperts:
         stacked: the parameters of all experts, [E, ...].
         tiles: experts of the rows.
         num_rows: P.
+        rules: the names of axes that split them, outside of what is split by hand already.
     """
 
-    def __init__(self, stacked: jax.Array, tiles: Tiles, num_rows: int) -> None:
-        self.stacked, self.tiles, self.num_rows = stacked, tiles, num_rows
+    def __init__(self, stacked: jax.Array, tiles: Tiles, num_rows: int, rules: Any) -> None:
+        self.stacked, self.tiles, self.num_rows, self.rules = stacked, tiles, num_rows, rules
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,20 +104,33 @@ class OfExperts:
         """Type of the parameter."""
         return self.stacked.dtype
 
-    def multiply(self, x: jax.Array, num_inputs: int, transposed: bool, dtype: Any) -> jax.Array:
+    def multiply(
+        self,
+        x: jax.Array,
+        num_inputs: int,
+        transposed: bool,
+        axes: tuple[str | None, ...],
+        dtype: Any,
+    ) -> jax.Array:
         """Multiply each row with its expert's kernel.
 
         Args:
             x: [..., I...], of P rows in all.
             num_inputs: number of contracted axes.
             transposed: whether the kernel's input axes come last.
+            axes: names of the kernel's axes.
             dtype: type of the result.
         """
         num_first = len(self.shape) - num_inputs if transposed else num_inputs
         num_leading = x.ndim - num_inputs
         outputs = self.shape[:num_first] if transposed else self.shape[num_first:]
         kernels = self.stacked.reshape(self.stacked.shape[0], math.prod(self.shape[:num_first]), -1)
-        y_PO = multiply_groups(x.reshape(self.num_rows, -1), kernels, self.tiles, transposed, dtype)
+        with nn.logical_axis_rules(self.rules):
+            placed = placement(self.shape, axes) or (None,) * len(self.shape)
+        # Of several axes that become one, the first can be split.
+        spec = (placed[0], placed[num_first])
+        x_PI = x.reshape(self.num_rows, -1)
+        y_PO = multiply_groups(x_PI, kernels, self.tiles, transposed, dtype, spec)
         return y_PO.reshape(*x.shape[:num_leading], *outputs)
 
     def astype(self, dtype: Any) -> jax.Array:
@@ -116,31 +143,69 @@ class OfExperts:
         return jnp.repeat(of_tiles, self.num_rows // num_tiles, axis=0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _multiply(
-    x_PI: jax.Array, kernels_EIO: jax.Array, tiles: Tiles, transposed: bool, dtype: Any
+    x_PI: jax.Array,
+    kernels_EIO: jax.Array,
+    tiles: Tiles,
+    transposed: bool,
+    dtype: Any,
+    spec: Spec,
 ) -> jax.Array:
-    return _product(x_PI, kernels_EIO.astype(x_PI.dtype), tiles, transposed, dtype)
+    run = _on_shards(
+        functools.partial(_product, transposed=transposed, dtype=dtype), spec, transposed
+    )
+    return run(x_PI, kernels_EIO.astype(x_PI.dtype), tiles)
 
 
 def _multiply_forward(
-    x_PI: jax.Array, kernels_EIO: jax.Array, tiles: Tiles, transposed: bool, dtype: Any
+    x_PI: jax.Array,
+    kernels_EIO: jax.Array,
+    tiles: Tiles,
+    transposed: bool,
+    dtype: Any,
+    spec: Spec,
 ) -> Any:
     saved = (x_PI, kernels_EIO, tiles)
-    return _multiply(x_PI, kernels_EIO, tiles, transposed, dtype), saved
+    return _multiply(x_PI, kernels_EIO, tiles, transposed, dtype, spec), saved
 
 
-def _multiply_backward(transposed: bool, dtype: Any, saved: Any, dy_PO: jax.Array) -> Any:
+def _multiply_backward(
+    transposed: bool, dtype: Any, spec: Spec, saved: Any, dy_PO: jax.Array
+) -> Any:
     x_PI, kernels_EIO, tiles = saved
     dy_PO = dy_PO.astype(x_PI.dtype)
-    kernels = kernels_EIO.astype(x_PI.dtype)
-    dx_PI = _product(dy_PO, kernels, tiles, not transposed, x_PI.dtype)
+    dx_PI = _multiply(dy_PO, kernels_EIO, tiles, not transposed, x_PI.dtype, spec)
     first, second = (dy_PO, x_PI) if transposed else (x_PI, dy_PO)
-    dkernels = _outer_product(first, second, tiles, kernels_EIO.dtype)
-    return dx_PI, dkernels, None
+    run = functools.partial(_outer_product, dtype=kernels_EIO.dtype)
+    if any(spec):
+        specs = (PartitionSpec(None, spec[0]), PartitionSpec(None, spec[1]), PartitionSpec())
+        run = _shard(run, spec, specs, PartitionSpec(None, *spec))
+    return dx_PI, run(first, second, tiles), None
 
 
 _multiply.defvjp(_multiply_forward, _multiply_backward)
+
+
+def _on_shards(run: Any, spec: Spec, transposed: bool) -> Any:
+    """Let each device run a product on its part of the matrices, and add up what they share."""
+    if not any(spec):
+        return run
+    inputs, outputs = reversed(spec) if transposed else spec
+
+    def run_here(x_PI: jax.Array, kernels: jax.Array, tiles: Tiles) -> jax.Array:
+        y_PO = run(x_PI, kernels, tiles)
+        return y_PO if inputs is None else lax.psum(y_PO, inputs)
+
+    specs = (PartitionSpec(None, inputs), PartitionSpec(None, *spec), PartitionSpec())
+    return _shard(run_here, spec, specs, PartitionSpec(None, outputs))
+
+
+def _shard(run: Any, spec: Spec, in_specs: Any, out_specs: Any) -> Any:
+    names = {name for one in spec if one for name in ((one,) if isinstance(one, str) else one)}
+    return jax.shard_map(
+        run, in_specs=in_specs, out_specs=out_specs, axis_names=names, check_vma=False
+    )
 
 
 def _product(

@@ -160,7 +160,7 @@ def project(
         kernel = kernel.kernel
     dtype = (rounded_output_dtype if is_rounded else accumulator_dtype)(x.dtype)
     if isinstance(kernel, OfExperts):
-        return kernel.multiply(x, num_inputs, transposed, dtype)
+        return kernel.multiply(x, num_inputs, transposed, axes, dtype)
     return cast(jax.Array, _project(x, kernel, num_inputs, transposed, axes, dtype))
 
 

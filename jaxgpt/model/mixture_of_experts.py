@@ -115,8 +115,12 @@ class MixtureOfExpertsLayer(nn.Module):
             return cast(jax.Array, expert.apply({"params": params}, x_BTD, valid_BT, True))
 
         experts = self.param(EXPERTS, self._init_experts, expert)
-        y_BTD, dropped_B = config.dispatch.run(apply_expert, experts, x_BTD, choice)
-        self._report(choice, logits_BTE, dropped_B)
+        if self.is_initializing():
+            # No parameter depends on it, and all layers are made under `vmap`.
+            y_BTD = jnp.zeros_like(x_BTD)
+        else:
+            y_BTD, dropped_B = config.dispatch.run(apply_expert, experts, x_BTD, choice)
+            self._report(choice, logits_BTE, dropped_B)
         if config.shared is not None:
             shared = config.shared.build(self.settings, "shared")
             y_BTD = y_BTD + shared(x_BTD, valid_BT, deterministic)

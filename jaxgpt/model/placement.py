@@ -35,6 +35,11 @@ def placement(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Partition
     return PartitionSpec(*map(split, shape, spec))
 
 
+def is_in_stage() -> bool:
+    """Return whether the stages of a pipeline are divided around the caller."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Place an activation by the names of its axes; without names, leave it to the compiler."""
     if not axes:

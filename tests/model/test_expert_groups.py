@@ -18,7 +18,10 @@ from jaxgpt.model.layers import project
 from jaxgpt.runtime.target import CompileTarget, compiling_for
 
 N, D, F, E, K = 24, 20, 24, 3, 2
+CPU = CompileTarget(platform="cpu")
 INTERPRETED = CompileTarget(platform="cpu", interprets_kernels=True)
+# A GPU that has no such kernels, as all have none inside of a pipeline's stages.
+OLD_GPU = CompileTarget(platform="gpu", compute_capability=7.0)
 
 
 def apply_expert(params, x_BTD):
@@ -45,9 +48,10 @@ def run(function, params, x_ND, gates_NK, experts_A, dsum_ND):
 
 
 WAYS = {
-    "blocks": in_blocks,
-    "groups": functools.partial(in_groups, 1),
-    "groups in parts": functools.partial(in_groups, 3),
+    "blocks": (in_blocks, CPU),
+    "blocks on a GPU": (in_blocks, OLD_GPU),
+    "groups": (functools.partial(in_groups, 1), INTERPRETED),
+    "groups in parts": (functools.partial(in_groups, 3), INTERPRETED),
 }
 
 
@@ -88,15 +92,15 @@ LOADS = st.sampled_from(
 )
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(("way", "target"), WAYS.values(), ids=WAYS)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**31), load=LOADS)
-def test_every_way_gives_what_each_token_alone_gives(way, seed, load) -> None:
+def test_every_way_gives_what_each_token_alone_gives(way, target, seed, load) -> None:
     params, x_ND, gates_NK, dsum_ND = draw(seed)
     rng = np.random.default_rng(seed)
     experts_A = rng.choice(E + 1, N * K, p=np.array(load) / sum(load)).astype(np.int32)
     inputs = round_to_float32((params, x_ND, gates_NK))
-    with compiling_for(INTERPRETED):
+    with compiling_for(target):
         found = run(way, *inputs, jnp.asarray(experts_A), round_to_float32(dsum_ND))
     exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (inputs, dsum_ND))
     expected = token_by_token(*exact[0], experts_A, exact[1])
@@ -104,10 +108,10 @@ def test_every_way_gives_what_each_token_alone_gives(way, seed, load) -> None:
         assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_a_second_run_gives_the_same_bits(way) -> None:
+@pytest.mark.parametrize(("way", "target"), WAYS.values(), ids=WAYS)
+def test_a_second_run_gives_the_same_bits(way, target) -> None:
     params, x_ND, gates_NK, dsum_ND = round_to_float32(draw(0))
     experts_A = jnp.asarray(np.arange(N * K) % (E + 1), jnp.int32)
-    with compiling_for(INTERPRETED):
+    with compiling_for(target):
         first, second = (run(way, params, x_ND, gates_NK, experts_A, dsum_ND) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first, second)
