@@ -107,6 +107,14 @@ def test_a_name_is_read_whichever_version_wrote_it(
     }
 
 
+def test_a_name_that_no_version_wrote_stands_for_nothing() -> None:
+    names = ("jaxgpt", "jaxgpt:", "jaxgpt.:A", "jaxgpt..b:A", "jaxgpt.__main__:A", "os:system", "")
+    for name in names:
+        assert with_current_tags({"type": name}) == {"type": name}
+        with pytest.raises(ConfigError):
+            from_dict({"type": name}, object)
+
+
 @pytest.mark.parametrize("name", ["RmsNorm", "Alibi"])
 def test_a_class_that_its_package_does_not_export_is_named_by_its_file(name: str) -> None:
     cls = type(name, (), {"__module__": "jaxgpt.model.file_of_the_user"})
