@@ -111,6 +111,7 @@ config = TrainConfig(
         compile_cache="~/.cache/jaxgpt/xla",
         deterministic=False,
         matmul_precision="default",
+        max_copied_bytes=4_000_000_000,
         cpu_devices=1,
         check_replicas_steps=None,
     ),

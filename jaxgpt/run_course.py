@@ -23,6 +23,7 @@ from jaxgpt.parallel.hosts import is_first_host
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.runtime import peak_flops
 from jaxgpt.run_state import NO_LINEAGES, Lineages, Start, save_state
+from jaxgpt.runtime.target import compile_target
 from jaxgpt.shards import TokenDataset
 from jaxgpt.tokenizer import Tokenizer
 from jaxgpt.training.loop import ADVICE, Loop, Pause
@@ -32,6 +33,7 @@ from jaxgpt.training.recovery import all_finite
 from jaxgpt.training.state import StatePlan, TrainState, plan_state
 from jaxgpt.training.step import StepMetrics, compile_ahead, compile_step, make_train_step
 from jaxgpt.training.time_account import TimeAccount
+from jaxgpt.training.weight_copies import plan_copies
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,11 @@ def build_step(
         config.recovery,
     )
     loss = language_model_loss(model, bytes_per_token_V, config.loss)
-    step = make_train_step(loss, optimizer, config.batch.num_micro_batches, config.recovery)
+    num_micro_batches = config.batch.num_micro_batches
+    copies = plan_copies(
+        config.model, plan, compile_target(), num_micro_batches, config.runtime.max_copied_bytes
+    )
+    step = make_train_step(loss, optimizer, num_micro_batches, config.recovery, copies)
     return StepParts(model, plan, optimizer, compile_step(step, plan.abstract, mesh))
 
 

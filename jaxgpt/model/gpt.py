@@ -16,11 +16,12 @@ from jaxgpt.config import configclass
 from jaxgpt.config_roles import Execution, Training
 from jaxgpt.model.attention import Attention, AttentionContext, GroupedQueryAttention
 from jaxgpt.model.block import Block
+from jaxgpt.model.embedding import Embedding
 from jaxgpt.model.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.heads import Head, LanguageModelHead
 from jaxgpt.model.kv_cache import KVCache
 from jaxgpt.model.layer_stack import LayerStack, Shared, Unrolled, UnrolledPython
-from jaxgpt.model.layers import Dropout, Embedding, Initialization, LayerSettings
+from jaxgpt.model.layers import Dropout, Initialization, LayerSettings
 from jaxgpt.model.masks import AttentionMask
 from jaxgpt.model.norms import Norm, RmsNorm
 from jaxgpt.model.placement import constrain

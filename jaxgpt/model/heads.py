@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxgpt.config import configclass
 from jaxgpt.config_roles import Training
 from jaxgpt.model.layers import Initialization, LayerSettings, add_param, project
-from jaxgpt.model.placement import constrain
+from jaxgpt.model.placement import constrain, rounded_and_gathered
 
 # Logit of the columns that only round the vocabulary up; their probability is exactly 0.
 PADDING_LOGIT = -1e30
@@ -86,6 +86,11 @@ class LanguageModelHead(Head):
         """See `Head.num_tied_parameters`."""
         return d_model * padded_vocab_size if self.tied else 0
 
+    @property
+    def axes(self) -> tuple[str, str]:
+        """Names of the axes of the table [V, D] if tied, else of the kernel [D, V]."""
+        return ("vocab", "embed") if self.tied else ("embed", "vocab")
+
     def logits(self, x: jax.Array, weights: jax.Array, vocab_size: int) -> jax.Array:
         """Return float32 logits [..., V] of hidden states [..., D].
 
@@ -94,8 +99,7 @@ class LanguageModelHead(Head):
             weights: the table [V, D] if tied, else the kernel [D, V].
             vocab_size: columns from here on only pad the vocabulary, and get -1e30.
         """
-        axes = ("vocab", "embed") if self.tied else ("embed", "vocab")
-        logits = project(x, weights, transposed=self.tied, axes=axes)
+        logits = project(x, weights, transposed=self.tied, axes=self.axes)
         if self.soft_cap is not None:
             logits = self.soft_cap * jnp.tanh(logits / self.soft_cap)
         if vocab_size == logits.shape[-1]:
@@ -130,15 +134,19 @@ class LanguageModelHeadLayer(nn.Module):
     def setup(self) -> None:
         if not self.config.tied:
             d_model = self.settings.d_model
-            shape, axes = (d_model, self.padded_vocab_size), ("embed", "vocab")
+            shape, axes = (d_model, self.padded_vocab_size), self.config.axes
             init = nn.initializers.normal(head_std(d_model))
             if self.config.zero_init:
                 init = nn.initializers.zeros
             self.kernel = add_param(self, "kernel", init, shape, axes, self.settings)
 
     def weights(self, table_VD: jax.Array) -> jax.Array:
-        """Return the table [V, D] if tied, else the kernel [D, V], in the parameter dtype."""
-        return table_VD if self.config.tied else self.kernel
+        """Return the table [V, D] if tied, else the kernel [D, V], in the parameter dtype.
+
+        Where devices share it, they have collected it, rounded to the compute dtype.
+        """
+        kept = table_VD if self.config.tied else self.kernel
+        return rounded_and_gathered(kept, self.settings.compute_dtype, *self.config.axes)
 
     def __call__(self, x_BTD: jax.Array, table_VD: jax.Array, valid_BT: jax.Array) -> jax.Array:
         """Return float32 logits [B, T, V]; -1e30 in the columns that pad the vocabulary."""

@@ -1,10 +1,9 @@
-"""`Projection`, the only weight matmul of the model, `Embedding`, and what parts are built with.
+"""`Projection`, the only weight matmul of the model, and what its parts are built with.
 
 A kernel keeps the axes of what it maps between, `[D, N, H]` rather than `[D, N * H]`, so that the
 model never reshapes and every axis can be named and placed on a mesh.
 
-Axes: ... any leading axes (B batch, T time), I contracted input axes, O output axes, D model,
-V padded vocabulary.
+Axes: ... any leading axes (B batch, T time), I contracted input axes, O output axes, D model.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxgpt.config import configclass
 from jaxgpt.model.few_rows import OutputsFirst
 from jaxgpt.model.grouped_matmul import OfExperts
-from jaxgpt.model.placement import constrain, constrain_kept, gathered, looked_up, placement
+from jaxgpt.model.placement import constrain_kept, constrain_saved, gathered, placement
 from jaxgpt.runtime.target import compile_target
 
 # One row is multiplied as this many on a GPU; its tiles have no fewer.
@@ -177,7 +176,7 @@ def _project(
         inputs = jnp.broadcast_to(x, (_FEWEST_GPU_ROWS, *x.shape[1:]))
     y = lax.dot_general(
         inputs,
-        constrain(kernel.astype(x.dtype), *axes),
+        gathered(kernel, x.dtype, *axes),
         ((tuple(range(num_leading, x.ndim)), kernel_inputs), ((), ())),
         preferred_element_type=dtype,
     )
@@ -197,7 +196,7 @@ def _kernel_axes(
 def _project_forward(
     x: jax.Array, kernel: jax.Array, num_inputs: int, transposed: bool, axes: Axes, dtype: Any
 ) -> Any:
-    saved = (x, constrain_kept(kernel, *axes))
+    saved = (x, constrain_saved(kernel, *axes))
     return _project(x, kernel, num_inputs, transposed, axes, dtype), saved
 
 
@@ -208,7 +207,7 @@ def _project_backward(
     dy = dy.astype(x.dtype)
     _, kernel_outputs = _kernel_axes(kernel, num_inputs, transposed)
     leading = tuple(range(x.ndim - num_inputs))
-    dx = _project_back(dy, constrain(kernel.astype(x.dtype), *axes), kernel_outputs, len(leading))
+    dx = _project_back(dy, gathered(kernel, x.dtype, *axes), kernel_outputs, len(leading))
     x_first = _puts_inputs_first(x, dy, len(leading), transposed)
     first, second = (x, dy) if x_first else (dy, x)
     dkernel = _sum_of_outer_products(first, second, len(leading))
@@ -323,23 +322,3 @@ class Projection(nn.Module):
             bias = add_param(self, "bias", zeros, self.outputs, axes, self.settings)
             y = y + bias.astype(y.dtype)
         return checkpoint_name(y.astype(compute_dtype), PROJECTION)
-
-
-class Embedding(nn.Module):
-    """A table of one vector per id, at first N(0, std^2)."""
-
-    num_rows: int
-    axes: tuple[str, str]
-    std: float
-    settings: LayerSettings
-
-    def setup(self) -> None:
-        shape = (self.num_rows, self.settings.d_model)
-        init = nn.initializers.normal(self.std)
-        self.table = add_param(self, "table", init, shape, self.axes, self.settings)
-
-    def __call__(self, ids_BT: jax.Array) -> jax.Array:
-        """Return x_BTD in the compute dtype; an id outside the table takes its nearest row."""
-        table = gathered(self.table, *self.axes)
-        rows_BTD = looked_up(jnp.take(table, ids_BT, axis=0, mode="clip"))
-        return rows_BTD.astype(jnp.dtype(self.settings.compute_dtype))

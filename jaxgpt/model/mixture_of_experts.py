@@ -34,6 +34,8 @@ from jaxgpt.model.routing import RoutingOfLayer, publish_routing
 ROUTER = "router"
 # Name of the parameters of all experts, stacked.
 EXPERTS = "experts"
+# Names of the parameters that the model casts to its compute type wherever it uses them.
+_WEIGHTS = ("kernel", "table")
 
 
 @configclass
@@ -151,3 +153,11 @@ class MixtureOfExpertsLayer(nn.Module):
 
         stacked = jax.vmap(init_expert)(jax.random.split(key, self.config.num_experts))
         return meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "expert"})
+
+
+def is_rounded(path: tuple[Any, ...]) -> bool:
+    """Return whether the model casts the parameter at a path to its compute type at every use.
+
+    Norms and biases stay as they are, and routers, which compute in float32.
+    """
+    return path[-1].key in _WEIGHTS and all(key.key != ROUTER for key in path)

@@ -4,12 +4,15 @@ The model names the axes of an array; `parallel/sharding.py` says which mesh axe
 weight lies in two ways: as it is kept from step to step, and gathered where it is used.
 """
 
+import contextlib
 import functools
 import math
-from typing import cast
+from collections.abc import Iterator
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax.linen.spmd import logical_to_mesh_axes
 from jax.sharding import PartitionSpec
 
@@ -40,6 +43,12 @@ def is_in_stage() -> bool:
     return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
+def mesh_axes(spec: PartitionSpec | None) -> tuple[str, ...]:
+    """Return the mesh axes that split an array placed so."""
+    names = [(part,) if isinstance(part, str) else part or () for part in spec or ()]
+    return tuple(name for part in names for name in part)
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Place an activation by the names of its axes; without names, leave it to the compiler."""
     if not axes:
@@ -50,40 +59,65 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 def constrain_kept(param: jax.Array, *axes: str | None) -> jax.Array:
     """Place a parameter, or its gradient, as it is kept: split by `fsdp` as well."""
-    # The names that `activation_rules` in parallel/sharding.py gives to them.
-    return constrain(param, *(axis and f"kept {axis}" for axis in axes))
+    return constrain(param, *kept(axes))
 
 
-def gathered(param: jax.Array, *axes: str | None) -> jax.Array:
-    """Collect from the devices along `fsdp` what they keep of a parameter, for use.
+def kept(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """Return the names that `activation_rules` in parallel/sharding.py gives to kept axes."""
+    return tuple(axis and f"kept {axis}" for axis in axes)
 
-    The gradient goes back to where the parameter is kept, so that no device holds all of it.
+
+# Axes of the parameters that are collected already. JAX traces again where the value differs.
+_COLLECTED = jax.make_user_context(frozenset())
+
+
+@contextlib.contextmanager
+def collected(axes: frozenset[tuple[str | None, ...]]) -> Iterator[None]:
+    """Take parameters with these axes, within the context, as they are: they lie as used."""
+    with _COLLECTED(axes):
+        yield
+
+
+def constrain_saved(param: jax.Array, *axes: str | None) -> jax.Array:
+    """Place a parameter as it is kept, unless it is one of `collected`, which need no exchange."""
+    return param if axes in _COLLECTED.value else constrain_kept(param, *axes)
+
+
+def gathered(param: jax.Array, dtype: Any, *axes: str | None) -> jax.Array:
+    """Return a parameter in the type it is used in, collected from the devices along `fsdp`.
+
+    It is rounded where it is kept, so that devices exchange no more than they use. Left alone, the
+    compiler may collect first and round then.
     """
-    return cast(jax.Array, _gathered(param, axes))
+    return constrain(constrain_saved(param.astype(dtype), *axes), *axes)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _gathered(param: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    return constrain(param, *axes)
+def rounded_and_gathered(param: jax.Array, dtype: Any, *axes: str | None) -> jax.Array:
+    """Return the numbers of `gathered`, in the type of the parameter, so that gradients keep it.
+
+    The gradient goes back to where the parameter is kept, so that no device holds all of it. Who
+    uses the result rounds it to `dtype`, for which the compiler takes what was exchanged.
+    """
+    if placement(param.shape, axes) == placement(param.shape, kept(axes)):
+        return param
+    return cast(jax.Array, _rounded_and_gathered(param, jnp.dtype(dtype), axes))
 
 
-_gathered.defvjp(
-    lambda param, axes: (constrain(param, *axes), None),
-    lambda axes, _, gradient: (constrain_kept(gradient, *axes),),
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _rounded_and_gathered(param: jax.Array, dtype: Any, axes: tuple[str | None, ...]) -> jax.Array:
+    return gathered(param, dtype, *axes).astype(param.dtype)
+
+
+_rounded_and_gathered.defvjp(
+    lambda param, dtype, axes: (_rounded_and_gathered(param, dtype, axes), None),
+    lambda dtype, axes, _, gradient: (constrain_kept(gradient, *axes),),
 )
 
 
-@jax.custom_vjp
-def looked_up(rows_BTD: jax.Array) -> jax.Array:
-    """Rows of a table, as they are; their gradient goes to where the table's width is kept.
+def constrain_looked_up(gradient_BTD: jax.Array) -> jax.Array:
+    """Place the gradient of rows of a table as the table's width is kept.
 
     Each device then adds up its part of the width. Left alone, the compiler, which knows where the
     table's gradient lies but not how to get there from split rows, gathers all rows everywhere.
     """
-    return rows_BTD
-
-
-looked_up.defvjp(
-    lambda rows_BTD: (rows_BTD, None),
-    lambda _, gradient: (constrain(gradient, "kept batch", "time", "kept embed"),),
-)
+    return constrain(gradient_BTD, "kept batch", "time", "kept embed")

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.layers import Embedding, LayerSettings
+from jaxgpt.model.embedding import Embedding
+from jaxgpt.model.layers import LayerSettings
 from jaxgpt.model.rope_scaling import NoScaling, RopeScaling
 from jaxgpt.runtime.target import compile_target
 

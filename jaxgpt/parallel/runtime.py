@@ -18,6 +18,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.packages import install_advice
 from jaxgpt.parallel.compile_cache import use_compile_cache
 from jaxgpt.parallel.host_memory import keep_freed_memory
+from jaxgpt.runtime.target import DETERMINISTIC_FLAG
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,10 @@ class RuntimeConfig:
     """Precision of float32 products on a GPU of compute capability 8.0 or above: default rounds
     operands to TF32, 10 bits of mantissa; highest keeps float32 and takes several times as long.
     Products of bfloat16 and products on a CPU do not depend on it."""
+    max_copied_bytes: int = 4 * 10**9
+    """Most memory of a device, in bytes, for copies of weights that are made once a step, not once
+    a micro-batch: in model.compute_dtype, one array a layer, whole along mesh.fsdp. First come the
+    embedding and the head, then all layers, each if they fit; 0: no copies."""
     cpu_devices: int = 1
     """Number of simulated CPU devices where there is no GPU, each with its part of the mesh.
     One per core keeps all cores busy: XLA runs many operations on one. A number of devices
@@ -64,6 +69,8 @@ class RuntimeConfig:
             raise ValueError(
                 f"check_replicas_steps={self.check_replicas_steps}: at least 1, or None"
             )
+        if self.max_copied_bytes < 0:
+            raise ValueError(f"max_copied_bytes={self.max_copied_bytes}: at least 0, for no copies")
         if self.cpu_devices < 1:
             raise ValueError(f"cpu_devices={self.cpu_devices}: at least 1")
         if self.deterministic and not self.compile_cache:
@@ -84,7 +91,7 @@ def configure_runtime(config: RuntimeConfig) -> None:
     if config.matmul_precision != "default":
         jax.config.update("jax_default_matmul_precision", config.matmul_precision)
     if config.deterministic:
-        _add_flag("--xla_gpu_deterministic_ops=true")
+        _add_flag(f"--{DETERMINISTIC_FLAG}=true")
     if place := os.environ.get("JAX_COMPILATION_CACHE_DIR", config.compile_cache):
         use_compile_cache(place)
 

@@ -13,7 +13,7 @@ from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.cost import num_matmul_parameters
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.sharding import batch_sharding, on_mesh
-from jaxgpt.planning.cross_compile import COMPILER_OPTIONS, compile_only_devices, compiling_on
+from jaxgpt.planning.cross_compile import compile_only_devices, compiler_options, compiling_on
 from jaxgpt.planning.devices import GB, Device
 from jaxgpt.planning.products import product_flops
 from jaxgpt.planning.program import (
@@ -107,13 +107,14 @@ def compile_train_step(
         for dtype in (jnp.int32, jnp.float32)
     )
     segments = ids if config.data.mask_documents else None
-    with compiling_on(device):
+    is_deterministic = config.runtime.deterministic
+    with compiling_on(device, is_deterministic):
         parts = build_step(config, mesh, vocab_size, jnp.ones(vocab_size, jnp.int32))
         step: Any = parts.step
         with on_mesh(mesh, config.sharding):
             batch = Batch(ids, ids, segments, ids, weights)
             lowered = step.lower(parts.plan.abstract, batch)
-        return lowered.compile(compiler_options=COMPILER_OPTIONS)
+        return lowered.compile(compiler_options=compiler_options(is_deterministic))
 
 
 def compile_plan(

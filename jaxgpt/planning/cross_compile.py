@@ -6,6 +6,7 @@ graphs are built on the card: whether cuDNN accepts them, and its workspace, is 
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from jax.experimental import topologies
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.planning.devices import Device
-from jaxgpt.runtime.target import compiling_for
+from jaxgpt.runtime.target import DETERMINISTIC_FLAG, compiling_for
 
 # Trying kernels needs the card.
 COMPILER_OPTIONS = {"xla_gpu_autotune_level": 0}
@@ -56,8 +57,13 @@ def compile_only_devices(device: Device, num_devices: int) -> Sequence[Any]:
     return topology.devices
 
 
+def compiler_options(is_deterministic: bool) -> dict[str, Any]:
+    """Return XLA's options for a card that is not here, with `runtime.deterministic` or without."""
+    return COMPILER_OPTIONS | ({DETERMINISTIC_FLAG: True} if is_deterministic else {})
+
+
 @contextlib.contextmanager
-def compiling_on(device: Device) -> Iterator[None]:
+def compiling_on(device: Device, is_deterministic: bool = False) -> Iterator[None]:
     """Let kernels and layouts within the context be chosen for `device`."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
@@ -72,10 +78,11 @@ def compiling_on(device: Device) -> Iterator[None]:
         "check_compute_capability": lambda text: (major, minor) >= parse(text),
         "is_cuda_compute_capability_equal": lambda text: (major, minor) == parse(text),
     }
+    target = dataclasses.replace(device.target, is_deterministic=is_deterministic)
     with contextlib.ExitStack() as stack:
         for name, answer in answers.items():
             stack.enter_context(mock.patch.object(cudnn, name, answer))
-        stack.enter_context(compiling_for(device.target))
+        stack.enter_context(compiling_for(target))
         yield
 
 

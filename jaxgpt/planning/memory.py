@@ -16,6 +16,7 @@ from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.planning.activations import attention_kernel, kept_bytes, with_kernel
 from jaxgpt.runtime.target import CompileTarget
 from jaxgpt.training.state import StatePlan, plan_state
+from jaxgpt.training.weight_copies import WeightCopies, plan_copies
 
 
 class MemoryPlan(NamedTuple):
@@ -62,7 +63,8 @@ def plan_memory(
         mesh: the devices, in their arrangement.
         target: their kind; decides the attention kernel.
     """
-    state = plan_run_state(config, vocab_size, mesh).abstract
+    plan = plan_run_state(config, vocab_size, mesh)
+    state = plan.abstract
     parameters = bytes_per_device(state.trainable)
     rows = config.batch.global_batch_size / batch_shards(mesh)
     tokens = config.batch.sequence_length / mesh.shape["context"]
@@ -89,7 +91,7 @@ def plan_memory(
         batch=round(rows * tokens * 5 * 4),
         # Micro-batches add theirs to a sum that is kept beside it.
         gradients=parameters * (2 if config.batch.num_micro_batches > 1 else 1),
-        gathered_weights=_gathered_bytes(config, state.trainable, mesh),
+        gathered_weights=_gathered_bytes(config, plan, mesh, copies_of(config, plan, target)),
         activations=round(layers + (0 if is_loss else layer_at_work)),
         logits_and_ends=round(ends + (loss_at_work if is_loss else 0)),
     )
@@ -104,17 +106,23 @@ def bytes_per_device(tree: Any) -> int:
     )
 
 
-def _gathered_bytes(config: TrainConfig, params: Any, mesh: AbstractMesh) -> int:
-    """One layer's weights whole along `fsdp`, in the compute dtype, and the next one's."""
-    if mesh.shape["fsdp"] == 1:
-        return 0
+def copies_of(config: TrainConfig, state: StatePlan, target: CompileTarget) -> WeightCopies:
+    """Return the copies of weights that a step makes."""
+    num_micro_batches, max_bytes = config.batch.num_micro_batches, config.runtime.max_copied_bytes
+    return plan_copies(config.model, state, target, num_micro_batches, max_bytes)
+
+
+def _gathered_bytes(
+    config: TrainConfig, state: StatePlan, mesh: AbstractMesh, copies: WeightCopies
+) -> int:
+    """Copies of weights; else one layer's whole along `fsdp`, and the next one's."""
+    blocks = state.abstract.trainable["blocks"]
+    if mesh.shape["fsdp"] == 1 or copies.has_layers:
+        return copies.num_bytes
     itemsize = jnp.dtype(config.model.compute_dtype).itemsize
     num_layers = config.model.num_layers / mesh.shape["pipeline"]
-    kept = sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape))
-        for leaf in jax.tree.leaves(params["blocks"])
-    )
-    return round(2 * itemsize * mesh.shape["fsdp"] * kept / num_layers)
+    kept = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(blocks))
+    return copies.num_bytes + round(2 * itemsize * mesh.shape["fsdp"] * kept / num_layers)
 
 
 def _attention_at_work(config: TrainConfig, mesh: AbstractMesh, target: CompileTarget) -> float:

@@ -107,8 +107,8 @@ def make_plan(
     check_param_dtype(config)
     mesh = abstract_mesh(config.mesh, num_devices)
     check_mesh(config, mesh)
-    params = plan_run_state(config, vocab_size, mesh).abstract.trainable
-    speed = plan_speed(config, vocab_size, params, mesh, device, utilization)
+    state = plan_run_state(config, vocab_size, mesh)
+    speed = plan_speed(config, vocab_size, state, mesh, device, utilization)
     hours = speed.step_seconds * config.schedule.num_steps / 3600
     fraction = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _DEFAULT_FRACTION))
     kernel = attention_kernel(config, mesh, device.target)
@@ -121,7 +121,7 @@ def make_plan(
         speed=speed,
         days=hours / 24,
         cost=None if price_per_hour is None else hours * price_per_hour * num_devices,
-        placements=_placements(params),
+        placements=_placements(state.abstract.trainable),
     )
 
 

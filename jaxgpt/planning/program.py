@@ -238,9 +238,10 @@ def collectives(program: Program) -> list[Collective]:
         for place, operation in enumerate(operations):
             if not operation.collective:
                 continue
-            # What an asynchronous one returns names its operands first.
-            is_start = operation.opcode.endswith("-start") and len(operation.results) > 1
-            results = operation.results[len(operation.results) // 2 if is_start else 0 :]
+            is_start = operation.opcode.endswith("-start")
+            # What an asynchronous one returns names its operands first, but for an all-reduce.
+            names_operands = is_start and operation.collective != "all-reduce"
+            results = operation.results[len(operation.results) // 2 if names_operands else 0 :]
             overlapped = is_start and _is_overlapped(operation, operations[place + 1 :])
             for dtype in sorted({array.dtype for array in results}):
                 size = sum(array.num_bytes for array in results if array.dtype == dtype)

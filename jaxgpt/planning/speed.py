@@ -16,7 +16,9 @@ from jaxgpt.model.gpt import make_cache
 from jaxgpt.model.remat import NoRemat
 from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.planning.devices import Device
-from jaxgpt.planning.memory import bytes_per_device
+from jaxgpt.planning.memory import bytes_per_device, copies_of
+from jaxgpt.training.state import StatePlan
+from jaxgpt.training.weight_copies import WeightCopies
 
 
 class SpeedPlan(NamedTuple):
@@ -40,7 +42,7 @@ class SpeedPlan(NamedTuple):
 def plan_speed(
     config: TrainConfig,
     vocab_size: int,
-    params: Any,
+    state: StatePlan,
     mesh: AbstractMesh,
     device: Device,
     utilization: float,
@@ -50,7 +52,7 @@ def plan_speed(
     Args:
         config: of the run.
         vocab_size: ids of the tokenizer.
-        params: shapes of the parameters with their shardings.
+        state: shapes and places of the parameters.
         mesh: the devices, in their arrangement.
         device: what they are.
         utilization: share of the peak that operations reach (MFU).
@@ -61,20 +63,20 @@ def plan_speed(
         flops *= 4 / 3  # At most one more forward pass.
     flops *= config.model.layers.stretch(mesh.shape)
     compute = flops / (mesh.size * device.peak_flops * utilization)
-    exchanged = _exchanged_bytes(config, params, mesh)
+    copies = copies_of(config, state, device.target)
+    exchanged = _exchanged_bytes(config, state, copies, mesh)
     link = sum(exchanged.values()) / device.link_bytes_per_second
     step = max(compute, link)
     return SpeedPlan(compute, link, exchanged, step, tokens / step)
 
 
-def _exchanged_bytes(config: TrainConfig, params: Any, mesh: AbstractMesh) -> dict[str, int]:
+def _exchanged_bytes(
+    config: TrainConfig, state: StatePlan, copies: WeightCopies, mesh: AbstractMesh
+) -> dict[str, int]:
     """Bytes that each device sends in a step, by mesh axis; ring algorithms throughout."""
     parts, sizes, model = config.batch.num_micro_batches, mesh.shape, config.model
     itemsize = jnp.dtype(model.compute_dtype).itemsize
-    kept = bytes_per_device(params)
-    weights = sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(params)
-    )
+    params = state.abstract.trainable
     rows = config.batch.global_batch_size / batch_shards(mesh)
     tokens = rows * config.batch.sequence_length / sizes["context"]
     stream = tokens * model.d_model * itemsize
@@ -85,11 +87,13 @@ def _exchanged_bytes(config: TrainConfig, params: Any, mesh: AbstractMesh) -> di
     )
     found = {
         # All-reduce of gradients: each byte goes round twice.
-        "data": parts * 2 * _others(sizes["data"]) * kept,
-        # Weights gathered for the forward and the backward pass, gradients scattered.
-        "fsdp": parts * (sizes["fsdp"] - 1) * (gathers * weights * itemsize + kept),
-        # Two all-reduces of the residual stream forward and two backward, a layer.
-        "tensor": 4 * 2 * _others(sizes["tensor"]) * stream * model.num_layers,
+        "data": 2 * _others(sizes["data"]) * _reduced_bytes(state, copies, parts),
+        # Weights gathered, gradients scattered.
+        "fsdp": (sizes["fsdp"] - 1)
+        * (_gathered_bytes(state, copies, parts, gathers, itemsize) + parts * _split_bytes(params)),
+        # All-reduces of the residual stream: two forward and two backward a layer, one that is
+        # recomputed, the looked-up rows, and the gradient of the last hidden state.
+        "tensor": 2 * _others(sizes["tensor"]) * stream * (model.num_layers * (gathers + 2) + 2),
         # Keys and values once around forward, and backward with their float32 gradients.
         "context": (sizes["context"] - 1) * tokens * kv * (2 * itemsize + 4),
         # What tokens need of experts elsewhere, in each pass; gradients of all that is no expert's.
@@ -102,6 +106,58 @@ def _exchanged_bytes(config: TrainConfig, params: Any, mesh: AbstractMesh) -> di
         + parts * 2 * _others(sizes["pipeline"]) * _copied_bytes(params, "pipeline"),
     }
     return {name: round(count) for name, count in found.items() if sizes[name] > 1}
+
+
+def _reduced_bytes(state: StatePlan, copies: WeightCopies, parts: int) -> int:
+    """Bytes of the gradients that devices along `data` add up in a step of so many micro-batches.
+
+    Once a step where each layer has a sum of its own, and of what all layers share: there XLA moves
+    the exchange behind the last micro-batch.
+    """
+    return sum(
+        bytes_per_device(leaf) * (parts if how.is_stacked and not how.is_copied else 1)
+        for leaf, how in _uses(state, copies)
+    )
+
+
+def _gathered_bytes(
+    state: StatePlan, copies: WeightCopies, parts: int, gathers: int, itemsize: int
+) -> int:
+    """Bytes of a device's shards of weights, as often as others collect them in a step.
+
+    Copies once; else layers for the forward and the backward pass of each micro-batch, and once
+    more with recomputation, and what all layers share once a micro-batch.
+    """
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape))
+        * itemsize
+        * (1 if how.is_copied else parts * (gathers if how.is_stacked else 1))
+        for leaf, how in _uses(state, copies)
+        if "fsdp" in leaf.sharding.spec
+    )
+
+
+class _Use(NamedTuple):
+    """Place of a parameter in a step: one of all layers or shared by them, and copied or not."""
+
+    is_stacked: bool
+    is_copied: bool
+
+
+def _uses(state: StatePlan, copies: WeightCopies) -> list[tuple[Any, _Use]]:
+    """Return the parameters and how they are used."""
+    named = jax.tree_util.tree_leaves_with_path(state.abstract.trainable)
+    names = jax.tree.leaves(state.axes, is_leaf=lambda axes: isinstance(axes, tuple))
+    return [
+        (leaf, _Use("layers" in axes, copies.has(path)))
+        for (path, leaf), axes in zip(named, names, strict=True)
+    ]
+
+
+def _split_bytes(params: Any) -> int:
+    """Bytes on a device of the parameters that `fsdp` splits."""
+    leaves = jax.tree.leaves(params)
+    return bytes_per_device([leaf for leaf in leaves if "fsdp" in leaf.sharding.spec])
 
 
 def _copied_bytes(params: Any, axis: str) -> int:

@@ -6,11 +6,15 @@ made, and looked at, on a machine without one (`jaxgpt/planning/cross_compile.py
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
+
+# XLA's flag for kernels that give the same bits each time.
+DETERMINISTIC_FLAG = "xla_gpu_deterministic_ops"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +25,13 @@ class CompileTarget:
         platform: "cpu", "gpu" or "tpu".
         compute_capability: of an NVIDIA GPU, such as 9.0; 0 for every other device.
         interprets_kernels: whether kernels for GPUs are interpreted on another device, in tests.
+        is_deterministic: whether sums must have one order where the device would not give them one.
     """
 
     platform: str
     compute_capability: float = 0.0
     interprets_kernels: bool = False
+    is_deterministic: bool = False
 
     @property
     def is_cpu(self) -> bool:
@@ -58,4 +64,14 @@ def _own_target() -> CompileTarget:
     return CompileTarget(
         platform=jax.default_backend(),
         compute_capability=float(capability) if is_number else 0.0,
+        is_deterministic=_asks_for_determinism() and jax.default_backend() == "gpu",
+    )
+
+
+def _asks_for_determinism() -> bool:
+    """Return whether XLA's flag is set, by `runtime.deterministic` or by the user."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    return (
+        re.search(rf"--{DETERMINISTIC_FLAG}(?!\S)|--{DETERMINISTIC_FLAG}=(true|1)", flags)
+        is not None
     )

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 
 from jaxgpt.config import configclass
 from jaxgpt.model.layers import accumulator_dtype
-from jaxgpt.model.placement import placement
+from jaxgpt.model.placement import mesh_axes, placement
 
 
 class TokenSums(NamedTuple):
@@ -225,8 +225,7 @@ def _on_each_device(
         are_rows: for each result whether it is [B, T, ...], or else sums over tokens.
     """
     spec = placement(x_BTD.shape, ("batch", "time", "residual"))
-    axes = tuple(name for names in (spec or ())[:2] for name in _names(names))
-    if spec is None or not axes:
+    if spec is None or not (axes := mesh_axes(PartitionSpec(*spec[:2]))):
         return run
     rows, whole = PartitionSpec(*spec[:2]), PartitionSpec()
 
@@ -244,10 +243,6 @@ def _on_each_device(
         # Sums of kernels are to be taken once, at the end, not where each chunk's gradient is.
         check_vma=False,
     )
-
-
-def _names(mesh_axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
 
 
 def _zero() -> TokenSums:

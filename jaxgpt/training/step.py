@@ -18,6 +18,7 @@ from jaxgpt.parallel.sharding import batch_sharding
 from jaxgpt.training.loss import LossFunction, LossSums
 from jaxgpt.training.recovery import NoSkipping, Recovery, Skips, choose
 from jaxgpt.training.state import TrainState
+from jaxgpt.training.weight_copies import NO_COPIES, WeightCopies
 
 
 class StepMetrics(NamedTuple):
@@ -45,6 +46,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     num_micro_batches: int = 1,
     recovery: Recovery | None = None,
+    copies: WeightCopies = NO_COPIES,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """Return the pure step; wrap it with `compile_step` to run it.
 
@@ -53,6 +55,7 @@ def make_train_step(
         optimizer: from mean gradients to updates; may take their norm as `grad_norm`.
         num_micro_batches: parts that a batch is computed in.
         recovery: which updates are left out; None: as `NoSkipping`.
+        copies: of weights, that all micro-batches use.
     """
     judge = (recovery or NoSkipping()).judge
     update = optax.with_extra_args_support(optimizer).update
@@ -63,7 +66,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         rng = jax.random.fold_in(state.rng, state.step)
-        grads, sums = accumulate(objective, state.trainable, batch, rng, num_micro_batches)
+        grads, sums = accumulate(objective, state.trainable, batch, rng, num_micro_batches, copies)
         weight = jnp.maximum(sums.weight, 1.0)
         # Of the sums: the means are then used element by element only, and never written out.
         loss, grad_norm = sums.loss / weight, optax.tree.norm(grads) / weight
@@ -97,6 +100,7 @@ def accumulate(
     batch: Batch,
     rng: jax.Array,
     num_micro_batches: int,
+    copies: WeightCopies = NO_COPIES,
 ) -> tuple[Any, LossSums]:
     """Sum gradients and losses over micro-batches, one after another.
 
@@ -104,24 +108,32 @@ def accumulate(
     Its dropout key is `fold_in(rng, m)`. Sums are kept in float32 or wider: in bfloat16 the later
     micro-batches would be rounded away.
     """
-    gradient = jax.grad(objective, has_aux=True)
+    stored = copies.make(params)
+
+    def gradient(stored: Any, batch: Batch, rng: jax.Array) -> tuple[Any, LossSums]:
+        with copies.in_use():
+            used = copies.restore(stored, params)
+            grads, sums = jax.grad(objective, has_aux=True)(used, batch, rng)
+        return copies.cut(grads), sums
+
     if num_micro_batches == 1:
-        return gradient(params, batch, jax.random.fold_in(rng, 0))
+        grads, sums = gradient(stored, batch, jax.random.fold_in(rng, 0))
+        return copies.join(grads, params), sums
 
     def split(rows: jax.Array) -> jax.Array:
         return jnp.swapaxes(rows.reshape(-1, num_micro_batches, *rows.shape[1:]), 0, 1)
 
     def add(carry: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:
         index, micro_batch = inputs
-        one = gradient(params, micro_batch, jax.random.fold_in(rng, index))
+        one = gradient(stored, micro_batch, jax.random.fold_in(rng, index))
         return jax.tree.map(jnp.add, carry, one), None
 
     micro_batches = jax.tree.map(split, batch)
     first = jax.tree.map(lambda rows: rows[0], micro_batches)
-    shapes = jax.eval_shape(gradient, params, first, rng)
+    shapes = jax.eval_shape(gradient, stored, first, rng)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _sum_dtype(leaf.dtype)), shapes)
-    total, _ = jax.lax.scan(add, zero, (jnp.arange(num_micro_batches), micro_batches))
-    return total
+    (grads, sums), _ = jax.lax.scan(add, zero, (jnp.arange(num_micro_batches), micro_batches))
+    return copies.join(grads, params), sums
 
 
 def _sum_dtype(dtype: Any) -> Any:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import ConfigError
+from jaxgpt.model.embedding import Embedding
 from jaxgpt.model.layers import (
     Dropout,
-    Embedding,
     Initialization,
     LayerSettings,
     Projection,

@@ -44,8 +44,8 @@ def with_experts(dispatch: Dispatch, mesh: MeshConfig) -> TrainConfig:
 
 def plan_of(config: TrainConfig) -> SpeedPlan:
     mesh = abstract_mesh(config.mesh, 8)
-    params = plan_run_state(config, VOCAB, mesh).abstract.trainable
-    return plan_speed(config, VOCAB, params, mesh, find_device("h100"), 0.4)
+    state = plan_run_state(config, VOCAB, mesh)
+    return plan_speed(config, VOCAB, state, mesh, find_device("h100"), 0.4)
 
 
 def result_bytes(program: str, collective: str) -> int:
