@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxgpt.benchmarks.recipe_race import Recipe, mean_loss, race, share_at, tune
 from jaxgpt.benchmarks.recipe_runs import Outcome, Runs, Trial
-from jaxgpt.config import load_config, replace
+from jaxgpt.config import load_config, replace, to_dict
 from jaxgpt.errors import JaxgptError, MismatchError
 from jaxgpt.experiment import TrainConfig
 from tests.tiny import CONFIG, REPOSITORY, make_dataset
@@ -113,6 +114,17 @@ def test_runs_are_made_once_and_kept_under_their_name(tmp_path, monkeypatch) -> 
         runs.make(Trial(name="tiny-0", config=other))
     kept = json.loads((runs.folder / "outcomes" / "tiny-0.json").read_text())
     assert kept["outcome"]["loss"] == outcomes[0].loss
+
+
+def test_an_outcome_that_an_older_version_kept_is_not_made_again(tmp_path) -> None:
+    trial, runs = _tiny(tmp_path, 0), Runs(folder=tmp_path, data=tmp_path / "no-such-data")
+    outcome = Outcome(name="tiny-0", loss=1.0, num_tokens=2, num_validation_tokens=3, curve=[])
+    config = to_dict(runs._complete(trial.config))
+    config["model"]["type"] = "jaxgpt.model.gpt:GptConfig"
+    path = tmp_path / "outcomes" / "tiny-0.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"config": config, "outcome": asdict(outcome)}))
+    assert runs.make(trial) == outcome
 
 
 def test_a_run_that_fails_says_where_its_words_are(tmp_path) -> None:
