@@ -110,7 +110,8 @@ def environment(cache: Path, num_devices: int = 1) -> dict[str, str]:
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        # One for all tests (conftest.py): most of these processes compile the same programs.
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache),
     }
 
 

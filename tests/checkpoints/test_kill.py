@@ -69,7 +69,7 @@ def test_after_a_kill_the_newest_step_is_whole(tmp_path):
 
 @pytest.mark.slow
 def test_after_many_kills_the_newest_step_is_whole(tmp_path):
-    check_rounds(tmp_path, 30)
+    check_rounds(tmp_path, 12)
 
 
 @pytest.mark.slow

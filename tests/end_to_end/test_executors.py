@@ -142,7 +142,7 @@ def test_the_same_bytes_whoever_does_the_work(driver, executors):
         assert everything(driver.parent / name) == expected, name
 
 
-@pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_random_kills_of_the_builder_or_a_worker_change_nothing(driver, num_kills):
     started = time.monotonic()
     finish(start(driver, "whole/out", "processes", 2))

@@ -171,10 +171,9 @@ def test_a_run_goes_on_with_more_or_fewer_hosts(world, alone, together, first, t
 @pytest.mark.parametrize(
     "mesh",
     [
-        # Every host holds half of each row: both read all of them.
-        ("--mesh.data", "4", "--mesh.context", "2", "--mesh.fsdp", "1"),
+        # Every host holds half of each row: both read all of them. Other meshes across hosts are in
+        # tests/training/test_meshes_on_hosts.py.
         ("--mesh.data", "1", "--mesh.context", "8"),
-        ("--mesh.data", "1", "--mesh.fsdp", "8"),
     ],
 )
 def test_any_mesh_across_hosts_trains_what_one_process_does(world, mesh, request):
@@ -193,9 +192,8 @@ def test_any_mesh_across_hosts_trains_what_one_process_does(world, mesh, request
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_host_that_dies_or_hangs_ends_the_other(world, victim, number):
+@pytest.mark.parametrize(("number", "victim"), [(signal.SIGKILL, 0), (signal.SIGSTOP, 1)])
+def test_a_host_that_dies_or_hangs_ends_the_other(world, number, victim):
     run_dir = world["root"] / f"{number.name}-{victim}"
     arguments = ["--config", str(world["config"]), "--run-dir", str(run_dir)]
     arguments += ["--schedule.num-steps", "5000", "--checkpoint.every-steps", "20"]

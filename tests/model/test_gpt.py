@@ -46,7 +46,7 @@ def test_first_loss_is_that_of_a_uniform_guess(config):
 
 @pytest.mark.parametrize("head", [LanguageModelHead(), LanguageModelHead(tied=False)])
 @pytest.mark.parametrize("zero_output", [False, True])
-@pytest.mark.parametrize(("width", "vocab_size"), [(384, 65), (1024, 5000)])
+@pytest.mark.parametrize(("width", "vocab_size"), [(384, 65), (640, 2000)])
 def test_first_loss_is_uniform_at_any_width_and_vocabulary(head, zero_output, width, vocab_size):
     initialization = Initialization(zero_output=zero_output)
     config = replace(PLAIN, d_model=width, head=head, initialization=initialization)

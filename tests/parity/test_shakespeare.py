@@ -1,4 +1,7 @@
-"""Learning is right: nanoGPT's CPU setting reaches nanoGPT's loss, and that of a PyTorch twin."""
+"""Learning is right: in nanoGPT's CPU setting the loss is that of a PyTorch twin.
+
+A quarter of nanoGPT's steps; docs/benchmarks.md has all of them, and nanoGPT's own loss.
+"""
 
 import json
 import statistics
@@ -11,8 +14,8 @@ import pytest
 from jaxgpt.shards import TokenDataset
 from tests.tiny import REPOSITORY, run_verb
 
-RECIPE = {"length": 64, "rows": 12, "steps": 2000, "layers": 4, "heads": 4, "d_model": 128}
-# Seeds lie 0.006 apart (docs/benchmarks.md has three); one more costs minutes.
+RECIPE = {"length": 64, "rows": 12, "steps": 500, "layers": 4, "heads": 4, "d_model": 128}
+# Three seeds of 2,000 steps lie 0.006 apart (docs/benchmarks.md); one more costs minutes.
 SEEDS = (0,)
 
 
@@ -48,10 +51,11 @@ def _train(config: str, dataset: Path, folder: Path, seed: int, *options: str) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_the_classic_recipe_learns_what_nanogpt_does(dataset: Path, tmp_path: Path) -> None:
-    losses = [_train("shakespeare_char", dataset, tmp_path, seed) for seed in SEEDS]
+def test_the_classic_recipe_learns_what_pytorch_does(dataset: Path, tmp_path: Path) -> None:
+    steps = ("--schedule.num-steps", str(RECIPE["steps"]))
+    losses = [_train("shakespeare_char", dataset, tmp_path, seed, *steps) for seed in SEEDS]
     print("classic", losses)
-    assert max(losses) <= 1.92
+    assert max(losses) <= 2.32
     torch_gpt = pytest.importorskip(
         "tests.parity.torch_gpt", reason="the twin needs torch: pip install -e '.[parity]'"
     )

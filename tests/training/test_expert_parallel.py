@@ -118,15 +118,10 @@ MESHES = [
         pytest.param(MeshConfig(**sizes), dispatch, marks=pytest.mark.slow)
         for sizes, dispatch in [
             ({"data": 1, "expert": 8}, "capacity"),
-            ({"data": 1, "expert": 8}, "dropless"),
-            ({"data": 2, "expert": 4}, "capacity"),
-            ({"data": 1, "expert": 4, "tensor": 2}, "capacity"),
             ({"data": 1, "expert": 4, "tensor": 2}, "dropless"),
             ({"data": 1, "fsdp": 2, "expert": 4}, "capacity"),
             ({"data": 1, "fsdp": 2, "expert": 4}, "dropless"),
-            ({"data": 1, "expert": 4, "context": 2}, "dropless"),
             ({"data": 1, "expert": 4, "context": 2}, "capacity"),
-            ({"data": 1, "expert": 4, "pipeline": 2}, "capacity"),
             ({"data": 1, "expert": 4, "pipeline": 2}, "dropless"),
             ({"data": 8}, "dropless"),
             ({"data": 2, "expert": 4}, "groups"),
