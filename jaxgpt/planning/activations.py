@@ -63,8 +63,9 @@ def kept_bytes(
         target: the kind of device, which decides what `Fastest` attention keeps.
     """
     model, tensor = with_kernel(config, mesh, target), mesh.shape["tensor"]
-    layer, ends = _measure(config, model, vocab_size, tensor)
-    at_work, _ = _measure(config, replace(model, remat=NoRemat()), vocab_size, tensor)
+    with compiling_for(target):
+        layer, ends = _measure(config, model, vocab_size, tensor)
+        at_work, _ = _measure(config, replace(model, remat=NoRemat()), vocab_size, tensor)
     return KeptBytes(layer, at_work, ends)
 
 
