@@ -40,15 +40,25 @@ class Blocks(NamedTuple):
     num_blocks: jax.Array
 
 
-def make_blocks(experts_A: jax.Array, num_experts: int, block_size: int) -> Blocks:
-    """Sort choices by expert; a choice of expert `num_experts` or more is left out."""
+def make_blocks(
+    experts_A: jax.Array, num_experts: int, block_size: int, most_choices: int | None = None
+) -> Blocks:
+    """Sort choices by expert; a choice of expert `num_experts` or more is left out.
+
+    Args:
+        experts_A: expert of each choice.
+        num_experts: E.
+        block_size: R.
+        most_choices: of those that are not left out there are no more; None for A.
+    """
     num_choices = experts_A.shape[0]
+    most = num_choices if most_choices is None else most_choices
     order_A = jnp.argsort(experts_A, stable=True)
     counts_E = jnp.bincount(experts_A, length=num_experts)
     blocks_E = -(-counts_E // block_size)
     ends_E, block_ends_E = jnp.cumsum(counts_E), jnp.cumsum(blocks_E)
     # Every block that is used has a choice.
-    blocks_M = jnp.arange(min(num_choices, num_choices // block_size + num_experts))
+    blocks_M = jnp.arange(min(most, most // block_size + num_experts))
     experts_M = jnp.sum(block_ends_E <= blocks_M[:, None], axis=1)
     expert_M = jnp.minimum(experts_M, num_experts - 1)
     within_M = blocks_M - (block_ends_E - blocks_E)[expert_M]

@@ -48,7 +48,9 @@ def apply_in_groups(
         rules: that say which mesh axes split an expert's kernels.
     """
     num_experts = jax.tree.leaves(params)[0].shape[0]
-    tiles, choices_P = _make_tiles(experts_A, num_experts, block_size, num_parts)
+    # A token chooses an expert once, so no more than E of its choices are here.
+    most_choices = gates_NK.shape[0] * min(gates_NK.shape[1], num_experts)
+    tiles, choices_P = _make_tiles(experts_A, num_experts, block_size, most_choices, num_parts)
     size = choices_P.shape[0]
     rows_A = jnp.full(experts_A.shape, size, jnp.int32)
     rows_A = rows_A.at[choices_P].set(jnp.arange(size, dtype=jnp.int32), mode="drop")
@@ -76,13 +78,13 @@ def apply_in_groups(
 
 
 def _make_tiles(
-    experts_A: jax.Array, num_experts: int, block_size: int, num_parts: int
+    experts_A: jax.Array, num_experts: int, block_size: int, most_choices: int, num_parts: int
 ) -> tuple[Tiles, jax.Array]:
     """Return the tiles, a multiple of `num_parts`, and the choice in each of their rows; or A."""
     num_choices = experts_A.shape[0]
     # What other devices' experts get is a share of the choices, too.
     num_rows = _count_rows(num_choices // num_parts, num_experts, block_size)
-    blocks = make_blocks(experts_A, num_experts, num_rows)
+    blocks = make_blocks(experts_A, num_experts, num_rows, most_choices)
     more = -blocks.experts_M.shape[0] % num_parts
     choices_MR = jnp.pad(blocks.choices_MR, ((0, more), (0, 0)), constant_values=num_choices)
     is_used_M = jnp.arange(choices_MR.shape[0]) < blocks.num_blocks

@@ -11,10 +11,11 @@ import pytest
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import replace
-from jaxgpt.data.loader import BatchConfig
+from jaxgpt.data.loader import BatchConfig, DataConfig
 from jaxgpt.evaluation.eval_step import EvalProgram
 from jaxgpt.model.dispatch import Capacity, Dropless
 from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.grouped_matmul import OUTER_PRODUCT, PRODUCT
 from jaxgpt.model.layer_stack import Scanned
 from jaxgpt.model.mixture_of_experts import MixtureOfExperts
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh, make_mesh
@@ -28,8 +29,7 @@ from jaxgpt.planning.cross_compile import (
 )
 from jaxgpt.planning.memory import plan_memory, plan_run_state
 from jaxgpt.planning.products import product_flops
-from jaxgpt.planning.program import collectives, custom_kernels, read_program
-from jaxgpt.planning.speed import plan_speed
+from jaxgpt.planning.program import collectives, read_program
 from jaxgpt.training.optimizer import Muon
 from tests.planning.test_gpu_programs import CONFIG, H100, PACKED
 
@@ -54,10 +54,9 @@ def compiled_step(config, num_devices):
     return compiled, read_program(compiled.as_text())
 
 
-@pytest.mark.parametrize(
-    "config", [EXPERTS, replace(EXPERTS, data=PACKED)], ids=["whole", "packed"]
-)
-def test_a_token_is_multiplied_with_the_experts_that_it_chose_alone(config) -> None:
+@pytest.mark.parametrize("data", [DataConfig(), PACKED], ids=["whole", "packed"])
+def test_a_token_is_multiplied_with_the_experts_that_it_chose_alone(data) -> None:
+    config = replace(EXPERTS, data=data)
     compiled, program = compiled_step(config, 1)
     plan = read_compiled(compiled, config, VOCAB_SIZE, H100, 1, 0.0)
     # The router alone is float32.
@@ -65,38 +64,77 @@ def test_a_token_is_multiplied_with_the_experts_that_it_chose_alone(config) -> N
     dense = 3 * 2 * TOKENS * (4 * D * D * L + VOCAB_SIZE * D)
     experts = 3 * 2 * ROWS * 3 * D * F * L
     assert plan.products == {"bf16 x bf16": dense + experts, "f32 x f32": router}
-    kernels = collections.Counter(
-        one.kernel for one, count in program.operations() for _ in range(count)
-    )
-    # Three kernels of an expert: forward, the gradient of tokens, that of weights.
-    assert kernels["grouped_product"] == 2 * kernels["grouped_outer_product"] == 2 * 3 * L
+    kernels = collections.Counter()
+    for operation, count in program.operations():
+        kernels[operation.kernel] += count
+    # Three matrices of an expert: forward, the gradient of tokens, that of the matrix.
+    assert (kernels[PRODUCT], kernels[OUTER_PRODUCT]) == (2 * 3 * L, 3 * L)
     assert (plan.num_branches, plan.num_unknown_loops) == (0, 0)
-    for operation, _ in program.operations():
-        # Numbers that several add to would be added in whatever order.
-        if operation.opcode == "scatter" and "feed_forward" in operation.source:
-            is_of_integers = operation.results[0].dtype == "s32"
-            assert is_of_integers or "take_along_axis" in operation.source, operation.source
     planned = plan_memory(config, VOCAB_SIZE, abstract_mesh(config.mesh, 1), H100.target)
-    print(plan.peak_bytes / planned.total)
     assert 0.9 <= plan.peak_bytes / planned.total <= 1.15
+    # A sum that several numbers are scattered to has another order each time.
+    for operation, _ in program.operations():
+        if operation.opcode == "scatter" and "feed_forward" in operation.source:
+            is_sum = operation.results[0].dtype != "s32"
+            assert not is_sum or "take_along_axis" in operation.source, operation.source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "dispatch", [Capacity(factor=1.0), Dropless()], ids=["capacity", "dropless"]
+    "dispatch", [Capacity(factor=1.0), Dropless()], ids=lambda one: one.__class__.__name__
 )
 def test_experts_on_8_gpus_exchange_what_the_plan_says_in_bfloat16(dispatch) -> None:
-    mesh = MeshConfig(data=1, expert=8)
-    config = replace(EXPERTS, mesh=mesh, data=PACKED)
+    feed_forward = replace(MOE, dispatch=dispatch)
     config = replace(
-        config, model=replace(config.model, feed_forward=replace(MOE, dispatch=dispatch))
+        EXPERTS,
+        mesh=MeshConfig(data=1, expert=8),
+        data=PACKED,
+        model=replace(EXPERTS.model, feed_forward=feed_forward),
     )
     _, program = compiled_step(config, 8)
     assert set(product_flops(program)) == {"bf16 x bf16", "f32 x f32"}
     assert program.num_unknown_loops == program.count("conditional") == 0
-    found = collections.Counter()
+    exchanged = collections.Counter()
     for one in collectives(program):
-        found[one.kind, one.dtype] += one.count * one.num_bytes
-        print(one)
-    state = plan_run_state(config, VOCAB_SIZE, abstract_mesh(mesh, 8)).abstract
-    planned = plan_speed(config, VOCAB_SIZE, state.trainable, abstract_mesh(mesh, 8), H100, 0.4)
-    print(found, planned)
+        # Of a result's bytes an eighth was there already; what is scattered was eight times more.
+        sent = one.num_bytes * 7 // (1 if one.kind == "reduce-scatter" else 8)
+        exchanged[one.kind, one.dtype] += one.count * sent
+    per_token = feed_forward.exchanged_per_token(SHAPE.sequence_length, 8)
+    # In both passes.
+    planned = 2 * L * TOKENS // 8 * per_token * D * jnp.bfloat16.dtype.itemsize
+    kinds = {Capacity: ("all-to-all",), Dropless: ("all-gather", "reduce-scatter")}[type(dispatch)]
+    assert sum(exchanged.pop((kind, "bf16")) for kind in kinds) == planned
+    assert all(exchanged[kind, "bf16"] == 0 for kind, _ in exchanged)
+    # Gates and numbers of the experts go with the tokens, and gradients are added up.
+    rest = sum(count for (kind, _), count in exchanged.items() if kind != "all-reduce")
+    assert rest == 0 if isinstance(dispatch, Capacity) else rest <= 0.02 * planned
+
+
+@pytest.mark.slow
+def test_muon_on_8_gpus_orthogonalises_a_share_of_the_matrices_on_each() -> None:
+    config = replace(BASE, mesh=MeshConfig(data=1, fsdp=8), optimizer=Muon())
+    _, program = compiled_step(config, 8)
+    matmuls = 4 * D * D * L + 3 * D * F * L + VOCAB_SIZE * D
+    # Of 4 L square matrices and 3 L others, a device gets one each: in float32, 5 rounds of X X',
+    # its square, and their product with X.
+    rounds = 5 * (3 * 2 * D**3 + 2 * 2 * D * D * F + 2 * D**3)
+    assert product_flops(program) == {
+        "bf16 x bf16": 3 * 2 * TOKENS // 8 * matmuls,
+        "f32 x f32": rounds,
+    }
+
+
+def test_evaluation_multiplies_forward_alone() -> None:
+    mesh = make_mesh(BASE.mesh, compile_only_devices(H100, 1))
+    shape = (SHAPE.global_batch_size, SHAPE.sequence_length)
+    ids = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
+    with compiling_on(H100):
+        program = EvalProgram(EXPERTS.model.build(VOCAB_SIZE), jnp.ones(VOCAB_SIZE), mesh)
+        params = plan_run_state(EXPERTS, VOCAB_SIZE, mesh).abstract.trainable
+        with on_mesh(mesh, EXPERTS.sharding):
+            lowered = program._score.lower(params, Batch(ids, ids, ids, ids, ids))
+        compiled = lowered.compile(compiler_options=COMPILER_OPTIONS)
+    assert product_flops(read_program(compiled.as_text())) == {
+        "bf16 x bf16": 2 * (TOKENS * (4 * D * D * L + VOCAB_SIZE * D) + ROWS * 3 * D * F * L),
+        "f32 x f32": 2 * TOKENS * D * E * L,
+    }

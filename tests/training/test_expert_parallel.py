@@ -124,7 +124,7 @@ MESHES = [
             ({"data": 1, "expert": 4, "context": 2}, "capacity"),
             ({"data": 1, "expert": 4, "pipeline": 2}, "dropless"),
             ({"data": 8}, "dropless"),
-            ({"data": 2, "expert": 4}, "groups"),
+            ({"data": 1, "expert": 8}, "groups"),
             ({"data": 1, "expert": 4, "tensor": 2}, "groups"),
             ({"data": 1, "fsdp": 2, "expert": 2, "context": 2}, "groups"),
             ({"data": 1, "expert": 4, "pipeline": 2}, "groups"),
