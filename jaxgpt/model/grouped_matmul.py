@@ -29,8 +29,9 @@ Spec = tuple[Any, Any]
 PRODUCT, OUTER_PRODUCT = "grouped_product", "grouped_outer_product"
 # Fewest rows and columns that the matrix units of a GPU multiply.
 FEWEST_ROWS = 16
-# Most rows and columns of a result that a kernel adds up, and most terms that it takes at a time.
-_MOST, _MOST_TERMS = 128, 64
+# Most rows and columns of a result that a kernel adds up, and bytes of the terms that it takes at a
+# time: three times that for each row and column fits into the shared memory of any card.
+_MOST, _STEP_BYTES = 128, 128
 
 
 class Tiles(NamedTuple):
@@ -219,7 +220,8 @@ def _product(
     x_PI, kernels = _whole_tiles(x_PI, 1), _whole_tiles(kernels, 1, 2)
     num_rows, num_inputs = x_PI.shape
     num_tiles, padded_outputs = tiles.experts_M.shape[0], kernels.shape[1 if transposed else 2]
-    rows, step, columns = num_rows // num_tiles, _terms(num_inputs), _columns(padded_outputs)
+    rows, columns = num_rows // num_tiles, _columns(padded_outputs)
+    step = math.gcd(num_inputs, _STEP_BYTES // x_PI.dtype.itemsize)
 
     def run(experts_M: Any, x_RI: Any, kernels: Any, y_RO: Any) -> None:
         expert, outputs = experts_M[pl.program_id(1)], pl.ds(pl.program_id(0) * columns, columns)
@@ -260,7 +262,7 @@ def _outer_product(x_PI: jax.Array, dy_PO: jax.Array, tiles: Tiles, dtype: Any) 
     num_experts, num_tiles = tiles.starts_F.shape[0] - 1, tiles.experts_M.shape[0]
     rows = x_PI.shape[0] // num_tiles
     inputs, outputs = _columns(x_PI.shape[1]), _columns(dy_PO.shape[1])
-    step = min(rows, _MOST_TERMS)
+    step = math.gcd(rows, _STEP_BYTES // x_PI.dtype.itemsize)
 
     def run(starts_F: Any, x_PI: Any, dy_PO: Any, sum_IO: Any) -> None:
         expert = pl.program_id(2)
@@ -315,7 +317,3 @@ def _whole_tiles(array: jax.Array, *axes: int) -> jax.Array:
 
 def _columns(size: int) -> int:
     return math.gcd(size, _MOST)
-
-
-def _terms(size: int) -> int:
-    return math.gcd(size, _MOST_TERMS)
