@@ -19,6 +19,7 @@ from jaxgpt.config_roles import Execution, Training
 from jaxgpt.model.dispatch import Capacity, Dispatch
 from jaxgpt.model.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.layers import LayerSettings
+from jaxgpt.model.placement import rounded_and_gathered
 from jaxgpt.model.router import (
     Choice,
     Gates,
@@ -121,6 +122,7 @@ class MixtureOfExpertsLayer(nn.Module):
             # No parameter depends on it, and all layers are made under `vmap`.
             y_BTD = jnp.zeros_like(x_BTD)
         else:
+            experts = self._gather(experts, expert)
             y_BTD, dropped_B = config.dispatch.run(apply_expert, experts, x_BTD, choice)
             self._report(choice, logits_BTE, dropped_B)
         if config.shared is not None:
@@ -142,6 +144,20 @@ class MixtureOfExpertsLayer(nn.Module):
             dropped_B=dropped_B,
         )
         publish_routing(self, routing)
+
+    def _gather(self, experts: Any, expert: nn.Module) -> Any:
+        """Collect what devices along `fsdp` keep of the kernels, in the type they are used in."""
+        boxed = jax.tree.leaves(
+            jax.eval_shape(lambda: self._init_experts(jax.random.key(0), expert)),
+            is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata),
+        )
+        named, structure = jax.tree_util.tree_flatten_with_path(experts)
+        return structure.unflatten(
+            rounded_and_gathered(leaf, self.settings.compute_dtype, *box.names)
+            if is_rounded(path)
+            else leaf
+            for (path, leaf), box in zip(named, boxed, strict=True)
+        )
 
     def _init_experts(self, key: jax.Array, expert: nn.Module) -> Any:
         """Initialise every expert from its own key; leaves [E, ...], axis 0 named "expert"."""
