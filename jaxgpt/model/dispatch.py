@@ -15,11 +15,11 @@ import jax.numpy as jnp
 
 from jaxgpt.config import configclass
 from jaxgpt.model.expert_blocks import ApplyExpert, apply_in_blocks, make_blocks, vary_alike
-from jaxgpt.model.expert_groups import apply_in_groups
-from jaxgpt.model.expert_peers import Peers, on_each_device
+from jaxgpt.model.expert_groups import OUTPUTS, apply_in_groups
+from jaxgpt.model.expert_peers import ARRIVED, Peers, on_each_device
 from jaxgpt.model.grouped_matmul import has_grouped_kernels
-from jaxgpt.model.layers import rounded_output_dtype
-from jaxgpt.model.placement import is_in_stage
+from jaxgpt.model.layers import PROJECTION, rounded_output_dtype
+from jaxgpt.model.placement import is_in_stage, placement
 from jaxgpt.model.router import Choice
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,10 @@ class Dispatch:
         """Vectors of width D that a device sends for each of its tokens, forward, if T tokens a row
         choose K of E experts, which so many devices share."""
         raise NotImplementedError(f"{type(self).__name__} has no exchanged_per_token")
+
+    def results_to_keep(self, num_experts: int) -> tuple[str, ...]:
+        """Return names of results to keep where the rest is computed again in the backward pass."""
+        return (PROJECTION, ARRIVED)
 
 
 @configclass
@@ -138,6 +142,11 @@ class Dropless(Dispatch):
     ) -> float:
         """Every token to all peers, and their sums back."""
         return 2.0 * (num_peers - 1)
+
+    def results_to_keep(self, num_experts: int) -> tuple[str, ...]:
+        """See `Dispatch.results_to_keep`: hidden units of tokens that may be here are too many."""
+        is_split = any(placement((num_experts,), ("expert",)) or ())
+        return (OUTPUTS, ARRIVED) if is_split else (PROJECTION, ARRIVED)
 
     def run(
         self, apply_expert: ApplyExpert, params: Any, x_BTD: jax.Array, choice: Choice

@@ -21,7 +21,7 @@ from jaxgpt.model.grouped_matmul import FEWEST_ROWS, OfExperts, Tiles
 # Rows of a tile of a kernel at most: more do not fit into a multiprocessor's registers.
 _MOST_ROWS = 128
 # The name by which what the experts return is kept for the gradient of the gates.
-_OUTPUTS = "outputs of experts"
+OUTPUTS = "outputs of experts"
 
 
 def apply_in_groups(
@@ -68,11 +68,11 @@ def apply_in_groups(
             again = jax.checkpoint(apply_to_part)
             parts = (_split(tiles, num_parts), x_PD.reshape(num_parts, -1, x_PD.shape[1]))
             y_PD = jax.lax.map(lambda part: again(params, *part), parts).reshape(x_PD.shape)
-        y_PD = checkpoint_name(y_PD, _OUTPUTS)
+        y_PD = checkpoint_name(y_PD, OUTPUTS)
         return cast(jax.Array, _gated_sum(y_PD, gates_NK, choices_P, rows_NK))
 
     if num_parts > 1:
-        keep_outputs = jax.checkpoint_policies.save_only_these_names(_OUTPUTS)
+        keep_outputs = jax.checkpoint_policies.save_only_these_names(OUTPUTS)
         apply = jax.checkpoint(apply, policy=keep_outputs)
     return apply(params, x_ND, gates_NK)
 

@@ -13,10 +13,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from jaxgpt.model.placement import is_in_stage, placement
 from jaxgpt.model.router import Choice
+
+# The name by which rematerialisation knows what came from other devices.
+ARRIVED = "arrived from peers"
 
 
 class Peers(NamedTuple):
@@ -45,7 +49,8 @@ class Peers(NamedTuple):
         if self.axis is None:
             return x_BECD
         if self.split_rows:
-            return jax.lax.all_to_all(x_BECD, self.axis, split_axis=1, concat_axis=0, tiled=True)
+            sent = jax.lax.all_to_all(x_BECD, self.axis, split_axis=1, concat_axis=0, tiled=True)
+            return checkpoint_name(sent, ARRIVED)
         own = x_BECD.shape[1] // jax.lax.axis_size(self.axis)
         return jax.lax.dynamic_slice_in_dim(x_BECD, self.index * own, own, axis=1)
 
@@ -54,7 +59,8 @@ class Peers(NamedTuple):
         if self.axis is None:
             return y_BECD
         if self.split_rows:
-            return jax.lax.all_to_all(y_BECD, self.axis, split_axis=0, concat_axis=1, tiled=True)
+            sent = jax.lax.all_to_all(y_BECD, self.axis, split_axis=0, concat_axis=1, tiled=True)
+            return checkpoint_name(sent, ARRIVED)
         num_experts = y_BECD.shape[1] * jax.lax.axis_size(self.axis)
         all_BECD = jnp.zeros((y_BECD.shape[0], num_experts, *y_BECD.shape[2:]), y_BECD.dtype)
         first = self.index * y_BECD.shape[1]
@@ -65,7 +71,7 @@ class Peers(NamedTuple):
         """Return the [N, ...] of all peers, in their order."""
         if self.axis is None or not self.split_rows:
             return rows
-        return jax.lax.all_gather(rows, self.axis, axis=0, tiled=True)
+        return checkpoint_name(jax.lax.all_gather(rows, self.axis, axis=0, tiled=True), ARRIVED)
 
     def sum_and_scatter(self, rows: jax.Array) -> jax.Array:
         """Add up what each peer has for the gathered [N, ...]; return this device's part."""

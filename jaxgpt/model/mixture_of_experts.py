@@ -17,9 +17,10 @@ from flax.core import meta
 from jaxgpt.config import configclass
 from jaxgpt.config_roles import Execution, Training
 from jaxgpt.model.dispatch import Capacity, Dispatch
+from jaxgpt.model.expert_blocks import ApplyExpert
 from jaxgpt.model.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.layers import LayerSettings
-from jaxgpt.model.placement import rounded_and_gathered
+from jaxgpt.model.placement import is_split_for_keeping, rounded_and_gathered
 from jaxgpt.model.router import (
     Choice,
     Gates,
@@ -122,8 +123,7 @@ class MixtureOfExpertsLayer(nn.Module):
             # No parameter depends on it, and all layers are made under `vmap`.
             y_BTD = jnp.zeros_like(x_BTD)
         else:
-            experts = self._gather(experts, expert)
-            y_BTD, dropped_B = config.dispatch.run(apply_expert, experts, x_BTD, choice)
+            y_BTD, dropped_B = self._dispatch(apply_expert, experts, expert, x_BTD, choice)
             self._report(choice, logits_BTE, dropped_B)
         if config.shared is not None:
             shared = config.shared.build(self.settings, "shared")
@@ -145,19 +145,45 @@ class MixtureOfExpertsLayer(nn.Module):
         )
         publish_routing(self, routing)
 
-    def _gather(self, experts: Any, expert: nn.Module) -> Any:
-        """Collect what devices along `fsdp` keep of the kernels, in the type they are used in."""
+    def _dispatch(
+        self,
+        apply_expert: ApplyExpert,
+        experts: Any,
+        expert: nn.Module,
+        x_BTD: jax.Array,
+        choice: Choice,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Collect the experts' kernels from the devices along `fsdp`, and apply them."""
         boxed = jax.tree.leaves(
             jax.eval_shape(lambda: self._init_experts(jax.random.key(0), expert)),
             is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata),
         )
         named, structure = jax.tree_util.tree_flatten_with_path(experts)
-        return structure.unflatten(
-            rounded_and_gathered(leaf, self.settings.compute_dtype, *box.names)
-            if is_rounded(path)
-            else leaf
-            for (path, leaf), box in zip(named, boxed, strict=True)
-        )
+        axes = [
+            box.names if is_rounded(path) else ()
+            for (path, _), box in zip(named, boxed, strict=True)
+        ]
+
+        def run(leaves: list[jax.Array], x_BTD: jax.Array, choice: Choice) -> Any:
+            dtype = self.settings.compute_dtype
+            leaves = [
+                rounded_and_gathered(leaf, dtype, *names) if names else leaf
+                for leaf, names in zip(leaves, axes, strict=True)
+            ]
+            return self.config.dispatch.run(
+                apply_expert, structure.unflatten(leaves), x_BTD, choice
+            )
+
+        leaves = [leaf for _, leaf in named]
+        if any(
+            is_split_for_keeping(leaf.shape, names)
+            for leaf, names in zip(leaves, axes, strict=True)
+        ):
+            # Else the kernels of all layers would be kept, collected, for the backward pass.
+            names = self.config.dispatch.results_to_keep(self.config.num_experts)
+            keep_results = jax.checkpoint_policies.save_only_these_names(*names)
+            run = jax.checkpoint(run, policy=keep_results)
+        return cast(tuple[jax.Array, jax.Array], run(leaves, x_BTD, choice))
 
     def _init_experts(self, key: jax.Array, expert: nn.Module) -> Any:
         """Initialise every expert from its own key; leaves [E, ...], axis 0 named "expert"."""

@@ -67,6 +67,11 @@ def kept(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
     return tuple(axis and f"kept {axis}" for axis in axes)
 
 
+def is_split_for_keeping(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> bool:
+    """Return whether a parameter is split further where it is kept than where it is used."""
+    return placement(shape, axes) != placement(shape, kept(axes))
+
+
 # Axes of the parameters that are collected already. JAX traces again where the value differs.
 _COLLECTED = jax.make_user_context(frozenset())
 
@@ -98,7 +103,7 @@ def rounded_and_gathered(param: jax.Array, dtype: Any, *axes: str | None) -> jax
     The gradient goes back to where the parameter is kept, so that no device holds all of it. Who
     uses the result rounds it to `dtype`, for which the compiler takes what was exchanged.
     """
-    if placement(param.shape, axes) == placement(param.shape, kept(axes)):
+    if not is_split_for_keeping(param.shape, axes):
         return param
     return cast(jax.Array, _rounded_and_gathered(param, jnp.dtype(dtype), axes))
 
