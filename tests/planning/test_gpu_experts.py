@@ -111,6 +111,24 @@ def test_experts_on_8_gpus_exchange_what_the_plan_says_in_bfloat16(dispatch) -> 
 
 
 @pytest.mark.slow
+def test_fsdp_collects_experts_in_bfloat16_for_each_pass_and_keeps_none() -> None:
+    config = replace(EXPERTS, mesh=MeshConfig(data=1, fsdp=8))
+    compiled, program = compiled_step(config, 8)
+    gathered = collections.Counter()
+    for one in collectives(program):
+        if one.kind == "all-gather":
+            gathered[one.dtype] += one.count * one.num_bytes
+    # In each layer and pass the router in float32, all other kernels in bfloat16; and, once a step,
+    # the table in bfloat16 and the numbers of the tokens.
+    assert gathered["f32"] == 2 * L * 4 * D * E
+    kernels = 2 * L * (4 * D * D + E * 3 * D * F)
+    assert gathered["bf16"] == 2 * (kernels + VOCAB_SIZE * D)
+    peak = compiled.memory_analysis().peak_memory_in_bytes
+    planned = plan_memory(config, VOCAB_SIZE, abstract_mesh(config.mesh, 8), H100.target)
+    assert 0.9 <= peak / planned.total <= 1.15
+
+
+@pytest.mark.slow
 def test_muon_on_8_gpus_orthogonalises_a_share_of_the_matrices_on_each() -> None:
     config = replace(BASE, mesh=MeshConfig(data=1, fsdp=8), optimizer=Muon())
     _, program = compiled_step(config, 8)
