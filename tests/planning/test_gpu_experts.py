@@ -54,6 +54,7 @@ def compiled_step(config, num_devices):
     return compiled, read_program(compiled.as_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [DataConfig(), PACKED], ids=["whole", "packed"])
 def test_a_token_is_multiplied_with_the_experts_that_it_chose_alone(data) -> None:
     config = replace(EXPERTS, data=data)
