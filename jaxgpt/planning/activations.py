@@ -62,10 +62,11 @@ def kept_bytes(
         mesh: the devices; its tensor axis splits heads, hidden units and vocabulary.
         target: the kind of device, which decides what `Fastest` attention keeps.
     """
-    model, tensor = with_kernel(config, mesh, target), mesh.shape["tensor"]
+    model = with_kernel(config, mesh, target)
+    devices = _Devices(mesh.shape["tensor"], target.is_cpu)
     with compiling_for(target):
-        layer, ends = _measure(config, model, vocab_size, tensor)
-        at_work, _ = _measure(config, replace(model, remat=NoRemat()), vocab_size, tensor)
+        layer, ends = _measure(config, model, vocab_size, devices)
+        at_work, _ = _measure(config, replace(model, remat=NoRemat()), vocab_size, devices)
     return KeptBytes(layer, at_work, ends)
 
 
@@ -107,15 +108,22 @@ def with_kernel(config: TrainConfig, mesh: AbstractMesh, target: CompileTarget) 
     return replace(config.model, attention=replace(attention, kernel=kernel))
 
 
+class _Devices(NamedTuple):
+    """Number along the tensor axis, and whether they are CPUs."""
+
+    tensor: int
+    are_cpus: bool
+
+
 def _measure(
-    config: TrainConfig, model: GptConfig, vocab_size: int, tensor: int
+    config: TrainConfig, model: GptConfig, vocab_size: int, devices: _Devices
 ) -> tuple[float, float]:
     """Bytes (a layer, outside of the layers) that one more row makes the forward pass keep."""
     kinds = model.attention.num_kinds
 
     def row(num_patterns: int) -> float:
         short = replace(model, num_layers=num_patterns * kinds, layers=Unrolled())
-        few, many = (_total(config, short, vocab_size, tensor, rows) for rows in (2, 4))
+        few, many = (_total(config, short, vocab_size, devices, rows) for rows in (2, 4))
         return (many - few) / 2
 
     one, two = row(1), row(2)
@@ -123,9 +131,12 @@ def _measure(
 
 
 def _total(
-    config: TrainConfig, model: GptConfig, vocab_size: int, tensor: int, num_rows: int
+    config: TrainConfig, model: GptConfig, vocab_size: int, devices: _Devices, num_rows: int
 ) -> float:
-    built = model.build(vocab_size)
+    built, compute_dtype = model.build(vocab_size), jnp.dtype(model.compute_dtype)
+    normalised = [model.d_model]
+    if isinstance(model.attention, GroupedQueryAttention) and model.attention.qk_norm is not None:
+        normalised.append(model.attention.resolve_head_dim(model.d_model))
     loss = language_model_loss(built, jnp.ones(vocab_size, jnp.int32), config.loss)
     ids_BT = jnp.zeros((num_rows, config.batch.sequence_length), jnp.int32)
 
@@ -139,6 +150,15 @@ def _total(
             return 0.0
         # The residual stream and scalars of tokens lie whole along the tensor axis.
         whole = leaf.ndim <= 2 or leaf.shape[-1] in (1, model.d_model)
-        return math.prod(leaf.shape) * leaf.dtype.itemsize / (1 if whole else tensor)
+        itemsize: float = leaf.dtype.itemsize
+        is_normalised = leaf.ndim > 2 and leaf.shape[-1] in normalised
+        if not devices.are_cpus and is_normalised and itemsize > compute_dtype.itemsize:
+            # A norm's gradient needs two float32 arrays. XLA's GPU compiler keeps the one that both
+            # are made of, in the compute dtype.
+            itemsize = compute_dtype.itemsize / 2
+        if not devices.are_cpus and leaf.dtype == bool:
+            # It makes comparisons again.
+            return 0.0
+        return math.prod(leaf.shape) * itemsize / (1 if whole else devices.tensor)
 
     return sum(share(leaf) for leaf in jax.tree.leaves(jax.eval_shape(kept)))

@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh
 
 from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.mixture_of_experts import is_rounded
 from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.planning.activations import attention_kernel, kept_bytes, with_kernel
 from jaxgpt.runtime.target import CompileTarget
@@ -82,16 +83,17 @@ def plan_memory(
         math.ceil(micro_rows * config.batch.sequence_length),
         config.model.pad_vocab(vocab_size) // mesh.shape["tensor"],
         config.model.d_model,
+        4 if target.is_cpu else jnp.dtype(config.model.compute_dtype).itemsize,
     )
+    copies = copies_of(config, plan, target)
     is_loss = loss_at_work > layer_at_work
     layers, ends = micro_rows * config.model.num_layers * kept.layer, micro_rows * kept.ends
     return MemoryPlan(
         parameters=parameters,
         optimizer=bytes_per_device(state.opt_state),
         batch=round(rows * tokens * 5 * 4),
-        # Micro-batches add theirs to a sum that is kept beside it.
-        gradients=parameters * (2 if config.batch.num_micro_batches > 1 else 1),
-        gathered_weights=_gathered_bytes(config, plan, mesh, copies_of(config, plan, target)),
+        gradients=_gradient_bytes(config, plan, copies, target),
+        gathered_weights=_gathered_bytes(config, plan, mesh, copies, target),
         activations=round(layers + (0 if is_loss else layer_at_work)),
         logits_and_ends=round(ends + (loss_at_work if is_loss else 0)),
     )
@@ -112,14 +114,42 @@ def copies_of(config: TrainConfig, state: StatePlan, target: CompileTarget) -> W
     return plan_copies(config.model, state, target, num_micro_batches, max_bytes)
 
 
-def _gathered_bytes(
-    config: TrainConfig, state: StatePlan, mesh: AbstractMesh, copies: WeightCopies
+def _gradient_bytes(
+    config: TrainConfig, state: StatePlan, copies: WeightCopies, target: CompileTarget
 ) -> int:
-    """Copies of weights; else one layer's whole along `fsdp`, and the next one's."""
-    blocks = state.abstract.trainable["blocks"]
+    """Sums of gradients, and the newest ones that micro-batches add to them.
+
+    A GPU's products add what layers with copies have to their sums themselves.
+    """
+    params = state.abstract.trainable
+    if config.batch.num_micro_batches == 1:
+        return bytes_per_device(params)
+    added = bytes_per_device(params["blocks"] if copies.has_layers and not target.is_cpu else {})
+    return 2 * bytes_per_device(params) - added
+
+
+def _gathered_bytes(
+    config: TrainConfig,
+    state: StatePlan,
+    mesh: AbstractMesh,
+    copies: WeightCopies,
+    target: CompileTarget,
+) -> int:
+    """Copies of weights; else one layer's whole along `fsdp`, and the next one's.
+
+    And the embedding and the head, if they are no copies: a GPU's compiler rounds them once a step.
+    """
+    params = state.abstract.trainable
+    blocks, itemsize = params["blocks"], jnp.dtype(config.model.compute_dtype).itemsize
     if mesh.shape["fsdp"] == 1 or copies.has_layers:
-        return copies.num_bytes
-    itemsize = jnp.dtype(config.model.compute_dtype).itemsize
+        rounded = [
+            leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+            if path[0].key != "blocks" and is_rounded(path) and not copies.has(path)
+        ]
+        is_rounding = not target.is_cpu and config.model.compute_dtype != config.model.param_dtype
+        share = itemsize / jnp.dtype(config.model.param_dtype).itemsize if is_rounding else 0
+        return copies.num_bytes + round(bytes_per_device(rounded) * share)
     num_layers = config.model.num_layers / mesh.shape["pipeline"]
     kept = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(blocks))
     return copies.num_bytes + round(2 * itemsize * mesh.shape["fsdp"] * kept / num_layers)

@@ -52,7 +52,9 @@ class LossHead:
         """Score every token; differentiable in `x_BTD` and `kernel`, of whatever shape."""
         raise NotImplementedError(f"{type(self).__name__} has no sums")
 
-    def bytes_at_work(self, num_tokens: int, vocab_size: int, width: int) -> int:
+    def bytes_at_work(
+        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
+    ) -> int:
         """Estimate what a device needs only while it scores, for plans.
 
         Beside what the forward pass keeps for the backward pass, and the final gradients.
@@ -61,6 +63,7 @@ class LossHead:
             num_tokens: of a micro-batch on the device, N.
             vocab_size: padded, the device's share of it, V.
             width: of the model, D.
+            gradient_bytes: size of a number of the logits' gradient.
         """
         raise NotImplementedError(f"{type(self).__name__} has no bytes_at_work")
 
@@ -80,9 +83,11 @@ class WholeLogits(LossHead):
         """See `LossHead.sums`."""
         return score(x_BTD, kernel, targets_BT, weights_BT)
 
-    def bytes_at_work(self, num_tokens: int, vocab_size: int, width: int) -> int:
+    def bytes_at_work(
+        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
+    ) -> int:
         """See `LossHead.bytes_at_work`: the gradient of the logits, which are kept themselves."""
-        return 4 * num_tokens * vocab_size
+        return gradient_bytes * num_tokens * vocab_size
 
 
 @configclass
@@ -107,13 +112,18 @@ class TokenChunks(LossHead):
         """See `LossHead.sums`."""
         return _chunked(score, self.num_tokens, x_BTD, kernel, targets_BT, weights_BT)
 
-    def bytes_at_work(self, num_tokens: int, vocab_size: int, width: int) -> int:
+    def bytes_at_work(
+        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
+    ) -> int:
         """See `LossHead.bytes_at_work`.
 
-        A chunk's logits, their gradient, and the sum of the kernel's, whole on each device.
+        A chunk's logits, their gradient, and the sum of the kernel's, whole on each device. Of a
+        single chunk the logits are gone when the kernel's gradient is made.
         """
-        _, size = _divide(num_tokens, self.num_tokens)
-        return 4 * vocab_size * (2 * size + width)
+        num_chunks, size = _divide(num_tokens, self.num_tokens)
+        logits, kernel = 4 * vocab_size * size, 4 * vocab_size * width
+        both = max(logits, kernel) if num_chunks == 1 else logits + kernel
+        return gradient_bytes * vocab_size * size + both
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -85,7 +85,7 @@ def test_a_step_multiplies_in_bfloat16_alone_and_writes_no_scores(data: DataConf
         if operation.opcode == "scatter":
             assert all(VOCAB_SIZE * tokens > _size(shape) for shape in sizes)
     planned = plan_memory(config, VOCAB_SIZE, abstract_mesh(config.mesh, 1), H100.target)
-    assert 0.6 <= plan.peak_bytes / planned.total <= 1.15
+    assert 0.9 <= plan.peak_bytes / planned.total <= 1.15
 
 
 def _size(shape: tuple[int, ...]) -> int:
