@@ -2,8 +2,9 @@
 
 The choices are sorted by expert and cut into blocks of R, each of one expert alone (MegaBlocks,
 Gale et al. 2022, arXiv:2211.15841). A loop takes a block's tokens, applies the expert, and adds the
-results to their tokens; it ends after the last block that has a token. On a CPU
-`jax.lax.ragged_dot` would multiply every token with every expert (jax 0.10.2).
+results to their tokens; on a CPU it ends after the last block that has a token. There
+`jax.lax.ragged_dot` would multiply every token with every expert (jax 0.10.2). On a GPU the loop is
+for pipeline stages only, see `expert_groups.py`.
 
 The backward pass computes a block again rather than keep its hidden units: memory grows with the
 tokens, not with tokens x K x hidden width. Within a block each token stands once, and blocks follow

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.model.expert_blocks import ApplyExpert, look_up, make_blocks
-from jaxgpt.model.grouped_matmul import FEWEST_ROWS, OfExperts, Tiles
+from jaxgpt.model.grouped_matmul import FEWEST_ROWS, Tiles
+from jaxgpt.model.of_experts import OfExperts
 
 # Rows of a tile of a kernel at most: more do not fit into a multiprocessor's registers.
 _MOST_ROWS = 128

@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import configclass
 from jaxgpt.model.few_rows import OutputsFirst
-from jaxgpt.model.grouped_matmul import OfExperts
+from jaxgpt.model.of_experts import OfExperts
 from jaxgpt.model.placement import constrain_kept, constrain_saved, gathered, placement
 from jaxgpt.runtime.target import compile_target
 
