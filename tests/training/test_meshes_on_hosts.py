@@ -37,7 +37,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]
         for host in range(2)
     ]  # fmt: skip
     try:
-        (output, errors), _ = [process.communicate(timeout=280) for process in processes]
+        (output, errors), _ = [process.communicate(timeout=800) for process in processes]
     finally:
         for process in processes:
             process.kill()
