@@ -123,12 +123,15 @@ def test_a_step_compiles_on_8_gpus_and_exchanges_no_rows(name: str) -> None:
     exchanged = collectives(program)
     assert exchanged
     for operation, _ in program.operations():
-        if operation.collective == "all-gather":
+        # Outside of the stages, rows are split over `pipeline`, too: the plan has what that costs.
+        is_of_stages = name == "pipeline" and "/Gpt._run_blocks/" in operation.source
+        if operation.collective == "all-gather" and not is_of_stages:
             for array in operation.results:
                 is_activation = config.batch.sequence_length in array.shape[:-1]
                 assert not is_activation or array.dtype == "s32", "only ids may be gathered"
     if name == "tensor":
-        # Sums over the residual stream travel in bfloat16: two a layer and way, and the loss's.
+        # Sums over the residual stream travel in bfloat16: two a layer and way, the loss's, and
+        # that of looked-up rows.
         rows = config.batch.global_batch_size // config.batch.num_micro_batches
         residual = rows // 4 * config.batch.sequence_length * config.model.d_model * 2
         sums = sum(
@@ -136,7 +139,7 @@ def test_a_step_compiles_on_8_gpus_and_exchanges_no_rows(name: str) -> None:
             for one in exchanged
             if one.kind == "all-reduce" and one.dtype == "bf16"
         )
-        assert sums == 2 * (2 * 2 * 2 + 1) * residual
+        assert sums == 2 * (2 * 2 * 2 + 2) * residual
 
 
 @pytest.mark.parametrize("card", ["h100", "a100"])
