@@ -1,4 +1,4 @@
-"""The quickstart as a new user starts it: on text of one's own, twice; and its model at full size."""
+"""The quickstart as a new user starts it: on text of one's own, twice; its model at full size."""
 
 import json
 import subprocess
