@@ -12,6 +12,8 @@ Axes: L layers.
 
 import contextlib
 import dataclasses
+import functools
+import logging
 import math
 from typing import Any, NamedTuple
 
@@ -25,6 +27,8 @@ from jaxgpt.model.mixture_of_experts import is_rounded
 from jaxgpt.model.placement import collected, gathered
 from jaxgpt.runtime.target import CompileTarget
 from jaxgpt.training.state import StatePlan
+
+logger = logging.getLogger(__name__)
 
 _LAYERS = "layers"
 _EMBED = "embed"
@@ -138,9 +142,9 @@ def plan_copies(
     can_cut = isinstance(config.layers, Unrolled) and config.feed_forward.count_experts() is None
     chosen = _Group()
     if shared.is_split:
-        chosen.join(shared, max_bytes)
+        chosen.join(shared, max_bytes, "the embedding and the head")
     if (layers.is_split or is_rounding) and num_micro_batches > 1 and can_cut:
-        chosen.join(layers, max_bytes)
+        chosen.join(layers, max_bytes, "all layers")
     return WeightCopies(chosen.leaves, config.compute_dtype, chosen.num_bytes)
 
 
@@ -170,11 +174,23 @@ class _Group:
         self.num_bytes += jnp.dtype(dtype).itemsize * math.prod(shape)
         self.is_split |= shape != leaf.sharding.shard_shape(leaf.shape)
 
-    def join(self, other: "_Group", max_bytes: int) -> None:
-        """Add all of another group if that takes no more than `max_bytes`."""
-        if self.num_bytes + other.num_bytes <= max_bytes:
+    def join(self, other: "_Group", max_bytes: int, name: str) -> None:
+        """Add all of another group if that takes no more than `max_bytes`; else say so."""
+        num_bytes = self.num_bytes + other.num_bytes
+        if num_bytes <= max_bytes:
             self.leaves |= other.leaves
-            self.num_bytes += other.num_bytes
+            self.num_bytes = num_bytes
+        elif max_bytes > 0:
+            _log_left_out(name, num_bytes, max_bytes)
+
+
+@functools.cache
+def _log_left_out(name: str, num_bytes: int, max_bytes: int) -> None:
+    logger.info(
+        "weights of %s are prepared in each micro-batch: copies for a whole step would take %d "
+        "bytes of a device, and runtime.max_copied_bytes is %d",
+        name, num_bytes, max_bytes,
+    )  # fmt: skip
 
 
 def _cut(leaf: jax.Array, how: _Leaf) -> list[jax.Array]:

@@ -66,6 +66,20 @@ def test_the_embedding_and_the_head_are_copied_first_and_layers_where_they_fit()
         assert _copies(other, split, GPU, 2, ALL).num_bytes == shared
 
 
+def test_weights_whose_copies_do_not_fit_are_named(caplog) -> None:
+    split = MeshConfig(data=2, fsdp=4)
+    with caplog.at_level("INFO"):
+        _copies(CONFIG, split, GPU, 2, 0)
+        _copies(CONFIG, split, GPU, 2, ALL)
+    assert not caplog.records, "nothing is left out that was to be copied"
+    limit = 20_011  # Of no other test: each message is logged once.
+    with caplog.at_level("INFO"):
+        _copies(CONFIG, split, GPU, 2, limit)
+    (record,) = caplog.records
+    assert "weights of all layers" in record.getMessage()
+    assert f"runtime.max_copied_bytes is {limit}" in record.getMessage()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_copies_change_no_gradient(tied: bool) -> None:
