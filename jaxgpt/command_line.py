@@ -22,8 +22,8 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from jaxgpt.errors import JaxgptError, UnfinishedError, UsageError, explain_machine_error
-from jaxgpt.packages import describe, install_advice
-from jaxgpt.variants import (
+from jaxgpt.names.packages import describe, install_advice
+from jaxgpt.names.variants import (
     choose_variants,
     describe_owners,
     describe_variants,
@@ -35,7 +35,7 @@ T = TypeVar("T")
 _MAX_HANDLES = 1 << 16
 _BOX = "╭╮╰╯│─"
 _REGISTRY = ConstructorRegistry()
-KERNEL_LOGGER = "jaxgpt.model.attention_kernels"
+KERNEL_LOGGER = "jaxgpt.model.attention.kernels"
 
 
 def parse_options(options: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
@@ -152,7 +152,7 @@ def run_verb(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
         encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
-        # Work that can be saved installs a handler of its own; see stopping.py.
+        # Work that can be saved installs a handler of its own; see stop_signal.py.
         signal.signal(signal.SIGTERM, _terminate)
     _raise_handle_limit()
     try:

@@ -8,16 +8,16 @@ from typing import Any
 
 from jaxgpt.checkpoints.lineage import package_versions
 from jaxgpt.command_line import parse_options, require_at_least, run_verb
+from jaxgpt.distributed.hosts import HostsConfig, is_first_host, joined_hosts
+from jaxgpt.distributed.preflight import preflight
 from jaxgpt.errors import DivergedError
 from jaxgpt.evaluation.eval_step import EvalProgram
 from jaxgpt.evaluation.held_out import open_split, read_batches
 from jaxgpt.evaluation.perplexity import measure_perplexity
-from jaxgpt.experiment import open_run
-from jaxgpt.parallel.hosts import HostsConfig, is_first_host, joined_hosts
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
-from jaxgpt.parallel.preflight import preflight
-from jaxgpt.parallel.runtime import configure_runtime
 from jaxgpt.parallel.sharding import check_length, on_mesh
+from jaxgpt.runs.config import open_run
+from jaxgpt.runtime.settings import configure_runtime
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,13 @@ import tyro
 
 from jaxgpt.command_line import parse_options, require_at_least, require_seed, run_verb
 from jaxgpt.errors import UsageError
-from jaxgpt.experiment import open_run
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.sliding import SlidingDecoder
-from jaxgpt.inference.text import choose_length, make_text_decoder, stream_text
+from jaxgpt.inference.text_generation import choose_length, make_text_decoder, stream_text
 from jaxgpt.inference.transcript import Transcript
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.parallel.runtime import configure_runtime
+from jaxgpt.runs.config import open_run
+from jaxgpt.runtime.settings import configure_runtime
 
 _Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 

@@ -12,10 +12,10 @@ import tyro
 from jaxgpt.command_line import find_option, parse_options, require_at_least, run_verb
 from jaxgpt.config import load_config
 from jaxgpt.errors import UsageError
-from jaxgpt.experiment import TrainConfig
 from jaxgpt.planning.compiled import compile_plan
 from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.plan import describe, describe_placements, find_vocab_size, make_plan
+from jaxgpt.runs.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

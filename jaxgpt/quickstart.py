@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options, require_at_least, run_verb
-from jaxgpt.tour import Tour, run_tour
+from jaxgpt.runs.quickstart import Tour, run_tour
 
 
 @dataclass(frozen=True, kw_only=True)

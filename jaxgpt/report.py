@@ -9,9 +9,9 @@ import tyro
 
 from jaxgpt.command_line import parse_options, run_verb
 from jaxgpt.errors import MismatchError, UsageError
-from jaxgpt.nearby_paths import describe_nearby_runs
-from jaxgpt.remote_run import local_folder
-from jaxgpt.reporting.run_report import write_run_report
+from jaxgpt.names.nearby_paths import describe_nearby_runs
+from jaxgpt.runs.remote import local_folder
+from jaxgpt.runs.report.report import write_run_report
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import tyro
 
 from jaxgpt.command_line import find_option, parse_options, run_verb
 from jaxgpt.errors import UsageError
-from jaxgpt.remote_run import local_folder
-from jaxgpt.supervision import Patience, newest_step, supervise
+from jaxgpt.runs.remote import local_folder
+from jaxgpt.runs.supervisor import Patience, newest_step, supervise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ import tyro
 from jaxgpt.command_line import KERNEL_LOGGER, find_option, parse_options, run_verb
 from jaxgpt.config import load_config, replace
 from jaxgpt.data.loader import WeightedDataset
+from jaxgpt.distributed.hosts import HostsConfig, joined_hosts
 from jaxgpt.errors import UsageError
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.parallel.hosts import HostsConfig, joined_hosts
-from jaxgpt.pretraining import train_run
-from jaxgpt.remote_run import local_folder
-from jaxgpt.training.time_account import process_start
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.pretrain import train_run
+from jaxgpt.runs.remote import local_folder
+from jaxgpt.training.goodput import process_start
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jaxgpt.checkpoints.remote_verification import verify_remote_run
+from jaxgpt.checkpoints.remote.verification import verify_remote_run
 from jaxgpt.checkpoints.verification import Verification, verify_run
 from jaxgpt.command_line import parse_options, run_verb
-from jaxgpt.console import format_count
+from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import NoCheckpointError, UsageError
-from jaxgpt.remote_folder import is_url
-from jaxgpt.shards import TokenDataset
+from jaxgpt.reports.console import format_count
+from jaxgpt.storage.remote_folder import is_url
 
 
 @dataclass(frozen=True, kw_only=True)

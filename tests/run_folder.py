@@ -11,11 +11,11 @@ from jaxgpt.checkpoints.lineage import make_lineage
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
 from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import load_config, replace, to_dict
-from jaxgpt.durable import write_json
-from jaxgpt.experiment import FORMAT_VERSION, TrainConfig
+from jaxgpt.data.shards import TokenDataset
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.parallel.runtime import RuntimeConfig
-from jaxgpt.shards import TokenDataset
+from jaxgpt.runs.config import FORMAT_VERSION, TrainConfig
+from jaxgpt.runtime.settings import RuntimeConfig
+from jaxgpt.storage.durable import write_json
 from jaxgpt.training.state import abstract_parameters
 from tests.tiny import write_config
 

@@ -16,9 +16,9 @@ from jaxgpt import train
 from jaxgpt.command_line import KERNEL_LOGGER, find_option, parse_options, run_verb
 from jaxgpt.config import configclass
 from jaxgpt.errors import BadInputError, ConfigError, UsageError
-from jaxgpt.model import attention_kernels
-from jaxgpt.model.feed_forward import Gelu
+from jaxgpt.model.attention import kernels
 from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.layers.feed_forward import Gelu
 
 
 @configclass
@@ -148,10 +148,10 @@ def test_jaxgpt_lists_its_verbs_and_refuses_others() -> None:
 
 
 def test_only_training_shows_the_choice_of_the_attention_kernel() -> None:
-    assert attention_kernels.logger.name == KERNEL_LOGGER
+    assert kernels.logger.name == KERNEL_LOGGER
     with pytest.raises(SystemExit):
         run_verb(lambda argv: sys.exit(0), [])
-    assert not attention_kernels.logger.isEnabledFor(logging.INFO)
+    assert not kernels.logger.isEnabledFor(logging.INFO)
     with pytest.raises(UsageError):
         train.main([])
-    assert attention_kernels.logger.isEnabledFor(logging.INFO)
+    assert kernels.logger.isEnabledFor(logging.INFO)

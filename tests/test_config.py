@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from jaxgpt.config import configclass, from_dict, from_json, load_config, replace, to_dict, to_json
 from jaxgpt.errors import ConfigError, UsageError
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import FeedForward, Gelu, SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.positions import Position, Rotary
+from jaxgpt.model.layers.feed_forward import FeedForward, Gelu, SwiGlu
+from jaxgpt.model.layers.positions import Position, Rotary
+from jaxgpt.runs.config import TrainConfig
 
 MODULE = __name__
 

@@ -12,9 +12,9 @@ from jaxgpt.batch import Batch
 from jaxgpt.config import from_json, load_config, to_json
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.errors import ConfigError
-from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.mesh import single_device_mesh
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.training.loss import language_model_loss
 from jaxgpt.training.state import TrainState, plan_state
 from jaxgpt.training.step import make_train_step

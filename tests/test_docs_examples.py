@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import replace
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.norms import LayerNorm, RmsNorm, Sandwich
-from jaxgpt.model.positions import Learned
+from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.model.layers.norms import LayerNorm, RmsNorm, Sandwich
+from jaxgpt.model.layers.positions import Learned
+from jaxgpt.runs.config import TrainConfig
 from tests.tiny import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "model.md"

@@ -9,11 +9,11 @@ import pytest
 
 from jaxgpt import eval as eval_verb
 from jaxgpt.command_line import run_verb
-from jaxgpt.experiment import open_run
+from jaxgpt.data.shards import TokenDataset
+from jaxgpt.model.layers.positions import Learned
 from jaxgpt.model.pipeline import Pipelined
-from jaxgpt.model.positions import Learned
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.shards import TokenDataset
+from jaxgpt.runs.config import open_run
 from tests.run_folder import make_run
 from tests.tiny import make_dataset
 

@@ -7,8 +7,8 @@ import pytest
 
 from jaxgpt import generate
 from jaxgpt.command_line import run_verb
-from jaxgpt.model.positions import Learned
-from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.model.layers.positions import Learned
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 from tests.run_folder import make_run
 from tests.tiny import make_dataset
 

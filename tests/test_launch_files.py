@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from jaxgpt import errors
-from jaxgpt.parallel.host_detection import detect_placement
+from jaxgpt.distributed.launchers import detect_placement
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LAUNCH = REPOSITORY / "docs" / "launch"

@@ -7,14 +7,14 @@ import re
 import pytest
 
 from jaxgpt.config import load_config, replace
-from jaxgpt.console import format_count
 from jaxgpt.corpus.config import DatasetConfig
+from jaxgpt.corpus.existing import name_some, recorded_settings, settings_differences
 from jaxgpt.corpus.filters.config import FiltersConfig
-from jaxgpt.corpus.finished import name_some, recorded_settings, settings_differences
 from jaxgpt.data.loader import DataConfig, WeightedDataset, open_training_batches
 from jaxgpt.errors import UsageError
-from jaxgpt.experiment import Run, TrainConfig
 from jaxgpt.planning.plan import describe_time
+from jaxgpt.reports.console import format_count
+from jaxgpt.runs.config import Run, TrainConfig
 from tests.tiny import REPOSITORY
 
 BASE = load_config(REPOSITORY / "configs/quickstart.py", TrainConfig)
@@ -30,7 +30,8 @@ def test_no_verb_or_report_writes_a_count_with_a_fixed_plural() -> None:
     nouns = ("documents", "sources", "files", "copies", "shards")
     paths = [
         *(REPOSITORY / "jaxgpt" / "tools").glob("*.py"),
-        *(REPOSITORY / "jaxgpt" / "corpus").glob("report*.py"),
+        *(REPOSITORY / "jaxgpt" / "corpus" / "report").glob("*.py"),
+        *(REPOSITORY / "jaxgpt" / "runs").rglob("*.py"),
         *(REPOSITORY / "jaxgpt").glob("*.py"),
     ]
     for path in paths:

@@ -14,9 +14,9 @@ import pytest
 
 from jaxgpt.cli import VERBS, main
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.experiment import TrainConfig
+from jaxgpt.names.variants import find_variants, load_variant
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.tools.benchmark import MEASURES
-from jaxgpt.variants import find_variants, load_variant
 from tests.tiny import REPOSITORY
 
 OPTION = re.compile(r"(?<![\w-])--[a-z](?:[\w.:-]*\w)?")
@@ -52,7 +52,7 @@ FOREIGN = {
 # A command of another program in a text, with its options.
 FOREIGN_COMMAND = re.compile(r"`zstd(?: --?[\w=-]+)+`")
 PLACEHOLDERS = {"--name", "--x", "--section.field"}
-STYLE_SHEETS = {"report_page.py", "plots.py"}
+STYLE_SHEETS = {"jaxgpt/reports/page.py", "jaxgpt/reports/plots.py"}
 PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "README.md"]
 
 
@@ -121,7 +121,7 @@ def _is_option(name: str) -> bool:
 @pytest.mark.parametrize("folder", ["jaxgpt", "configs"])
 def test_an_option_named_in_the_code_is_one(folder: str) -> None:
     for path in sorted((REPOSITORY / folder).rglob("*.py")):
-        if path.name not in STYLE_SHEETS:
+        if path.relative_to(REPOSITORY).as_posix() not in STYLE_SHEETS:
             wrong = [name for name in _named(_strings(path)) if not _is_option(name)]
             assert not wrong, f"{path.relative_to(REPOSITORY)} names {wrong}"
 

@@ -10,7 +10,7 @@ FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "mars
 # Each runs what can only come from the user's own config, or from a worker of the same program.
 ALLOWED = {
     ("jaxgpt/config.py", "runpy"): "a config file is a program that the user names",
-    ("jaxgpt/corpus/executors/processes.py", "pickle"): "errors between a build and its workers",
+    ("jaxgpt/corpus/execution/processes.py", "pickle"): "errors between a build and its workers",
 }
 
 
@@ -63,7 +63,7 @@ def test_the_search_finds_what_it_looks_for() -> None:
 
 def test_workers_talk_over_pipes_that_nobody_else_can_write_to() -> None:
     """The pickle that is allowed stays where it is: errors are tried, not files read."""
-    text = Path(REPOSITORY / "jaxgpt/corpus/executors/processes.py").read_text()
+    text = Path(REPOSITORY / "jaxgpt/corpus/execution/processes.py").read_text()
     assert "pickle.load(" not in text
     assert text.count("pickle.loads(") == 1
     assert "pickle.loads(pickle.dumps(error))" in text

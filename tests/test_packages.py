@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from jaxgpt.command_line import run_verb
 from jaxgpt.errors import ConfigError
-from jaxgpt.packages import import_package
+from jaxgpt.names.packages import import_package
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, make_dataset, make_texts
 

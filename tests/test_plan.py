@@ -11,9 +11,9 @@ from jaxgpt import plan, train
 from jaxgpt.command_line import run_verb
 from jaxgpt.config import load_config
 from jaxgpt.errors import ConfigError, UsageError
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.fit_on_mesh import check_mesh
 from jaxgpt.parallel.mesh import abstract_mesh
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.mesh_check import check_mesh
 from tests.tiny import REPOSITORY, make_dataset, write_config
 
 

@@ -6,15 +6,15 @@ import pytest
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import load_config, replace
-from jaxgpt.corpus.splits import draw
+from jaxgpt.corpus.documents.splits import draw
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset, open_training_batches
 from jaxgpt.errors import ConfigError
-from jaxgpt.experiment import TrainConfig
 from jaxgpt.inference.sampling import row_keys
-from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.training.optimizer import AdamW
 from jaxgpt.training.schedule import Constant
 from jaxgpt.training.state import init_parameters, init_state, plan_state

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.errors import UsageError
+from jaxgpt.runs.supervisor import Patience, newest_step, supervise
 from jaxgpt.supervise import main
-from jaxgpt.supervision import Patience, newest_step, supervise
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUICK = Patience(first_wait_seconds=0.01, longest_wait_seconds=0.05, max_restarts=3)

@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxgpt.dataset_manifest import write_manifest
-from jaxgpt.shard_writer import ShardWriter
-from jaxgpt.tokenizer import Tokenizer
-from jaxgpt.tokenizer_training import TokenizerConfig, train_tokenizer
+from jaxgpt.data.manifest import write_manifest
+from jaxgpt.data.shard_writer import ShardWriter
+from jaxgpt.tokenizer.tokenizer import Tokenizer
+from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -25,13 +25,13 @@ _WORDS = _SENTENCES.replace(",", "").replace(".", "").split()
 
 CONFIG = """
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset
-from jaxgpt.experiment import EvaluationConfig, TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.runs.config import EvaluationConfig, TrainConfig
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Scanned
-from jaxgpt.model.layers import Dropout
-from jaxgpt.parallel.runtime import RuntimeConfig
+from jaxgpt.model.layers.projection import Dropout
+from jaxgpt.runtime.settings import RuntimeConfig
 from jaxgpt.checkpoints.manager import CheckpointConfig
 from jaxgpt.training.metrics import LoggingConfig
 from jaxgpt.training.optimizer import Muon

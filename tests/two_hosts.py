@@ -15,9 +15,9 @@ TRAIN = ("-m", "jaxgpt.train")
 CONFIG = """
 from jaxgpt.checkpoints.manager import CheckpointConfig
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset
-from jaxgpt.experiment import EvaluationConfig, TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.runs.config import EvaluationConfig, TrainConfig
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.training.metrics import LoggingConfig
 from jaxgpt.training.schedule import Cosine

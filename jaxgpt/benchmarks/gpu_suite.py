@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from jaxgpt.benchmarks.suite import Suite, SuiteReport
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
-from jaxgpt.packages import install_advice
+from jaxgpt.names.packages import install_advice
 
 _124M = ("train-step", "--shape", "gpt2-124m", "--sequence-length", "1024", "--dtype", "bfloat16")
 _350M = ("train-step", "--shape", "gpt2-350m", "--dtype", "bfloat16", "--steps", "5")

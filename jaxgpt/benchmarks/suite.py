@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.config import configclass
-from jaxgpt.durable import write_json
-from jaxgpt.plots import bar_chart
+from jaxgpt.reports.plots import bar_chart
+from jaxgpt.storage.durable import write_json
 
 _TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 

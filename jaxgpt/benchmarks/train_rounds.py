@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.batch import Batch
-from jaxgpt.experiment import TrainConfig
 from jaxgpt.parallel.mesh import make_mesh
-from jaxgpt.parallel.runtime import configure_runtime
 from jaxgpt.parallel.sharding import on_mesh, to_devices
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runtime.settings import configure_runtime
 from jaxgpt.training.loss import language_model_loss
 from jaxgpt.training.state import init_parameters, init_state, plan_state
 from jaxgpt.training.step import compile_step, make_train_step

@@ -17,8 +17,8 @@ from typing import Any
 
 import xxhash
 
-from jaxgpt.durable import sync_file, write_atomically
 from jaxgpt.errors import MismatchError, is_machine_error
+from jaxgpt.storage.durable import sync_file, write_atomically
 
 MANIFEST = "integrity.json"
 ALGORITHM = "xxh3_128"

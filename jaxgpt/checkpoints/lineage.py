@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config_roles import ARCHITECTURE, TRAINING, select_fields, with_defaults
+from jaxgpt.config import ARCHITECTURE, TRAINING, select_fields, with_defaults
 from jaxgpt.errors import MismatchError
-from jaxgpt.type_tags import with_current_tags
+from jaxgpt.names.type_tags import with_current_tags
 
 FORMAT_VERSION = 1
 _PACKAGES = (
@@ -70,7 +70,7 @@ def check_resume(
 ) -> list[str]:
     """Refuse to continue a run as something else.
 
-    A run keeps its tokenizer and its architecture (`config_roles.py`), always, and its datasets,
+    A run keeps its tokenizer and its architecture (`config.py`), always, and its datasets,
     unless `allow_data_change`. All else may change (steps, devices, dropout, logging, versions),
     and every difference is returned for the log; where one of them changes the numbers, such as
     another seed, the run still goes on, but no longer as the undisturbed one would have.

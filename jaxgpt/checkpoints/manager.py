@@ -1,6 +1,6 @@
 """The checkpoints of a run: save without stopping, find, restore on any devices.
 
-A step counts once everything of it is durable and hashed: it is written beside (`saving.py`),
+A step counts once everything of it is durable and hashed: it is written beside (`saver.py`),
 then renamed (`step_folders.py`). What is read was compared with its hashes (`integrity.py`).
 
     checkpoints/100/params/ training_state/     arrays, as Orbax writes them
@@ -18,28 +18,28 @@ from typing import Any
 import jax
 
 from jaxgpt.checkpoints import step_folders
-from jaxgpt.checkpoints.free_space import find_shortage
 from jaxgpt.checkpoints.named_trees import named_arrays
-from jaxgpt.checkpoints.orbax_files import OrbaxFiles
+from jaxgpt.checkpoints.orbax_adapter import OrbaxFiles
 from jaxgpt.checkpoints.retention import (
     comparable_losses,
     evaluated_steps_to_keep,
     rank_by_loss,
 )
-from jaxgpt.checkpoints.save_attempts import SaveAttempts
-from jaxgpt.checkpoints.saving import Saver
-from jaxgpt.checkpoints.shared_fate import SharedFate
+from jaxgpt.checkpoints.save_barrier import SharedFate
+from jaxgpt.checkpoints.save_retries import SaveAttempts
+from jaxgpt.checkpoints.saver import Saver
 from jaxgpt.checkpoints.step_content import (
     FORMAT_VERSION,
     ITEMS,
     PARAMS,
     TRAINING_STATE,
     find_obvious_problem,
+    find_shortage,
 )
 from jaxgpt.checkpoints.stored_steps import StoredSteps, one_line
 from jaxgpt.config import configclass
+from jaxgpt.distributed.hosts import share
 from jaxgpt.errors import JaxgptError
-from jaxgpt.parallel.hosts import share
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ Format 1 had no hashes; it is read with a warning. This file knows one folder at
 
 import json
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,17 @@ from jaxgpt.checkpoints.integrity import (
     find_damage,
     read_manifest,
 )
-from jaxgpt.checkpoints.orbax_files import is_item_whole
+from jaxgpt.checkpoints.orbax_adapter import is_item_whole
 from jaxgpt.errors import MismatchError, is_machine_error
 
 logger = logging.getLogger(__name__)
-
 FORMAT_VERSION = 2
 PARAMS = "params"
 TRAINING_STATE = "training_state"
 ITEMS = (PARAMS, TRAINING_STATE)
 METADATA_FILE = "metadata.json"
 _UNHASHED_VERSION = 1
+_FACTOR = 1.2
 
 
 def read_document(folder: Path) -> dict[str, Any]:
@@ -111,3 +112,22 @@ def stored_bytes(folder: Path) -> int | None:
     if isinstance(manifest, Damage):
         return None
     return sum(entry.bytes for entry in manifest.values())
+
+
+def find_shortage(
+    directory: Path, newest: int | None, items: Mapping[str, Mapping[str, Any]]
+) -> str | None:
+    """Say that there is no room, or return None.
+
+    Args:
+        directory: of the checkpoints.
+        newest: the last complete step, whose size is the best forecast.
+        items: arrays by name, by item; their sizes are the next best.
+    """
+    arrays = (array for named in items.values() for array in named.values())
+    size = None if newest is None else stored_bytes(directory / str(newest))
+    needed = int(_FACTOR * (size or sum(array.nbytes for array in arrays)))
+    free = shutil.disk_usage(directory).free
+    if free >= needed:
+        return None
+    return f"{free:,} bytes are free on its disk and {needed:,} may be needed"

@@ -17,8 +17,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxgpt.durable import sync_folder, write_json
 from jaxgpt.errors import UsageError
+from jaxgpt.storage.durable import sync_folder, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,11 @@ heal, so if they are whole after the read, they were while it went on. Hosts div
 agree on its result, so that all of them read the same step or none does.
 """
 
+import errno
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import numpy as np
 
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.named_trees import ArraySpec, describe_difference, named_specs, refill
-from jaxgpt.checkpoints.orbax_files import OrbaxFiles
+from jaxgpt.checkpoints.orbax_adapter import OrbaxFiles
 from jaxgpt.checkpoints.retention import (
     Evaluation,
     comparable_losses,
@@ -29,10 +32,13 @@ from jaxgpt.checkpoints.step_content import (
     find_obvious_problem,
     read_document,
 )
+from jaxgpt.distributed.hosts import gather, share
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
-from jaxgpt.parallel.hosts import gather, share
 
 logger = logging.getLogger(__name__)
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# TensorStore, which writes the arrays, raises ValueError with the system's number in its text.
+_ERRNO_IN_TEXT = re.compile(r"\[os_error_code='(\d+)'\]")
 
 
 class StoredSteps:
@@ -214,3 +220,30 @@ class StoredSteps:
 def one_line(error: BaseException) -> str:
     """An exception's type and text, short and without line breaks."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return one line that says why a save failed; if for want of room, in the system's words.
+
+    What has no room is cleared away, and that may fail too, with an error that hides the first.
+    """
+    for link in _chain(error):
+        for number in _errno_of(link) & _NO_ROOM:
+            reason, line = os.strerror(number), one_line(link)
+            return line if reason in line else f"{reason}: {line}"
+    return one_line(error)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from or in the handling of, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _errno_of(error: BaseException) -> set[int]:
+    if isinstance(error, OSError):
+        return set() if error.errno is None else {error.errno}
+    return {int(number) for number in _ERRNO_IN_TEXT.findall(str(error))}

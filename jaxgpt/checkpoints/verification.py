@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.integrity import MANIFEST, find_damage, list_files
 from jaxgpt.errors import UsageError
-from jaxgpt.nearby_paths import describe_nearby_runs
+from jaxgpt.names.nearby_paths import describe_nearby_runs
 
 CHECKPOINTS = "checkpoints"
 # What a run folder says of the run, hashed together in its own manifest.

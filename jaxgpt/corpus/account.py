@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.corpus.machine_errors import explain, is_fault_of_machine
-from jaxgpt.corpus.measuring import merge_measures
-from jaxgpt.corpus.near_duplicates.examples import merge_examples
-from jaxgpt.corpus.splits import Assignment
-from jaxgpt.corpus.tally import Tally
-from jaxgpt.durable import write_json
+from jaxgpt.corpus.documents.splits import Assignment
+from jaxgpt.corpus.execution.machine_errors import explain, is_fault_of_machine
+from jaxgpt.corpus.stages.measure import merge_measures
+from jaxgpt.corpus.stats.counts import Tally
+from jaxgpt.corpus.stats.near_duplicate_examples import merge_examples
 from jaxgpt.errors import MismatchError
+from jaxgpt.storage.durable import write_json
 
 ACCOUNT_NAME = "account.json"
 VERSION = 2

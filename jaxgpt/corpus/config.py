@@ -1,17 +1,17 @@
 """`DatasetConfig`: everything that decides what a dataset holds."""
 
 from jaxgpt.config import configclass
-from jaxgpt.corpus.decontamination import DecontaminationConfig
-from jaxgpt.corpus.executors.config import ExecutorConfig
+from jaxgpt.corpus.cleaning.privacy import PrivacyConfig
+from jaxgpt.corpus.cleaning.repair import RepairConfig
+from jaxgpt.corpus.dedup.near.config import NearDuplicatesConfig
+from jaxgpt.corpus.documents.splits import HashSplit, Split
+from jaxgpt.corpus.execution.config import ExecutorConfig
 from jaxgpt.corpus.filters.config import FiltersConfig
-from jaxgpt.corpus.near_duplicates.config import NearDuplicatesConfig
-from jaxgpt.corpus.privacy import PrivacyConfig
-from jaxgpt.corpus.repair import RepairConfig
-from jaxgpt.corpus.sources import SourcesConfig
-from jaxgpt.corpus.splits import HashSplit, Split
-from jaxgpt.corpus.vocabulary import DatasetTokenizer
-from jaxgpt.corpus.weighing import MixtureConfig
-from jaxgpt.shard_writer import DEFAULT_SHARD_TOKENS
+from jaxgpt.corpus.filters.decontamination import DecontaminationConfig
+from jaxgpt.corpus.readers.sources import SourcesConfig
+from jaxgpt.corpus.stages.mixture import MixtureConfig
+from jaxgpt.corpus.stages.train_tokenizer import DatasetTokenizer
+from jaxgpt.data.shard_writer import DEFAULT_SHARD_TOKENS
 
 
 @configclass

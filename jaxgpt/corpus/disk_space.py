@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.text_estimate import TextEstimate
-from jaxgpt.dataset_manifest import token_dtype
+from jaxgpt.corpus.readers.text_estimate import TextEstimate
+from jaxgpt.data.manifest import token_dtype
 from jaxgpt.errors import DISK_FULL, JaxgptError, UsageError
-from jaxgpt.report_page import format_bytes
+from jaxgpt.reports.page import format_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The stages of a corpus on its way from input files to token ids, and what they counted.
 
 Each method is a stage: it makes the tasks, has them carried out, and brings what they counted into
-the account. Which stages come in which order is for `pipeline.py`.
+the account. Which stages come in which order is for `build.py`.
 """
 
 import dataclasses
@@ -14,23 +14,23 @@ from typing import Any
 from jaxgpt.config import to_dict
 from jaxgpt.corpus.account import Account
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.deduplication import remove_duplicates
-from jaxgpt.corpus.encoding import encode_partition
-from jaxgpt.corpus.measuring import measure_documents
-from jaxgpt.corpus.near_duplicates.depletion import find_depleted
-from jaxgpt.corpus.near_duplicates.removing import remove_near_duplicates
-from jaxgpt.corpus.partition import Partition, gather_partitions
-from jaxgpt.corpus.passes import Steps, apply_steps, partition_of
-from jaxgpt.corpus.reading import ReadPlan, batches_of, plan_parts, read_part
-from jaxgpt.corpus.sources import Inputs
-from jaxgpt.corpus.splits import Assignment
-from jaxgpt.corpus.stages import Done, Kernel, Stages, Task, combined_key
-from jaxgpt.corpus.tally import OTHER_SOURCES, SourceTally, Tally, named_sources
-from jaxgpt.corpus.verdict import check_read
-from jaxgpt.corpus.vocabulary import settle_vocabulary
-from jaxgpt.corpus.weighing import weigh_partition
-from jaxgpt.durable import hash_file
-from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.corpus.dedup.exact import remove_duplicates
+from jaxgpt.corpus.dedup.near.apply import find_depleted
+from jaxgpt.corpus.dedup.near.pipeline import remove_near_duplicates
+from jaxgpt.corpus.documents.partition import Partition, gather_partitions
+from jaxgpt.corpus.documents.splits import Assignment
+from jaxgpt.corpus.execution.tasks import Done, Kernel, Stages, Task, combined_key
+from jaxgpt.corpus.input_checks import check_read
+from jaxgpt.corpus.readers.sources import Inputs
+from jaxgpt.corpus.stages.encode import encode_partition
+from jaxgpt.corpus.stages.filter import Steps, apply_steps, partition_of
+from jaxgpt.corpus.stages.measure import measure_documents
+from jaxgpt.corpus.stages.mixture import weigh_partition
+from jaxgpt.corpus.stages.read import ReadPlan, batches_of, plan_parts, read_part
+from jaxgpt.corpus.stages.train_tokenizer import settle_vocabulary
+from jaxgpt.corpus.stats.counts import OTHER_SOURCES, SourceTally, Tally, named_sources
+from jaxgpt.storage.durable import hash_file
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 

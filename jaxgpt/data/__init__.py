@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from jaxgpt.public_names import lazy_imports
+from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
     from jaxgpt.batch import Batch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         evaluation_batches,
         open_training_batches,
     )
-    from jaxgpt.shard_writer import ShardWriter
-    from jaxgpt.shards import TokenDataset
+    from jaxgpt.data.shard_writer import ShardWriter
+    from jaxgpt.data.shards import TokenDataset
 else:
     __getattr__, __dir__ = lazy_imports(__name__)

@@ -6,7 +6,7 @@ of that endless sequence is a pure function of (seed, r), and batch k is rows kG
 so a resumed run needs to know one integer, and hosts and threads cannot change what is read.
 Evaluation reads a split from its beginning to its end.
 
-What a row looks like is in `packing.py`; what lies on disk, in `jaxgpt/shards.py`.
+What a row looks like is in `packing.py`; what lies on disk, in `jaxgpt/data/shards.py`.
 
 Axes: B rows, T tokens of a row, W = T + 1 tokens of a window.
 """
@@ -22,10 +22,10 @@ from jaxgpt.config import configclass
 from jaxgpt.data.mixture import Interleaving, proportions
 from jaxgpt.data.packing import make_rows
 from jaxgpt.data.prefetch import Prefetched
+from jaxgpt.data.shards import TokenDataset
 from jaxgpt.data.windows import Split, Windows, read_with_starts
 from jaxgpt.errors import ConfigError, MismatchError, UsageError
-from jaxgpt.nearby_paths import describe_nearby_datasets
-from jaxgpt.shards import TokenDataset
+from jaxgpt.names.nearby_paths import describe_nearby_datasets
 
 
 @configclass

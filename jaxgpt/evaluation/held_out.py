@@ -1,6 +1,6 @@
 """Opening the text that a model is scored on: the split must exist and be in the model's tokens.
 
-What is computed over it is in perplexity.py and ngram.py.
+What is computed over it is in perplexity.py and ngram_baseline.py.
 """
 
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt.batch import Batch
-from jaxgpt.console import track
 from jaxgpt.data.loader import count_evaluation_batches, evaluation_batches
+from jaxgpt.data.shards import TokenDataset, TokenSplit
 from jaxgpt.errors import BadInputError, MismatchError, UsageError, did_you_mean
-from jaxgpt.shards import TokenDataset, TokenSplit
-from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.reports.console import track
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 _TOKENS_AT_A_TIME = 1 << 20
 

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from jaxgpt.public_names import lazy_imports
+from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
     from jaxgpt.inference.decode import Decoder
     from jaxgpt.inference.sampling import SamplingConfig, sample
-    from jaxgpt.inference.text import continue_texts, make_text_decoder, stream_text
+    from jaxgpt.inference.text_generation import continue_texts, make_text_decoder, stream_text
 else:
     __getattr__, __dir__ = lazy_imports(__name__)

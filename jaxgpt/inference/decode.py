@@ -1,7 +1,8 @@
 """Continue rows of tokens: one pass over the prompts, then token by token with a cache.
 
-Tokens in, tokens out; text is text.py's. The device works in blocks of steps, so that the host
-waits once a block; shapes are rounded up to powers of two, so that few programs are compiled.
+Tokens in, tokens out; text is text_generation.py's. The device works in blocks of steps, so that
+the host waits once a block; shapes are rounded up to powers of two, so that few programs are
+compiled.
 
 Axes: B rows, T tokens of a padded prompt, N steps of a block, V padded vocabulary, D model.
 """
@@ -17,11 +18,11 @@ import numpy as np
 from jax import Array
 
 from jaxgpt.errors import DivergedError, MismatchError
+from jaxgpt.inference.decoding_weights import DecodingWeights
 from jaxgpt.inference.sampling import SamplingConfig, allowed_ids, row_keys, sample
-from jaxgpt.inference.weights import DecodingWeights
+from jaxgpt.model.attention.kv_cache import KVCache
 from jaxgpt.model.gpt import Gpt, make_cache
 from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.kv_cache import KVCache
 
 _SMALLEST_BUCKET = 16
 

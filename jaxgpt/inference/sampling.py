@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from jaxgpt.config import configclass
-from jaxgpt.model.random_bits import key_of_seed
+from jaxgpt.model.cpu.threefry import key_of_seed
 
 _LOWEST_TEMPERATURE = 1e-6
 

@@ -6,7 +6,7 @@ Knows how samples are printed, not how they are made.
 from collections.abc import Sequence
 from typing import Any
 
-from jaxgpt.inference.text import TextPiece
+from jaxgpt.inference.text_generation import TextPiece
 
 
 class Transcript:

@@ -5,12 +5,13 @@ Start reading at `gpt.py`; every other file holds one part that a config can cho
 
 from typing import TYPE_CHECKING
 
-from jaxgpt.public_names import lazy_imports
+from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
-    from jaxgpt.model.attention import Attention, AttentionContext, GroupedQueryAttention
-    from jaxgpt.model.attention_kernel import AttentionKernel
-    from jaxgpt.model.attention_kernels import (
+    from jaxgpt.model.attention.attention import Attention, AttentionContext, GroupedQueryAttention
+    from jaxgpt.model.attention.gpu import Cudnn, Pallas
+    from jaxgpt.model.attention.kernel import AttentionKernel
+    from jaxgpt.model.attention.kernels import (
         Fastest,
         OneQuery,
         Reference,
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
         RowByRow,
         SavedProbabilities,
     )
+    from jaxgpt.model.attention.kv_cache import KVCache
+    from jaxgpt.model.attention.masks import AttentionMask
     from jaxgpt.model.cost import (
         abstract_params,
         flops_per_token,
@@ -26,8 +29,10 @@ if TYPE_CHECKING:
         num_matmul_parameters,
         num_parameters,
     )
-    from jaxgpt.model.dispatch import Capacity, Dispatch, Dropless
-    from jaxgpt.model.feed_forward import (
+    from jaxgpt.model.gpt import Gpt, GptConfig, make_cache
+    from jaxgpt.model.heads import ClassificationHead, Head, LanguageModelHead
+    from jaxgpt.model.layer_stack import LayerStack, Scanned, Unrolled, UnrolledPython
+    from jaxgpt.model.layers.feed_forward import (
         Activation,
         FeedForward,
         GatedFeedForward,
@@ -37,20 +42,15 @@ if TYPE_CHECKING:
         Relu2,
         SwiGlu,
     )
-    from jaxgpt.model.gpt import Gpt, GptConfig, make_cache
-    from jaxgpt.model.gpu_attention import Cudnn, Pallas
-    from jaxgpt.model.heads import ClassificationHead, Head, LanguageModelHead
-    from jaxgpt.model.kv_cache import KVCache
-    from jaxgpt.model.layer_stack import LayerStack, Scanned, Unrolled, UnrolledPython
-    from jaxgpt.model.layers import Dropout, Initialization, LayerSettings, Projection
-    from jaxgpt.model.masks import AttentionMask
-    from jaxgpt.model.mixture_of_experts import MixtureOfExperts
-    from jaxgpt.model.norms import LayerNorm, Norm, RmsNorm, Sandwich
+    from jaxgpt.model.layers.norms import LayerNorm, Norm, RmsNorm, Sandwich
+    from jaxgpt.model.layers.positions import Learned, NoPosition, Position, Rotary, Sinusoidal
+    from jaxgpt.model.layers.projection import Dropout, Initialization, LayerSettings, Projection
+    from jaxgpt.model.layers.rope_scaling import LinearScaling, Llama3, NoScaling, RopeScaling, Yarn
+    from jaxgpt.model.moe.dispatch import Capacity, Dispatch, Dropless
+    from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
+    from jaxgpt.model.moe.router import Gates, NormalizedGates, SoftmaxGates
+    from jaxgpt.model.moe.routing_stats import ROUTING
     from jaxgpt.model.pipeline import Pipelined
-    from jaxgpt.model.positions import Learned, NoPosition, Position, Rotary, Sinusoidal
     from jaxgpt.model.remat import FullRemat, NoRemat, Remat, SaveDots
-    from jaxgpt.model.rope_scaling import LinearScaling, Llama3, NoScaling, RopeScaling, Yarn
-    from jaxgpt.model.router import Gates, NormalizedGates, SoftmaxGates
-    from jaxgpt.model.routing import ROUTING
 else:
     __getattr__, __dir__ = lazy_imports(__name__)

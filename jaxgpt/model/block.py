@@ -8,12 +8,12 @@ Axes: B batch, T time, D model.
 import flax.linen as nn
 import jax
 
-from jaxgpt.model.attention import Attention, AttentionContext
-from jaxgpt.model.feed_forward import FeedForward
-from jaxgpt.model.kv_cache import KVCache
-from jaxgpt.model.layers import LayerSettings
-from jaxgpt.model.norms import Norm
-from jaxgpt.model.placement import constrain
+from jaxgpt.model.attention.attention import Attention, AttentionContext
+from jaxgpt.model.attention.kv_cache import KVCache
+from jaxgpt.model.layers.feed_forward import FeedForward
+from jaxgpt.model.layers.norms import Norm
+from jaxgpt.model.layers.placement import constrain
+from jaxgpt.model.layers.projection import LayerSettings
 
 
 class Block(nn.Module):

@@ -12,28 +12,27 @@ import jax
 import jax.numpy as jnp
 from flax.core import meta
 
-from jaxgpt.config import configclass
-from jaxgpt.config_roles import Execution, Training
-from jaxgpt.model.attention import Attention, AttentionContext, GroupedQueryAttention
+from jaxgpt.config import Execution, Training, configclass
+from jaxgpt.model.attention.attention import Attention, AttentionContext, GroupedQueryAttention
+from jaxgpt.model.attention.kv_cache import KVCache
+from jaxgpt.model.attention.masks import AttentionMask
 from jaxgpt.model.block import Block
-from jaxgpt.model.embedding import Embedding
-from jaxgpt.model.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.heads import Head, LanguageModelHead
-from jaxgpt.model.kv_cache import KVCache
 from jaxgpt.model.layer_stack import LayerStack, Shared, Unrolled, UnrolledPython
-from jaxgpt.model.layers import Dropout, Initialization, LayerSettings
-from jaxgpt.model.masks import AttentionMask
-from jaxgpt.model.norms import Norm, RmsNorm
-from jaxgpt.model.placement import constrain
-from jaxgpt.model.positions import Position, Rotary
-from jaxgpt.model.remat import NoRemat, Remat
-from jaxgpt.model.routing import (
+from jaxgpt.model.layers.embedding import Embedding
+from jaxgpt.model.layers.feed_forward import FeedForward, SwiGlu
+from jaxgpt.model.layers.norms import Norm, RmsNorm
+from jaxgpt.model.layers.placement import constrain
+from jaxgpt.model.layers.positions import Position, Rotary
+from jaxgpt.model.layers.projection import Dropout, Initialization, LayerSettings
+from jaxgpt.model.moe.routing_stats import (
     ROUTING,
     Routing,
     no_routing,
     publish_routing,
     published_routing,
 )
+from jaxgpt.model.remat import NoRemat, Remat
 
 Dtype = Literal["float32", "bfloat16"]
 # What one layer hands to the next: x_BTD, the cache if there is one, the routing if it is wanted.
@@ -169,7 +168,7 @@ class Gpt(nn.Module):
             deterministic: no dropout; otherwise `rngs={"dropout": key}` is needed.
 
         With `apply(..., mutable=[ROUTING])` a model with experts also returns what its routers did;
-        see `routing.py`.
+        see `moe/routing_stats.py`.
 
         Returns:
             The head's output in float32: logits [B, T, V] of the next token, -1e30 in the columns

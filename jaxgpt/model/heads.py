@@ -9,11 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.config import configclass
-from jaxgpt.config_roles import Training
-from jaxgpt.model.few_rows import OutputsFirst
-from jaxgpt.model.layers import Initialization, LayerSettings, add_param, project
-from jaxgpt.model.placement import constrain, rounded_and_gathered
+from jaxgpt.config import Training, configclass
+from jaxgpt.model.cpu.small_batch_matmul import OutputsFirst
+from jaxgpt.model.layers.placement import constrain, rounded_and_gathered
+from jaxgpt.model.layers.projection import Initialization, LayerSettings, add_param, project
 
 # Logit of the columns that only round the vocabulary up; their probability is exactly 0.
 PADDING_LOGIT = -1e30

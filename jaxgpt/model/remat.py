@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jaxgpt.config import configclass
-from jaxgpt.model.layers import PROJECTION
+from jaxgpt.model.layers.projection import PROJECTION
 
 ApplyLayer = Callable[..., Any]
 

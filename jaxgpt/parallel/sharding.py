@@ -77,7 +77,7 @@ def activation_rules(rules: ShardingRules) -> tuple[tuple[str, Any], ...]:
     `fsdp` splits the rows of an activation, so a weight is gathered along it before use.
     """
     parameters = dataclasses.asdict(rules)
-    # How `model/placement.py` calls the axes of a parameter where it is kept, not used.
+    # How `model/layers/placement.py` calls the axes of a parameter where it is kept, not used.
     as_kept = {f"kept {name}": mesh_axis for name, mesh_axis in parameters.items()}
     # Rows of a gradient whose width lies as a parameter's does.
     rows = {"kept batch": tuple(name for name in ACTIVATIONS.batch if name != rules.embed)}

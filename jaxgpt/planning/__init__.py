@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from jaxgpt.public_names import lazy_imports
+from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
     from jaxgpt.planning.compiled import CompiledPlan, compile_plan

@@ -15,9 +15,8 @@ from jax.sharding import AbstractMesh
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import replace
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.attention_kernels import (
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.attention.kernels import (
     AttentionKernel,
     Cudnn,
     Fastest,
@@ -28,11 +27,12 @@ from jaxgpt.model.attention_kernels import (
     SavedProbabilities,
     choose_kernel,
 )
-from jaxgpt.model.attention_math import Scores
+from jaxgpt.model.attention.masks import AttentionMask
+from jaxgpt.model.attention.reference import Scores
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Unrolled
-from jaxgpt.model.masks import AttentionMask
 from jaxgpt.model.remat import NoRemat
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runtime.target import CompileTarget, compiling_for
 from jaxgpt.training.loss import language_model_loss
 

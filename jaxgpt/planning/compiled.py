@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.batch import Batch
-from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.cost import num_matmul_parameters
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.sharding import batch_sharding, on_mesh
@@ -24,7 +23,8 @@ from jaxgpt.planning.program import (
     read_program,
 )
 from jaxgpt.planning.roofline import group_by_source, kernel_costs
-from jaxgpt.run_course import build_step
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.setup import build_step
 
 NOT_KNOWN = (
     "not known without the card: which kernels XLA would choose by trying them, whether cuDNN "

@@ -4,7 +4,7 @@ import dataclasses
 from types import MappingProxyType
 
 from jaxgpt.errors import UsageError, did_you_mean
-from jaxgpt.parallel.runtime import peak_flops_of
+from jaxgpt.runtime.settings import peak_flops_of
 from jaxgpt.runtime.target import CompileTarget
 
 GB = 10**9

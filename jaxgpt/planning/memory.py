@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.mixture_of_experts import is_rounded
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.moe.mixture_of_experts import is_rounded
 from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.planning.activations import attention_kernel, kept_bytes, with_kernel
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runtime.target import CompileTarget
 from jaxgpt.training.state import StatePlan, plan_state
 from jaxgpt.training.weight_copies import WeightCopies, plan_copies

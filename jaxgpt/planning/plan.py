@@ -7,19 +7,19 @@ from typing import Any
 
 import jax
 
-from jaxgpt.console import format_count, format_duration
 from jaxgpt.data.loader import open_training_batches
 from jaxgpt.errors import ConfigError
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.fit_on_mesh import check_mesh, check_param_dtype
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.mesh import abstract_mesh
-from jaxgpt.parallel.runtime import check_platforms
 from jaxgpt.planning.activations import attention_kernel
 from jaxgpt.planning.compiled import CompiledPlan, describe_compiled
 from jaxgpt.planning.devices import GB, Device
 from jaxgpt.planning.memory import MemoryPlan, bytes_per_device, plan_memory, plan_run_state
 from jaxgpt.planning.speed import SpeedPlan, plan_speed
+from jaxgpt.reports.console import format_count, format_duration
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.mesh_check import check_mesh, check_param_dtype
+from jaxgpt.runtime.settings import check_platforms
 
 # What JAX takes of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 _DEFAULT_FRACTION = 0.75

@@ -8,7 +8,7 @@ import math
 import re
 from typing import NamedTuple
 
-from jaxgpt.model.grouped_matmul import OUTER_PRODUCT, PRODUCT
+from jaxgpt.model.layers.grouped_matmul import OUTER_PRODUCT, PRODUCT
 from jaxgpt.planning.program import Operation, Program, integers
 
 

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from jaxgpt.experiment import TrainConfig
 from jaxgpt.model.cost import flops_per_token
 from jaxgpt.model.gpt import make_cache
 from jaxgpt.model.remat import NoRemat
 from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.planning.devices import Device
 from jaxgpt.planning.memory import bytes_per_device, copies_of
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.training.state import StatePlan
 from jaxgpt.training.weight_copies import WeightCopies
 

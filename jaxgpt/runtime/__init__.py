@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from jaxgpt.public_names import lazy_imports
+from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
+    from jaxgpt.runtime.settings import RuntimeConfig, configure_runtime, describe_devices
     from jaxgpt.runtime.target import CompileTarget, compile_target, compiling_for
 else:
     __getattr__, __dir__ = lazy_imports(__name__)

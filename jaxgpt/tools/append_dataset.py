@@ -9,11 +9,11 @@ from typing import Annotated
 import tyro
 
 from jaxgpt.command_line import find_option, parse_options
-from jaxgpt.corpus.appending import append_to_dataset
+from jaxgpt.corpus.append import append_to_dataset
+from jaxgpt.corpus.append_settings import recorded_config
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.filters.config import with_profile_option
-from jaxgpt.corpus.part_settings import recorded_config
-from jaxgpt.report_page import format_bytes
+from jaxgpt.reports.page import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

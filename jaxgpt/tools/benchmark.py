@@ -9,18 +9,18 @@ from jaxgpt.errors import UsageError, did_you_mean
 
 # Where each measure is, and its config; only the one that is asked for is imported.
 MEASURES = {
-    "train-step": ("jaxgpt.benchmarks.training", "TrainStepBenchmark"),
-    "attention": ("jaxgpt.benchmarks.attending", "AttentionBenchmark"),
-    "loss-head": ("jaxgpt.benchmarks.scoring", "LossHeadBenchmark"),
-    "flags": ("jaxgpt.benchmarks.flags", "FlagsBenchmark"),
+    "train-step": ("jaxgpt.benchmarks.train_step", "TrainStepBenchmark"),
+    "attention": ("jaxgpt.benchmarks.attention", "AttentionBenchmark"),
+    "loss-head": ("jaxgpt.benchmarks.loss_head", "LossHeadBenchmark"),
+    "flags": ("jaxgpt.benchmarks.xla_flags", "FlagsBenchmark"),
     "cpu": ("jaxgpt.benchmarks.cpu_suite", "CpuBenchmark"),
     "gpu": ("jaxgpt.benchmarks.gpu_suite", "GpuBenchmark"),
-    "decode": ("jaxgpt.benchmarks.generating", "DecodeBenchmark"),
-    "loader": ("jaxgpt.benchmarks.reading", "LoaderBenchmark"),
-    "full-loop": ("jaxgpt.benchmarks.looping", "FullLoopBenchmark"),
-    "startup": ("jaxgpt.benchmarks.starting", "StartupBenchmark"),
-    "tokenize": ("jaxgpt.benchmarks.tokenizing", "TokenizeBenchmark"),
-    "build": ("jaxgpt.benchmarks.building", "BuildBenchmark"),
+    "decode": ("jaxgpt.benchmarks.decode", "DecodeBenchmark"),
+    "loader": ("jaxgpt.benchmarks.loader", "LoaderBenchmark"),
+    "full-loop": ("jaxgpt.benchmarks.full_loop", "FullLoopBenchmark"),
+    "startup": ("jaxgpt.benchmarks.startup", "StartupBenchmark"),
+    "tokenize": ("jaxgpt.benchmarks.tokenize", "TokenizeBenchmark"),
+    "build": ("jaxgpt.benchmarks.dataset_build", "BuildBenchmark"),
 }
 
 

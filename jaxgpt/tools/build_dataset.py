@@ -10,11 +10,11 @@ import tyro
 
 from jaxgpt.command_line import find_option, parse_options
 from jaxgpt.config import load_config, replace
-from jaxgpt.console import format_count
+from jaxgpt.corpus.build import build_dataset
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.filters.config import with_profile_option
-from jaxgpt.corpus.pipeline import build_dataset
-from jaxgpt.report_page import format_bytes
+from jaxgpt.reports.console import format_count
+from jaxgpt.reports.page import format_bytes
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "dataset.py"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options, require_at_least
-from jaxgpt.console import format_count
-from jaxgpt.corpus.exporting import DEFAULT_FILE_BYTES, Format, export_dataset
-from jaxgpt.shards import TokenDataset
+from jaxgpt.corpus.dataset.export import DEFAULT_FILE_BYTES, Format, export_dataset
+from jaxgpt.data.shards import TokenDataset
+from jaxgpt.reports.console import format_count
 
 
 @dataclass(frozen=True, kw_only=True)

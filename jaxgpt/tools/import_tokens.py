@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options
-from jaxgpt.console import format_count
-from jaxgpt.corpus.token_import import Format, ImportSettings, import_tokens
-from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.corpus.dataset.import_tokens import Format, ImportSettings, import_tokens
+from jaxgpt.reports.console import format_count
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

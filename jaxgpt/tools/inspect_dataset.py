@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.command_line import parse_options, require_at_least
-from jaxgpt.console import format_count
-from jaxgpt.corpus.document import valid_name
-from jaxgpt.corpus.inspection import Selection, inspect
-from jaxgpt.shards import TokenDataset
+from jaxgpt.corpus.dataset.inspect import Selection, inspect
+from jaxgpt.corpus.documents.document import valid_name
+from jaxgpt.data.shards import TokenDataset
+from jaxgpt.reports.console import format_count
 
 _SHOWN_APART = ("status", "id", "location", "stage", "reason", "kept", "kept_was_removed", "hash")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options
-from jaxgpt.console import format_count
-from jaxgpt.corpus.merging import merge_shards
+from jaxgpt.corpus.merge import merge_shards
+from jaxgpt.reports.console import format_count
 
 
 @dataclass(frozen=True, kw_only=True)

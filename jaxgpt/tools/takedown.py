@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options
-from jaxgpt.console import format_count
-from jaxgpt.corpus.document import valid_name
-from jaxgpt.corpus.takedown import Takedown, take_down
+from jaxgpt.corpus.documents.document import valid_name
+from jaxgpt.corpus.takedown.takedown import Takedown, take_down
 from jaxgpt.errors import UsageError
+from jaxgpt.reports.console import format_count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import tyro
 
 from jaxgpt.command_line import parse_options
-from jaxgpt.corpus.document import Document
-from jaxgpt.corpus.plain_reading import read_documents
-from jaxgpt.corpus.sources import SourcesConfig, find_inputs
+from jaxgpt.corpus.documents.document import Document
+from jaxgpt.corpus.iterate import read_documents
+from jaxgpt.corpus.readers.sources import SourcesConfig, find_inputs
 from jaxgpt.errors import UsageError
-from jaxgpt.tokenizer import FILE_NAME, Tokenizer
-from jaxgpt.tokenizer_training import TokenizerConfig, train_tokenizer
+from jaxgpt.tokenizer.tokenizer import FILE_NAME, Tokenizer
+from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
 
 # Compression is measured on the beginning of each source, for the first sources.
 EXCERPT_CHARACTERS = 2**18

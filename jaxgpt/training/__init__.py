@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from jaxgpt.public_names import lazy_imports
+from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
     from jaxgpt.training.averaging import Averaging, ExponentialAverage, NoAveraging
+    from jaxgpt.training.chunked_loss import LossHead, TokenChunks, WholeLogits
     from jaxgpt.training.loop import Loop, fit
     from jaxgpt.training.loss import LossConfig, cross_entropy, language_model_loss
-    from jaxgpt.training.loss_head import LossHead, TokenChunks, WholeLogits
     from jaxgpt.training.metrics import LoggingConfig, MetricsLog, read_records
     from jaxgpt.training.optimizer import AdamW, Muon, Optimizer
     from jaxgpt.training.recovery import NoSkipping, Recovery, SkipSpikes

@@ -17,13 +17,13 @@ import numpy as np
 
 from jaxgpt.batch import Batch
 from jaxgpt.errors import DivergedError, JaxgptError, ReplicasDifferError
-from jaxgpt.stopping import StopSignal
+from jaxgpt.stop_signal import StopSignal
+from jaxgpt.training.goodput import TimeAccount
 from jaxgpt.training.metrics import MetricsLog, Progress
 from jaxgpt.training.recovery import NoSkipping, Recovery, Skips
 from jaxgpt.training.rollback import UnstableError
 from jaxgpt.training.state import TrainState
 from jaxgpt.training.step import StepMetrics
-from jaxgpt.training.time_account import TimeAccount
 
 ADVICE = "Lower schedule.peak_learning_rate, or lengthen schedule.warmup_share, and resume"
 

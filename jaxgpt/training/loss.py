@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.batch import Batch
-from jaxgpt.config import configclass
-from jaxgpt.config_roles import Execution
-from jaxgpt.model.routing import ROUTING, RoutingSums, published_routing
+from jaxgpt.config import Execution, configclass
+from jaxgpt.model.moe.routing_stats import ROUTING, RoutingSums, published_routing
 from jaxgpt.runtime.target import compile_target
-from jaxgpt.training.loss_head import LossHead, TokenChunks, TokenSums
+from jaxgpt.training.chunked_loss import LossHead, TokenChunks, TokenSums
 
 # A logit that is never reached: exp(_LEAST - x) is 0 for every x.
 _LEAST = -3e38

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from jaxgpt.config import configclass
-from jaxgpt.console import ProgressLine
-from jaxgpt.durable import RecordFile, write_atomically
+from jaxgpt.reports.console import ProgressLine
+from jaxgpt.storage.durable import RecordFile, write_atomically
 from jaxgpt.training.tensorboard_file import TensorBoardFile
 
 # These events are of steps: who does the steps again writes them again.
@@ -95,7 +95,7 @@ class MetricsLog:
         self._scalars("eval", step, result)
 
     def goodput(self, step: int, account: dict[str, float]) -> None:
-        """Append what the run's time was spent on so far; see time_account.py."""
+        """Append what the run's time was spent on so far; see goodput.py."""
         self._append("metrics", {"step": step, "goodput": account})
 
     def event(self, name: str, step: int, **details: Any) -> None:

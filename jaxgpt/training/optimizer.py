@@ -12,8 +12,7 @@ import optax
 
 from jaxgpt.config import configclass
 from jaxgpt.training.averaging import Averaging, NoAveraging
-from jaxgpt.training.muon import scale_by_muon
-from jaxgpt.training.orthogonalization import STACKING, Axes
+from jaxgpt.training.orthogonalization import STACKING, Axes, scale_by_muon
 
 
 @configclass

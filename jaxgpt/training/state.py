@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from jaxgpt.model.random_bits import in_one_pass, key_of_seed
+from jaxgpt.model.cpu.threefry import in_one_pass, key_of_seed
 from jaxgpt.parallel.sharding import (
     AnyMesh,
     ShardingRules,

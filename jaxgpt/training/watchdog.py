@@ -14,8 +14,8 @@ from types import TracebackType
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import UnfinishedError
+from jaxgpt.training.goodput import TimeAccount
 from jaxgpt.training.metrics import record_line
-from jaxgpt.training.time_account import TimeAccount
 
 _WRITE_SECONDS = 5.0
 _TICK_SECONDS = 1.0

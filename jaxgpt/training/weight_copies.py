@@ -23,8 +23,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Unrolled
-from jaxgpt.model.mixture_of_experts import is_rounded
-from jaxgpt.model.placement import collected, gathered
+from jaxgpt.model.layers.placement import collected, gathered
+from jaxgpt.model.moe.mixture_of_experts import is_rounded
 from jaxgpt.runtime.target import CompileTarget
 from jaxgpt.training.state import StatePlan
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxgpt.benchmarks.attending import AttentionBenchmark
-from jaxgpt.benchmarks.attending import _check_equal as check_gradients
-from jaxgpt.benchmarks.generating import DecodeBenchmark, _check_equal, gpt2_model
+from jaxgpt.benchmarks.attention import AttentionBenchmark
+from jaxgpt.benchmarks.attention import _check_equal as check_gradients
+from jaxgpt.benchmarks.decode import DecodeBenchmark, _check_equal, gpt2_model
+from jaxgpt.benchmarks.inputs.shapes import SHAPES
+from jaxgpt.benchmarks.loss_head import LossHeadBenchmark
 from jaxgpt.benchmarks.measurement import Measurement
-from jaxgpt.benchmarks.scoring import LossHeadBenchmark
-from jaxgpt.benchmarks.shapes import SHAPES
 from jaxgpt.errors import ConfigError, JaxgptError
 
 ATTENTION: dict[str, Any] = {

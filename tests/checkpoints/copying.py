@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt import remote_folder, remote_lease
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
-from jaxgpt.checkpoints.remote_copy import RemoteCopy
+from jaxgpt.checkpoints.remote.mirror import RemoteCopy
+from jaxgpt.storage import remote_folder, writer_lease
 from tests import stores
 
 CONFIG = CheckpointConfig(keep_latest=2, keep_best=1)
@@ -19,9 +19,9 @@ CONFIG = CheckpointConfig(keep_latest=2, keep_best=1)
 def empty_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The stand-in, empty, and no waiting for it."""
     monkeypatch.setattr(remote_folder, "WAITS_SECONDS", (0.0, 0.0))
-    monkeypatch.setattr(remote_lease, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(remote_lease, "LEASE_SECONDS", 0.0)
-    monkeypatch.setattr(remote_lease, "RENEW_SECONDS", 1000.0)
+    monkeypatch.setattr(writer_lease, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(writer_lease, "LEASE_SECONDS", 0.0)
+    monkeypatch.setattr(writer_lease, "RENEW_SECONDS", 1000.0)
     stores.empty()
     yield
     stores.empty()

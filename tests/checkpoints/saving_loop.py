@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from jaxgpt.checkpoints import saving, step_folders
+from jaxgpt.checkpoints import saver, step_folders
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
 
 SIZE = 300_000
@@ -27,8 +27,8 @@ def remove_half_and_die(folder: Path) -> None:
 def arrange_death(place: str, directory: Path) -> None:
     """Die in the save of the fourth step that is begun, at one place of it."""
     places = {
-        "before the hashes": (saving, "hash_written", die),
-        "before the manifest": (saving, "write_manifest", die),
+        "before the hashes": (saver, "hash_written", die),
+        "before the manifest": (saver, "write_manifest", die),
         "before the rename": (step_folders, "commit", die),
         "in a deletion": (step_folders.shutil, "rmtree", remove_half_and_die),
     }

@@ -16,8 +16,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.distributed.hosts import HostsConfig, joined_hosts, share
 from jaxgpt.errors import JaxgptError
-from jaxgpt.parallel.hosts import HostsConfig, joined_hosts, share
 
 # Less than a host's part of the large array.
 FULL_DISK_BYTES = 100_000

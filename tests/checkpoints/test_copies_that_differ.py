@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt.checkpoints import remote_copy
-from jaxgpt.checkpoints.remote_steps import RemoteSteps
+from jaxgpt.checkpoints.remote import mirror
+from jaxgpt.checkpoints.remote.steps import RemoteSteps
 from jaxgpt.errors import UnfinishedError
-from jaxgpt.remote_folder import RemoteFolder
+from jaxgpt.storage.remote_folder import RemoteFolder
 from tests import stores
 from tests.checkpoints.copying import empty_store, open_copy, restored, save  # noqa: F401
 
@@ -47,7 +47,7 @@ def test_a_local_folder_that_was_emptied_empties_no_url(tmp_path: Path) -> None:
 
 def test_a_writer_that_was_replaced_writes_no_more_and_ends(tmp_path: Path, monkeypatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(remote_copy, "abandon", lambda code, message: ended.append(code))
+    monkeypatch.setattr(mirror, "abandon", lambda code, message: ended.append(code))
     copy = open_copy(tmp_path / "a").__enter__()
     save(tmp_path / "a", 10)
     with open_copy(tmp_path / "b"):

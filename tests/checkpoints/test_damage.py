@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.checkpoints import free_space, integrity, manager, step_folders
+from jaxgpt.checkpoints import integrity, manager, step_content, step_folders
 from jaxgpt.checkpoints.integrity import MANIFEST
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
-from jaxgpt.checkpoints.orbax_files import OrbaxFiles
+from jaxgpt.checkpoints.orbax_adapter import OrbaxFiles
 from jaxgpt.errors import JaxgptError, NoCheckpointError
 
 STEPS = (1, 2, 3)
@@ -220,7 +220,7 @@ def test_without_room_nothing_is_begun_and_the_next_interval_tries_again(
 ):
     taken = sum(path.stat().st_size for path in files_of(folder, 3) if path.name != MANIFEST)
     room = SimpleNamespace(free=int(1.19 * taken))
-    monkeypatch.setattr(free_space.shutil, "disk_usage", lambda path: room)
+    monkeypatch.setattr(step_content.shutil, "disk_usage", lambda path: room)
     checkpoints = open_them(read_only=False, max_failed_saves=3)
     before = names(folder)
     assert not save(checkpoints, 4)

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.integrity import hash_files, list_files, write_manifest
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
-from jaxgpt.checkpoints.orbax_files import OrbaxFiles
+from jaxgpt.checkpoints.orbax_adapter import OrbaxFiles
 from jaxgpt.errors import (
     ConfigError,
     JaxgptError,

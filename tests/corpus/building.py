@@ -8,11 +8,11 @@ from pathlib import Path
 import zstandard
 
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.executors.config import ExecutorConfig
-from jaxgpt.corpus.sources import SourcesConfig
-from jaxgpt.corpus.splits import HashSplit
-from jaxgpt.corpus.vocabulary import DatasetTokenizer
-from jaxgpt.shards import TokenDataset
+from jaxgpt.corpus.documents.splits import HashSplit
+from jaxgpt.corpus.execution.config import ExecutorConfig
+from jaxgpt.corpus.readers.sources import SourcesConfig
+from jaxgpt.corpus.stages.train_tokenizer import DatasetTokenizer
+from jaxgpt.data.shards import TokenDataset
 
 CONFIG = DatasetConfig(
     sources=SourcesConfig(max_bad_share=1.0),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxgpt.corpus.readers import FileReader
-from jaxgpt.corpus.sources import SourcesConfig, find_inputs
+from jaxgpt.corpus.readers.readers import FileReader
+from jaxgpt.corpus.readers.sources import SourcesConfig, find_inputs
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from jaxgpt.corpus.document import Document, Rejected
+from jaxgpt.corpus.documents.document import Document, Rejected
 
 
 def texts(records):

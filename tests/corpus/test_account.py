@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt.corpus import reading, tally
-from jaxgpt.corpus.pipeline import build_dataset
-from jaxgpt.corpus.takedown import Takedown, take_down
-from jaxgpt.corpus.tally import OTHER_SOURCES
+from jaxgpt.corpus.build import build_dataset
+from jaxgpt.corpus.stages import read as reading
+from jaxgpt.corpus.stats import counts
+from jaxgpt.corpus.stats.counts import OTHER_SOURCES
+from jaxgpt.corpus.takedown.takedown import Takedown, take_down
 from tests.corpus.building import (
     CONFIG,
     make_corpus,
     write_lines,
 )
-from tests.corpus.test_appending import append
+from tests.corpus.test_append import append
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,7 @@ def test_a_small_source_of_one_part_may_be_large_in_the_next(monkeypatch):
 @pytest.mark.parametrize("num_stored", [2, 8])
 def test_a_source_that_is_added_and_taken_down_is_counted_in_one_place(monkeypatch, num_stored):
     """Whether the dataset has sources without a name already, or gets them with what is added."""
-    monkeypatch.setattr(tally, "MAX_SOURCES", 4)
+    monkeypatch.setattr(counts, "MAX_SOURCES", 4)
     many_sources("a.jsonl", 0, num_stored, each=5)
     build_dataset(["a.jsonl"], Path("out"), CONFIG)
     many_sources("b.jsonl", 1, 7, each=2)

@@ -14,18 +14,18 @@ import zstandard
 
 import jaxgpt
 from jaxgpt.config import replace
-from jaxgpt.corpus.appending import append_to_dataset
-from jaxgpt.corpus.array_files import save_array
+from jaxgpt.corpus.append import append_to_dataset
+from jaxgpt.corpus.build import build_dataset
 from jaxgpt.corpus.config import DatasetTokenizer
+from jaxgpt.corpus.dedup.near.config import NearDuplicatesConfig
 from jaxgpt.corpus.disk_space import forecast_build, forecast_restoring
-from jaxgpt.corpus.executors.config import ExecutorConfig
+from jaxgpt.corpus.execution.config import ExecutorConfig
 from jaxgpt.corpus.filters.config import FiltersConfig
-from jaxgpt.corpus.near_duplicates.config import NearDuplicatesConfig
-from jaxgpt.corpus.pipeline import build_dataset
-from jaxgpt.corpus.sources import find_inputs
-from jaxgpt.corpus.text_estimate import estimate_text
+from jaxgpt.corpus.readers.sources import find_inputs
+from jaxgpt.corpus.readers.text_estimate import estimate_text
+from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import JaxgptError, UsageError
-from jaxgpt.shards import TokenDataset
+from jaxgpt.storage.array_files import save_array
 from tests.corpus.building import CONFIG, everything, write_lines
 
 Usage = namedtuple("Usage", "total used free")
@@ -106,7 +106,7 @@ def test_too_little_room_is_refused_before_anything_is_written(free, caplog):
 
 def test_what_an_interrupted_build_has_written_needs_no_room_again(free, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("jaxgpt.corpus.pipeline.write_outcome", lambda *_: 1 / 0)
+        patch.setattr("jaxgpt.corpus.build.write_outcome", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_dataset(["a.jsonl"], Path("out"), CONFIG)
     written = sum(path.stat().st_size for path in Path("out/.work").rglob("*") if path.is_file())
@@ -132,7 +132,7 @@ def test_the_forecast_holds_whatever_the_size_of_documents(monkeypatch, records,
     config = replace(CONFIG, tokenizer=DatasetTokenizer(vocab_size=400))
     files = find_inputs([name], Path("out")).files
     expected = sum(forecast(files, config).values())
-    monkeypatch.setattr("jaxgpt.corpus.pipeline.write_outcome", lambda *_: 1 / 0)
+    monkeypatch.setattr("jaxgpt.corpus.build.write_outcome", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build_dataset([name], Path("out"), config)
     written = sum(path.stat().st_size for path in Path("out").rglob("*") if path.is_file())

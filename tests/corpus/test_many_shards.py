@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgpt import shards
 from jaxgpt.config import replace
 from jaxgpt.corpus.account import read_account
+from jaxgpt.corpus.build import build_dataset
 from jaxgpt.corpus.config import ShardsConfig
-from jaxgpt.corpus.exporting import export_dataset
-from jaxgpt.corpus.inspection import Selection, inspect
-from jaxgpt.corpus.pipeline import build_dataset
-from jaxgpt.corpus.takedown import Takedown, take_down
+from jaxgpt.corpus.dataset.export import export_dataset
+from jaxgpt.corpus.dataset.inspect import Selection, inspect
+from jaxgpt.corpus.takedown.takedown import Takedown, take_down
+from jaxgpt.data import shards
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset, open_training_batches
+from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import JaxgptError, MismatchError
-from jaxgpt.shards import TokenDataset
 from tests.corpus.building import CONFIG, write_lines
-from tests.corpus.test_appending import append
+from tests.corpus.test_append import append
 
 NUM_SHARDS = 64
 NUM_HANDLES = 25
@@ -92,7 +92,7 @@ def test_mappings_are_let_go_beyond_a_number_of_them(many, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
-@pytest.mark.parametrize("opened", ["jaxgpt.shards.map_npy", "jaxgpt.shards.map_array"])
+@pytest.mark.parametrize("opened", ["jaxgpt.data.shards.map_npy", "jaxgpt.data.shards.map_array"])
 def test_a_file_that_the_machine_cannot_open_is_not_called_damaged(
     many, monkeypatch, number, opened
 ):
@@ -112,7 +112,7 @@ def read_index(many):
 @pytest.mark.parametrize(
     ("function", "read"),
     [
-        ("jaxgpt.corpus.document_index.pq.ParquetFile", read_index),
+        ("jaxgpt.corpus.dataset.document_index.pq.ParquetFile", read_index),
         ("jaxgpt.corpus.account.Path.read_text", read_account),
     ],
 )

@@ -10,10 +10,10 @@ from jaxgpt.data.loader import (
     evaluation_batches,
     open_training_batches,
 )
-from jaxgpt.dataset_manifest import write_manifest
+from jaxgpt.data.manifest import write_manifest
+from jaxgpt.data.shard_writer import ShardWriter
 from jaxgpt.errors import MismatchError
-from jaxgpt.shard_writer import ShardWriter
-from jaxgpt.tokenizer_training import TokenizerConfig, train_tokenizer
+from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
 
 TEXTS = [f"document {number}: " + "abc def " * (number % 7) for number in range(60)]
 SIZE = BatchConfig(sequence_length=16, global_batch_size=8)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from jaxgpt.shards import TokenDataset
+from jaxgpt.data.shards import TokenDataset
 
 # Cuts even a small corpus into several parts and partitions, and can stop in the middle.
 DRIVER = """
@@ -19,7 +19,9 @@ import os, signal, sys
 sys.path.insert(0, {tools!r})
 import build_dataset
 from jaxgpt.command_line import run_verb
-from jaxgpt.corpus import encoding, parts, reading
+from jaxgpt.corpus.stages import encode as encoding
+from jaxgpt.corpus.documents import document_files as parts
+from jaxgpt.corpus.stages import read as reading
 reading.PART_BYTES, reading.PARTITION_BYTES = 20_000, 15_000
 {patch}
 run_verb(build_dataset.main)

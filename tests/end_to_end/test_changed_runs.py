@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt import run_state
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
 from jaxgpt.config import load_config, replace
 from jaxgpt.data.loader import WeightedDataset
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.parallel.runtime import RuntimeConfig
-from jaxgpt.pretraining import train_run
-from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.runs import state
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.pretrain import train_run
+from jaxgpt.runtime.settings import RuntimeConfig
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.metrics import read_records
 from jaxgpt.training.optimizer import AdamW
 from jaxgpt.training.recovery import SkipSpikes
@@ -95,7 +95,7 @@ def test_other_text_in_larger_batches_is_learned_and_counted(config, run_on_word
 @pytest.mark.slow
 def test_a_level_that_changed_unseen_is_learned_again(config, run_on_words, monkeypatch) -> None:
     """As if the fingerprints had not told: refused at first, and no run ends by it."""
-    monkeypatch.setattr(run_state, "differences", lambda then, now: [])
+    monkeypatch.setattr(state, "differences", lambda then, now: [])
     sharper = replace(_on_digits(config), recovery=replace(config.recovery, sigmas=2.0))
     run_dir = run_on_words.with_name("unseen")
     shutil.copytree(run_on_words, run_dir)

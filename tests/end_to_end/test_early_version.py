@@ -18,17 +18,17 @@ from jaxgpt import eval as evaluate
 from jaxgpt import generate
 from jaxgpt.checkpoints.verification import verify_run
 from jaxgpt.config import replace
-from jaxgpt.corpus.appending import append_to_dataset
-from jaxgpt.corpus.executors.config import ExecutorConfig
-from jaxgpt.corpus.part_settings import recorded_config
-from jaxgpt.corpus.pipeline import build_dataset
-from jaxgpt.corpus.takedown import Takedown, take_down
+from jaxgpt.corpus.append import append_to_dataset
+from jaxgpt.corpus.append_settings import recorded_config
+from jaxgpt.corpus.build import build_dataset
+from jaxgpt.corpus.execution.config import ExecutorConfig
+from jaxgpt.corpus.takedown.takedown import Takedown, take_down
+from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import MismatchError
-from jaxgpt.experiment import open_run
-from jaxgpt.shards import TokenDataset
+from jaxgpt.names.type_tags import find_class, type_tag
+from jaxgpt.runs.config import open_run
 from jaxgpt.tools import append_dataset
 from jaxgpt.training.metrics import read_records
-from jaxgpt.type_tags import find_class, type_tag
 from tests.tiny import hash_folder, run_verb
 
 FILES = Path(__file__).parent / "early_version" / "files.tar.xz"

@@ -18,8 +18,8 @@ import sys
 sys.path.insert(0, {tools!r})
 import build_dataset
 from jaxgpt.command_line import run_verb
-from jaxgpt.corpus import reading
-from jaxgpt.corpus.near_duplicates import removing
+from jaxgpt.corpus.stages import read as reading
+from jaxgpt.corpus.dedup.near import pipeline as removing
 reading.PART_BYTES, reading.PARTITION_BYTES, removing._RANGE_KEYS = 40_000, 30_000, 4_000
 if __name__ == "__main__":
     run_verb(build_dataset.main)
@@ -180,7 +180,9 @@ def test_random_kills_of_the_builder_or_a_worker_change_nothing(driver, num_kill
 DIE_IN_EVERY_STAGE = """
 import functools, os, signal
 from pathlib import Path
-from jaxgpt.corpus import finishing, pipeline, stages
+from jaxgpt.corpus import finalize as finishing
+from jaxgpt.corpus import build as pipeline
+from jaxgpt.corpus.execution import tasks as stages
 
 PARENT = os.getpid() if __name__ == "__main__" else os.getppid()
 Path("died").mkdir(exist_ok=True)

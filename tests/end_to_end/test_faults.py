@@ -11,14 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt import hooks, run_course
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import DivergedError, UnfinishedError
-from jaxgpt.experiment import TrainConfig, open_run
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.parallel.runtime import RuntimeConfig
-from jaxgpt.pretraining import train_run
+from jaxgpt.runs import callbacks, setup
+from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.runs.pretrain import train_run
+from jaxgpt.runtime.settings import RuntimeConfig
 from jaxgpt.training.metrics import read_records
 from jaxgpt.training.optimizer import AdamW
 from jaxgpt.training.recovery import NoSkipping, SkipSpikes
@@ -112,7 +112,7 @@ def test_interruptions_change_nothing_of_it(
     run_dir = tmp_path / "run"
     faults = Faults({**BAD, 8: "error", 22: "term"}, tmp_path / "done")
     faults.install(monkeypatch.setattr)
-    loss, measure = run_course.language_model_loss, hooks.measure_perplexity
+    loss, measure = setup.language_model_loss, callbacks.measure_perplexity
     moments = {"compile", "evaluation"}
 
     def once(moment: str) -> None:
@@ -133,8 +133,8 @@ def test_interruptions_change_nothing_of_it(
         once("evaluation")
         return measure(*arguments)
 
-    monkeypatch.setattr(run_course, "language_model_loss", traced_loss)
-    monkeypatch.setattr(hooks, "measure_perplexity", interrupted)
+    monkeypatch.setattr(setup, "language_model_loss", traced_loss)
+    monkeypatch.setattr(callbacks, "measure_perplexity", interrupted)
     ends: list[str] = []
     for _ in range(8):
         try:

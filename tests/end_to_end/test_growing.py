@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from jaxgpt.shards import TokenDataset
+from jaxgpt.data.shards import TokenDataset
 
 # Kills itself at an fsync or a rename: every step that lasts is one of the two.
 DRIVER = """
@@ -17,7 +17,7 @@ import os, signal, sys
 sys.path.insert(0, {tools!r})
 from jaxgpt.tools import append_dataset, takedown
 from jaxgpt.command_line import run_verb
-from jaxgpt.corpus import reading
+from jaxgpt.corpus.stages import read as reading
 reading.PART_BYTES, reading.PARTITION_BYTES = 8_000, 6_000
 count = 0
 def counted(function):

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.experiment import open_run
 from jaxgpt.parallel.mesh import single_device_mesh
+from jaxgpt.runs.config import open_run
 from jaxgpt.training.metrics import read_records
 from tests.tiny import make_dataset
 from tests.two_hosts import TRAIN, Hosts, write_small_config

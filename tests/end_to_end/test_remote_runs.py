@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 
 from jaxgpt import eval as evaluation
-from jaxgpt import generate, remote_folder, remote_lease, verify
-from jaxgpt.checkpoints.remote_verification import verify_remote_run
+from jaxgpt import generate, verify
+from jaxgpt.checkpoints.remote.verification import verify_remote_run
 from jaxgpt.command_line import run_verb
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import UnfinishedError, UsageError
-from jaxgpt.experiment import TrainConfig, open_run
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.parallel.runtime import RuntimeConfig
-from jaxgpt.pretraining import train_run
-from jaxgpt.remote_run import local_folder
+from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.runs.pretrain import train_run
+from jaxgpt.runs.remote import local_folder
+from jaxgpt.runtime.settings import RuntimeConfig
+from jaxgpt.storage import remote_folder, writer_lease
 from jaxgpt.training.metrics import read_records
 from tests import stores
 from tests.faults import Faults
@@ -59,8 +60,8 @@ def calm(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("JAXGPT_WORK_DIR", str(tmp_path / "work"))
     monkeypatch.setattr(remote_folder, "WAITS_SECONDS", (0.0, 0.0))
-    monkeypatch.setattr(remote_lease, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(remote_lease, "LEASE_SECONDS", 0.0)
+    monkeypatch.setattr(writer_lease, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(writer_lease, "LEASE_SECONDS", 0.0)
     stores.empty()
     yield tmp_path / "work"
     stores.empty()
@@ -238,7 +239,8 @@ def test_killed_processes_on_ever_new_machines_end_as_a_calm_one(
     dataset = make_dataset(tmp_path / "data")
     path = write_config(tmp_path / "c.py", [(dataset, 1)], 36, 4)
     path.write_text(
-        f"import jaxgpt.remote_lease as lease\nlease.LEASE_SECONDS = 1.0\n{path.read_text()}"
+        "import jaxgpt.storage.writer_lease as lease\nlease.LEASE_SECONDS = 1.0\n"
+        + path.read_text()
     )
     url, cache = f"file://{tmp_path}/store/run", tmp_path / "cache"
     arguments = ("--config", str(path), "--run-dir", url)

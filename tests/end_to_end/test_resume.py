@@ -13,9 +13,9 @@ import pytest
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import load_config
 from jaxgpt.data.loader import open_training_batches
-from jaxgpt.experiment import TrainConfig, open_run
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.state import plan_state
 from tests.event_files import recorded_figures, shown_figures
 from tests.tiny import make_dataset, run_until, run_verb, write_config

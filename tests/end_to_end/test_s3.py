@@ -11,16 +11,16 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt import remote_lease
-from jaxgpt.checkpoints.remote_verification import verify_remote_run
+from jaxgpt.checkpoints.remote.verification import verify_remote_run
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import UsageError
-from jaxgpt.experiment import TrainConfig, open_run
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.parallel.runtime import RuntimeConfig
-from jaxgpt.pretraining import train_run
-from jaxgpt.remote_folder import RemoteFolder
-from jaxgpt.remote_run import local_folder
+from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.runs.pretrain import train_run
+from jaxgpt.runs.remote import local_folder
+from jaxgpt.runtime.settings import RuntimeConfig
+from jaxgpt.storage import writer_lease
+from jaxgpt.storage.remote_folder import RemoteFolder
 from tests.faults import Faults
 from tests.tiny import make_dataset, write_config
 from tests.two_hosts import free_port
@@ -78,7 +78,7 @@ def test_a_run_moved_to_empty_machines_ends_as_a_calm_one(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAXGPT_WORK_DIR", str(tmp_path / "work"))
-    monkeypatch.setattr(remote_lease, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(writer_lease, "SETTLE_SECONDS", 0.1)
     path = write_config(tmp_path / "c.py", [(make_dataset(tmp_path / "data"), 1)], 12, 3)
     config = load_config(path, TrainConfig)
     config = replace(

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.checkpoints import free_space, step_folders
+from jaxgpt.checkpoints import step_content, step_folders
 from jaxgpt.checkpoints.manager import CheckpointConfig
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import JaxgptError, MismatchError, NoCheckpointError, UnfinishedError
-from jaxgpt.experiment import TrainConfig, open_run
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.parallel.runtime import RuntimeConfig
-from jaxgpt.pretraining import train_run
+from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.runs.pretrain import train_run
+from jaxgpt.runtime.settings import RuntimeConfig
 from jaxgpt.training.metrics import read_records
 from tests.faults import Faults
 from tests.tiny import make_dataset, write_config
@@ -120,7 +120,7 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_nothing_else(
 ) -> None:
     rooms = itertools.chain([0, 0], itertools.repeat(1 << 40))
     monkeypatch.setattr(
-        free_space.shutil, "disk_usage", lambda path: SimpleNamespace(free=next(rooms))
+        step_content.shutil, "disk_usage", lambda path: SimpleNamespace(free=next(rooms))
     )
     commit = step_folders.commit
 
@@ -144,7 +144,9 @@ def test_a_run_that_could_not_save_its_end_does_not_call_itself_finished(
 ) -> None:
     with monkeypatch.context() as patch:
         rooms = itertools.chain([1 << 40] * 3, itertools.repeat(0))
-        patch.setattr(free_space.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(rooms)))
+        patch.setattr(
+            step_content.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(rooms))
+        )
         with pytest.raises(JaxgptError, match=r"could not save step 12.*newest.*step 9") as error:
             train_run(config, tmp_path / "run", "auto", False)
     assert error.value.exit_code == 1

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.config import load_config, replace
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.parallel.runtime import RuntimeConfig
-from jaxgpt.pretraining import train_run
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.pretrain import train_run
+from jaxgpt.runtime.settings import RuntimeConfig
 from jaxgpt.training.metrics import read_records
 from tests.tiny import make_dataset, write_config
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt.dataset_manifest import write_manifest
+from jaxgpt.data.manifest import write_manifest
+from jaxgpt.data.shard_writer import ShardWriter
 from jaxgpt.errors import BadInputError, MismatchError, UsageError
 from jaxgpt.evaluation import held_out
 from jaxgpt.evaluation.held_out import open_split, read_documents
-from jaxgpt.shard_writer import ShardWriter
-from jaxgpt.tokenizer import Tokenizer
-from jaxgpt.tokenizer_training import TokenizerConfig, train_tokenizer
+from jaxgpt.tokenizer.tokenizer import Tokenizer
+from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
 
 TEXTS = ["the cat sat on the mat. " * 9, "", "dogs, naïve 🎉\n", "one " * 200, "end"]
 

@@ -15,16 +15,16 @@ from jaxgpt.config import replace
 from jaxgpt.errors import ConfigError, DivergedError, MismatchError
 from jaxgpt.inference import decode
 from jaxgpt.inference.decode import Decoder
+from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.sampling import SamplingConfig
-from jaxgpt.inference.weights import cast_weights, lay_out
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import Gelu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import Dtype, GptConfig
 from jaxgpt.model.heads import ClassificationHead, LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
-from jaxgpt.model.layers import Initialization
-from jaxgpt.model.norms import LayerNorm
-from jaxgpt.model.positions import Learned, NoPosition, Sinusoidal
+from jaxgpt.model.layers.feed_forward import Gelu
+from jaxgpt.model.layers.norms import LayerNorm
+from jaxgpt.model.layers.positions import Learned, NoPosition, Sinusoidal
+from jaxgpt.model.layers.projection import Initialization
 
 VOCAB_SIZE = 61
 BOS, EOS, PAD = 1, 2, 0

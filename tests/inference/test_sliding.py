@@ -6,12 +6,12 @@ import pytest
 from flax.core import meta
 
 from jaxgpt.inference.decode import Decoder
+from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.sliding import SlidingDecoder
-from jaxgpt.inference.weights import cast_weights, lay_out
-from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.positions import Learned
+from jaxgpt.model.layers.positions import Learned
 
 CONTEXT = 16
 HOT = SamplingConfig(temperature=2.0)

@@ -14,26 +14,28 @@ import pydantic
 import pytest
 
 import jaxgpt.model
-from jaxgpt.config import from_dict, replace, to_dict
-from jaxgpt.config_roles import (
+from jaxgpt.config import (
     ARCHITECTURE,
     EXECUTION,
     TRAINING,
+    from_dict,
+    replace,
     roles,
     select_fields,
+    to_dict,
     with_defaults,
 )
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.attention_kernel import AttentionKernel
-from jaxgpt.model.attention_kernels import Reference
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.attention.kernel import AttentionKernel
+from jaxgpt.model.attention.kernels import Reference
 from jaxgpt.model.cost import abstract_params
-from jaxgpt.model.dispatch import Dispatch, Dropless
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import LayerStack, Scanned
-from jaxgpt.model.layers import Dropout, Initialization
+from jaxgpt.model.layers.projection import Dropout, Initialization
+from jaxgpt.model.layers.rope_scaling import LinearScaling, Yarn
+from jaxgpt.model.moe.dispatch import Dispatch, Dropless
 from jaxgpt.model.remat import FullRemat, Remat
-from jaxgpt.model.rope_scaling import LinearScaling, Yarn
 from tests.model.tiny_model import PLAIN, VARIANTS, VOCAB_SIZE, init, random_tokens
 
 # Sections of these are marked as a whole: what is below them has the role of the mark.
@@ -171,7 +173,7 @@ def _difference(case: str, config: GptConfig, other: GptConfig) -> float:
 
 
 def _config_classes() -> Iterator[type]:
-    for module in pkgutil.iter_modules(jaxgpt.model.__path__, "jaxgpt.model."):
+    for module in pkgutil.walk_packages(jaxgpt.model.__path__, "jaxgpt.model."):
         for cls in vars(importlib.import_module(module.name)).values():
             if getattr(cls, "__module__", None) != module.name:
                 continue

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgpt.config import replace
-from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.cost import (
     abstract_params,
     flops_per_token,
@@ -14,12 +14,12 @@ from jaxgpt.model.cost import (
     num_matmul_parameters,
     num_parameters,
 )
-from jaxgpt.model.feed_forward import Gelu, SwiGlu
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import ClassificationHead, LanguageModelHead
-from jaxgpt.model.mixture_of_experts import MixtureOfExperts
-from jaxgpt.model.norms import LayerNorm
-from jaxgpt.model.positions import Learned
+from jaxgpt.model.layers.feed_forward import Gelu, SwiGlu
+from jaxgpt.model.layers.norms import LayerNorm
+from jaxgpt.model.layers.positions import Learned
+from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
 from tests.model.tiny_model import PLAIN, VARIANTS, VOCAB_SIZE
 
 GPT2 = GptConfig(

@@ -10,13 +10,13 @@ import pytest
 
 from jaxgpt.config import configclass, from_json, replace, to_json
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.attention_kernel import AttentionKernel
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.attention.kernel import AttentionKernel
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import ClassificationHead, LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
-from jaxgpt.model.layers import Initialization
-from jaxgpt.model.norms import RmsNorm
+from jaxgpt.model.layers.norms import RmsNorm
+from jaxgpt.model.layers.projection import Initialization
 from tests.model import tiny_model
 from tests.model.tiny_model import FAMILIES, PLAIN, VARIANTS, VOCAB_SIZE
 

@@ -9,9 +9,9 @@ import pytest
 
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.feed_forward import FeedForward
 from jaxgpt.model.layer_stack import Scanned, Shared, Unrolled
-from jaxgpt.model.layers import Dropout
+from jaxgpt.model.layers.feed_forward import FeedForward
+from jaxgpt.model.layers.projection import Dropout
 from jaxgpt.model.remat import FullRemat, NoRemat, SaveDots
 from tests.model import tiny_model
 from tests.model.tiny_model import FAMILIES, VARIANTS

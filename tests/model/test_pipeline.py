@@ -12,11 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.config import replace
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig, make_cache
 from jaxgpt.model.layer_stack import Scanned, Unrolled
-from jaxgpt.model.layers import Dropout
+from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.model.layers.projection import Dropout
 from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.model.remat import FullRemat, NoRemat, Remat
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh

@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.config import replace
-from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.cost import abstract_params
-from jaxgpt.model.dispatch import Capacity, Dropless
-from jaxgpt.model.feed_forward import GeGlu, Gelu, Relu2, SwiGlu
 from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.mixture_of_experts import MixtureOfExperts
-from jaxgpt.model.norms import LayerNorm, RmsNorm, Sandwich
-from jaxgpt.model.positions import Learned, NoPosition, Rotary, Sinusoidal
-from jaxgpt.model.rope_scaling import LinearScaling, Llama3, Yarn
-from jaxgpt.model.router import SoftmaxGates
+from jaxgpt.model.layers.feed_forward import GeGlu, Gelu, Relu2, SwiGlu
+from jaxgpt.model.layers.norms import LayerNorm, RmsNorm, Sandwich
+from jaxgpt.model.layers.positions import Learned, NoPosition, Rotary, Sinusoidal
+from jaxgpt.model.layers.rope_scaling import LinearScaling, Llama3, Yarn
+from jaxgpt.model.moe.dispatch import Capacity, Dropless
+from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
+from jaxgpt.model.moe.router import SoftmaxGates
 
 VOCAB_SIZE = 50
 

@@ -12,16 +12,16 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgpt.config import replace
-from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.cost import abstract_params
-from jaxgpt.model.dispatch import Dropless
-from jaxgpt.model.feed_forward import GeGlu, Gelu, SwiGlu
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.mixture_of_experts import MixtureOfExperts
-from jaxgpt.model.norms import LayerNorm, RmsNorm, Sandwich
-from jaxgpt.model.positions import Learned, Rotary
-from jaxgpt.model.rope_scaling import LinearScaling, Llama3, Yarn
+from jaxgpt.model.layers.feed_forward import GeGlu, Gelu, SwiGlu
+from jaxgpt.model.layers.norms import LayerNorm, RmsNorm, Sandwich
+from jaxgpt.model.layers.positions import Learned, Rotary
+from jaxgpt.model.layers.rope_scaling import LinearScaling, Llama3, Yarn
+from jaxgpt.model.moe.dispatch import Dropless
+from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
 from tests.parity import mapping
 from tests.parity.mapping import Shape, Table, Weights
 

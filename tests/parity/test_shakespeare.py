@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt.shards import TokenDataset
+from jaxgpt.data.shards import TokenDataset
 from tests.tiny import REPOSITORY, run_verb
 
 RECIPE = {"length": 64, "rows": 12, "steps": 500, "layers": 4, "heads": 4, "d_model": 128}

@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from jaxgpt.model.gpt import make_cache
-from jaxgpt.model.router import Choice, count_load, load_balance_loss
+from jaxgpt.model.moe.router import Choice, count_load, load_balance_loss
 from tests.parity import mapping
 from tests.parity.families import FAMILIES, VOCAB_SIZE, Family, published_logits, random_tokens
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import replace
-from jaxgpt.experiment import TrainConfig
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.sharding import batch_sharding, on_mesh
-from jaxgpt.run_course import build_step
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.setup import build_step
 from jaxgpt.training.recovery import NoSkipping
 
 

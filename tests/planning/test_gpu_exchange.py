@@ -11,10 +11,9 @@ import pytest
 
 from jaxgpt.config import replace
 from jaxgpt.data.loader import BatchConfig
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.remat import FullRemat
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.compiled import compile_train_step
@@ -23,6 +22,7 @@ from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.memory import plan_run_state
 from jaxgpt.planning.program import Program, collectives, read_program
 from jaxgpt.planning.speed import plan_speed
+from jaxgpt.runs.config import TrainConfig
 
 pytestmark = [
     pytest.mark.skipif(

@@ -14,11 +14,11 @@ from jaxgpt.batch import Batch
 from jaxgpt.config import replace
 from jaxgpt.data.loader import BatchConfig, DataConfig
 from jaxgpt.evaluation.eval_step import EvalProgram
-from jaxgpt.model.dispatch import Capacity, Dropless
-from jaxgpt.model.feed_forward import SwiGlu
-from jaxgpt.model.grouped_matmul import OUTER_PRODUCT, PRODUCT
 from jaxgpt.model.layer_stack import Scanned
-from jaxgpt.model.mixture_of_experts import MixtureOfExperts
+from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.model.layers.grouped_matmul import OUTER_PRODUCT, PRODUCT
+from jaxgpt.model.moe.dispatch import Capacity, Dropless
+from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh, make_mesh
 from jaxgpt.parallel.sharding import batch_sharding, on_mesh
 from jaxgpt.planning.compiled import compile_train_step, read_compiled

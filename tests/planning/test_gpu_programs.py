@@ -13,17 +13,16 @@ import pytest
 
 from jaxgpt.config import replace
 from jaxgpt.data.loader import BatchConfig, DataConfig
-from jaxgpt.experiment import TrainConfig
 from jaxgpt.inference.decode import Decoder, _decode_block, _prefill
+from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.sampling import SamplingConfig
-from jaxgpt.inference.weights import cast_weights, lay_out
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.attention_kernels import Cudnn
-from jaxgpt.model.attention_math import Scores
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.attention.kernels import Cudnn
+from jaxgpt.model.attention.masks import AttentionMask
+from jaxgpt.model.attention.reference import Scores
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import LayerStack, Scanned
-from jaxgpt.model.masks import AttentionMask
+from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.compiled import compile_plan, compile_train_step, read_compiled
@@ -37,6 +36,7 @@ from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.memory import plan_memory
 from jaxgpt.planning.products import product_flops
 from jaxgpt.planning.program import collectives, read_program
+from jaxgpt.runs.config import TrainConfig
 
 pytestmark = pytest.mark.skipif(
     not has_gpu_compiler(), reason="XLA's GPU compiler is absent: pip install -e '.[gpu-compile]'"

@@ -6,18 +6,18 @@ import pytest
 
 from jaxgpt.config import replace
 from jaxgpt.data.loader import BatchConfig
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
+from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.remat import FullRemat, NoRemat, SaveDots
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.memory import bytes_per_device, plan_memory, plan_run_state
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runtime.target import CompileTarget
+from jaxgpt.training.chunked_loss import LossHead, TokenChunks, WholeLogits
 from jaxgpt.training.loss import LossConfig
-from jaxgpt.training.loss_head import LossHead, TokenChunks, WholeLogits
 from tests.planning.compiling import compile_step_of
 
 VOCAB = 512

@@ -7,18 +7,18 @@ import pytest
 
 from jaxgpt.config import replace
 from jaxgpt.data.loader import BatchConfig
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.dispatch import Capacity, Dispatch, Dropless
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Unrolled
-from jaxgpt.model.mixture_of_experts import MixtureOfExperts
+from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.model.moe.dispatch import Capacity, Dispatch, Dropless
+from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
 from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.memory import plan_run_state
 from jaxgpt.planning.speed import SpeedPlan, plan_speed
+from jaxgpt.runs.config import TrainConfig
 from tests.planning.compiling import compile_step_of
 
 VOCAB, WIDTH, LENGTH, ROWS, LAYERS = 512, 128, 32, 32, 2

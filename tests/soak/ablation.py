@@ -13,13 +13,13 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxgpt.benchmarks.recipe_race import Recipe, mean_loss, tune
-from jaxgpt.benchmarks.recipe_runs import Outcome, Runs
+from jaxgpt.benchmarks.recipes.race import Recipe, mean_loss, tune
+from jaxgpt.benchmarks.recipes.runs import Outcome, Runs
 from jaxgpt.config import load_config, replace
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.feed_forward import Gelu
-from jaxgpt.model.layers import Initialization
-from jaxgpt.model.positions import Learned
+from jaxgpt.model.layers.feed_forward import Gelu
+from jaxgpt.model.layers.positions import Learned
+from jaxgpt.model.layers.projection import Initialization
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.training.optimizer import AdamW
 from jaxgpt.training.schedule import Cosine
 

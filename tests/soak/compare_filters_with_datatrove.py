@@ -28,10 +28,10 @@ from datatrove.pipeline.filters import (
     GopherRepetitionFilter,
 )
 
+from jaxgpt.corpus.cleaning.repair import RepairConfig, repair
 from jaxgpt.corpus.filters import c4
 from jaxgpt.corpus.filters.config import with_profile
-from jaxgpt.corpus.repair import RepairConfig, repair
-from jaxgpt.corpus.text_batch import TextBatch
+from jaxgpt.corpus.text.batch import TextBatch
 
 DOCUMENT_CHARACTERS = 2700
 MAX_PIECES = 8

@@ -22,9 +22,9 @@ NGRAM, NUM_BANDS, NUM_ROWS = 5, 25, 10
 
 
 def time_jaxgpt(texts: list[str], folder: Path) -> float:
-    from jaxgpt.corpus.near_duplicates.config import NearDuplicatesConfig
-    from jaxgpt.corpus.near_duplicates.signing import sign_partition
-    from tests.corpus.near_duplicates.planted import make_documents, store
+    from jaxgpt.corpus.dedup.near.config import NearDuplicatesConfig
+    from jaxgpt.corpus.dedup.near.sign import sign_partition
+    from tests.corpus.dedup.near.planted import make_documents, store
 
     config = NearDuplicatesConfig(bands=f"{NUM_BANDS}x{NUM_ROWS}", ngram=NGRAM)
     (partition,) = store(folder / "documents", make_documents(texts), 1)

@@ -26,8 +26,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxgpt.corpus.cleaning.repair import RepairConfig, repair
 from jaxgpt.corpus.filters import c4
-from jaxgpt.corpus.repair import RepairConfig, repair
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_PLANTED, NUM_FILES = 1000, 8
@@ -133,7 +133,7 @@ def _count_lines(folder: Path) -> int:
 CONFIG = f"""
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.filters.config import FiltersConfig
-from jaxgpt.corpus.near_duplicates.config import NearDuplicatesConfig
+from jaxgpt.corpus.dedup.near.config import NearDuplicatesConfig
 
 config = DatasetConfig(
     filters=FiltersConfig(profile="web-en", url=None, language=None),

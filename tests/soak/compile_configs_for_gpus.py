@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 from jaxgpt.config import load_config, replace
-from jaxgpt.experiment import TrainConfig
 from jaxgpt.parallel.mesh import abstract_mesh
 from jaxgpt.planning.compiled import compile_train_step, read_compiled
 from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.memory import plan_memory
+from jaxgpt.runs.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VOCAB_SIZE = 4096

@@ -33,10 +33,10 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
 
     from jaxgpt.batch import Batch
     from jaxgpt.config import load_config, replace
-    from jaxgpt.experiment import TrainConfig
     from jaxgpt.parallel.mesh import abstract_mesh, make_mesh
     from jaxgpt.parallel.sharding import batch_sharding, on_mesh
     from jaxgpt.planning.memory import plan_memory
+    from jaxgpt.runs.config import TrainConfig
     from jaxgpt.runtime.target import CompileTarget
     from jaxgpt.training.loss import language_model_loss
     from jaxgpt.training.state import plan_state

@@ -29,9 +29,9 @@ BAD_BATCHES = ("nan", "nan_gradient", "spike")
 _CONFIG = """
 from jaxgpt.checkpoints.manager import CheckpointConfig
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset
-from jaxgpt.experiment import EvaluationConfig, TrainConfig
+from jaxgpt.runs.config import EvaluationConfig, TrainConfig
 from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.layers import Dropout
+from jaxgpt.model.layers.projection import Dropout
 from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.training.metrics import LoggingConfig
 from jaxgpt.training.optimizer import AdamW

@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from jaxgpt.corpus.cleaning.repair import RepairConfig, repair
 from jaxgpt.corpus.filters.config import with_profile
-from jaxgpt.corpus.repair import RepairConfig, repair
-from jaxgpt.corpus.text_batch import Step, TextBatch
+from jaxgpt.corpus.text.batch import Step, TextBatch
 from tests.soak.compare_pipeline_with_datatrove import NUM_PLANTED
 from tests.soak.planted_edits import plant
 

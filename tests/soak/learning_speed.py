@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.benchmarks.recipe_race import Recipe, mean_loss, race, share_at, tune
-from jaxgpt.benchmarks.recipe_runs import Runs
+from jaxgpt.benchmarks.recipes.race import Recipe, mean_loss, race, share_at, tune
+from jaxgpt.benchmarks.recipes.runs import Runs
 from jaxgpt.config import load_config
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.plots import Line, line_chart, running_mean
+from jaxgpt.reports.plots import Line, line_chart, running_mean
+from jaxgpt.runs.config import TrainConfig
 
 LADDER = (0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.32, 0.4, 0.5, 0.6, 0.75, 1.0)
 # Steps whose losses are averaged for the figure.

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from jaxgpt.corpus.near_duplicates.bands import band_keys, candidate_probability
-from jaxgpt.corpus.near_duplicates.config import NearDuplicatesConfig
-from jaxgpt.corpus.near_duplicates.minhash import sign
-from jaxgpt.corpus.near_duplicates.shingles import shingle
-from jaxgpt.corpus.near_duplicates.verifying import read_removed
-from tests.corpus.near_duplicates.planted import (
+from jaxgpt.corpus.dedup.near.config import NearDuplicatesConfig
+from jaxgpt.corpus.dedup.near.lsh import band_keys, candidate_probability
+from jaxgpt.corpus.dedup.near.minhash import sign
+from jaxgpt.corpus.dedup.near.shingles import shingle
+from jaxgpt.corpus.dedup.near.verify import read_removed
+from tests.corpus.dedup.near.planted import (
     edit_words,
     jaccard,
     make_documents,

@@ -19,9 +19,9 @@ import numpy as np
 
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
 from jaxgpt.data.packing import make_rows
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import Gelu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.layers.feed_forward import Gelu
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh, to_devices
 from jaxgpt.training.loss import LossConfig, language_model_loss

@@ -9,12 +9,12 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from jaxgpt.command_line import run_verb
 from jaxgpt.config import replace
+from jaxgpt.corpus.build import build_dataset
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.executors.config import ExecutorConfig
-from jaxgpt.corpus.pipeline import build_dataset
-from jaxgpt.corpus.splits import HashSplit
-from jaxgpt.corpus.vocabulary import DatasetTokenizer
-from jaxgpt.shards import TokenDataset
+from jaxgpt.corpus.documents.splits import HashSplit
+from jaxgpt.corpus.execution.config import ExecutorConfig
+from jaxgpt.corpus.stages.train_tokenizer import DatasetTokenizer
+from jaxgpt.data.shards import TokenDataset
 from jaxgpt.tools.export_dataset import main
 from tests.tiny import make_texts
 
@@ -179,7 +179,7 @@ def test_a_failure_leaves_nothing(
     (tmp_path / ".out.tmp" / "train").mkdir(parents=True)
     (tmp_path / ".out.tmp" / "train" / "old.parquet").write_bytes(b"old")
     with monkeypatch.context() as patch:
-        patch.setattr("jaxgpt.corpus.exporting.read_text", fail)
+        patch.setattr("jaxgpt.corpus.dataset.export.read_text", fail)
         with pytest.raises(Full):
             export(dataset, tmp_path / "out", format, capsys)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.command_line import run_verb
-from jaxgpt.corpus.pipeline import build_dataset
+from jaxgpt.corpus.build import build_dataset
 from jaxgpt.errors import UsageError
 from jaxgpt.tools import append_dataset, takedown
 from tests.corpus.building import CONFIG, stored_texts, write_lines

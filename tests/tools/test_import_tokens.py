@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.command_line import run_verb
+from jaxgpt.corpus.build import build_dataset
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.document_index import index_rows
-from jaxgpt.corpus.executors.config import ExecutorConfig
-from jaxgpt.corpus.near_duplicates.config import NearDuplicatesConfig
-from jaxgpt.corpus.pipeline import build_dataset
-from jaxgpt.corpus.splits import HashSplit
-from jaxgpt.corpus.vocabulary import DatasetTokenizer
-from jaxgpt.shards import TokenDataset
-from jaxgpt.tokenizer import Tokenizer
-from jaxgpt.tokenizer_training import TokenizerConfig, train_tokenizer
+from jaxgpt.corpus.dataset.document_index import index_rows
+from jaxgpt.corpus.dedup.near.config import NearDuplicatesConfig
+from jaxgpt.corpus.documents.splits import HashSplit
+from jaxgpt.corpus.execution.config import ExecutorConfig
+from jaxgpt.corpus.stages.train_tokenizer import DatasetTokenizer
+from jaxgpt.data.shards import TokenDataset
+from jaxgpt.tokenizer.tokenizer import Tokenizer
+from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
 from jaxgpt.tools.import_tokens import main
 from jaxgpt.tools.inspect_dataset import main as inspect_main
 from tests.tiny import make_texts

@@ -14,12 +14,12 @@ import zstandard
 
 from jaxgpt.command_line import run_verb
 from jaxgpt.config import replace
+from jaxgpt.corpus.build import build_dataset
 from jaxgpt.corpus.config import DatasetConfig
-from jaxgpt.corpus.executors.config import ExecutorConfig
-from jaxgpt.corpus.pipeline import build_dataset
-from jaxgpt.corpus.splits import HashSplit, TailSplit
-from jaxgpt.corpus.vocabulary import DatasetTokenizer
-from jaxgpt.shards import TokenDataset
+from jaxgpt.corpus.documents.splits import HashSplit, TailSplit
+from jaxgpt.corpus.execution.config import ExecutorConfig
+from jaxgpt.corpus.stages.train_tokenizer import DatasetTokenizer
+from jaxgpt.data.shards import TokenDataset
 from jaxgpt.tools.inspect_dataset import main
 from tests.tiny import make_texts
 

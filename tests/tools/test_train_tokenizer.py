@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.command_line import run_verb
-from jaxgpt.tokenizer import Tokenizer
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.tools.train_tokenizer import main
 from tests.tiny import make_texts
 

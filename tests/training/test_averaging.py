@@ -11,10 +11,10 @@ import pytest
 
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import ConfigError, MismatchError
-from jaxgpt.experiment import TrainConfig, open_run
 from jaxgpt.parallel.mesh import MeshConfig, single_device_mesh
-from jaxgpt.parallel.runtime import RuntimeConfig
-from jaxgpt.pretraining import train_run
+from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.runs.pretrain import train_run
+from jaxgpt.runtime.settings import RuntimeConfig
 from jaxgpt.training.averaging import ExponentialAverage
 from jaxgpt.training.metrics import read_records
 from tests.tiny import make_dataset, write_config

@@ -9,10 +9,10 @@ import optax
 import pytest
 
 from jaxgpt.batch import Batch
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Scanned
+from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.remat import FullRemat
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, batch_sharding, on_mesh

@@ -10,10 +10,10 @@ import pytest
 from jaxgpt.batch import Batch
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
 from jaxgpt.data.packing import make_rows
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Scanned
+from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh, to_devices
 from jaxgpt.training.loss import LossConfig, language_model_loss

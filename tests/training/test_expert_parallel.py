@@ -15,12 +15,12 @@ import pytest
 from jaxgpt.batch import Batch
 from jaxgpt.config import replace
 from jaxgpt.data.packing import make_rows
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.dispatch import Capacity, Dropless
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Scanned
-from jaxgpt.model.mixture_of_experts import MixtureOfExperts
+from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.model.moe.dispatch import Capacity, Dropless
+from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
 from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh, single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh, to_devices

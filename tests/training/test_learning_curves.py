@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import load_config, replace
-from jaxgpt.experiment import TrainConfig
-from jaxgpt.model.attention_kernels import Fastest, Reference
+from jaxgpt.model.attention.kernels import Fastest, Reference
 from jaxgpt.model.layer_stack import Scanned, Unrolled
-from jaxgpt.model.layers import Dropout
+from jaxgpt.model.layers.projection import Dropout
 from jaxgpt.model.remat import FullRemat
-from jaxgpt.parallel.runtime import RuntimeConfig
-from jaxgpt.pretraining import train_run
-from jaxgpt.training.loss_head import TokenChunks, WholeLogits
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.pretrain import train_run
+from jaxgpt.runtime.settings import RuntimeConfig
+from jaxgpt.training.chunked_loss import TokenChunks, WholeLogits
 from jaxgpt.training.metrics import read_records
 from tests.tiny import make_dataset, write_config
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import DivergedError, InterruptedByUser, UnfinishedError
+from jaxgpt.training.goodput import TimeAccount
 from jaxgpt.training.loop import Hook, Loop, fit
 from jaxgpt.training.metrics import MetricsLog, Progress, read_records
 from jaxgpt.training.recovery import Skips, SkipSpikes
 from jaxgpt.training.rollback import UnstableError
 from jaxgpt.training.step import StepMetrics
-from jaxgpt.training.time_account import TimeAccount
 
 
 class _State(SimpleNamespace):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jaxgpt.batch import Batch
-from jaxgpt.model.attention import GroupedQueryAttention
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Scanned
-from jaxgpt.model.norms import LayerNorm
+from jaxgpt.model.layers.norms import LayerNorm
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules
 from jaxgpt.training.averaging import ExponentialAverage

@@ -15,8 +15,7 @@ from optax.contrib import muon as muon_of_optax
 
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh, single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh, partition_spec
-from jaxgpt.training.muon import scale_by_muon
-from jaxgpt.training.orthogonalization import newton_schulz, orthogonalize
+from jaxgpt.training.orthogonalization import newton_schulz, orthogonalize, scale_by_muon
 
 # 3 layers: neither they nor all attention's matrices together can be dealt out evenly.
 AXES = {

@@ -13,10 +13,10 @@ from jaxgpt.batch import Batch
 from jaxgpt.config import replace
 from jaxgpt.data.packing import make_rows
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Scanned, Unrolled
+from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh, single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh, partition_spec, to_devices

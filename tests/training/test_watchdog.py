@@ -6,8 +6,8 @@ import time
 import pytest
 
 from jaxgpt.errors import ConfigError
+from jaxgpt.training.goodput import PURPOSES, TimeAccount
 from jaxgpt.training.metrics import read_records
-from jaxgpt.training.time_account import PURPOSES, TimeAccount
 from jaxgpt.training.watchdog import Watchdog, WatchdogConfig
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from jaxgpt.config import replace
 from jaxgpt.data.packing import make_rows
-from jaxgpt.model.attention import GroupedQueryAttention
-from jaxgpt.model.feed_forward import SwiGlu
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
-from jaxgpt.model.mixture_of_experts import MixtureOfExperts
+from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh, to_devices
 from jaxgpt.runtime.target import CompileTarget

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from jaxgpt.config import configclass
-from jaxgpt.corpus.text_batch import Judged, TextBatch
+from jaxgpt.corpus.text.batch import Judged, TextBatch
 
 _CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 _TERMINAL = (".", "?", "!", '"', "'")

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxgpt.config import configclass
-from jaxgpt.corpus.characters import chunks, sums_of, table_of
-from jaxgpt.corpus.filters.reasons import Reasons
-from jaxgpt.corpus.text_batch import Judged, TextBatch
+from jaxgpt.corpus.text.batch import Judged, Reasons, TextBatch
+from jaxgpt.corpus.text.characters import chunks, sums_of, table_of
 
 _LETTER, _ALPHANUMERIC = 1, 2
 

@@ -12,7 +12,7 @@ from jaxgpt.corpus.filters.gopher_quality import GopherQualityConfig
 from jaxgpt.corpus.filters.gopher_repetition import GopherRepetitionConfig
 from jaxgpt.corpus.filters.language import LanguageConfig
 from jaxgpt.corpus.filters.urls import UrlConfig
-from jaxgpt.corpus.text_batch import Step
+from jaxgpt.corpus.text.batch import Step
 
 Profile = Literal["none", "web-en", "web-any", "code"]
 SECTIONS = ("url", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "code")

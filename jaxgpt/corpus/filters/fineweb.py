@@ -8,9 +8,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxgpt.config import configclass
-from jaxgpt.corpus.filters.punctuation import SENTENCE_ENDS
-from jaxgpt.corpus.filters.repeated_blocks import count_duplicates
-from jaxgpt.corpus.text_batch import Judged, TextBatch
+from jaxgpt.corpus.filters.text_patterns import SENTENCE_ENDS, count_duplicates
+from jaxgpt.corpus.text.batch import Judged, TextBatch
 
 
 @configclass

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxgpt.config import configclass
-from jaxgpt.corpus.characters import chunks, table_of
-from jaxgpt.corpus.filters.punctuation import SYMBOLS
-from jaxgpt.corpus.filters.reasons import Reasons
-from jaxgpt.corpus.text_batch import Judged, TextBatch
-from jaxgpt.corpus.words import Words, find_words, space_separated_words
+from jaxgpt.corpus.filters.text_patterns import SYMBOLS
+from jaxgpt.corpus.text.batch import Judged, Reasons, TextBatch
+from jaxgpt.corpus.text.characters import chunks, table_of
+from jaxgpt.corpus.text.words import Words, find_words, space_separated_words
 
 _LETTER, _NOT_SYMBOL, _NOT_SPACE = 1, 2, 4
 _BULLETS = ("-", "•")

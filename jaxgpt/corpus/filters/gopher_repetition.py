@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxgpt.config import configclass
-from jaxgpt.corpus.filters.reasons import Reasons
-from jaxgpt.corpus.filters.repeated_blocks import count_duplicates, split_paragraphs
 from jaxgpt.corpus.filters.repeated_n_grams import (
     bound_top_characters,
     covered_characters,
@@ -20,8 +18,9 @@ from jaxgpt.corpus.filters.repeated_n_grams import (
     find_repeats,
     top_characters,
 )
-from jaxgpt.corpus.text_batch import Judged, TextBatch, select_words
-from jaxgpt.corpus.words import Words
+from jaxgpt.corpus.filters.text_patterns import count_duplicates, split_paragraphs
+from jaxgpt.corpus.text.batch import Judged, Reasons, TextBatch, select_words
+from jaxgpt.corpus.text.words import Words
 
 
 @configclass

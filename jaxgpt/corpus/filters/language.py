@@ -17,9 +17,9 @@ import numpy as np
 
 from jaxgpt.config import configclass
 from jaxgpt.corpus.filters.stop_words import LANGUAGE_OF_SCRIPT, LANGUAGES, STOP_WORDS
-from jaxgpt.corpus.scripts import SCRIPTS
-from jaxgpt.corpus.text_batch import Judged, TextBatch
-from jaxgpt.corpus.words import find_words, space_separated_words
+from jaxgpt.corpus.text.batch import Judged, TextBatch
+from jaxgpt.corpus.text.scripts import SCRIPTS
+from jaxgpt.corpus.text.words import find_words, space_separated_words
 from jaxgpt.errors import UsageError, did_you_mean
 
 UNKNOWN = "unknown"

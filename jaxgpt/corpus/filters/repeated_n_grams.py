@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxgpt.corpus.words import Words, is_within, windows
+from jaxgpt.corpus.text.words import Words, is_within, windows
 
 # Odd, so that no key is lost by multiplying; from the digits of pi.
 _BASE = np.uint64(0x243F6A8885A308D3)

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from jaxgpt.config import configclass
-from jaxgpt.corpus.text_batch import Judged, TextBatch
+from jaxgpt.corpus.text.batch import Judged, TextBatch
 from jaxgpt.errors import UsageError
 
 _SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.-]*:)?//")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from jaxgpt.config import replace
 from jaxgpt.corpus.filters.c4 import C4Config
-from jaxgpt.corpus.text_batch import Judged, TextBatch
+from jaxgpt.corpus.text.batch import Judged, TextBatch
 
 LINES = [f"This is line number {number} of the page." for number in range(6)]
 PAGE = "\n".join(LINES)

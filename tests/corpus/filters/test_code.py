@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from jaxgpt.config import replace
 from jaxgpt.corpus.filters.code import CodeConfig
-from jaxgpt.corpus.text_batch import TextBatch
+from jaxgpt.corpus.text.batch import TextBatch
 
 PROGRAM = "def double(number):\n    # {twice}\n    return 2 * number\n" * 10
 

@@ -15,7 +15,7 @@ from jaxgpt.corpus.filters.config import (
     with_profile_option,
 )
 from jaxgpt.corpus.filters.gopher_quality import GopherQualityConfig
-from jaxgpt.corpus.text_batch import TextBatch
+from jaxgpt.corpus.text.batch import TextBatch
 from jaxgpt.errors import UsageError
 
 PROFILES = ("none", "web-en", "web-any", "code")

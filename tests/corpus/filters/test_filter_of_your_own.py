@@ -7,7 +7,7 @@ import types
 import pytest
 
 from jaxgpt.corpus.filters.config import with_profile
-from jaxgpt.corpus.text_batch import TextBatch
+from jaxgpt.corpus.text.batch import TextBatch
 from tests.tiny import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "filters.md").read_text()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from jaxgpt.config import replace
 from jaxgpt.corpus.filters.fineweb import FineWebConfig
-from jaxgpt.corpus.text_batch import TextBatch
+from jaxgpt.corpus.text.batch import TextBatch
 
 LONG = "This line is long enough to be one of a text, number {} of them."
 PAGE = "\n".join(LONG.format(number) for number in range(10))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from jaxgpt.config import replace
 from jaxgpt.corpus.filters.gopher_quality import GopherQualityConfig, word_shapes
-from jaxgpt.corpus.filters.punctuation import SYMBOLS
-from jaxgpt.corpus.text_batch import TextBatch
+from jaxgpt.corpus.filters.text_patterns import SYMBOLS
+from jaxgpt.corpus.text.batch import TextBatch
 
 PROSE = "The man that you have to be with is one of the best and the most honest here. " * 6
 ANY_TEXT = st.text(st.characters() | st.sampled_from(" \n\t-•….#abcé日\u3000\x85"), max_size=60)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from jaxgpt.config import replace
 from jaxgpt.corpus.filters.gopher_repetition import GopherRepetitionConfig
-from jaxgpt.corpus.filters.repeated_blocks import count_duplicates, split_paragraphs
 from jaxgpt.corpus.filters.repeated_n_grams import (
     bound_top_characters,
     covered_characters,
@@ -20,8 +19,9 @@ from jaxgpt.corpus.filters.repeated_n_grams import (
     find_repeats,
     top_characters,
 )
-from jaxgpt.corpus.text_batch import TextBatch
-from jaxgpt.corpus.words import space_separated_words
+from jaxgpt.corpus.filters.text_patterns import count_duplicates, split_paragraphs
+from jaxgpt.corpus.text.batch import TextBatch
+from jaxgpt.corpus.text.words import space_separated_words
 
 # Few different words, so that they repeat; words of several lengths; everything that separates.
 TEXT = st.lists(

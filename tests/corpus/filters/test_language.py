@@ -8,8 +8,8 @@ import pytest
 
 from jaxgpt.corpus.filters.language import UNKNOWN, LanguageConfig, guess_languages
 from jaxgpt.corpus.filters.stop_words import LANGUAGE_OF_SCRIPT, LANGUAGES, STOP_WORDS
-from jaxgpt.corpus.scripts import BLOCKS, UNSPACED
-from jaxgpt.corpus.text_batch import TextBatch
+from jaxgpt.corpus.text.batch import TextBatch
+from jaxgpt.corpus.text.scripts import BLOCKS, UNSPACED
 from jaxgpt.errors import ConfigError, UsageError
 from tests.corpus.filters.prose import PROSE
 from tests.languages import LANGUAGES as SAMPLES

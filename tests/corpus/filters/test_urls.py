@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.corpus.filters.urls import UrlConfig, host_of
-from jaxgpt.corpus.text_batch import TextBatch
+from jaxgpt.corpus.text.batch import TextBatch
 from jaxgpt.errors import ConfigError, UsageError
 
 

@@ -1,0 +1,1 @@
+"""Models, texts and datasets that the measures run on."""

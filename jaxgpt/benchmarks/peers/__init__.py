@@ -1,0 +1,1 @@
+"""What other libraries reach on the same work."""

@@ -1,0 +1,1 @@
+"""Training recipes, compared by the loss that they reach."""

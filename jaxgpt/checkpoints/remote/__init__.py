@@ -1,0 +1,1 @@
+"""Checkpoints at a URL."""

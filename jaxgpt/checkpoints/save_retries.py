@@ -1,0 +1,142 @@
+"""Saves that may fail: each failure is named and counted, and as many as are too many are raised.
+
+A full disk for a while costs checkpoints and not the training. What fails at one host has failed
+at all of them, so that they count alike.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.checkpoints.saver import Saver
+from jaxgpt.checkpoints.stored_steps import StoredSteps, describe_failure
+from jaxgpt.distributed.hosts import gather
+from jaxgpt.errors import JaxgptError
+
+logger = logging.getLogger(__name__)
+
+
+class SaveAttempts:
+    """Starts saves and counts those that fail. Hosts make the same calls in the same order.
+
+    Args:
+        directory: of the checkpoints, for messages.
+        saver: does the saving.
+        stored: the steps that there are, for messages.
+        allowed: as many failures in a row are raised.
+        failed: called with (step, what went wrong) for each.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        saver: Saver,
+        stored: StoredSteps,
+        allowed: int,
+        failed: Callable[[int, str], None],
+    ) -> None:
+        self._directory = directory
+        self._saver = saver
+        self._stored = stored
+        self._allowed = allowed
+        self._failed = failed
+        self._step = 0
+        self._failure: JaxgptError | None = None
+        self._failures_in_a_row = 0
+        self._own_succeeded = False
+
+    def start(
+        self,
+        step: int,
+        items: Mapping[str, Mapping[str, Any]],
+        document: Mapping[str, Any],
+        obstacle: str | None,
+    ) -> bool:
+        """Begin a save, after `settle`; return whether it has begun.
+
+        Args:
+            step: which.
+            items: arrays by name, by item.
+            document: what `metadata.json` will hold.
+            obstacle: what makes it fail before it is begun, if anything.
+
+        Raises:
+            JaxgptError: it is one failure in a row too many.
+        """
+        self._step = step
+        problem = (
+            obstacle
+            or _problem_at_any_host(lambda: self._saver.prepare(step))
+            or _problem_at_any_host(lambda: self._saver.begin(step, items))
+        )
+        if not problem:
+            self._saver.go_on(step, document)
+            return True
+        if not obstacle:
+            self._saver.give_up(step)
+        self._fail(problem)
+        self.raise_if_too_many()
+        return False
+
+    def settle(self) -> None:
+        """Wait for the save under way, at all hosts; if it failed at one, it has failed."""
+        if problem := next(filter(None, gather("the last save", self._settle_own())), None):
+            self._fail(problem)
+        elif self._own_succeeded:  # and so has that of every other host
+            self._failures_in_a_row, self._failure = 0, None
+        self._own_succeeded = False
+
+    def wait(self) -> None:
+        """Wait for the save under way, at this host; raise if the last one failed."""
+        if problem := self._settle_own():
+            self._fail(problem)
+        elif self._own_succeeded:
+            self._failure = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Wait for the last save and end the threads. Raises as `wait` does."""
+        try:
+            self.wait()
+        finally:
+            self._saver.close()
+
+    def forgive(self) -> None:
+        """Do not raise the last failure: the run goes back to before it."""
+        self._failure = None
+
+    def raise_if_too_many(self) -> None:
+        """Raise when as many in a row as are allowed have failed; then count anew."""
+        if self._failures_in_a_row >= self._allowed:
+            self._failures_in_a_row, failure, self._failure = 0, self._failure, None
+            raise JaxgptError(f"{self._allowed} saves in a row have failed; {failure}")
+
+    def _settle_own(self) -> str:
+        """Wait for the save under way; return what went wrong at this host, or nothing."""
+        step, error = self._saver.settle() or (None, None)
+        if step is not None:
+            self._own_succeeded = error is None
+        return "" if error is None else describe_failure(error)
+
+    def _fail(self, problem: str) -> None:
+        newest = max(self._stored.complete(), default=None)
+        self._failure = JaxgptError(
+            f"could not save step {self._step} in {self._directory}: {problem}; the newest "
+            f"complete checkpoint is {'none' if newest is None else f'step {newest}'}"
+        )
+        self._failures_in_a_row += 1
+        self._failed(self._step, problem)
+        logger.warning("%s", self._failure)
+
+
+def _problem_at_any_host(act: Callable[[], None]) -> str:
+    """Do something at all hosts; return what went wrong at the first of those where it did."""
+    problem = ""
+    try:
+        act()
+    except Exception as error:
+        problem = describe_failure(error)
+    return next(filter(None, gather("the start of a save", problem)), "")

@@ -1,0 +1,1 @@
+"""Repair of damaged text, and privacy."""

@@ -1,0 +1,1 @@
+"""Finished datasets: index, listings, versions, inspect, export, import."""

@@ -1,0 +1,51 @@
+"""`NearDuplicatesConfig`: which documents are near duplicates, and how they are looked for."""
+
+import re
+
+from jaxgpt.config import configclass
+from jaxgpt.corpus.dedup.near.minhash import NUM_PERMUTATIONS
+
+_MAX_PERMUTATIONS = 1024
+
+
+@configclass
+class NearDuplicatesConfig:
+    """Which documents are near duplicates, and how they are looked for."""
+
+    enabled: bool = True
+    """Remove near duplicates."""
+    threshold: float = 0.7
+    """Documents whose Jaccard similarity is at least this are duplicates of each other."""
+    bands: str = "25x10"
+    """Bands x rows: documents are compared with probability 1 - (1 - similarity^rows)^bands.
+    25x10 as BigCode, 14x8 as FineWeb, 20x13 as NeMo Curator."""
+    ngram: int = 5
+    """Words in a shingle; characters, where a script has no spaces between words."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold = {self.threshold}; it must be above 0 and at most 1")
+        if not 1 <= self.ngram <= 100:
+            raise ValueError(f"ngram = {self.ngram}; it must be between 1 and 100")
+        if not re.fullmatch(r"[1-9][0-9]{0,3}x[1-9][0-9]{0,3}", self.bands):
+            raise ValueError(f"bands = {self.bands!r}; it must be bands x rows, such as 25x10")
+        if self.num_bands * self.num_rows > _MAX_PERMUTATIONS:
+            raise ValueError(
+                f"bands = {self.bands!r} needs {self.num_bands * self.num_rows} permutations; "
+                f"at most {_MAX_PERMUTATIONS} are allowed"
+            )
+
+    @property
+    def num_bands(self) -> int:
+        """Bands of a signature."""
+        return int(self.bands.split("x")[0])
+
+    @property
+    def num_rows(self) -> int:
+        """Places of a signature in each band."""
+        return int(self.bands.split("x")[1])
+
+    @property
+    def num_permutations(self) -> int:
+        """Length of a signature: enough for the bands, and for a good estimate."""
+        return max(NUM_PERMUTATIONS, self.num_bands * self.num_rows)

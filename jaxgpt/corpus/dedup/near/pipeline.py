@@ -1,0 +1,189 @@
+"""The order of the stages that remove near duplicates from a corpus.
+
+sign_partition      a partition -> signatures, sorted band keys
+join_keys           a range of keys of all partitions -> edges
+connect_documents   all edges -> candidate clusters, in groups
+collect_members     a partition -> shingles and passages of its documents in clusters
+verify_group        a group of clusters -> which documents go, and for which
+settle_partition    a partition -> which of its documents are kept
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxgpt.corpus.dedup.near.apply import settle_partition
+from jaxgpt.corpus.dedup.near.collect import collect_members
+from jaxgpt.corpus.dedup.near.config import NearDuplicatesConfig
+from jaxgpt.corpus.dedup.near.join import connect_documents, join_keys
+from jaxgpt.corpus.dedup.near.sign import SignedPartition, sign_partition
+from jaxgpt.corpus.dedup.near.verify import verify_group
+from jaxgpt.corpus.documents.partition import Partition
+from jaxgpt.corpus.execution.tasks import Done, Stages, Task, combined_key
+from jaxgpt.corpus.stats.near_duplicate_examples import merge_examples
+
+logger = logging.getLogger(__name__)
+
+# Band keys that are joined in one task: about 250 MB while they are sorted.
+_RANGE_KEYS = 1 << 22
+_KEY_BYTES = 12
+_EDGE_BYTES = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NearDuplicates:
+    """What was found.
+
+    Attributes:
+        done: for each partition; its folder has kept.npy and removed.jsonl.zst, its result is
+            that of `RemovalLog.result`.
+        examples: for the report, JSON: families of a kept document and some removed for it.
+        counts: for the report: candidates, comparisons, and what was not compared.
+    """
+
+    done: list[Done]
+    examples: list[dict[str, Any]]
+    counts: dict[str, int]
+
+
+def remove_near_duplicates(
+    stages: Stages,
+    partitions: Sequence[Partition],
+    config: NearDuplicatesConfig,
+    key: str,
+    older: Sequence[Partition] = (),
+) -> NearDuplicates:
+    """Find the documents that are near duplicates of another one that is kept.
+
+    Args:
+        key: stands for everything that the partitions' content depends on.
+        older: partitions of a dataset that exists already; their documents stay, and remove those
+            that repeat them.
+    """
+    signed, key = _sign(stages, [*older, *partitions], config, key)
+    num_keys = sum(done.result["num_keys"] for done in signed)
+    numbered = _number([*older, *partitions], signed)
+    num_fixed = numbered[len(older)].first if partitions else 0
+
+    connected = _connect(stages, numbered, num_keys, key)
+    tasks = _tasks(
+        numbered, lambda each: (each, connected.folder, config.ngram), [connected.key, key]
+    )
+    collected = stages.run("collecting candidates", collect_members, tasks)
+    verified = _verify(stages, numbered, collected, connected, num_fixed, config)
+    folders = [done.folder for done in verified]
+    tasks = _tasks(
+        numbered[len(older) :], lambda each: (each, folders), [combined_key(verified), key]
+    )
+    settled = stages.run("removing near duplicates", settle_partition, tasks)
+    return _report(connected, verified, settled)
+
+
+def _sign(
+    stages: Stages, partitions: Sequence[Partition], config: NearDuplicatesConfig, key: str
+) -> tuple[list[Done], str]:
+    tasks = [
+        Task(
+            name=f"{number:05d}",
+            depends_on=[key, number, config.bands, config.ngram],
+            arguments=(partition, config),
+            num_bytes=partition.num_bytes,
+        )
+        for number, partition in enumerate(partitions)
+    ]
+    done = stages.run("signing", sign_partition, tasks)
+    return done, combined_key(done)
+
+
+def _number(partitions: Sequence[Partition], done: Sequence[Done]) -> list[SignedPartition]:
+    """Count the documents of all partitions through."""
+    numbered, first = [], 0
+    for partition, signed in zip(partitions, done, strict=True):
+        num = signed.result["num_documents"]
+        numbered.append(
+            SignedPartition(
+                partition=partition, folder=signed.folder, first=first, num_documents=num
+            )
+        )
+        first += num
+    return numbered
+
+
+def _connect(stages: Stages, signed: Sequence[SignedPartition], num_keys: int, key: str) -> Done:
+    """Candidate clusters; how keys are divided depends on how many there are."""
+    num_ranges = max(1, -(-num_keys // _RANGE_KEYS))
+    tasks = [
+        Task(
+            name=f"{number:05d}",
+            depends_on=[key, number, num_ranges],
+            arguments=(signed, number, num_ranges),
+            num_bytes=num_keys * _KEY_BYTES // num_ranges,
+        )
+        for number in range(num_ranges)
+    ]
+    joined = stages.run("joining band keys", join_keys, tasks)
+    task = Task(
+        name="clusters",
+        depends_on=[combined_key(joined), key],
+        arguments=(signed, [done.folder for done in joined]),
+        num_bytes=sum(done.result["num_edges"] for done in joined) * _EDGE_BYTES,
+    )
+    return stages.run("finding clusters", connect_documents, [task])[0]
+
+
+def _verify(
+    stages: Stages,
+    signed: Sequence[SignedPartition],
+    collected: Sequence[Done],
+    connected: Done,
+    num_fixed: int,
+    config: NearDuplicatesConfig,
+) -> list[Done]:
+    key = combined_key(collected)
+    folders = [done.folder for done in collected]
+    tasks = [
+        Task(
+            name=f"{group:05d}",
+            depends_on=[key, group, num_fixed, config.threshold],
+            arguments=(signed, folders, group, num_fixed, config),
+            num_bytes=1,
+        )
+        for group in range(connected.result["num_groups"])
+    ]
+    return stages.run("comparing candidates", verify_group, tasks)
+
+
+def _tasks(
+    signed: Sequence[SignedPartition],
+    arguments_of: Callable[[SignedPartition], tuple[Any, ...]],
+    depends_on: Sequence[Any],
+) -> list[Task]:
+    """One task for each partition; where it begins tells it from the others."""
+    return [
+        Task(
+            name=f"{number:05d}",
+            depends_on=[number, each.first, *depends_on],
+            arguments=arguments_of(each),
+            num_bytes=each.partition.num_bytes,
+        )
+        for number, each in enumerate(signed)
+    ]
+
+
+def _report(connected: Done, verified: Sequence[Done], settled: list[Done]) -> NearDuplicates:
+    counts = {
+        "num_candidates": connected.result["num_documents"],
+        "num_clusters": connected.result["num_clusters"],
+        "largest_cluster": connected.result["largest_cluster"],
+        "num_compared": sum(done.result["num_compared"] for done in verified),
+        "num_differing": sum(done.result["num_differing"] for done in verified),
+        "num_cut": sum(done.result["num_cut"] for done in verified),
+    }
+    if counts["num_cut"]:
+        logger.warning(
+            "%d pairs of documents share a band with very many others and were not compared",
+            counts["num_cut"],
+        )
+    examples = [example for done in verified for example in done.result["examples"]]
+    return NearDuplicates(done=settled, examples=merge_examples(examples), counts=counts)

@@ -1,0 +1,1 @@
+"""Restartable tasks, and the processes or the cluster that run them."""

@@ -1,0 +1,96 @@
+"""Tasks on a Ray cluster, or on a Ray of this machine's own.
+
+Data never passes through Ray: tasks read and write files in the dataset folder, which every
+machine must see under the same path. Ray places the tasks and does lost ones again.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from jaxgpt.corpus.execution.executor import Advance, Result
+from jaxgpt.errors import JaxgptError
+from jaxgpt.names.packages import import_package, install_advice
+
+MAX_RETRIES = 3
+_SECONDS_BETWEEN_REPORTS = 0.5
+# Tasks that Ray knows of at once; more would only wait there.
+_MAX_SUBMITTED = 1000
+
+
+class RayExecutor:
+    """Ray Core tasks, one CPU each."""
+
+    def __init__(self, num_workers: int | None, address: str | None) -> None:
+        advice = f"{install_advice('ray')}, or choose --executor.kind processes"
+        self._ray: Any = import_package("ray", "executor.kind = 'ray'", advice)
+        # Ray reports on itself over the network unless told not to.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        here: dict[str, Any] = {}
+        if address is None:
+            here = {
+                "num_cpus": num_workers,
+                "include_dashboard": False,
+                "_node_ip_address": "127.0.0.1",
+            }
+        try:
+            self._ray.init(
+                address=address or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                ignore_reinit_error=True,
+                **here,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise JaxgptError(
+                f"executor.address = {address!r}: no Ray cluster answers ({error}); start one, or "
+                f"leave the address out for a Ray on this machine"
+            ) from error
+        self._task = self._ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_do)
+
+    def run(
+        self, work: Sequence[Callable[[Advance], Result]], advance: Advance
+    ) -> Iterator[Result]:
+        """See `Executor.run`."""
+        waiting = list(reversed(work))
+        submitted: list[Any] = []
+        try:
+            while waiting or submitted:
+                while waiting and len(submitted) < _MAX_SUBMITTED:
+                    submitted.append(self._task.remote(waiting.pop()))
+                finished, submitted = self._ray.wait(submitted, timeout=_SECONDS_BETWEEN_REPORTS)
+                for reference in finished:
+                    result, num_bytes = self._get(reference)
+                    advance(num_bytes)
+                    yield result
+                advance(0)
+        finally:
+            for reference in submitted:
+                self._ray.cancel(reference, force=True)
+
+    def close(self) -> None:
+        """Leave the cluster; a Ray of our own ends."""
+        self._ray.shutdown()
+
+    def _get(self, reference: Any) -> Any:
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except self._ray.exceptions.RayError as error:
+            raise JaxgptError(
+                f"Ray gave a task up after {MAX_RETRIES} retries: {error}; what was finished is "
+                f"kept: run the same command again to continue"
+            ) from error
+
+
+def _do(piece: Callable[[Advance], Result]) -> tuple[Result, int]:
+    """The result of a piece of work, and how much it was."""
+    num_bytes = 0
+
+    def count(amount: int) -> None:
+        nonlocal num_bytes
+        num_bytes += amount
+
+    return piece(count), num_bytes

@@ -1,0 +1,147 @@
+"""The files of a finished dataset beside its shards; the manifest is the last of them."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from jaxgpt.corpus.account import Account, write_account
+from jaxgpt.corpus.config import DatasetConfig
+from jaxgpt.corpus.dataset.listings import INPUTS_NAME
+from jaxgpt.corpus.documents.document import RemovedWriter
+from jaxgpt.corpus.documents.splits import Assignment, TailAssignment
+from jaxgpt.corpus.filters.decontamination import Decontamination, summarize
+from jaxgpt.corpus.report.licenses import list_licenses
+from jaxgpt.corpus.report.page import write_reports
+from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
+from jaxgpt.data.manifest import Shard, write_manifest
+from jaxgpt.tokenizer.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """All that is known at the end of a build.
+
+    Attributes:
+        name: of the dataset, for people.
+        settings: as the manifest has them.
+        benchmarks: what was found of evaluation files, as `summarize` tells it.
+        assignment: how documents were divided between the splits.
+        files: the input files, as they are to be listed.
+        removed: lists of removed documents, in order.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    benchmarks: Sequence[Mapping[str, Any]]
+    account: Account
+    assignment: Assignment
+    shards: Mapping[str, Sequence[Shard]]
+    tokenizer: Tokenizer
+    files: Iterable[Mapping[str, Any]]
+    removed: Sequence[Path]
+
+
+def write_outcome(output: Path, outcome: Outcome) -> dict[str, Any]:
+    """Write everything that is left to write, the manifest last; return the manifest."""
+    account = outcome.account
+    account.check()
+    with (
+        _appearing_whole(output / REMOVED_NAME) as path,
+        RemovedWriter(path) as removed,
+    ):
+        for listing in outcome.removed:
+            removed.copy(listing)
+    with (
+        _appearing_whole(output / INPUTS_NAME) as path,
+        open(path, "wb") as file,
+        zstandard.ZstdCompressor().stream_writer(file, closefd=False) as stream,
+    ):
+        for entry in outcome.files:
+            stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+    write_account(output, account, outcome.assignment)
+    about = _about(output, outcome)
+    write_reports(
+        output,
+        outcome.name,
+        about,
+        {name: tuple(shards) for name, shards in outcome.shards.items()},
+        outcome.tokenizer.describe(),
+        account.tally.samples,
+        account.near_duplicate_examples,
+        account.measures.get("extremes", {}),
+    )
+    return write_manifest(output, outcome.tokenizer, dict(outcome.shards), about)
+
+
+def summarize_benchmarks(account: Account, config: DatasetConfig) -> list[dict[str, Any]]:
+    """What was found of the evaluation files that a config names."""
+    counts = account.step_counts.get(Decontamination.stage, {})
+    return summarize(config.decontamination, counts)
+
+
+def _about(output: Path, outcome: Outcome) -> dict[str, Any]:
+    """What a manifest says beyond what reading a dataset needs."""
+    account = outcome.account
+    tally = account.tally
+    return {
+        "counts": {
+            "read": tally.num_read,
+            "kept": tally.num_kept,
+            "dropped": dict(sorted(tally.dropped.items())),
+        },
+        "bytes": {
+            "read": tally.read_bytes,
+            "kept": tally.kept_bytes,
+            "dropped": dict(sorted(tally.dropped_bytes.items())),
+            "edited": dict(sorted(tally.edited_bytes.items())),
+        },
+        "edits": {
+            stage: {
+                "documents": count,
+                "counts": dict(sorted(account.step_counts.get(stage, {}).items())),
+            }
+            for stage, count in sorted(tally.edited_documents.items())
+        },
+        "sources": [
+            {"name": name, **source.to_json()} for name, source in sorted(tally.sources.items())
+        ],
+        "licenses": list_licenses(
+            output, isinstance(outcome.assignment, TailAssignment), tally.sources
+        ),
+        "inputs": {
+            "num_files": account.num_files,
+            "num_bytes": account.num_file_bytes,
+            "problems": dict(sorted(account.problems.items())),
+            "skipped": dict(sorted(account.skipped.items())),
+        },
+        "near_duplicates": dict(account.near_duplicate_counts),
+        "benchmarks": list(outcome.benchmarks),
+        "repaired": {
+            kind: {"documents": count, "places": tally.repaired_places[kind]}
+            for kind, count in sorted(tally.repaired_documents.items())
+        },
+        "measures": {name: bins for name, bins in account.measures.items() if name != "extremes"},
+        "split_note": outcome.assignment.note,
+        "history": account.history,
+        "settings": dict(outcome.settings),
+    }
+
+
+@contextlib.contextmanager
+def _appearing_whole(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the name `path` when all is written, or goes."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""Files to records: which files, their bytes, their formats."""

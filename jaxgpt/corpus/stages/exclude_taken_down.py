@@ -1,0 +1,72 @@
+"""The stage that keeps out what was taken down: a new crawl must not bring it back.
+
+Of a text that was taken down its content hash remains, in removed.jsonl.zst, and so does that of
+what had been removed in its favour, which says nearly the same.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.corpus.dataset.listings import read_listing
+from jaxgpt.corpus.documents.content_hash import HASH_BYTES
+from jaxgpt.corpus.documents.partition import KEPT_NAME, Partition
+from jaxgpt.corpus.stats.drop_log import RemovalLog
+from jaxgpt.storage.array_files import save_array
+
+OPERATION = "takedown"
+STAGE = "takedown"
+REASON = "takedown"
+# Is true in the line of a document that had been removed before it was named in a takedown.
+TAKEN_DOWN = "taken_down"
+HASHES_NAME = "hashes.npy"
+_COLUMNS = ("id", "location", "source", "num_bytes")
+
+
+def list_taken_down(folder: Path, advance: Callable[[int], None], removed: Path) -> dict[str, Any]:
+    """Kernel: write the hashes of what was taken down, uint8 [num, 16]."""
+    # What an append has kept out is listed as taken down, too, and has no hash: the one that it
+    # has is in the list.
+    taken = {
+        entry["location"]
+        for entry in read_listing(removed)
+        if is_taken_down(entry) and "hash" in entry
+    }
+    found: set[str] = set()
+    num_before = -1
+    # Of what was removed in favour of a copy the copy may be listed after it.
+    while len(taken) > num_before:
+        num_before = len(taken)
+        for entry in read_listing(removed):
+            is_copy = entry.get("kept_location") in taken
+            if "hash" in entry and (is_copy or is_taken_down(entry)):
+                taken.add(entry["location"])
+                found.add(entry["hash"])
+    digests = b"".join(map(bytes.fromhex, sorted(found)))
+    save_array(folder / HASHES_NAME, np.frombuffer(digests, np.uint8).reshape(-1, HASH_BYTES))
+    return {"num_hashes": len(found)}
+
+
+def is_taken_down(entry: Mapping[str, Any]) -> bool:
+    """Whether a line of removed.jsonl.zst is of a document that was taken down."""
+    return entry["stage"] == STAGE or entry.get(TAKEN_DOWN, False)
+
+
+def leave_out_taken_down(
+    folder: Path, advance: Callable[[int], None], partition: Partition, listed: Path
+) -> dict[str, Any]:
+    """Kernel: write which rows of the partition are kept (bool), and the removed documents."""
+    taken = {value.tobytes() for value in np.load(listed / HASHES_NAME, allow_pickle=False)}
+    table = partition.table(("hash", *_COLUMNS))
+    is_kept = np.array([digest.as_py() not in taken for digest in table["hash"]], bool)
+    save_array(folder / KEPT_NAME, is_kept)
+    with RemovalLog(folder, STAGE) as log:
+        for row in np.flatnonzero(~is_kept).tolist():
+            log.drop(
+                **{name: table[name][row].as_py() for name in _COLUMNS},
+                reason=REASON,
+                detail="the same text was taken down before",
+            )
+    return log.result()

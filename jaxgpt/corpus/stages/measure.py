@@ -1,0 +1,184 @@
+"""The stage that measures what documents are like: length, language, how far they compress.
+
+Kept and dropped ones are counted apart, by the text that was read. Text that compresses very well
+repeats itself, text that hardly does is no prose: a cheap sign of quality, and one that looks at
+neither words nor rules.
+
+What is measured are the first documents of the dataset's order, which is drawn by hash of content:
+a fair sample, and the cost is the same however large a corpus is. All results are whole numbers
+that are added up, so that it makes no difference who counted them.
+"""
+
+import functools
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zstandard
+
+from jaxgpt.corpus.documents.document import shorten
+from jaxgpt.corpus.documents.partition import Partition
+from jaxgpt.corpus.execution.tasks import Stages, Task
+from jaxgpt.corpus.filters.language import UNKNOWN, guess_languages
+from jaxgpt.corpus.text.batch import TextBatch
+from jaxgpt.corpus.text.scripts import SCRIPTS
+
+# Of so many, a share of a half is right to within 1.6 points, 19 times of 20.
+_MAX_DOCUMENTS = 4096
+# Language and compression are measured of the beginning: of long and short texts alike, that is.
+_BEGINNING_CHARACTERS = 4096
+# Of a shorter text the compressor's own marks would be measured.
+_MIN_COMPRESSED_BYTES = 256
+_NUM_EXTREMES = 3
+_COLUMNS = ("order", "location", "num_bytes", "text")
+
+MEASURES = ("length", "language", "compression")
+FATES = ("kept", "dropped")
+EXTREMES = ("best", "least")
+
+
+def measure_documents(
+    stages: Stages, read: Sequence[Partition], kept: Sequence[Partition], key: str
+) -> dict[str, Any]:
+    """Measure a sample of the documents.
+
+    Args:
+        read: partitions of all documents that were read.
+        kept: the same partitions when all stages have removed and edited.
+        key: stands for everything that both depend on.
+
+    Returns:
+        JSON: for each of MEASURES and FATES documents by bin; how many documents were read and were
+        measured; and `extremes`, the kept documents that compress best and least. Bins are: of a
+        length, the number of bits of its bytes; of compression, whole 5% of the size, rounded down.
+    """
+    num_partitions, last = _find_sample(read)
+    tasks = [
+        Task(
+            name=f"{before.number:05d}",
+            depends_on=[key, before.number, last],
+            arguments=(before, after, last),
+            num_bytes=before.num_bytes,
+        )
+        for before, after in zip(read[:num_partitions], kept, strict=False)
+    ]
+    done = stages.run("measuring", measure_partition, tasks)
+    num_documents = sum(partition.num_rows() for partition in read)
+    return merge_measures([part.result for part in done]) | {"num_documents": num_documents}
+
+
+def merge_measures(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was measured of several parts, together; the order makes no difference."""
+    merged: dict[str, Any] = {
+        name: sum(part[name] for part in found) for name in ("num_documents", "num_measured")
+    }
+    for measure in MEASURES:
+        merged[measure] = {}
+        for fate in FATES:
+            bins: Counter[str] = Counter()
+            for part in found:
+                bins.update(part[measure][fate])
+            merged[measure][fate] = dict(sorted(bins.items()))
+    merged["extremes"] = {
+        name: _extreme(name, [entry for part in found for entry in part["extremes"][name]])
+        for name in EXTREMES
+    }
+    return merged
+
+
+def measure_partition(
+    folder: Any, advance: Callable[[int], None], read: Partition, kept: Partition, last: int
+) -> dict[str, Any]:
+    """Kernel: count the documents of a partition up to the place `last`; nothing is written but
+    the result."""
+    kept_locations: set[str] = set()
+    for batch in kept.batches(("location",)):
+        kept_locations.update(batch.column(0).to_pylist())
+    counts = {measure: {fate: Counter() for fate in FATES} for measure in MEASURES}
+    extremes: dict[str, list[dict[str, Any]]] = {name: [] for name in EXTREMES}
+    num_measured = 0
+    for batch in read.batches(_COLUMNS):
+        is_measured = batch.column("order").to_numpy() <= np.uint64(last)
+        some = batch.filter(pa.array(is_measured))
+        locations, sizes, texts = (some.column(name).to_pylist() for name in _COLUMNS[1:])
+        num_measured += len(texts)
+        beginnings = [text[:_BEGINNING_CHARACTERS] for text in texts]
+        shares = [*map(compressed_share, beginnings)]
+        measured = zip(locations, sizes, _languages(beginnings), shares, strict=True)
+        for location, size, language, share in measured:
+            fate = "kept" if location in kept_locations else "dropped"
+            counts["length"][fate][str(size.bit_length())] += 1
+            counts["language"][fate][language] += 1
+            if share is not None:
+                counts["compression"][fate][str(min(int(share * 20), 20))] += 1
+        kept_shares = [
+            {"location": location, "share": share}
+            for location, share in zip(locations, shares, strict=True)
+            if share is not None and location in kept_locations
+        ]
+        for name, found in extremes.items():
+            extremes[name] = _extreme(name, found + kept_shares)
+        advance(sum(batch.column("num_bytes").to_pylist()))
+    texts = _beginnings(kept, {entry["location"] for name in EXTREMES for entry in extremes[name]})
+    for entry in itertools.chain.from_iterable(extremes.values()):
+        entry["text"] = texts[entry["location"]]
+    counted = {"num_documents": num_measured, "num_measured": num_measured}
+    return {**counted, **counts, "extremes": extremes}
+
+
+def _find_sample(read: Sequence[Partition]) -> tuple[int, int]:
+    """In how many partitions the sample lies, and the place of its last document."""
+    places = np.zeros(0, np.uint64)
+    # Partitions hold ascending ranges of places.
+    for number, partition in enumerate(read):
+        places = np.append(places, partition.table(("order",))["order"].to_numpy())
+        if len(places) >= _MAX_DOCUMENTS:
+            return number + 1, int(np.partition(places, _MAX_DOCUMENTS - 1)[_MAX_DOCUMENTS - 1])
+    return len(read), int(places.max(initial=0))
+
+
+def compressed_share(text: str) -> float | None:
+    """Compressed size as a share of the size, by zstd at level 1; None for a text too short."""
+    data = text.encode()
+    if len(data) < _MIN_COMPRESSED_BYTES:
+        return None
+    return len(_compressor().compress(data)) / len(data)
+
+
+@functools.cache
+def _compressor() -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(level=1)
+
+
+def _languages(texts: Sequence[str]) -> Iterator[str]:
+    """The language of each text, or what can be said where that is not certain."""
+    batch = TextBatch(texts=texts, urls=[""] * len(texts))
+    for (language, _), letters_S in zip(guess_languages(batch), batch.letters_DS, strict=True):
+        if language != UNKNOWN:
+            yield language
+        elif letters_S.any():
+            yield f"uncertain, {SCRIPTS[int(letters_S.argmax())]}"
+        else:
+            yield "no letters"
+
+
+def _extreme(name: str, found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The documents that compress best or least; their place settles ties."""
+    sign = 1 if name == "best" else -1
+    return heapq.nsmallest(
+        _NUM_EXTREMES, found, key=lambda entry: (sign * entry["share"], entry["location"])
+    )
+
+
+def _beginnings(kept: Partition, locations: Collection[str]) -> dict[str, str]:
+    """The beginning of some texts as they were kept: without what edits have taken out."""
+    texts: dict[str, str] = {}
+    for batch in kept.batches(("location", "text")) if locations else ():
+        for row, location in enumerate(batch.column(0).to_pylist()):
+            if location in locations:
+                texts[location] = shorten(batch.column(1)[row].as_py())
+    return texts

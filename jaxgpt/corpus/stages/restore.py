@@ -1,0 +1,113 @@
+"""The stage that brings back the documents of a finished dataset, to compare new ones with.
+
+Tokens are decoded to exactly the text that was encoded, so nothing but the shards need be kept for
+it. The documents go into partitions as they did when they were read.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.corpus.dataset.document_index import index_groups, read_groups
+from jaxgpt.corpus.documents.document import Document
+from jaxgpt.corpus.documents.document_files import DocumentWriter
+from jaxgpt.corpus.documents.splits import SPLITS
+from jaxgpt.corpus.stages.read import PART_BYTES
+from jaxgpt.data.shards import TokenDataset
+from jaxgpt.errors import MismatchError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Neighbouring documents of a split: some groups of rows of its index.
+
+    Attributes:
+        split: `train` or `val`.
+        first_group, stop_group: which groups.
+        first_token: where the first of them begins in the split.
+        num_bytes: of text.
+    """
+
+    split: str
+    first_group: int
+    stop_group: int
+    first_token: int
+    num_bytes: int
+
+
+def plan_pieces(dataset: TokenDataset) -> list[Piece]:
+    """Cut a dataset into pieces of similar size.
+
+    Raises:
+        MismatchError: an index is missing or damaged, or not that of the shards.
+    """
+    pieces = []
+    for split in SPLITS:
+        first_group = num_documents = end = 0
+        first_token = num_bytes = stop_group = 0
+        for stop_group, (documents, tokens, size) in enumerate(
+            index_groups(dataset.directory, split), start=1
+        ):
+            num_documents, end, num_bytes = (
+                num_documents + documents,
+                end + tokens,
+                num_bytes + size,
+            )
+            if num_bytes >= PART_BYTES:
+                pieces.append(_piece(split, first_group, stop_group, first_token, num_bytes))
+                first_group, first_token, num_bytes = stop_group, end, 0
+        if first_group < stop_group:
+            pieces.append(_piece(split, first_group, stop_group, first_token, num_bytes))
+        stored = dataset.splits[split]
+        if (num_documents, end) != (stored.num_documents, stored.num_tokens):
+            raise MismatchError(
+                f"{dataset.directory}: the index of {split} has {num_documents} documents of {end} "
+                f"tokens, its shards have {stored.num_documents} of {stored.num_tokens}; build the "
+                f"dataset again"
+            )
+    return pieces
+
+
+def _piece(split: str, first_group: int, stop_group: int, first_token: int, size: int) -> Piece:
+    return Piece(
+        split=split,
+        first_group=first_group,
+        stop_group=stop_group,
+        first_token=first_token,
+        num_bytes=size,
+    )
+
+
+def restore_documents(
+    folder: Path,
+    advance: Callable[[int], None],
+    dataset: Path,
+    piece: Piece,
+    num_partitions: int,
+    seed: int,
+    with_text: bool,
+) -> dict[str, Any]:
+    """Kernel: write the documents of a piece; return batches as `read_part` does.
+
+    Without `with_text` their texts are left out; hash, id and place are there.
+    """
+    with DocumentWriter(folder, num_partitions, seed) as writer:
+        for document, digest, num_bytes in _stored(dataset, piece, with_text):
+            writer.write(document, num_bytes if with_text else 0, digest)
+            advance(num_bytes)
+    return {"batches": [dataclasses.astuple(batch) for batch in writer.batches]}
+
+
+def _stored(dataset: Path, piece: Piece, with_text: bool) -> Iterator[tuple[Document, bytes, int]]:
+    """(document, content hash, bytes of its text) of a piece."""
+    opened = TokenDataset.open(dataset)
+    tokenizer, split = opened.load_tokenizer(), opened.splits[piece.split]
+    start = piece.first_token
+    for batch in read_groups(dataset, piece.split, range(piece.first_group, piece.stop_group)):
+        for row in batch.to_pylist():
+            stop = start + row.pop("num_tokens")
+            digest, num_bytes = row.pop("hash"), row.pop("num_bytes")
+            text = tokenizer.decode(split.read(start, stop).tolist()) if with_text else ""
+            yield Document(text=text, **row), digest, num_bytes
+            start = stop

@@ -1,0 +1,1 @@
+"""Counts by source, and the log of documents that were dropped."""

@@ -1,0 +1,65 @@
+"""How a stage drops documents: each is listed with its reason, and every account is kept."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from jaxgpt.corpus.documents.document import RemovedWriter
+from jaxgpt.corpus.stats.counts import Tally, make_sample
+
+REMOVED_NAME = "removed.jsonl.zst"
+
+
+class RemovalLog:
+    """Lists the documents that a task of a later stage than reading removes, and counts them."""
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        self._stage = stage
+        self._writer = RemovedWriter(folder / REMOVED_NAME)
+        self._tally = Tally()
+
+    def __enter__(self) -> "RemovalLog":
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+    def drop(
+        self,
+        *,
+        id: str,
+        location: str,
+        source: str,
+        reason: str,
+        num_bytes: int,
+        text: str = "",
+        stage: str = "",
+        **more: Any,
+    ) -> None:
+        """A document goes.
+
+        Args:
+            num_bytes: of its text, as UTF-8.
+            text: its text, for the report's samples.
+            stage: where it differs from the log's.
+            more: for `removed.jsonl.zst`, such as `kept_id`, `similarity`, and the content `hash`
+                of the text as it was read, in hexadecimal; `detail` is also shown with the samples.
+        """
+        stage = stage or self._stage
+        self._writer.write(id=id, stage=stage, reason=reason, location=location, **more)
+        sample = make_sample(location, str(more.get("detail", "")), text)
+        self._tally.count_dropped(source, stage, reason, num_bytes, sample)
+
+    def count_edited(self, source: str, stage: str, num_bytes: int) -> None:
+        """A document was changed, and lost `num_bytes` (or, negative, gained)."""
+        self._tally.count_edited(source, stage, num_bytes)
+
+    def result(self) -> dict[str, Any]:
+        """The counts, for the result of the task: `Tally.apply` takes them."""
+        return self._tally.to_json()

@@ -1,0 +1,1 @@
+"""Words, characters and scripts of many documents at once, as arrays."""

@@ -1,0 +1,1 @@
+"""The attention layer, its masks and cache, and a kernel a file."""

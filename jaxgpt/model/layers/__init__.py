@@ -1,0 +1,1 @@
+"""Projections, norms, positions, feed-forward layers, and where arrays lie."""

@@ -1,0 +1,76 @@
+"""Activation functions that save their derivative instead of recomputing it.
+
+Automatic differentiation of GELU re-evaluates tanh and a chain of products in the backward pass,
+which on a CPU costs as much as the matmuls around it. Value and derivative share that work, so
+the forward pass computes both and the backward pass is one multiplication.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt.model.layers.projection import accumulator_dtype
+
+ValueAndDerivative = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def _saves_derivative(value_and_derivative: ValueAndDerivative) -> Callable[[jax.Array], jax.Array]:
+    """Make an elementwise function, computed in float32 and returned in the dtype of its input."""
+
+    def evaluate(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, derivative = value_and_derivative(x.astype(accumulator_dtype(x.dtype)))
+        return value.astype(x.dtype), derivative.astype(x.dtype)
+
+    @jax.custom_vjp
+    def activation(x: jax.Array) -> jax.Array:
+        return evaluate(x)[0]
+
+    def backward(derivative: jax.Array, dy: jax.Array) -> Any:
+        return (dy * derivative,)
+
+    activation.defvjp(evaluate, backward)
+    return activation
+
+
+def _gelu_tanh(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # (1 + tanh(u)) / 2 = sigmoid(2 u), whose derivative loses no digits where tanh is near 1.
+    c = 2 * math.sqrt(2 / math.pi)
+    sigmoid, slope = _sigmoid_and_slope(c * (x + 0.044715 * x * x * x))
+    return x * sigmoid, sigmoid + x * slope * c * (1 + 3 * 0.044715 * x * x)
+
+
+def _gelu_exact(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    cdf = 0.5 * (1 + jax.lax.erf(x / math.sqrt(2)))
+    density = jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    return x * cdf, cdf + x * density
+
+
+def _silu(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    sigmoid, slope = _sigmoid_and_slope(x)
+    return x * sigmoid, sigmoid + x * slope
+
+
+def _sigmoid_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`1 / (1 + exp(-x))` and its derivative, from one exponential that cannot overflow."""
+    decay = jnp.exp(-jnp.abs(x))
+    larger = 1 / (1 + decay)
+    smaller = decay * larger
+    return jnp.where(x >= 0, larger, smaller), larger * smaller
+
+
+gelu_tanh = _saves_derivative(_gelu_tanh)
+"""GELU with the tanh approximation (Hendrycks and Gimpel 2016, section 2); GPT-2, Gemma."""
+
+gelu_exact = _saves_derivative(_gelu_exact)
+"""`x * Phi(x)` with the exact normal distribution function."""
+
+silu = _saves_derivative(_silu)
+"""`x * sigmoid(x)`, also called swish; Llama, Qwen."""
+
+
+def relu_squared(x: jax.Array) -> jax.Array:
+    """`max(x, 0)^2` (So et al. 2021)."""
+    return jnp.square(jax.nn.relu(x))

@@ -1,0 +1,86 @@
+"""`Embedding`: a table of one vector per id, and the gradient of looking rows up in it.
+
+Axes: B batch, T time, D model, V rows of the table.
+"""
+
+import functools
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxgpt.model.layers.placement import (
+    constrain_kept,
+    constrain_looked_up,
+    gathered,
+    kept,
+    mesh_axes,
+    placement,
+)
+from jaxgpt.model.layers.projection import LayerSettings, accumulator_dtype, add_param
+from jaxgpt.model.layers.row_sums import sum_rows_by_id
+from jaxgpt.runtime.target import compile_target
+
+Axes = tuple[str, str]
+
+
+class Embedding(nn.Module):
+    """A table of one vector per id, at first N(0, std^2)."""
+
+    num_rows: int
+    axes: Axes
+    std: float
+    settings: LayerSettings
+
+    def setup(self) -> None:
+        shape = (self.num_rows, self.settings.d_model)
+        init = nn.initializers.normal(self.std)
+        self.table = add_param(self, "table", init, shape, self.axes, self.settings)
+
+    def __call__(self, ids_BT: jax.Array) -> jax.Array:
+        """Return x_BTD in the compute dtype; an id outside the table takes its nearest row."""
+        like = jax.ShapeDtypeStruct(self.table.shape, self.table.dtype)
+        dtype = jnp.dtype(self.settings.compute_dtype)
+        return cast(jax.Array, _look_up(self.table, ids_BT, self.axes, dtype, like))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _look_up(
+    table_VD: jax.Array, ids_BT: jax.Array, axes: Axes, dtype: Any, like: jax.ShapeDtypeStruct
+) -> jax.Array:
+    """Return rows of a table that is kept by the names of its axes, in `dtype`.
+
+    Where devices share the table, they exchange numbers of that type: the table along `fsdp`, rows
+    along `tensor`. Its gradient adds up in float32.
+    """
+    if compile_target().is_cpu and not mesh_axes(placement(table_VD.shape, kept(axes))):
+        # Fewer numbers to round than the table has.
+        return _take(table_VD, ids_BT).astype(dtype)
+    return _take(gathered(table_VD, dtype, *axes), ids_BT)
+
+
+def _look_up_forward(
+    table_VD: jax.Array, ids_BT: jax.Array, axes: Axes, dtype: Any, like: jax.ShapeDtypeStruct
+) -> tuple[jax.Array, jax.Array]:
+    return _look_up(table_VD, ids_BT, axes, dtype, like), ids_BT
+
+
+def _look_up_backward(
+    axes: Axes, dtype: Any, like: jax.ShapeDtypeStruct, ids_BT: jax.Array, dx_BTD: jax.Array
+) -> tuple[jax.Array, None]:
+    dx_BTD = constrain_looked_up(dx_BTD)
+    sums = jax.ShapeDtypeStruct(like.shape, accumulator_dtype(like.dtype))
+    if compile_target().is_deterministic:
+        dtable_VD = sum_rows_by_id(dx_BTD, jnp.clip(ids_BT, 0, like.shape[0] - 1), sums)
+    else:
+        add_up = jax.linear_transpose(lambda table_VD: _take(table_VD, ids_BT), sums)
+        (dtable_VD,) = add_up(dx_BTD.astype(sums.dtype))
+    return constrain_kept(dtable_VD.astype(like.dtype), *axes), None
+
+
+_look_up.defvjp(_look_up_forward, _look_up_backward)
+
+
+def _take(table_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
+    return jnp.take(table_VD, ids_BT, axis=0, mode="clip")

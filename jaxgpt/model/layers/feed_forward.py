@@ -1,0 +1,194 @@
+"""Feed-forward layers: each token on its own, through a wider hidden layer.
+
+Axes: B batch, T time, D model, F hidden.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from jaxgpt.config import configclass
+from jaxgpt.model.layers.activations import gelu_exact, gelu_tanh, relu_squared, silu
+from jaxgpt.model.layers.projection import LayerSettings, Projection
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+@configclass
+class FeedForward:
+    """Base of the feed-forward variants."""
+
+    def build(self, settings: LayerSettings, name: str) -> nn.Module:
+        """Return a module (x_BTD, valid_BT, deterministic) -> x_BTD; padding is not valid."""
+        raise NotImplementedError(f"{type(self).__name__} has no build")
+
+    def exchanged_per_token(self, num_tokens: int, num_peers: int) -> float:
+        """Vectors of the model's width that a device sends for each of its tokens, forward.
+
+        Args:
+            num_tokens: of a row.
+            num_peers: devices that share the experts.
+        """
+        return 0.0
+
+    def count_experts(self) -> tuple[int, int] | None:
+        """(Experts, experts that each token goes through); None if there is no such choice."""
+        return None
+
+
+@configclass
+class PlainFeedForward(FeedForward):
+    """Base of `activation(x W_up) W_down`."""
+
+    hidden: int | None = None
+    """Width of the hidden layer; None for 4 * d_model."""
+    use_bias: bool = False
+    """Add a bias to both projections (GPT-2)."""
+
+    def __post_init__(self) -> None:
+        _check_hidden(self.hidden)
+
+    def activation(self) -> Activation:
+        """Return the function between the two projections."""
+        raise NotImplementedError(f"{type(self).__name__} has no activation")
+
+    def build(self, settings: LayerSettings, name: str) -> nn.Module:
+        """See `FeedForward.build`."""
+        hidden = 4 * settings.d_model if self.hidden is None else self.hidden
+        return PlainFeedForwardLayer(
+            hidden=hidden,
+            use_bias=self.use_bias,
+            activation=self.activation(),
+            settings=settings,
+            name=name,
+        )
+
+
+@configclass
+class GatedFeedForward(FeedForward):
+    """Base of `(activation(x W_gate) * x W_up) W_down` (Shazeer 2020)."""
+
+    hidden: int | None = None
+    """Width of the hidden layer; None for 8/3 * d_model rounded up to a multiple of 64."""
+    use_bias: bool = False
+    """Add a bias to the three projections."""
+
+    def __post_init__(self) -> None:
+        _check_hidden(self.hidden)
+
+    def activation(self) -> Activation:
+        """Return the function of the gate."""
+        raise NotImplementedError(f"{type(self).__name__} has no activation")
+
+    def build(self, settings: LayerSettings, name: str) -> nn.Module:
+        """See `FeedForward.build`."""
+        # Three matrices of 8/3 have the parameters of two of 4.
+        hidden = -(-8 * settings.d_model // (3 * 64)) * 64 if self.hidden is None else self.hidden
+        return GatedFeedForwardLayer(
+            hidden=hidden,
+            use_bias=self.use_bias,
+            activation=self.activation(),
+            settings=settings,
+            name=name,
+        )
+
+
+@configclass
+class Gelu(PlainFeedForward):
+    """GELU between two projections (GPT-2)."""
+
+    exact: bool = False
+    """Use the normal distribution function instead of its tanh approximation."""
+
+    def activation(self) -> Activation:
+        """See `PlainFeedForward.activation`."""
+        return gelu_exact if self.exact else gelu_tanh
+
+
+@configclass
+class Relu2(PlainFeedForward):
+    """Squared ReLU between two projections (So et al. 2021)."""
+
+    def activation(self) -> Activation:
+        """See `PlainFeedForward.activation`."""
+        return relu_squared
+
+
+@configclass
+class SwiGlu(GatedFeedForward):
+    """SiLU as the gate (Llama, Mistral, Qwen)."""
+
+    def activation(self) -> Activation:
+        """See `GatedFeedForward.activation`."""
+        return silu
+
+
+@configclass
+class GeGlu(GatedFeedForward):
+    """GELU as the gate, tanh approximation (Gemma)."""
+
+    def activation(self) -> Activation:
+        """See `GatedFeedForward.activation`."""
+        return gelu_tanh
+
+
+class PlainFeedForwardLayer(nn.Module):
+    """Two projections with an activation between them."""
+
+    hidden: int
+    use_bias: bool
+    activation: Activation
+    settings: LayerSettings
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, valid_BT: jax.Array, deterministic: bool) -> jax.Array:
+        """Map [B, T, D] to [B, T, D]."""
+        h_BTF = _project_up(self.settings, self.hidden, self.use_bias, "up")(x_BTD)
+        return _project_down(self.settings, self.hidden, self.use_bias)(self.activation(h_BTF))
+
+
+class GatedFeedForwardLayer(nn.Module):
+    """A gate times a projection, projected back."""
+
+    hidden: int
+    use_bias: bool
+    activation: Activation
+    settings: LayerSettings
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, valid_BT: jax.Array, deterministic: bool) -> jax.Array:
+        """Map [B, T, D] to [B, T, D]."""
+        gate_BTF = _project_up(self.settings, self.hidden, self.use_bias, "gate")(x_BTD)
+        h_BTF = _project_up(self.settings, self.hidden, self.use_bias, "up")(x_BTD)
+        h_BTF = self.activation(gate_BTF) * h_BTF
+        return _project_down(self.settings, self.hidden, self.use_bias)(h_BTF)
+
+
+def _project_up(settings: LayerSettings, hidden: int, use_bias: bool, name: str) -> Projection:
+    return Projection(
+        inputs=(settings.d_model,),
+        outputs=(hidden,),
+        axes=("embed", "mlp"),
+        settings=settings,
+        kernel_init=settings.kernel_init,
+        use_bias=use_bias,
+        name=name,
+    )
+
+
+def _project_down(settings: LayerSettings, hidden: int, use_bias: bool) -> Projection:
+    return Projection(
+        inputs=(hidden,),
+        outputs=(settings.d_model,),
+        axes=("mlp", "embed"),
+        settings=settings,
+        kernel_init=settings.residual_output_init,
+        use_bias=use_bias,
+        name="down",
+    )
+
+
+def _check_hidden(hidden: int | None) -> None:
+    if hidden is not None and hidden < 1:
+        raise ValueError(f"hidden must be at least 1, not {hidden}")

@@ -1,0 +1,1 @@
+"""HTML pages, SVG figures and lines for a terminal, whatever their subject."""

@@ -1,0 +1,100 @@
+"""What a run folder says of its run: config, lineage, tokenizer; and whether a run may go on there.
+
+Checkpoints and what they hold are in state.py.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxgpt.checkpoints.integrity import MANIFEST, hash_files, list_files, write_manifest
+from jaxgpt.checkpoints.verification import RUN_FILES
+from jaxgpt.config import to_dict
+from jaxgpt.distributed.hosts import is_first_host, share
+from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
+from jaxgpt.runs.config import FORMAT_VERSION, TrainConfig, check_run_files
+from jaxgpt.storage.durable import write_json
+from jaxgpt.tokenizer.tokenizer import Tokenizer
+
+# Network file systems show a new folder to other hosts some time later.
+_SHARED_SECONDS = 30.0
+
+Resume = Literal["auto", "never", "must"]
+
+
+def write_description(
+    run_dir: Path, config: TrainConfig, tokenizer: Tokenizer, lineage: dict[str, Any]
+) -> None:
+    """Everything that eval, generate and a later resume need besides the checkpoints.
+
+    The manifest goes first and comes last: a kill leaves no file beside the hash of another.
+    """
+    (run_dir / MANIFEST).unlink(missing_ok=True)
+    tokenizer.save(run_dir / "tokenizer")
+    write_json(run_dir / "config.json", {"version": FORMAT_VERSION, "config": to_dict(config)})
+    write_json(run_dir / "env.json", lineage["environment"])
+    write_json(run_dir / "lineage.json", lineage)
+    write_manifest(run_dir, hash_files(run_dir, list_files(run_dir, RUN_FILES)))
+
+
+def check_folder_is_shared(run_dir: Path) -> None:
+    """On several hosts: all must see the folder that host 0 has locked.
+
+    Raises:
+        UsageError: this host sees another one, or none.
+    """
+    lock = run_dir / ".lock"
+    owner = share("the run folder", lock.read_text("utf-8") if is_first_host() else None)
+    deadline = time.monotonic() + _SHARED_SECONDS
+    while not (lock.is_file() and lock.read_text("utf-8") == owner):
+        if time.monotonic() > deadline:
+            raise UsageError(
+                f"{run_dir} is not the folder that host 0 writes ({owner}); give a --run-dir on a "
+                "file system that all hosts share"
+            )
+        time.sleep(0.5)
+
+
+def read_lineage(run_dir: Path) -> dict[str, Any]:
+    """What the run was made from.
+
+    The other files of the description may be damaged: a run that goes on writes them anew.
+
+    Raises:
+        MismatchError: lineage.json is missing or damaged.
+    """
+    check_run_files(run_dir, ("lineage.json",))
+    try:
+        return json.loads((run_dir / "lineage.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        if is_machine_error(error):
+            raise
+        raise MismatchError(
+            f"{run_dir}/lineage.json, which says what the run was made from, is missing or damaged "
+            f"({error}); restore it, or choose another --run-dir"
+        ) from None
+
+
+def check_resume_mode(resume: Resume, latest: int | None, run_dir: Path) -> None:
+    """Refuse a folder that holds what `resume` forbids, or lacks what it demands.
+
+    Raises:
+        UsageError: `resume` is "never" and there is a checkpoint.
+        NoCheckpointError: `resume` is "must" and there is none, or all that are there are damaged.
+    """
+    if resume == "never" and latest is not None:
+        raise UsageError(
+            f"{run_dir} holds a run at step {latest} and --resume is never; choose another "
+            "--run-dir, or --resume auto to continue it"
+        )
+    damaged = sorted(path.name for path in (run_dir / "checkpoints").glob("damaged-*"))
+    if latest is None and damaged:
+        raise NoCheckpointError(
+            f"{run_dir} holds no whole checkpoint, only {', '.join(damaged)} (the reason is in its "
+            "damaged.json); choose another --run-dir, or delete this one to start over"
+        )
+    if resume == "must" and latest is None:
+        raise NoCheckpointError(
+            f"{run_dir} holds no checkpoint and --resume is must; --resume auto starts a run"
+        )

@@ -1,0 +1,11 @@
+"""A run folder as one page to read: what is in it, its curves, and the page (report.py)."""
+
+from typing import TYPE_CHECKING
+
+from jaxgpt.names.public_names import lazy_imports
+
+if TYPE_CHECKING:
+    from jaxgpt.runs.report.records import RunFolder, read_run_folder
+    from jaxgpt.runs.report.report import write_run_report
+else:
+    __getattr__, __dir__ = lazy_imports(__name__)

@@ -1,0 +1,184 @@
+"""A run's state: made anew or read from a checkpoint, and saved as one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+
+from jaxgpt.checkpoints.lineage import differences, objective
+from jaxgpt.checkpoints.manager import Checkpoints
+from jaxgpt.names.type_tags import with_current_tags
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.training.metrics import MetricsLog
+from jaxgpt.training.rollback import Jump
+from jaxgpt.training.state import StatePlan, TrainState, init_state, make_parameters
+
+_SHOWN = 3
+
+
+class Lineages(NamedTuple):
+    """Lineages of a run so far and of what continues it; the first is empty where it begins."""
+
+    then: Mapping[str, Any]
+    now: Mapping[str, Any]
+
+
+NO_LINEAGES = Lineages({}, {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run starts from, or goes on.
+
+    Attributes:
+        state: at that moment.
+        step: steps done.
+        seconds: already spent on it.
+        jumps: batches that the run has passed over until there; see training/rollback.py.
+        tokens: read by the run until there.
+        objective: what the steps from here on are measured by; see `lineage.objective`.
+        changed_at: step since which it has been so; the run never goes back behind it.
+        changes: how it differs from what it was before, one line each.
+    """
+
+    state: TrainState
+    step: int = 0
+    seconds: float = 0.0
+    jumps: tuple[Jump, ...] = ()
+    tokens: int = 0
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    changed_at: int = 0
+    changes: tuple[str, ...] = ()
+
+    @property
+    def batch_offset(self) -> int:
+        """The next step reads the batch of this number more than steps are done."""
+        return sum(jump.num_batches for jump in self.jumps)
+
+    @property
+    def is_gone_back_to(self) -> bool:
+        """Return whether the run went back to here, and has not got on since."""
+        return bool(self.jumps) and self.jumps[-1].step == self.step
+
+    def describe_changes(self) -> str:
+        """Return the first of `changes`, and how many there are besides."""
+        more = len(self.changes) - _SHOWN
+        return "; ".join(self.changes[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+    def tokens_offset(self, tokens_per_step: int) -> int:
+        """Return what has been read besides `step * tokens_per_step`, by steps of other sizes."""
+        return self.tokens - self.step * tokens_per_step
+
+
+def start_state(
+    config: TrainConfig,
+    plan: StatePlan,
+    optimizer: optax.GradientTransformation,
+    model: nn.Module,
+    checkpoints: Checkpoints,
+    step: int | None,
+    lineages: Lineages = NO_LINEAGES,
+    is_usual: bool = True,
+) -> Start:
+    """Read the checkpoint of a step, or make the state of step 0 if that is None.
+
+    Args:
+        config: of the run.
+        plan, optimizer, model: what it describes.
+        checkpoints: where the step is.
+        step: which.
+        lineages: of the run so far, and of what continues it.
+        is_usual: whether losses are still what they were before the step.
+    """
+    now = objective(lineages.now) if lineages.now else {}
+    if step is None:
+        params = make_parameters(model, plan.abstract.trainable, config.seed)
+        return Start(state=init_state(params, optimizer, plan, config.seed), objective=now)
+    abstract = plan.abstract
+    averaging = config.optimizer.averaging
+    stored, rest = averaging.to_stored(abstract.trainable, abstract.opt_state)
+    params, rest, metadata = checkpoints.restore(
+        step, stored, {"step": abstract.step, "rng": abstract.rng, **rest}
+    )
+    trainable, opt_state = averaging.from_stored(params, rest)
+    course = _course(metadata, step, lineages, now)
+    # A checkpoint of an earlier version, or of a run that skipped nothing, has no memory.
+    is_usual = is_usual and course["changed_at"] < step
+    memory = config.recovery.recall(metadata.get("recovery", {}), is_usual)
+    memory = jax.tree.map(
+        lambda value, leaf: jax.device_put(value, leaf.sharding), memory, abstract.memory
+    )
+    return Start(
+        state=TrainState(
+            step=rest["step"],
+            trainable=trainable,
+            frozen={},
+            opt_state=opt_state,
+            rng=rest["rng"],
+            memory=memory,
+        ),
+        step=step,
+        seconds=float(metadata["seconds"]),
+        jumps=tuple(Jump(*jump) for jump in metadata.get("jumps", ())),
+        objective=now,
+        **course,
+    )
+
+
+def _course(
+    metadata: Mapping[str, Any], step: int, lineages: Lineages, now: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return `tokens`, `changed_at` and `changes` of a start from what its step was saved with.
+
+    Steps of earlier versions do not say: for them the run's lineage does.
+    """
+    then, tokens = metadata.get("objective"), metadata.get("tokens")
+    if then is None:
+        then = objective(lineages.then) if lineages.then else now
+    if tokens is None:
+        batch = lineages.then["config"]["batch"] if lineages.then else {}
+        tokens = step * batch.get("global_batch_size", 0) * batch.get("sequence_length", 0)
+    if lines := differences(with_current_tags(then), now):
+        return {"tokens": tokens, "changed_at": step, "changes": tuple(lines)}
+    return {
+        "tokens": tokens,
+        "changed_at": metadata.get("changed_at", 0),
+        "changes": tuple(metadata.get("changes", ())),
+    }
+
+
+def save_state(
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    config: TrainConfig,
+    start: Start,
+    step: int,
+    state: TrainState,
+    metadata: dict[str, Any],
+) -> None:
+    """Begin saving a state as the checkpoint of `step`; see `Checkpoints.save`.
+
+    What recovery needs is a few hundred numbers; as JSON they need not fit the next run's settings.
+    """
+    params, rest = config.optimizer.averaging.to_stored(state.trainable, state.opt_state)
+    rest = {"step": state.step, "rng": state.rng, **rest}
+    metadata = metadata | {
+        "recovery": config.recovery.remembered(jax.device_get(state.memory)),
+        "jumps": [list(jump) for jump in start.jumps],
+        "tokens": start.tokens + (step - start.step) * config.batch.tokens_per_step,
+        "objective": start.objective,
+        "changed_at": start.changed_at,
+        "changes": start.changes,
+    }
+    if checkpoints.save(step, params, rest, metadata):
+        log.event("save", step)
+    log_checkpoint_events(checkpoints, log, step)
+
+
+def log_checkpoint_events(checkpoints: Checkpoints, log: MetricsLog, step: int) -> None:
+    """Log what has happened to checkpoints, under the step at which it was noticed."""
+    for event in checkpoints.take_events():
+        log.event(event.name, step, checkpoint=event.step, detail=event.detail)

@@ -1,0 +1,1 @@
+"""Atomic files, locks, mapped arrays, object stores, the lease of a writer."""

@@ -1,0 +1,263 @@
+"""Heads of the loss: from hidden states to sums over tokens, with all logits at once or never.
+
+Logits are the largest array of a step: B T V numbers, 26 GB in float32 for 131,072 tokens of a
+vocabulary of 50,304. `TokenChunks` makes them for some tokens at a time and takes their gradient
+there and then, in the forward pass (as Liger Kernel does, arXiv:2410.10989, section 3.2): the same
+three matrix products as the plain way, and nothing is kept or computed twice.
+
+Axes: B rows, T time, N tokens of all rows, C chunks, D model, V padded vocabulary.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from jaxgpt.config import configclass
+from jaxgpt.model.layers.placement import mesh_axes, placement
+from jaxgpt.model.layers.projection import accumulator_dtype
+
+
+class TokenSums(NamedTuple):
+    """Sums over tokens, each times its weight: float32 scalars.
+
+    Attributes:
+        objective: what is minimised.
+        loss: cross-entropy alone, in nats; without a gradient.
+    """
+
+    objective: jax.Array
+    loss: jax.Array
+
+
+# (x [..., D], kernel of the head, targets [...], weights [...]) -> sums
+Score = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], TokenSums]
+
+
+@configclass
+class LossHead:
+    """Base of the ways to get from hidden states to sums."""
+
+    def sums(
+        self,
+        score: Score,
+        x_BTD: jax.Array,
+        kernel: jax.Array,
+        targets_BT: jax.Array,
+        weights_BT: jax.Array,
+    ) -> TokenSums:
+        """Score every token; differentiable in `x_BTD` and `kernel`, of whatever shape."""
+        raise NotImplementedError(f"{type(self).__name__} has no sums")
+
+    def bytes_at_work(
+        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
+    ) -> int:
+        """Estimate what a device needs only while it scores, for plans.
+
+        Beside what the forward pass keeps for the backward pass, and the final gradients.
+
+        Args:
+            num_tokens: of a micro-batch on the device, N.
+            vocab_size: padded, the device's share of it, V.
+            width: of the model, D.
+            gradient_bytes: size of a number of the logits' gradient.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no bytes_at_work")
+
+
+@configclass
+class WholeLogits(LossHead):
+    """All logits at once, differentiated automatically."""
+
+    def sums(
+        self,
+        score: Score,
+        x_BTD: jax.Array,
+        kernel: jax.Array,
+        targets_BT: jax.Array,
+        weights_BT: jax.Array,
+    ) -> TokenSums:
+        """See `LossHead.sums`."""
+        return score(x_BTD, kernel, targets_BT, weights_BT)
+
+    def bytes_at_work(
+        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
+    ) -> int:
+        """See `LossHead.bytes_at_work`: the gradient of the logits, which are kept themselves."""
+        return gradient_bytes * num_tokens * vocab_size
+
+
+@configclass
+class TokenChunks(LossHead):
+    """The logits of some tokens at a time, on each device."""
+
+    num_tokens: int = 4096
+    """Most tokens of a chunk; fewer need less memory, too few make small products."""
+
+    def __post_init__(self) -> None:
+        if self.num_tokens < 1:
+            raise ValueError(f"num_tokens must be at least 1, not {self.num_tokens}")
+
+    def sums(
+        self,
+        score: Score,
+        x_BTD: jax.Array,
+        kernel: jax.Array,
+        targets_BT: jax.Array,
+        weights_BT: jax.Array,
+    ) -> TokenSums:
+        """See `LossHead.sums`."""
+        return _chunked(score, self.num_tokens, x_BTD, kernel, targets_BT, weights_BT)
+
+    def bytes_at_work(
+        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
+    ) -> int:
+        """See `LossHead.bytes_at_work`.
+
+        A chunk's logits, their gradient, and the sum of the kernel's, whole on each device. Of a
+        single chunk the logits are gone when the kernel's gradient is made.
+        """
+        num_chunks, size = _divide(num_tokens, self.num_tokens)
+        logits, kernel = 4 * vocab_size * size, 4 * vocab_size * width
+        both = max(logits, kernel) if num_chunks == 1 else logits + kernel
+        return gradient_bytes * vocab_size * size + both
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked(
+    score: Score,
+    chunk_tokens: int,
+    x_BTD: jax.Array,
+    kernel: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+) -> TokenSums:
+    def sum_chunks(
+        x_BTD: jax.Array, kernel: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+    ) -> tuple[TokenSums]:
+        def add(total: TokenSums, chunk: tuple[jax.Array, ...]) -> tuple[TokenSums, None]:
+            x_ND, targets_N, weights_N = chunk
+            sums = score(x_ND, kernel, targets_N, weights_N)
+            return _add(total, sums), None
+
+        chunks = _split((x_BTD, targets_BT, weights_BT), chunk_tokens)
+        return (jax.lax.scan(add, _zero(), chunks)[0],)
+
+    run = _on_each_device(sum_chunks, x_BTD, are_rows=(False,))
+    return run(x_BTD, kernel, targets_BT, weights_BT)[0]
+
+
+def _forward(
+    score: Score,
+    chunk_tokens: int,
+    x_BTD: jax.Array,
+    kernel: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+) -> tuple[TokenSums, tuple[jax.Array, jax.Array]]:
+    """Return the sums, and the gradients of the objective as what the backward pass needs."""
+
+    def objective(x_ND: jax.Array, kernel: jax.Array, *tokens: jax.Array) -> Any:
+        sums = score(x_ND, kernel, *tokens)
+        return sums.objective, sums
+
+    def sum_chunks(
+        x_BTD: jax.Array, kernel: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+    ) -> tuple[TokenSums, jax.Array, jax.Array]:
+        gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
+
+        def add(carry: Any, chunk: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+            total, dkernel = carry
+            x_ND, targets_N, weights_N = chunk
+            (dx_ND, one), sums = gradient(x_ND, kernel, targets_N, weights_N)
+            return (_add(total, sums), dkernel + one.astype(dkernel.dtype)), dx_ND
+
+        zero = jnp.zeros(kernel.shape, accumulator_dtype(kernel.dtype))
+        chunks = _split((x_BTD, targets_BT, weights_BT), chunk_tokens)
+        (total, dkernel), dx_CND = jax.lax.scan(add, (_zero(), zero), chunks)
+        num_tokens = x_BTD.shape[0] * x_BTD.shape[1]
+        dx_BTD = dx_CND.reshape(-1, x_BTD.shape[2])[:num_tokens].reshape(x_BTD.shape)
+        return total, dx_BTD, dkernel
+
+    run = _on_each_device(sum_chunks, x_BTD, are_rows=(False, True, False))
+    sums, dx_BTD, dkernel = run(x_BTD, kernel, targets_BT, weights_BT)
+    return sums, (dx_BTD, dkernel.astype(kernel.dtype))
+
+
+def _backward(
+    score: Score,
+    chunk_tokens: int,
+    gradients: tuple[jax.Array, jax.Array],
+    cotangents: TokenSums,
+) -> tuple[jax.Array | None, ...]:
+    dx_BTD, dkernel = gradients
+    factor = cotangents.objective
+    dx_BTD = dx_BTD * factor.astype(dx_BTD.dtype)
+    return dx_BTD, dkernel * factor.astype(dkernel.dtype), None, None
+
+
+_chunked.defvjp(_forward, _backward)
+
+
+def _split(arrays_BT: tuple[jax.Array, ...], chunk_tokens: int) -> tuple[jax.Array, ...]:
+    """Leaves [B, T, ...] to [C, N / C, ...]; zeros, which weigh nothing, fill the last chunk."""
+    num_rows, length = arrays_BT[0].shape[:2]
+    num_tokens = num_rows * length
+    num_chunks, size = _divide(num_tokens, chunk_tokens)
+
+    def split(array_BT: jax.Array) -> jax.Array:
+        array_N = array_BT.reshape(num_tokens, *array_BT.shape[2:])
+        missing = [(0, num_chunks * size - num_tokens)] + [(0, 0)] * (array_N.ndim - 1)
+        return jnp.pad(array_N, missing).reshape(num_chunks, size, *array_N.shape[1:])
+
+    return tuple(map(split, arrays_BT))
+
+
+def _divide(num_tokens: int, chunk_tokens: int) -> tuple[int, int]:
+    """How many chunks, and of how many tokens each."""
+    num_chunks = -(-num_tokens // chunk_tokens)
+    return num_chunks, -(-num_tokens // num_chunks)
+
+
+def _on_each_device(
+    run: Callable[..., Any], x_BTD: jax.Array, are_rows: tuple[bool, ...]
+) -> Callable[..., Any]:
+    """Let each device run over its own tokens, then add up what is no array of rows.
+
+    Left to XLA, devices would exchange tokens to fill each chunk, and sums of kernels after each.
+
+    Args:
+        run: from (x_BTD, kernel, targets_BT, weights_BT) to a tuple of results.
+        x_BTD: says how rows lie on the mesh.
+        are_rows: for each result whether it is [B, T, ...], or else sums over tokens.
+    """
+    spec = placement(x_BTD.shape, ("batch", "time", "residual"))
+    if spec is None or not (axes := mesh_axes(PartitionSpec(*spec[:2]))):
+        return run
+    rows, whole = PartitionSpec(*spec[:2]), PartitionSpec()
+
+    def run_and_sum(*inputs: jax.Array) -> Any:
+        results = zip(are_rows, run(*inputs), strict=True)
+        return tuple(
+            result if is_rows else jax.lax.psum(result, axes) for is_rows, result in results
+        )
+
+    return jax.shard_map(
+        run_and_sum,
+        in_specs=(rows, whole, rows, rows),
+        out_specs=tuple(rows if is_rows else whole for is_rows in are_rows),
+        axis_names=set(axes),
+        # Sums of kernels are to be taken once, at the end, not where each chunk's gradient is.
+        check_vma=False,
+    )
+
+
+def _zero() -> TokenSums:
+    return TokenSums(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+
+
+def _add(left: TokenSums, right: TokenSums) -> TokenSums:
+    return TokenSums(left.objective + right.objective, left.loss + right.loss)

@@ -1,0 +1,33 @@
+"""`flags`: what XLA does not know ends a child, never the measure; what it knows gets a ratio."""
+
+import pytest
+
+from jaxgpt.benchmarks.xla_flags import FlagsBenchmark
+from jaxgpt.errors import ConfigError, UsageError
+
+KNOWN = "--xla_cpu_enable_fast_min_max=true"
+UNKNOWN = "--xla_cpu_no_such_flag_as_this=true"
+
+
+@pytest.fixture(autouse=True)
+def _one_device(monkeypatch) -> None:
+    monkeypatch.delenv("XLA_FLAGS")
+
+
+@pytest.mark.slow
+def test_an_unknown_flag_is_dropped_with_a_line_and_others_are_measured(capsys) -> None:
+    benchmark = FlagsBenchmark(flags=(UNKNOWN, KNOWN), shape="tiny", steps=2, rounds=2)
+    found = benchmark.run()
+    assert found.settings["fastest"] == KNOWN
+    assert found.settings[UNKNOWN] == "dropped: unknown to this XLA"
+    assert f"{UNKNOWN}: unknown to this XLA" in capsys.readouterr().err
+    ratio = float(found.settings[KNOWN].split()[0])
+    assert ratio == pytest.approx(found.floor_ratio, abs=1e-3)
+    assert found.floor > 0
+
+
+def test_what_is_no_flag_and_a_list_without_a_known_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no flag of XLA"):
+        FlagsBenchmark(flags=("xla_cpu_use_xnnpack",))
+    with pytest.raises(UsageError, match="none of the flags"):
+        FlagsBenchmark(flags=(UNKNOWN,), shape="tiny", steps=1, rounds=1).run()

@@ -1,0 +1,85 @@
+"""Weights as decoding reads them: cast and laid out once, and the same numbers."""
+
+import jax
+import numpy as np
+import pytest
+from flax.core import meta
+
+from jaxgpt.config import replace
+from jaxgpt.inference.decoding_weights import cast_weights, lay_out
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.cpu.small_batch_matmul import OutputsFirst
+from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.model.layer_stack import Scanned
+from jaxgpt.model.layers.feed_forward import FeedForward, Gelu, SwiGlu
+from jaxgpt.model.moe.dispatch import Dropless
+from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
+from jaxgpt.parallel.mesh import MeshConfig, make_mesh
+from jaxgpt.parallel.sharding import replicated
+from jaxgpt.runtime.target import CompileTarget, compiling_for
+from tests.model import tiny_model
+
+EXPERTS = MixtureOfExperts(expert=SwiGlu(hidden=16), dispatch=Dropless())
+# As many heads as the model is wide: which axes of a kernel are inputs cannot be told by size.
+SQUARE = GptConfig(
+    num_layers=2,
+    d_model=8,
+    attention=GroupedQueryAttention(num_heads=8, head_dim=8, qkv_bias=True),
+    feed_forward=Gelu(hidden=8, use_bias=True),
+)
+CONFIGS = {
+    "dense": tiny_model.FAMILIES["gpt2"],
+    "untied": replace(SQUARE, head=LanguageModelHead(tied=False)),
+    "experts": replace(SQUARE, feed_forward=EXPERTS),
+}
+
+
+@pytest.mark.parametrize("feed_forward", [Gelu(use_bias=True), EXPERTS], ids=["dense", "experts"])
+def test_casting_the_weights_once_changes_no_score(feed_forward: FeedForward) -> None:
+    config = replace(
+        tiny_model.FAMILIES["gpt2"],
+        compute_dtype="bfloat16",
+        feed_forward=feed_forward,
+        attention=GroupedQueryAttention(num_heads=4, qkv_bias=True, output_bias=True),
+    )
+    model = config.build(tiny_model.VOCAB_SIZE)
+    tokens = tiny_model.random_tokens((1, 20))
+    params = meta.unbox(model.init(jax.random.key(0), tokens)["params"])
+    # Biases start at zero, where every type is exact.
+    params = jax.tree.map(lambda leaf: leaf + 0.0123, params)
+    cast = cast_weights(model, params)
+    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (cast, params)]
+    assert sizes[0] < 0.6 * sizes[1]
+    apply = jax.jit(lambda tree: model.apply({"params": tree}, tokens)[0])
+    np.testing.assert_array_equal(apply(cast), apply(params))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_laid_out_weights_are_the_parameters(config: GptConfig) -> None:
+    model, params = tiny_model.init(config)
+    weights = lay_out(model, params)
+    assert weights.laid_out
+    restored = jax.tree.map(
+        lambda leaf: leaf.kernel if isinstance(leaf, OutputsFirst) else leaf,
+        weights.restore(),
+        is_leaf=lambda leaf: isinstance(leaf, OutputsFirst),
+    )
+    jax.tree.map(np.testing.assert_array_equal, restored, params)
+
+
+def test_on_a_gpu_layers_are_cut_apart_and_nothing_else_changes() -> None:
+    model, params = tiny_model.init(replace(SQUARE, layers=Scanned()))
+    with compiling_for(CompileTarget(platform="gpu", compute_capability=9.0)):
+        weights = lay_out(model, params)
+    assert weights.laid_out
+    assert weights.cache_dtype is None
+    jax.tree.map(np.testing.assert_array_equal, weights.restore(), params)
+
+
+def test_parameters_on_several_devices_stay_as_they_are() -> None:
+    model, params = tiny_model.init(SQUARE)
+    placed = jax.device_put(params, replicated(make_mesh(MeshConfig(data=8))))
+    weights = lay_out(model, placed)
+    assert not weights.laid_out
+    assert weights.restore() is placed

@@ -1,0 +1,109 @@
+"""Logits in chunks of tokens: the sums and gradients of all logits at once, in less memory."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.config import replace
+from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.parallel.mesh import MeshConfig, make_mesh
+from jaxgpt.parallel.sharding import ShardingRules, on_mesh
+from jaxgpt.training.chunked_loss import LossHead, TokenChunks, WholeLogits
+from jaxgpt.training.loss import cross_entropy
+
+WIDTH, VOCAB, PADDED = 8, 20, 24
+HEAD = LanguageModelHead(tied=False, soft_cap=5.0)
+
+
+def _score(head: LanguageModelHead, x: Any, kernel: Any, targets: Any, weights: Any) -> Any:
+    return cross_entropy(head.logits(x, kernel, VOCAB), targets, weights, z_loss=0.1)
+
+
+def _inputs(rows: int, length: int, tied: bool = False, dtype: Any = jnp.float32) -> Any:
+    rng = np.random.default_rng(rows * 100 + length)
+    shape = (PADDED, WIDTH) if tied else (WIDTH, PADDED)
+    return (
+        jnp.asarray(rng.normal(size=(rows, length, WIDTH)), dtype),
+        jnp.asarray(rng.normal(size=shape), jnp.float32),
+        jnp.asarray(rng.integers(0, VOCAB, (rows, length)), jnp.int32),
+        jnp.asarray(rng.random((rows, length)) < 0.8, jnp.float32),
+    )
+
+
+def _gradient(way: LossHead, head: LanguageModelHead = HEAD, factor: float = 3.0) -> Any:
+    """((objective, sums), gradients) of inputs; the objective is scaled, as by a mean."""
+
+    def objective(x: Any, kernel: Any, targets: Any, weights: Any) -> Any:
+        sums = way.sums(functools.partial(_score, head), x, kernel, targets, weights)
+        # What is reported besides must not be pulled on.
+        return factor * sums.objective + 7.0 * sums.loss, sums
+
+    return jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+
+
+def _assert_same(found: Any, expected: Any, tolerance: float) -> None:
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == theirs.dtype
+        distance = np.linalg.norm(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64))
+        assert distance <= tolerance * np.linalg.norm(np.asarray(theirs, np.float64))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 14, 15, 30])
+def test_chunks_of_any_size_add_up(chunk: int) -> None:
+    inputs = _inputs(3, 5)
+    found = jax.jit(_gradient(TokenChunks(num_tokens=chunk)))(*inputs)
+    _assert_same(found, jax.jit(_gradient(WholeLogits()))(*inputs), 2e-6)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_chunks_equal_the_whole(tied: bool, dtype: Any) -> None:
+    inputs, head = _inputs(4, 16, tied, dtype), replace(HEAD, tied=tied)
+    found = jax.jit(_gradient(TokenChunks(num_tokens=10), head))(*inputs)
+    expected = jax.jit(_gradient(WholeLogits(), head))(*inputs)
+    _assert_same(found, expected, 1e-6 if dtype == jnp.float32 else 4e-3)
+
+
+def test_without_a_gradient_only_the_sums_are_computed() -> None:
+    inputs = _inputs(4, 16)
+
+    def sums(*inputs: Any) -> Any:
+        return TokenChunks(num_tokens=16).sums(functools.partial(_score, HEAD), *inputs)
+
+    _assert_same(sums(*inputs), _gradient(WholeLogits())(*inputs)[0][1], 1e-6)
+    assert str(jax.make_jaxpr(sums)(*inputs)).count("dot_general") == 1
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(data=2, fsdp=2, tensor=2),
+        pytest.param(MeshConfig(data=2, context=4), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_devices_score_their_own_tokens(mesh: MeshConfig) -> None:
+    inputs = _inputs(4, 16)
+    expected = jax.jit(_gradient(WholeLogits()))(*inputs)
+    with on_mesh(make_mesh(mesh), ShardingRules()):
+        compiled = jax.jit(_gradient(TokenChunks(num_tokens=4))).lower(*inputs).compile()
+        _assert_same(jax.device_get(compiled(*inputs)), expected, 1e-6)
+
+
+def test_no_array_of_all_logits_exists() -> None:
+    rows, length, vocab = 4, 64, 4096
+    x = jax.ShapeDtypeStruct((rows, length, WIDTH), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((WIDTH, vocab), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    weights = jax.ShapeDtypeStruct((rows, length), jnp.float32)
+    bytes_of = {}
+    for way in (WholeLogits(), TokenChunks(num_tokens=16)):
+        compiled = jax.jit(_gradient(way)).lower(x, kernel, tokens, weights).compile()
+        bytes_of[type(way)] = compiled.memory_analysis().temp_size_in_bytes
+    all_logits = rows * length * vocab * 4
+    assert bytes_of[WholeLogits] >= all_logits
+    assert bytes_of[TokenChunks] <= 0.3 * bytes_of[WholeLogits]
