@@ -19,10 +19,10 @@ from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError, JaxgptError
 from jaxgpt.model.attention.kernels import (
     AttentionKernel,
+    CpuBlockwise,
     Cudnn,
     Fastest,
     Reference,
-    RowByRow,
     SavedProbabilities,
 )
 from jaxgpt.model.attention.masks import AttentionMask
@@ -35,7 +35,7 @@ _KERNELS: dict[Kernel, AttentionKernel] = {
     "fastest": Fastest(),
     "reference": Reference(),
     "saved-probabilities": SavedProbabilities(),
-    "row-by-row": RowByRow(),
+    "row-by-row": CpuBlockwise(),
     "cudnn": Cudnn(),
 }
 # The largest difference of a gradient, as a share of its largest value, that is rounding.

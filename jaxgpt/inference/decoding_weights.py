@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgpt.model.cpu.small_batch_matmul import OutputsFirst
+from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
 from jaxgpt.model.gpt import Dtype, Gpt
 from jaxgpt.model.moe.mixture_of_experts import EXPERTS, ROUTER, is_rounded
 from jaxgpt.runtime.target import compile_target
@@ -64,9 +64,9 @@ class DecodingWeights:
         """
         return "float32" if self.for_cpu else None
 
-    def head_table(self, table_VD: Array) -> Array | OutputsFirst:
+    def head_table(self, table_VD: Array) -> Array | TransposedKernel:
         """Return the embedding table as a tied head multiplies with it: its ids are outputs."""
-        return OutputsFirst(table_VD) if self.for_cpu else table_VD
+        return TransposedKernel(table_VD) if self.for_cpu else table_VD
 
 
 def lay_out(model: Gpt, params: Any) -> DecodingWeights:
@@ -114,13 +114,13 @@ class _Stored:
     stacked: bool = flax.struct.field(pytree_node=False)
     num_inputs: int = flax.struct.field(pytree_node=False)
 
-    def restore(self) -> Array | OutputsFirst:
+    def restore(self) -> Array | TransposedKernel:
         pieces = self.pieces
         if self.num_inputs:
             pieces = [_roll(piece, piece.ndim - self.num_inputs) for piece in pieces]
         # Pieces of what was just joined are the pieces, to the compiler.
         whole = jnp.stack(pieces) if self.stacked else pieces[0]
-        return OutputsFirst(whole) if self.num_inputs else whole
+        return TransposedKernel(whole) if self.num_inputs else whole
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

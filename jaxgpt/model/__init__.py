@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from jaxgpt.model.attention.gpu import Cudnn, Pallas
     from jaxgpt.model.attention.kernel import AttentionKernel
     from jaxgpt.model.attention.kernels import (
+        CpuBlockwise,
         Fastest,
         OneQuery,
         Reference,
         Ring,
-        RowByRow,
         SavedProbabilities,
     )
     from jaxgpt.model.attention.kv_cache import KVCache

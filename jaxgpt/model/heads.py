@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import Training, configclass
-from jaxgpt.model.cpu.small_batch_matmul import OutputsFirst
+from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
 from jaxgpt.model.layers.placement import constrain, rounded_and_gathered
 from jaxgpt.model.layers.projection import Initialization, LayerSettings, add_param, project
 
@@ -91,7 +91,9 @@ class LanguageModelHead(Head):
         """Names of the axes of the table [V, D] if tied, else of the kernel [D, V]."""
         return ("vocab", "embed") if self.tied else ("embed", "vocab")
 
-    def logits(self, x: jax.Array, weights: jax.Array | OutputsFirst, vocab_size: int) -> jax.Array:
+    def logits(
+        self, x: jax.Array, weights: jax.Array | TransposedKernel, vocab_size: int
+    ) -> jax.Array:
         """Return float32 logits [..., V] of hidden states [..., D].
 
         Args:
@@ -140,18 +142,18 @@ class LanguageModelHeadLayer(nn.Module):
                 init = nn.initializers.zeros
             self.kernel = add_param(self, "kernel", init, shape, axes, self.settings)
 
-    def weights(self, table_VD: jax.Array | OutputsFirst) -> jax.Array | OutputsFirst:
+    def weights(self, table_VD: jax.Array | TransposedKernel) -> jax.Array | TransposedKernel:
         """Return the table [V, D] if tied, else the kernel [D, V], in the parameter dtype.
 
         Where devices share it, they have collected it, rounded to the compute dtype.
         """
         kept = table_VD if self.config.tied else self.kernel
-        if isinstance(kept, OutputsFirst):  # A decoder's, which no devices share.
+        if isinstance(kept, TransposedKernel):  # A decoder's, which no devices share.
             return kept
         return rounded_and_gathered(kept, self.settings.compute_dtype, *self.config.axes)
 
     def __call__(
-        self, x_BTD: jax.Array, table_VD: jax.Array | OutputsFirst, valid_BT: jax.Array
+        self, x_BTD: jax.Array, table_VD: jax.Array | TransposedKernel, valid_BT: jax.Array
     ) -> jax.Array:
         """Return float32 logits [B, T, V]; -1e30 in the columns that pad the vocabulary."""
         logits_BTV = self.config.logits(x_BTD, self.weights(table_VD), self.vocab_size)

@@ -19,6 +19,7 @@ _ROOT = "jaxgpt"
 _RENAMED = {
     "jaxgpt.model:Linear": "jaxgpt.model:LinearScaling",
     "jaxgpt.model:Numbered": "jaxgpt.model:UnrolledPython",
+    "jaxgpt.model:RowByRow": "jaxgpt.model:CpuBlockwise",
     "jaxgpt.training:Linear": "jaxgpt.training:LinearDecay",
     "jaxgpt.parallel:HostsConfig": "jaxgpt.distributed:HostsConfig",
     "jaxgpt.parallel:RuntimeConfig": "jaxgpt.runtime:RuntimeConfig",

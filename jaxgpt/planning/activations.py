@@ -18,12 +18,12 @@ from jaxgpt.config import replace
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.attention.kernels import (
     AttentionKernel,
+    CpuBlockwise,
     Cudnn,
     Fastest,
     Pallas,
     Reference,
     Ring,
-    RowByRow,
     SavedProbabilities,
     choose_kernel,
 )
@@ -104,7 +104,7 @@ def with_kernel(config: TrainConfig, mesh: AbstractMesh, target: CompileTarget) 
     if not isinstance(attention, GroupedQueryAttention) or kernel is None:
         return config.model
     # These need a GPU even to be traced; the row-by-row kernel keeps the same arrays.
-    kernel = RowByRow() if isinstance(kernel, Cudnn | Pallas) else kernel
+    kernel = CpuBlockwise() if isinstance(kernel, Cudnn | Pallas) else kernel
     return replace(config.model, attention=replace(attention, kernel=kernel))
 
 

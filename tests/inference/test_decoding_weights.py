@@ -8,7 +8,7 @@ from flax.core import meta
 from jaxgpt.config import replace
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.model.attention.attention import GroupedQueryAttention
-from jaxgpt.model.cpu.small_batch_matmul import OutputsFirst
+from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
@@ -61,9 +61,9 @@ def test_laid_out_weights_are_the_parameters(config: GptConfig) -> None:
     weights = lay_out(model, params)
     assert weights.laid_out
     restored = jax.tree.map(
-        lambda leaf: leaf.kernel if isinstance(leaf, OutputsFirst) else leaf,
+        lambda leaf: leaf.kernel if isinstance(leaf, TransposedKernel) else leaf,
         weights.restore(),
-        is_leaf=lambda leaf: isinstance(leaf, OutputsFirst),
+        is_leaf=lambda leaf: isinstance(leaf, TransposedKernel),
     )
     jax.tree.map(np.testing.assert_array_equal, restored, params)
 

@@ -20,7 +20,7 @@ from jax import lax
 
 from jaxgpt.model.attention.masks import AttentionMask, visible_keys
 from jaxgpt.model.attention.reference import HIDDEN, Scores
-from jaxgpt.model.cpu.bf16_bits import bits_of, numbers_of
+from jaxgpt.model.cpu.bf16_bits import from_uint16, to_uint16
 from jaxgpt.model.layers.projection import accumulator_dtype
 
 _BLOCK = 128
@@ -76,9 +76,9 @@ def _attend_forward(
         )
         return _merge_heads(out_KGTH), normaliser_KGT1
 
-    rows = (*map(bits_of, (q_BTNH, k_BSKH, v_BSKH)), mask.segment_ids_BT)
+    rows = (*map(to_uint16, (q_BTNH, k_BSKH, v_BSKH)), mask.segment_ids_BT)
     out_BTNH, normaliser_BKGT1 = lax.map(attend_row, rows)
-    return numbers_of(out_BTNH, dtype), (*rows, mask, out_BTNH, normaliser_BKGT1)
+    return from_uint16(out_BTNH, dtype), (*rows, mask, out_BTNH, normaliser_BKGT1)
 
 
 def _attend_backward(scores: Scores, saved: Any, dout_BTNH: jax.Array) -> Any:
@@ -105,8 +105,8 @@ def _attend_backward(scores: Scores, saved: Any, dout_BTNH: jax.Array) -> Any:
         )
         return _merge_heads(dq_KGTH), _heads_last(dk_KSH), _heads_last(dv_KSH)
 
-    gradients = lax.map(attend_row, (*rows, out_BTNH, bits_of(dout_BTNH), normaliser_BKGT1))
-    return *(numbers_of(gradient, dtype) for gradient in gradients), None
+    gradients = lax.map(attend_row, (*rows, out_BTNH, to_uint16(dout_BTNH), normaliser_BKGT1))
+    return *(from_uint16(gradient, dtype) for gradient in gradients), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -188,21 +188,21 @@ def _split_heads(x_TNH: jax.Array, num_kv_heads: int, dtype: Any) -> jax.Array:
     """Return x_KGTH in `dtype` of the bits of a row."""
     num_tokens, num_heads, head_dim = x_TNH.shape
     x_TKGH = x_TNH.reshape(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    return numbers_of(x_TKGH.transpose(1, 2, 0, 3), dtype)
+    return from_uint16(x_TKGH.transpose(1, 2, 0, 3), dtype)
 
 
 def _merge_heads(x_KGTH: jax.Array) -> jax.Array:
     """Return the bits of x_TNH; the inverse of `_split_heads`."""
     num_kv_heads, groups, num_tokens, head_dim = x_KGTH.shape
-    x_TKGH = bits_of(x_KGTH).transpose(2, 0, 1, 3)
+    x_TKGH = to_uint16(x_KGTH).transpose(2, 0, 1, 3)
     return x_TKGH.reshape(num_tokens, num_kv_heads * groups, head_dim)
 
 
 def _heads_first(x_SKH: jax.Array, dtype: Any) -> jax.Array:
     """Return x_KSH in `dtype` of the bits of a row."""
-    return numbers_of(x_SKH.transpose(1, 0, 2), dtype)
+    return from_uint16(x_SKH.transpose(1, 0, 2), dtype)
 
 
 def _heads_last(x_KSH: jax.Array) -> jax.Array:
     """Return the bits of x_SKH; the inverse of `_heads_first`."""
-    return bits_of(x_KSH).transpose(1, 0, 2)
+    return to_uint16(x_KSH).transpose(1, 0, 2)

@@ -113,7 +113,7 @@ class OneQuery(AttentionKernel):
 
 
 @configclass
-class RowByRow(AttentionKernel):
+class CpuBlockwise(AttentionKernel):
     """Keeps one row's scores in the processor's cache: the fast kernel of CPUs."""
 
     def refuses(
@@ -230,7 +230,7 @@ def choose_kernel(
         scores: see there.
         dropout: see there.
     """
-    fast = {"cpu": (RowByRow(), OneQuery()), "gpu": (Cudnn(), Pallas())}.get(
+    fast = {"cpu": (CpuBlockwise(), OneQuery()), "gpu": (Cudnn(), Pallas())}.get(
         compile_target().platform, ()
     )
     if is_time_split(q_BTNH):

@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.model.cpu.bf16_bits import bits_of, numbers_of
+from jaxgpt.model.cpu.bf16_bits import from_uint16, to_uint16
 
 
 @flax.struct.dataclass
@@ -63,7 +63,7 @@ class KVCache:
         targets_B1T = jnp.where(slots_BT < 0, self.max_length, slots_BT)[:, None]
 
         def put(layers: tuple[jax.Array, ...], new_BTKH: jax.Array) -> tuple[jax.Array, ...]:
-            new_BKTH = bits_of(new_BTKH.astype(jnp.dtype(self.dtype))).swapaxes(1, 2)
+            new_BKTH = to_uint16(new_BTKH.astype(jnp.dtype(self.dtype))).swapaxes(1, 2)
             # Head by head: what has one index only, XLA's CPU backend writes into a copy.
             places = (rows_B11, heads_K1, targets_B1T)
             written = layers[layer].at[places].set(new_BKTH, mode="drop")
@@ -76,7 +76,7 @@ class KVCache:
     def read(self, layer: int) -> tuple[jax.Array, jax.Array]:
         """Return k_BSKH and v_BSKH of one layer, every slot."""
         k_BSKH, v_BSKH = (
-            numbers_of(layers[layer], self.dtype).swapaxes(1, 2)
+            from_uint16(layers[layer], self.dtype).swapaxes(1, 2)
             for layers in (self.k_BKSH, self.v_BKSH)
         )
         return k_BSKH, v_BSKH
@@ -110,7 +110,7 @@ def empty_cache(
     shape = (batch_size, num_kv_heads, max_length, head_dim)
 
     def layers() -> tuple[jax.Array, ...]:
-        return tuple(bits_of(jnp.zeros(shape, jnp.dtype(dtype))) for _ in range(num_layers))
+        return tuple(to_uint16(jnp.zeros(shape, jnp.dtype(dtype))) for _ in range(num_layers))
 
     return KVCache(
         k_BKSH=layers(),

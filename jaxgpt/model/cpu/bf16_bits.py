@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxgpt.runtime.target import compile_target
 
 
-def bits_of(x: jax.Array) -> jax.Array:
+def to_uint16(x: jax.Array) -> jax.Array:
     """Return 16-bit numbers as uint16 on a CPU, all others as they are."""
     is_moved_as_bits = x.dtype.itemsize == 2 and compile_target().is_cpu
     return jax.lax.bitcast_convert_type(x, jnp.uint16) if is_moved_as_bits else x
 
 
-def numbers_of(bits: jax.Array, dtype: Any) -> jax.Array:
-    """The inverse of `bits_of`, for numbers of that type."""
+def from_uint16(bits: jax.Array, dtype: Any) -> jax.Array:
+    """Return numbers of that type from their bits; the inverse of `to_uint16`."""
     return jax.lax.bitcast_convert_type(bits, jnp.dtype(dtype))

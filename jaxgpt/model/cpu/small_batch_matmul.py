@@ -23,7 +23,7 @@ _FEWEST_BF16_ROWS = 4
 
 
 @flax.struct.dataclass
-class OutputsFirst:
+class TransposedKernel:
     """A kernel whose numbers lie in memory with the outputs first; stands in its array's place.
 
     Attributes:
@@ -33,8 +33,8 @@ class OutputsFirst:
 
     kernel: jax.Array
 
-    def is_quick_for(self, x: jax.Array, num_inputs: int) -> bool:
-        """Whether `multiply` is quicker than the ordinary product."""
+    def is_faster_for(self, x: jax.Array, num_inputs: int) -> bool:
+        """Return whether `multiply` is faster than the ordinary product."""
         return math.prod(x.shape[: x.ndim - num_inputs]) <= _MOST_ROWS
 
     def multiply(self, x: jax.Array, num_inputs: int, transposed: bool) -> jax.Array:

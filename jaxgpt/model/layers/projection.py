@@ -18,7 +18,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import configclass
-from jaxgpt.model.cpu.small_batch_matmul import OutputsFirst
+from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
 from jaxgpt.model.layers.of_experts import OfExperts
 from jaxgpt.model.layers.placement import constrain_kept, constrain_saved, gathered, placement
 from jaxgpt.runtime.target import compile_target
@@ -124,7 +124,7 @@ Axes = tuple[str | None, ...]
 
 def project(
     x: jax.Array,
-    kernel: jax.Array | OutputsFirst | OfExperts,
+    kernel: jax.Array | TransposedKernel | OfExperts,
     num_inputs: int = 1,
     transposed: bool = False,
     axes: Axes = (),
@@ -143,7 +143,7 @@ def project(
     Args:
         x: [..., I...].
         kernel: [I..., O...], or [O..., I...] if `transposed`, of any float dtype; as
-            `OutputsFirst` where no gradient is needed, as `OfExperts` for the rows of several.
+            `TransposedKernel` where no gradient is needed, as `OfExperts` for the rows of several.
         num_inputs: number of contracted axes.
         transposed: whether the kernel's input axes come last.
         axes: names of the kernel's axes, by which it is placed; empty to leave that open.
@@ -153,8 +153,8 @@ def project(
         [..., O...], float32 (or wider, if `x` is); of the dtype of `x` where `is_rounded` and that
         is faster.
     """
-    if isinstance(kernel, OutputsFirst):
-        if kernel.is_quick_for(x, num_inputs):
+    if isinstance(kernel, TransposedKernel):
+        if kernel.is_faster_for(x, num_inputs):
             return kernel.multiply(x, num_inputs, transposed)
         kernel = kernel.kernel
     dtype = (rounded_output_dtype if is_rounded else accumulator_dtype)(x.dtype)

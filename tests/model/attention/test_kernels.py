@@ -11,12 +11,12 @@ import pytest
 
 from jaxgpt.model.attention import kernels
 from jaxgpt.model.attention.kernels import (
+    CpuBlockwise,
     Cudnn,
     Fastest,
     OneQuery,
     Pallas,
     Reference,
-    RowByRow,
     SavedProbabilities,
     choose_kernel,
 )
@@ -85,7 +85,7 @@ def run(kernel, inputs, mask, scores, dtype):
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize(
-    "kernel", [Reference(), SavedProbabilities(), RowByRow()], ids=lambda k: type(k).__name__
+    "kernel", [Reference(), SavedProbabilities(), CpuBlockwise()], ids=lambda k: type(k).__name__
 )
 def test_output_and_gradients_against_float64(kernel, mask, scores, dtype):
     inputs = [np.asarray(jnp.asarray(x, dtype), np.float64) for x in random_inputs()]
@@ -101,7 +101,7 @@ def test_output_and_gradients_against_float64(kernel, mask, scores, dtype):
 
 
 @pytest.mark.parametrize(
-    "kernel", [Reference(), SavedProbabilities(), RowByRow()], ids=lambda k: type(k).__name__
+    "kernel", [Reference(), SavedProbabilities(), CpuBlockwise()], ids=lambda k: type(k).__name__
 )
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_hidden_keys_change_nothing_at_all(kernel, mask):
@@ -123,7 +123,7 @@ def test_hidden_keys_change_nothing_at_all(kernel, mask):
 
 
 @pytest.mark.parametrize(
-    "kernel", [Reference(), SavedProbabilities(), RowByRow()], ids=lambda k: type(k).__name__
+    "kernel", [Reference(), SavedProbabilities(), CpuBlockwise()], ids=lambda k: type(k).__name__
 )
 def test_queries_without_keys_give_zeros(kernel):
     mask = MASKS["segments"]
@@ -199,7 +199,7 @@ def _choice(
 
 
 def test_choice_on_a_cpu():
-    assert _choice("cpu") == (RowByRow, "")
+    assert _choice("cpu") == (CpuBlockwise, "")
     assert _choice("cpu", mask=AttentionMask(query_slots_BT=jnp.zeros((1, 16), int)))[0] is (
         SavedProbabilities
     )
@@ -209,7 +209,7 @@ def test_choice_on_a_cpu():
     assert _choice("cpu", dropout=ProbabilityDropout(jax.random.key(0), 0.1))[0] is Reference
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
-        assert _choice("cpu")[0] is RowByRow
+        assert _choice("cpu")[0] is CpuBlockwise
     # Heads of all devices as one axis with the rows would be gathered first.
     for config, kernel in ((MeshConfig(data=8), OneQuery), (MeshConfig(data=2, tensor=4), None)):
         with on_mesh(make_mesh(config), ShardingRules()):
@@ -240,7 +240,7 @@ def test_choice_on_a_gpu():
     assert _choice("tpu")[0] is SavedProbabilities
 
 
-@pytest.mark.parametrize(("backend", "name"), [("gpu", "Pallas"), ("cpu", "RowByRow")])
+@pytest.mark.parametrize(("backend", "name"), [("gpu", "Pallas"), ("cpu", "CpuBlockwise")])
 def test_what_splits_rows_itself_is_not_chosen_inside_of_a_pipelines_stages(backend, name):
     packed = AttentionMask(segment_ids_BT=jnp.ones((1, 256), int))
     mesh = jax.make_mesh((2, 2), ("pipeline", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
@@ -270,4 +270,4 @@ def test_the_choice_is_logged_once(caplog):
     with caplog.at_level(logging.INFO, logger=kernels.logger.name):
         for _ in range(2):
             Fastest().attend(q, k, v, AttentionMask(), Scores(1.0))
-    assert [record.getMessage() for record in caplog.records] == ["attention kernel: RowByRow"]
+    assert [record.getMessage() for record in caplog.records] == ["attention kernel: CpuBlockwise"]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.model.cpu.small_batch_matmul import OutputsFirst
+from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
 from jaxgpt.model.layers.projection import project
 
 # Of the float32 sums; products of two bfloat16 are exact in them.
@@ -27,7 +27,7 @@ def test_project_is_the_exact_product_of_its_operands(leading, inputs, outputs, 
     shape = (*outputs, *inputs) if transposed else (*inputs, *outputs)
     kernel = jnp.asarray(rng.standard_normal(shape), "float32")
     found = jax.jit(project, static_argnums=(2, 3))(
-        x, OutputsFirst(kernel), len(inputs), transposed
+        x, TransposedKernel(kernel), len(inputs), transposed
     )
     assert found.dtype == jnp.float32
     assert found.shape == (*leading, *outputs)
