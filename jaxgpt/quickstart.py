@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options, require_at_least, run_verb
-from jaxgpt.runs.quickstart import Tour, run_tour
+from jaxgpt.runs.quickstart import Quickstart, run_quickstart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse_options(QuickstartOptions, argv, prog="jaxgpt quickstart")
     require_at_least(options, num_steps=1)
     run_dir = Path(options.run_dir)
-    run_tour(Tour(inputs=options.input, run_dir=run_dir, num_steps=options.num_steps))
+    run_quickstart(Quickstart(inputs=options.input, run_dir=run_dir, num_steps=options.num_steps))
 
 
 if __name__ == "__main__":

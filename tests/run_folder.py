@@ -13,7 +13,7 @@ from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import load_config, replace, to_dict
 from jaxgpt.data.shards import TokenDataset
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.config import FORMAT_VERSION, TrainConfig
+from jaxgpt.runs.config import CONFIG_VERSION, TrainConfig
 from jaxgpt.runtime.settings import RuntimeConfig
 from jaxgpt.storage.durable import write_json
 from jaxgpt.training.state import abstract_parameters
@@ -42,7 +42,7 @@ def make_run(folder: Path, dataset: Path, losses: dict[int, float], **model: Any
     opened = TokenDataset.open(dataset)
     tokenizer = opened.load_tokenizer()
     tokenizer.save(folder / "tokenizer")
-    write_json(folder / "config.json", {"version": FORMAT_VERSION, "config": to_dict(config)})
+    write_json(folder / "config.json", {"version": CONFIG_VERSION, "config": to_dict(config)})
     lineage = make_lineage(
         config=to_dict(config),
         data={"datasets": [{"fingerprint": opened.fingerprint, "share": 1.0}]},

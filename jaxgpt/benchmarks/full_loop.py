@@ -20,13 +20,13 @@ from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset
 from jaxgpt.model.gpt import Dtype
 from jaxgpt.parallel.sharding import host_rows, on_mesh, to_devices
 from jaxgpt.runs.config import TrainConfig
-from jaxgpt.runs.setup import Course, make_loop, open_sources, set_course
-from jaxgpt.runs.state import Start, start_state
+from jaxgpt.runs.setup import TrainingSetup, make_loop, open_sources, set_up_training
+from jaxgpt.runs.state import ResumePoint, start_state
 from jaxgpt.runtime.settings import configure_runtime
 from jaxgpt.stop_signal import StopSignal
-from jaxgpt.training.goodput import TimeAccount
+from jaxgpt.training.goodput import GoodputTracker
 from jaxgpt.training.loop import fit
-from jaxgpt.training.metrics import LoggingConfig, MetricsLog, Progress
+from jaxgpt.training.metrics import LoggingConfig, MetricsLog, TrainingProgress
 from jaxgpt.training.schedule import Constant
 from jaxgpt.training.watchdog import Watchdog
 
@@ -86,13 +86,13 @@ class FullLoopBenchmark:
         run_dir = folder / "run"
         run_dir.mkdir()
         configure_runtime(config.runtime)
-        account = TimeAccount(run_dir)
+        goodput = GoodputTracker(run_dir)
         checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
         try:
-            course = set_course(config, run_dir, open_sources(config), checkpoints, account)
-            watchdog = Watchdog(config.watchdog, account, run_dir)
-            with on_mesh(course.mesh, config.sharding), watchdog, account.written():
-                rounds = _Rounds(course, self.steps)
+            setup = set_up_training(config, run_dir, open_sources(config), checkpoints, goodput)
+            watchdog = Watchdog(config.watchdog, goodput, run_dir)
+            with on_mesh(setup.mesh, config.sharding), watchdog, goodput.written():
+                rounds = _Rounds(setup, self.steps)
                 sides: dict[str, Callable[[], float]] = {
                     "jaxgpt": rounds.whole,
                     "bare step": rounds.bare,
@@ -131,59 +131,59 @@ class FullLoopBenchmark:
 class _Rounds:
     """A run that goes on from round to round, in the whole loop or by its bare step."""
 
-    def __init__(self, course: Course, num_steps: int) -> None:
-        self._course = course
+    def __init__(self, setup: TrainingSetup, num_steps: int) -> None:
+        self._setup = setup
         self._num_steps = num_steps
         self._state = start_state(
-            course.config,
-            course.plan,
-            course.optimizer,
-            course.model,
-            course.checkpoints,
+            setup.config,
+            setup.plan,
+            setup.optimizer,
+            setup.model,
+            setup.checkpoints,
             None,
         ).state
-        rows = course.config.batch.global_batch_size
-        self._batch = to_devices(course.sources.batches.batch(0), course.mesh, rows)
+        rows = setup.config.batch.global_batch_size
+        self._batch = to_devices(setup.sources.batches.batch(0), setup.mesh, rows)
 
     def bare(self) -> float:
         """Steps a second of the step alone."""
         for _ in range(_BEFORE):
-            self._state, _ = self._course.step(self._state, self._batch)
+            self._state, _ = self._setup.step(self._state, self._batch)
         jax.block_until_ready(self._state)
         start = time.perf_counter()
         for _ in range(self._num_steps):
-            self._state, _ = self._course.step(self._state, self._batch)
+            self._state, _ = self._setup.step(self._state, self._batch)
         jax.block_until_ready(self._state)
         return self._num_steps / (time.perf_counter() - start)
 
     def whole(self) -> float:
         """Steps a second of the loop."""
-        course, first = self._course, int(self._state.step)
-        config, run_dir = course.config, course.run_dir
+        setup, first = self._setup, int(self._state.step)
+        config, run_dir = setup.config, setup.run_dir
         last = first + _BEFORE + self._num_steps + _AFTER
         starts: list[float] = []
 
         def timed_step(*inputs: Any) -> Any:
             starts.append(time.perf_counter())
-            return course.step(*inputs)
+            return setup.step(*inputs)
 
         rows = config.batch.global_batch_size
         with (
             MetricsLog(run_dir, first, config.logging.tensorboard) as log,
-            course.sources.batches.iterate(first, host_rows(course.mesh, rows)) as read,
+            setup.sources.batches.iterate(first, host_rows(setup.mesh, rows)) as read,
             StopSignal() as stop,
         ):
             loop = dataclasses.replace(
-                make_loop(course, Start(state=self._state, step=first), log),
+                make_loop(setup, ResumePoint(state=self._state, step=first), log),
                 step=timed_step,
                 num_steps=last,
                 # In the middle of the round, and never again but at its end.
                 save_every=first + _BEFORE + self._num_steps // 2,
                 hooks=(),
             )
-            batches = (to_devices(batch, course.mesh, rows) for batch in read)
-            progress = Progress(last, config.logging.progress_seconds, silent=True)
+            batches = (to_devices(batch, setup.mesh, rows) for batch in read)
+            progress = TrainingProgress(last, config.logging.progress_seconds, silent=True)
             self._state = fit(loop, self._state, batches, log, progress, stop)
-        course.checkpoints.wait()
+        setup.checkpoints.wait()
         timed = starts[_BEFORE : _BEFORE + self._num_steps + 1]
         return self._num_steps / sum(b - a for a, b in itertools.pairwise(timed))

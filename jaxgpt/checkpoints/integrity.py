@@ -22,7 +22,7 @@ from jaxgpt.storage.durable import sync_file, write_atomically
 
 MANIFEST = "integrity.json"
 ALGORITHM = "xxh3_128"
-FORMAT_VERSION = 1
+MANIFEST_VERSION = 1
 _BUFFER_BYTES = 1 << 20
 
 
@@ -88,7 +88,7 @@ def hash_written(root: Path, paths: Sequence[str]) -> dict[str, FileHash]:
 def write_manifest(root: Path, files: Mapping[str, FileHash]) -> None:
     """Write `root`'s manifest; the files are there already."""
     content = {
-        "version": FORMAT_VERSION,
+        "version": MANIFEST_VERSION,
         "algorithm": ALGORITHM,
         "files": {path: asdict(files[path]) for path in sorted(files)},
     }
@@ -126,10 +126,10 @@ def parse_manifest(text: bytes, root: Path | str) -> dict[str, FileHash] | Damag
     if stated != _hash_content(content) or text.decode() != _spell(content | {"hash": stated}):
         return Damage(MANIFEST, "is damaged: its own hash does not fit")
     format_of = (content.get("version"), content.get("algorithm"))
-    if format_of != (FORMAT_VERSION, ALGORITHM):
+    if format_of != (MANIFEST_VERSION, ALGORITHM):
         raise MismatchError(
             f"{root}/{MANIFEST} has format {format_of}; this version of jaxgpt reads "
-            f"{(FORMAT_VERSION, ALGORITHM)}: use the one that wrote it"
+            f"{(MANIFEST_VERSION, ALGORITHM)}: use the one that wrote it"
         )
     return {path: FileHash(**entry) for path, entry in content["files"].items()}
 

@@ -14,7 +14,7 @@ from jaxgpt.config import ARCHITECTURE, TRAINING, select_fields, with_defaults
 from jaxgpt.errors import MismatchError
 from jaxgpt.names.type_tags import with_current_tags
 
-FORMAT_VERSION = 1
+LINEAGE_VERSION = 1
 _PACKAGES = (
     "jaxgpt",
     "jax",
@@ -51,7 +51,7 @@ def make_lineage(
         python, platform, git, devices).
     """
     return {
-        "version": FORMAT_VERSION,
+        "version": LINEAGE_VERSION,
         "tokenizer": tokenizer,
         "data": dict(data),
         "config": dict(config),
@@ -86,10 +86,10 @@ def check_resume(
     Raises:
         MismatchError: another tokenizer, architecture or dataset; names both sides.
     """
-    if then.get("version") != FORMAT_VERSION:
+    if then.get("version") != LINEAGE_VERSION:
         raise MismatchError(
             f"the run's lineage.json has format {then.get('version')}; this version of jaxgpt "
-            f"reads format {FORMAT_VERSION}"
+            f"reads format {LINEAGE_VERSION}"
         )
     then, now = with_current_tags(then), with_current_tags(now)
     _require_equal(

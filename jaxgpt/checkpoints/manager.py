@@ -25,20 +25,20 @@ from jaxgpt.checkpoints.retention import (
     evaluated_steps_to_keep,
     rank_by_loss,
 )
-from jaxgpt.checkpoints.save_barrier import SharedFate
+from jaxgpt.checkpoints.save_barrier import SaveBarrier
 from jaxgpt.checkpoints.save_retries import SaveAttempts
 from jaxgpt.checkpoints.saver import Saver
 from jaxgpt.checkpoints.step_content import (
-    FORMAT_VERSION,
     ITEMS,
     PARAMS,
+    STEP_VERSION,
     TRAINING_STATE,
     find_obvious_problem,
     find_shortage,
 )
 from jaxgpt.checkpoints.stored_steps import StoredSteps, one_line
 from jaxgpt.config import configclass
-from jaxgpt.distributed.hosts import share
+from jaxgpt.distributed.hosts import broadcast_from_first
 from jaxgpt.errors import JaxgptError
 
 logger = logging.getLogger(__name__)
@@ -110,10 +110,10 @@ class Checkpoints:
         self._read_only = read_only
         self._copy = copy
         self._events: list[CheckpointEvent] = []
-        fate = SharedFate()
-        files = OrbaxFiles(fate.meet)
+        barrier = SaveBarrier()
+        files = OrbaxFiles(barrier.wait)
         self._stored = StoredSteps(self.directory, files, self._leave_out)
-        saver = Saver(self.directory, files, fate, self._when_committed)
+        saver = Saver(self.directory, files, barrier, self._when_committed)
         self._attempts = SaveAttempts(
             self.directory, saver, self._stored, config.max_failed_saves, self._save_failed
         )
@@ -143,7 +143,7 @@ class Checkpoints:
         if self._read_only:
             raise ValueError(f"{self.directory} was opened read-only")
         # A copy by way of JSON: what is not JSON fails here rather than in the thread.
-        document = {"version": FORMAT_VERSION, "step": step, "items": [], "metadata": metadata}
+        document = {"version": STEP_VERSION, "step": step, "items": [], "metadata": metadata}
         document = json.loads(json.dumps(document))
         self._attempts.settle()
         self._attempts.raise_if_too_many()
@@ -155,7 +155,9 @@ class Checkpoints:
         shortage = None
         if jax.process_index() == 0:
             shortage = find_shortage(self.directory, self.latest(), items)
-        return self._attempts.start(step, items, document, share("free space", shortage))
+        return self._attempts.start(
+            step, items, document, broadcast_from_first("free space", shortage)
+        )
 
     def wait(self) -> None:
         """Wait until the last save counts.
@@ -205,13 +207,14 @@ class Checkpoints:
         self._attempts.settle()
         self._attempts.forgive()
         later = [number for number in step_folders.named_steps(self.directory) if number > step]
-        later = share("checkpoints to abandon", later)
+        later = broadcast_from_first("checkpoints to abandon", later)
         for number in reversed(later):  # The newest first: a kill leaves no gap.
             if jax.process_index() == 0:
                 step_folders.abandon(self.directory, number)
             self._happened("abandon", number, f"went back to step {step}")
             self._stored.forget(number)
-        share("abandoned checkpoints", None)  # No host looks before the first one has renamed.
+        # No host looks before the first one has renamed.
+        broadcast_from_first("abandoned checkpoints", None)
         return later
 
     def best(self) -> int | None:
@@ -274,7 +277,7 @@ class Checkpoints:
         except OSError as error:
             is_renamed = False
             logger.warning("step %d is damaged, cannot be renamed: %s", step, error.strerror)
-        if share("a damaged checkpoint", is_renamed):
+        if broadcast_from_first("a damaged checkpoint", is_renamed):
             self._stored.forget(step)
 
     def _when_committed(self, step: int) -> None:

@@ -21,11 +21,11 @@ class OrbaxFiles:
     """Writes and reads named arrays. Orbax is imported when first needed: it takes a while.
 
     Args:
-        meet: waits, in the thread that writes, until every host has come there; may raise.
+        wait: waits, in the thread that writes, until every host has come there; may raise.
     """
 
-    def __init__(self, meet: Callable[[], None] = lambda: None) -> None:
-        self._meet = meet
+    def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
+        self._wait = wait
 
     def start(self, folder: Path, items: Mapping[str, Mapping[str, Any]]) -> None:
         """Begin writing `items` (arrays by name, by item) to `folder`, which must not exist.
@@ -83,7 +83,7 @@ class OrbaxFiles:
     def _writer(self) -> Any:
         ocp = self._orbax
         # Orbax's own barriers would wait for a host whose disk is full until their time is over.
-        options = ocp.options.AsyncOptions(barrier_sync_fn=lambda key, timeout_ms: self._meet())
+        options = ocp.options.AsyncOptions(barrier_sync_fn=lambda key, timeout_ms: self._wait())
         return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
 
     @cached_property

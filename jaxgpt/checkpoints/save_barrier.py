@@ -10,7 +10,7 @@ from jaxgpt.distributed.hosts import gather
 _TIMEOUT_SECONDS = 1200.0
 
 
-class SharedFate:
+class SaveBarrier:
     """The points of one save after another; every host comes to the same ones in the same order."""
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class SharedFate:
         """A new save."""
         self._is_sealed = False
 
-    def meet(self) -> None:
+    def wait(self) -> None:
         """Wait until all hosts have come to this point.
 
         Raises:

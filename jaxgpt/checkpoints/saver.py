@@ -18,7 +18,7 @@ import jax
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.integrity import FileHash, hash_written, list_files, write_manifest
 from jaxgpt.checkpoints.orbax_adapter import OrbaxFiles, writer_of
-from jaxgpt.checkpoints.save_barrier import SharedFate
+from jaxgpt.checkpoints.save_barrier import SaveBarrier
 from jaxgpt.checkpoints.step_content import METADATA_FILE
 from jaxgpt.checkpoints.stored_steps import describe_failure
 from jaxgpt.storage.durable import write_json
@@ -34,8 +34,8 @@ class Saver:
 
     Args:
         directory: of the checkpoints.
-        files: writes the arrays, and meets the other hosts by `fate` as well.
-        fate: of the hosts.
+        files: writes the arrays, and meets the other hosts by `barrier` as well.
+        barrier: of the hosts.
         committed: called in the thread, on the first host, with a step that has got its name;
             raises nothing.
     """
@@ -44,12 +44,12 @@ class Saver:
         self,
         directory: Path,
         files: OrbaxFiles,
-        fate: SharedFate,
+        barrier: SaveBarrier,
         committed: Callable[[int], None],
     ) -> None:
         self._directory = directory
         self._files = files
-        self._fate = fate
+        self._barrier = barrier
         self._committed = committed
         self._has_begun = False
         self._pending: tuple[int, Future[None]] | None = None
@@ -57,7 +57,7 @@ class Saver:
 
     def prepare(self, step: int) -> None:
         """Make room for a step; `settle` comes before."""
-        self._fate.begin()
+        self._barrier.begin()
         self._discard(step)
 
     def begin(self, step: int, items: Mapping[str, Mapping[str, Any]]) -> None:
@@ -76,7 +76,7 @@ class Saver:
             self._has_begun = False
             with suppress(Exception):
                 self._files.finish()
-        self._fate.fail("not begun at all hosts")
+        self._barrier.fail("not begun at all hosts")
         with suppress(OSError):
             self._discard(step)
 
@@ -97,13 +97,13 @@ class Saver:
         try:
             self._files.finish()
             own = self._hash_own(step, document)
-            self._fate.meet()
+            self._barrier.wait()
             if jax.process_index() == 0:
                 self._commit(step, own)
                 self._committed(step)
-            self._fate.meet()
+            self._barrier.wait()
         except Exception as error:
-            self._fate.fail(describe_failure(error))
+            self._barrier.fail(describe_failure(error))
             with suppress(OSError):  # Another host may still be writing there; `prepare` is next.
                 self._discard(step)
             raise

@@ -24,7 +24,7 @@ from jaxgpt.checkpoints.orbax_adapter import is_item_whole
 from jaxgpt.errors import MismatchError, is_machine_error
 
 logger = logging.getLogger(__name__)
-FORMAT_VERSION = 2
+STEP_VERSION = 2
 PARAMS = "params"
 TRAINING_STATE = "training_state"
 ITEMS = (PARAMS, TRAINING_STATE)
@@ -44,12 +44,12 @@ def read_document(folder: Path) -> dict[str, Any]:
         raise ValueError(describe_damage(folder, damage))
     document = json.loads((folder / METADATA_FILE).read_text("utf-8"))
     version = document["version"]
-    if version not in (FORMAT_VERSION, _UNHASHED_VERSION):
+    if version not in (STEP_VERSION, _UNHASHED_VERSION):
         raise MismatchError(
             f"{folder} has checkpoint format {version}; this version of jaxgpt reads formats "
-            f"{_UNHASHED_VERSION} and {FORMAT_VERSION}: use the one that wrote it"
+            f"{_UNHASHED_VERSION} and {STEP_VERSION}: use the one that wrote it"
         )
-    if version == FORMAT_VERSION and not (folder / MANIFEST).exists():
+    if version == STEP_VERSION and not (folder / MANIFEST).exists():
         raise ValueError(describe_damage(folder, [Damage(MANIFEST, "is missing")]))
     return document
 
@@ -62,7 +62,7 @@ def find_obvious_problem(folder: Path) -> str | None:
     """
     try:
         document = read_document(folder)
-        if document["version"] == FORMAT_VERSION:
+        if document["version"] == STEP_VERSION:
             damage = find_damage(folder, unread=ITEMS)
         else:
             parts = [item for item in document["items"] if not is_item_whole(folder, item)]

@@ -32,7 +32,7 @@ from jaxgpt.checkpoints.step_content import (
     find_obvious_problem,
     read_document,
 )
-from jaxgpt.distributed.hosts import gather, share
+from jaxgpt.distributed.hosts import broadcast_from_first, gather
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,9 @@ class StoredSteps:
         remaining = list(candidates)
         while True:
             # The first host's list counts: others may still see what it has just renamed.
-            step = share("a checkpoint to try", remaining.pop(0) if remaining else None)
+            step = broadcast_from_first(
+                "a checkpoint to try", remaining.pop(0) if remaining else None
+            )
             if step is None:
                 return None
             problem = self.find_problem(step, items)

@@ -23,7 +23,7 @@ from jaxgpt.data.mixture import Interleaving, proportions
 from jaxgpt.data.packing import make_rows
 from jaxgpt.data.prefetch import Prefetched
 from jaxgpt.data.shards import TokenDataset
-from jaxgpt.data.windows import Split, Windows, read_with_starts
+from jaxgpt.data.windows import TokenSource, Windows, read_with_starts
 from jaxgpt.errors import ConfigError, MismatchError, UsageError
 from jaxgpt.names.nearby_paths import describe_nearby_datasets
 
@@ -174,7 +174,7 @@ def open_training_batches(data: DataConfig, batch: BatchConfig, seed: int) -> Tr
 
 
 def evaluation_batches(
-    split: Split,
+    split: TokenSource,
     sequence_length: int,
     batch_size: int,
     max_tokens: int | None = None,
@@ -209,7 +209,7 @@ def evaluation_batches(
 
 
 def count_evaluation_batches(
-    split: Split, sequence_length: int, batch_size: int, max_tokens: int | None = None
+    split: TokenSource, sequence_length: int, batch_size: int, max_tokens: int | None = None
 ) -> int:
     """Return how many batches `evaluation_batches` yields."""
     num_tokens = split.num_tokens if max_tokens is None else min(max_tokens, split.num_tokens)

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 
-class Split(Protocol):
+class TokenSource(Protocol):
     """What is read of a `TokenSplit`: tokens by position, and where documents begin."""
 
     @property
@@ -33,7 +33,7 @@ class Windows:
     fill a window is left out.
     """
 
-    def __init__(self, split: Split, sequence_length: int) -> None:
+    def __init__(self, split: TokenSource, sequence_length: int) -> None:
         self._split = split
         self._sequence_length = sequence_length
 
@@ -46,7 +46,7 @@ class Windows:
         return read_with_starts(self._split, start, start + self._sequence_length + 1)
 
 
-def read_with_starts(split: Split, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+def read_with_starts(split: TokenSource, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and flags, [stop - start] each; a flag is true where a document begins."""
     starts = np.zeros(stop - start, np.bool_)
     starts[split.document_starts(start, stop) - start] = True

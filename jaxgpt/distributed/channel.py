@@ -35,7 +35,7 @@ class HostChannel:
     Args:
         host: this one's number.
         names: of all hosts.
-        links: as `meet` returns them.
+        links: as `connect_hosts` returns them.
         heartbeat_seconds: silence after which a host counts as lost.
         end: leaves the process with (exit code, message); another one in tests.
     """

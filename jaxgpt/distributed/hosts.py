@@ -5,7 +5,7 @@ nothing is started, and every function here answers as for one host.
 
     with joined_hosts(HostsConfig()):
         facts = gather("facts", {"cpus": 8})        # what each host says, at all hosts
-        steps = share("steps", 100)                 # what host 0 says, at all hosts
+        steps = broadcast_from_first("steps", 100)                 # what host 0 says, at all hosts
         if is_first_host(): ...                     # who writes files
 """
 
@@ -26,8 +26,8 @@ import jax
 
 from jaxgpt.config import configclass
 from jaxgpt.distributed.channel import HostChannel, end_process
-from jaxgpt.distributed.launchers import Placement, detect_placement
-from jaxgpt.distributed.rendezvous import address_of, is_loopback, meet
+from jaxgpt.distributed.launchers import HostPlacement, detect_placement
+from jaxgpt.distributed.rendezvous import address_of, connect_hosts, is_loopback
 from jaxgpt.errors import ConfigError, InterruptedByUser, JaxgptError, UnfinishedError
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class _State:
 _joined = _State()
 
 
-def place(config: HostsConfig, environment: dict[str, str]) -> Placement | None:
+def place(config: HostsConfig, environment: dict[str, str]) -> HostPlacement | None:
     """Combine what is given with what the launcher says; None for a process on its own.
 
     Raises:
@@ -94,7 +94,7 @@ def place(config: HostsConfig, environment: dict[str, str]) -> Placement | None:
             f"hosts.coordinator={given[0]}, hosts.num_hosts={given[1]}, hosts.host_id={given[2]}: "
             "no launcher is detected, so give all three, or none for one process"
         )
-    placement = Placement(
+    placement = HostPlacement(
         coordinator=config.coordinator or found.coordinator,  # type: ignore[union-attr]
         num_hosts=config.num_hosts or found.num_hosts,  # type: ignore[union-attr]
         host_id=found.host_id if config.host_id is None else config.host_id,  # type: ignore[union-attr]
@@ -177,14 +177,14 @@ def gather(topic: str, value: Any, timeout_seconds: float | None = None) -> list
     return channel.gather(key, value, timeout_seconds or _joined.config.start_timeout_seconds)
 
 
-def share(topic: str, value: Any) -> Any:
+def broadcast_from_first(topic: str, value: Any) -> Any:
     """Return what host 0 says; all must call it alike, and the others' values do not matter."""
     return gather(topic, value if is_first_host() else None)[0]
 
 
-def _join(placement: Placement, config: HostsConfig) -> HostChannel:
+def _join(placement: HostPlacement, config: HostsConfig) -> HostChannel:
     host, port = address_of(placement.coordinator)
-    names, links = meet(placement, _own_name(), config.start_timeout_seconds)
+    names, links = connect_hosts(placement, _own_name(), config.start_timeout_seconds)
     channel = HostChannel(placement.host_id, names, links, config.heartbeat_seconds)
     _joined.channel, _joined.config = channel, config
     _joined.topics.clear()

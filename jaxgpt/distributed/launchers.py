@@ -18,7 +18,7 @@ _NUM_PORTS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
+class HostPlacement:
     """One process among those of a run.
 
     Attributes:
@@ -36,7 +36,7 @@ class Placement:
     launcher: str
 
 
-def detect_placement(environment: Mapping[str, str]) -> Placement | None:
+def detect_placement(environment: Mapping[str, str]) -> HostPlacement | None:
     """Return what the launcher says, or None for a process on its own.
 
     Raises:
@@ -48,11 +48,11 @@ def detect_placement(environment: Mapping[str, str]) -> Placement | None:
     return None
 
 
-def _from_jax_variables(environment: Mapping[str, str]) -> Placement | None:
+def _from_jax_variables(environment: Mapping[str, str]) -> HostPlacement | None:
     if "JAX_NUM_PROCESSES" not in environment or "JAX_PROCESS_ID" not in environment:
         return None
     launcher = "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID"
-    return Placement(
+    return HostPlacement(
         coordinator=_text(environment, "JAX_COORDINATOR_ADDRESS", launcher),
         num_hosts=_number(environment, "JAX_NUM_PROCESSES", launcher),
         host_id=_number(environment, "JAX_PROCESS_ID", launcher),
@@ -60,14 +60,14 @@ def _from_jax_variables(environment: Mapping[str, str]) -> Placement | None:
     )
 
 
-def _from_jobset(environment: Mapping[str, str]) -> Placement | None:
+def _from_jobset(environment: Mapping[str, str]) -> HostPlacement | None:
     """Pods of an indexed job in a JobSet find pod 0 by its name in the headless service."""
     if "JOBSET_NAME" not in environment or "JOB_COMPLETION_INDEX" not in environment:
         return None
     launcher = "Kubernetes JobSet"
     name = environment["JOBSET_NAME"]
     job = _text(environment, "REPLICATED_JOB_NAME", launcher)
-    return Placement(
+    return HostPlacement(
         coordinator=environment.get("JAX_COORDINATOR_ADDRESS")
         or f"{name}-{job}-0-0.{name}:{_FIRST_PORT}",
         num_hosts=_number(environment, "JAX_NUM_PROCESSES", launcher),
@@ -76,7 +76,7 @@ def _from_jobset(environment: Mapping[str, str]) -> Placement | None:
     )
 
 
-def _from_slurm(environment: Mapping[str, str]) -> Placement | None:
+def _from_slurm(environment: Mapping[str, str]) -> HostPlacement | None:
     # The variables of the step, not of the job: a command in a batch script that is not started
     # with srun runs once, and must not wait for others.
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
@@ -87,7 +87,7 @@ def _from_slurm(environment: Mapping[str, str]) -> Placement | None:
     offset = _number(environment, "SLURM_JOB_ID", launcher) + (int(step) if step.isdigit() else 0)
     num_tasks = _number(environment, "SLURM_STEP_NUM_TASKS", launcher)
     num_nodes = _number(environment, "SLURM_STEP_NUM_NODES", launcher)
-    return Placement(
+    return HostPlacement(
         coordinator=f"{first}:{_port(offset)}",
         num_hosts=num_tasks,
         host_id=_number(environment, "SLURM_PROCID", launcher),
@@ -96,7 +96,7 @@ def _from_slurm(environment: Mapping[str, str]) -> Placement | None:
     )
 
 
-def _from_open_mpi(environment: Mapping[str, str]) -> Placement | None:
+def _from_open_mpi(environment: Mapping[str, str]) -> HostPlacement | None:
     if int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) == 1:
         return None
     launcher = "Open MPI"
@@ -112,7 +112,7 @@ def _from_open_mpi(environment: Mapping[str, str]) -> Placement | None:
         host = f"[{match[2]}]" if ":" in match[2] else match[2]
         coordinator = f"{host}:{_port(int(match[1]) >> 12)}"
     several = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")) > 1
-    return Placement(
+    return HostPlacement(
         coordinator=coordinator,
         num_hosts=_number(environment, "OMPI_COMM_WORLD_SIZE", launcher),
         host_id=_number(environment, "OMPI_COMM_WORLD_RANK", launcher),

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from jaxgpt.distributed.launchers import Placement
+from jaxgpt.distributed.launchers import HostPlacement
 from jaxgpt.distributed.links import Link
 from jaxgpt.errors import ConfigError, JaxgptError, UnfinishedError
 
@@ -19,8 +19,8 @@ _RETRY_SECONDS = 0.2
 _HELLO_SECONDS = 5.0
 
 
-def meet(
-    placement: Placement, name: str, timeout_seconds: float
+def connect_hosts(
+    placement: HostPlacement, name: str, timeout_seconds: float
 ) -> tuple[list[str], dict[int, Link]]:
     """Return the names of all hosts in order, and links: host 0's to all others, theirs to host 0.
 
@@ -63,7 +63,7 @@ def describe_hosts(hosts: Sequence[int], names: Sequence[str] | dict[int, str]) 
 
 
 def _wait_for_others(
-    placement: Placement, name: str, timeout_seconds: float
+    placement: HostPlacement, name: str, timeout_seconds: float
 ) -> tuple[list[str], dict[int, Link]]:
     names, links = {0: name}, dict[int, Link]()
     deadline = time.monotonic() + timeout_seconds
@@ -91,7 +91,7 @@ def _wait_for_others(
 
 
 def _call_first(
-    placement: Placement, name: str, timeout_seconds: float
+    placement: HostPlacement, name: str, timeout_seconds: float
 ) -> tuple[list[str], dict[int, Link]]:
     hello = {
         "jaxgpt": _PROTOCOL,
@@ -155,7 +155,7 @@ def _missing_message(missing: list[int], names: dict[int, str], timeout_seconds:
     )
 
 
-def _disagreement(placement: Placement, hello: dict[str, object], names: dict[int, str]) -> str:
+def _disagreement(placement: HostPlacement, hello: dict[str, object], names: dict[int, str]) -> str:
     host, name = int(str(hello["host"])), hello["name"]
     if hello["num_hosts"] != placement.num_hosts:
         return (

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxgpt.config import Training, configclass
 from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
-from jaxgpt.model.layers.placement import constrain, rounded_and_gathered
+from jaxgpt.model.layers.placement import constrain, round_and_gather
 from jaxgpt.model.layers.projection import Initialization, LayerSettings, add_param, project
 
 # Logit of the columns that only round the vocabulary up; their probability is exactly 0.
@@ -150,7 +150,7 @@ class LanguageModelHeadLayer(nn.Module):
         kept = table_VD if self.config.tied else self.kernel
         if isinstance(kept, TransposedKernel):  # A decoder's, which no devices share.
             return kept
-        return rounded_and_gathered(kept, self.settings.compute_dtype, *self.config.axes)
+        return round_and_gather(kept, self.settings.compute_dtype, *self.config.axes)
 
     def __call__(
         self, x_BTD: jax.Array, table_VD: jax.Array | TransposedKernel, valid_BT: jax.Array

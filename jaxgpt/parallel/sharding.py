@@ -77,11 +77,11 @@ def activation_rules(rules: ShardingRules) -> tuple[tuple[str, Any], ...]:
     `fsdp` splits the rows of an activation, so a weight is gathered along it before use.
     """
     parameters = dataclasses.asdict(rules)
-    # How `model/layers/placement.py` calls the axes of a parameter where it is kept, not used.
-    as_kept = {f"kept {name}": mesh_axis for name, mesh_axis in parameters.items()}
+    # The names in `model/layers/placement.py` for the axes of a parameter in storage, not in use.
+    as_stored = {f"storage {name}": mesh_axis for name, mesh_axis in parameters.items()}
     # Rows of a gradient whose width lies as a parameter's does.
-    rows = {"kept batch": tuple(name for name in ACTIVATIONS.batch if name != rules.embed)}
-    table = as_kept | parameters | {"embed": None} | dataclasses.asdict(ACTIVATIONS) | rows
+    rows = {"storage batch": tuple(name for name in ACTIVATIONS.batch if name != rules.embed)}
+    table = as_stored | parameters | {"embed": None} | dataclasses.asdict(ACTIVATIONS) | rows
     return tuple((name, mesh_axes or None) for name, mesh_axes in table.items())
 
 

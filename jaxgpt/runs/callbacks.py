@@ -23,7 +23,7 @@ from jaxgpt.model.gpt import Gpt
 from jaxgpt.runs.config import TrainConfig
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.loop import Hook, Pause
-from jaxgpt.training.metrics import MetricsLog, Progress
+from jaxgpt.training.metrics import MetricsLog, TrainingProgress
 from jaxgpt.training.overfitting import find_rise
 from jaxgpt.training.state import TrainState
 
@@ -51,7 +51,7 @@ class Surroundings:
     tokenizer: Tokenizer
     mesh: Mesh
     log: MetricsLog
-    progress: Progress
+    progress: TrainingProgress
     pause: Pause
 
 
@@ -63,7 +63,7 @@ def make_hooks(around: Surroundings, check_replicas: StateCheck | None) -> tuple
         check_replicas: from `replica_check`.
     """
     evaluation, num_steps = around.config.evaluation, around.config.schedule.num_steps
-    every = interval(evaluation.every_steps, num_steps)
+    every = resolve_interval(evaluation.every_steps, num_steps)
     hooks = []
     if check_replicas is not None:
         steps = around.config.runtime.check_replicas_steps
@@ -91,7 +91,7 @@ def replica_check(config: TrainConfig, mesh: Mesh, log: MetricsLog) -> StateChec
     return check
 
 
-def interval(every_steps: int | None, num_steps: int) -> int:
+def resolve_interval(every_steps: int | None, num_steps: int) -> int:
     """An interval in steps; None means a tenth of the run."""
     return max(1, num_steps // 10) if every_steps is None else every_steps
 

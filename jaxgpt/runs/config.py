@@ -37,7 +37,7 @@ from jaxgpt.training.watchdog import WatchdogConfig
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+CONFIG_VERSION = 1
 
 
 @configclass
@@ -230,9 +230,9 @@ def check_run_files(directory: Path, names: tuple[str, ...] = RUN_FILES) -> None
 def read_train_config(envelope: Any, directory: Path) -> TrainConfig:
     """Unwrap the config.json of a run folder: {"version": 1, "config": {...}}."""
     version = envelope.get("version") if isinstance(envelope, dict) else None
-    if version != FORMAT_VERSION or "config" not in envelope:
+    if version != CONFIG_VERSION or "config" not in envelope:
         raise MismatchError(
             f"{directory}/config.json has format version {version!r}; this jaxgpt reads "
-            f"{FORMAT_VERSION}. Use the version that wrote it"
+            f"{CONFIG_VERSION}. Use the version that wrote it"
         )
     return from_dict(envelope["config"], TrainConfig)

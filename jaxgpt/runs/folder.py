@@ -11,9 +11,9 @@ from typing import Any, Literal
 from jaxgpt.checkpoints.integrity import MANIFEST, hash_files, list_files, write_manifest
 from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import to_dict
-from jaxgpt.distributed.hosts import is_first_host, share
+from jaxgpt.distributed.hosts import broadcast_from_first, is_first_host
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
-from jaxgpt.runs.config import FORMAT_VERSION, TrainConfig, check_run_files
+from jaxgpt.runs.config import CONFIG_VERSION, TrainConfig, check_run_files
 from jaxgpt.storage.durable import write_json
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
@@ -32,7 +32,7 @@ def write_description(
     """
     (run_dir / MANIFEST).unlink(missing_ok=True)
     tokenizer.save(run_dir / "tokenizer")
-    write_json(run_dir / "config.json", {"version": FORMAT_VERSION, "config": to_dict(config)})
+    write_json(run_dir / "config.json", {"version": CONFIG_VERSION, "config": to_dict(config)})
     write_json(run_dir / "env.json", lineage["environment"])
     write_json(run_dir / "lineage.json", lineage)
     write_manifest(run_dir, hash_files(run_dir, list_files(run_dir, RUN_FILES)))
@@ -45,7 +45,9 @@ def check_folder_is_shared(run_dir: Path) -> None:
         UsageError: this host sees another one, or none.
     """
     lock = run_dir / ".lock"
-    owner = share("the run folder", lock.read_text("utf-8") if is_first_host() else None)
+    owner = broadcast_from_first(
+        "the run folder", lock.read_text("utf-8") if is_first_host() else None
+    )
     deadline = time.monotonic() + _SHARED_SECONDS
     while not (lock.is_file() and lock.read_text("utf-8") == owner):
         if time.monotonic() > deadline:

@@ -17,7 +17,7 @@ from jaxgpt.checkpoints.lineage import check_resume, make_lineage, package_versi
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import from_dict, to_dict
 from jaxgpt.distributed.agreed_stop import stop_of_all_hosts
-from jaxgpt.distributed.hosts import is_first_host, share
+from jaxgpt.distributed.hosts import broadcast_from_first, is_first_host
 from jaxgpt.distributed.preflight import preflight
 from jaxgpt.errors import JaxgptError
 from jaxgpt.model.cost import num_parameters
@@ -34,23 +34,23 @@ from jaxgpt.runs.mesh_check import check_param_dtype
 from jaxgpt.runs.remote import copied
 from jaxgpt.runs.report.report import HTML_NAME, write_run_report
 from jaxgpt.runs.setup import (
-    Course,
     Sources,
-    compile_course,
+    TrainingSetup,
+    compile_setup,
     count_epochs,
     make_loop,
     open_sources,
-    set_course,
+    set_up_training,
 )
-from jaxgpt.runs.state import Lineages, Start, log_checkpoint_events, start_state
+from jaxgpt.runs.state import Lineages, ResumePoint, log_checkpoint_events, start_state
 from jaxgpt.runtime.settings import configure_runtime, describe_devices
 from jaxgpt.stop_signal import StopSignal
 from jaxgpt.storage.durable import FolderLock
-from jaxgpt.training.goodput import TimeAccount
+from jaxgpt.training.goodput import GoodputTracker
 from jaxgpt.training.loop import fit
 from jaxgpt.training.metrics import MetricsLog, read_records
 from jaxgpt.training.overfitting import warn_of_text
-from jaxgpt.training.rollback import Jump, UnstableError
+from jaxgpt.training.rollback import SkippedBatches, UnstableError
 from jaxgpt.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -117,24 +117,26 @@ def train_run(
             then: dict[str, Any] = {}
             if first:
                 then = _check_resume(run_dir, resume, latest, lineage, allow_data_change)
-            latest = share("the step to start from", latest)
-            lineages = Lineages(share("the lineage so far", then), lineage)
+            latest = broadcast_from_first("the step to start from", latest)
+            lineages = Lineages(broadcast_from_first("the lineage so far", then), lineage)
             if latest is None or latest < config.schedule.num_steps:
-                account = TimeAccount(run_dir if first else None, began)
-                with Watchdog(config.watchdog, account, run_dir), account.written():
-                    course = set_course(config, run_dir, sources, checkpoints, account, lineages)
-                    _train(course, latest, stop, checked)
-                    _report(run_dir, account, first)
+                goodput = GoodputTracker(run_dir if first else None, began)
+                with Watchdog(config.watchdog, goodput, run_dir), goodput.written():
+                    setup = set_up_training(
+                        config, run_dir, sources, checkpoints, goodput, lineages
+                    )
+                    _train(setup, latest, stop, checked)
+                    _report(run_dir, goodput, first)
             else:
                 logger.info("%s is finished: step %d", run_dir, latest)
                 if first and not (run_dir / HTML_NAME).exists():
                     logger.info("report: %s", write_run_report(run_dir))
 
 
-def _report(run_dir: Path, account: TimeAccount, first: bool) -> None:
-    account.enter("report")
+def _report(run_dir: Path, goodput: GoodputTracker, first: bool) -> None:
+    goodput.enter("report")
     if first:
-        account.write()
+        goodput.write()
         logger.info("report: %s", write_run_report(run_dir))
 
 
@@ -156,49 +158,49 @@ def _check_resume(
 
 
 def _train(
-    course: Course,
+    setup: TrainingSetup,
     latest: int | None,
     stop: StopSignal,
     checked: dict[str, Any],
 ) -> None:
-    config = course.config
-    with on_mesh(course.mesh, config.sharding):
-        start = _start(course, latest)
-        with course.account.spending("compile"):
-            course = compile_course(course)
+    config = setup.config
+    with on_mesh(setup.mesh, config.sharding):
+        start = _start(setup, latest)
+        with setup.goodput.spending("compile"):
+            setup = compile_setup(setup)
         # Only now: a resume that is refused must leave the folder as it was.
         if is_first_host():
-            lineage = dict(course.lineages.now)
-            write_description(course.run_dir, config, course.sources.tokenizer, lineage)
-        size = num_parameters(config.model, course.sources.tokenizer.vocab_size)
-        course.progress.say(
-            f"{course.run_dir}: {size:,} parameters, {course.mesh.size} x "
+            lineage = dict(setup.lineages.now)
+            write_description(setup.run_dir, config, setup.sources.tokenizer, lineage)
+        size = num_parameters(config.model, setup.sources.tokenizer.vocab_size)
+        setup.progress.say(
+            f"{setup.run_dir}: {size:,} parameters, {setup.mesh.size} x "
             f"{jax.devices()[0].device_kind}, step {start.step} of {config.schedule.num_steps}, "
-            f"{count_epochs(course, start):.2f} epochs of "
-            f"{course.sources.batches.tokens_per_epoch:,} tokens"
+            f"{count_epochs(setup, start):.2f} epochs of "
+            f"{setup.sources.batches.tokens_per_epoch:,} tokens"
         )
-        held_out = course.sources.dataset.splits["val"].num_tokens
-        for warning in warn_of_text(count_epochs(course, start), held_out):
-            course.progress.say(f"WARNING {warning}")
+        held_out = setup.sources.dataset.splits["val"].num_tokens
+        for warning in warn_of_text(count_epochs(setup, start), held_out):
+            setup.progress.say(f"WARNING {warning}")
         event = "start" if latest is None else "resume"
         details = {"num_parameters": size, **describe_devices(), **checked}
         if start.changes and start.changed_at == start.step:
             details["changes"] = list(start.changes)
-            course.progress.say(
+            setup.progress.say(
                 f"from step {start.step} on the run has another objective: what losses and "
                 f"gradients are usual is learned again ({start.describe_changes()})"
             )
-        with _waiting_for_the_last_save(course):
-            while (error := _follow(course, start, stop, event, details)) is not None:
-                start, details = _go_back(course, start, error)
+        with _waiting_for_the_last_save(setup):
+            while (error := _train_from(setup, start, stop, event, details)) is not None:
+                start, details = _roll_back(setup, start, error)
                 event, number = "rollback", details["batches"][1]
-                course.progress.say(
+                setup.progress.say(
                     f"{error}. Going on from step {start.step}, past {number} batches"
                 )
 
 
 @contextmanager
-def _waiting_for_the_last_save(course: Course) -> Iterator[None]:
+def _waiting_for_the_last_save(setup: TrainingSetup) -> Iterator[None]:
     """Wait for the last save of a run that ends early, while the watchdog still looks on.
 
     If that fails as well it is logged; why the run ends decides how.
@@ -206,96 +208,100 @@ def _waiting_for_the_last_save(course: Course) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with course.account.spending("save"), suppress(JaxgptError):
-            course.checkpoints.wait()
+        with setup.goodput.spending("save"), suppress(JaxgptError):
+            setup.checkpoints.wait()
         raise
 
 
-def _start(course: Course, step: int | None, is_usual: bool = True) -> Start:
-    with course.account.spending("restore"):
+def _start(setup: TrainingSetup, step: int | None, is_usual: bool = True) -> ResumePoint:
+    with setup.goodput.spending("restore"):
         return start_state(
-            course.config,
-            course.plan,
-            course.optimizer,
-            course.model,
-            course.checkpoints,
+            setup.config,
+            setup.plan,
+            setup.optimizer,
+            setup.model,
+            setup.checkpoints,
             step,
-            course.lineages,
+            setup.lineages,
             is_usual,
         )
 
 
-def _go_back(course: Course, start: Start, error: UnstableError) -> tuple[Start, dict[str, Any]]:
+def _roll_back(
+    setup: TrainingSetup, start: ResumePoint, error: UnstableError
+) -> tuple[ResumePoint, dict[str, Any]]:
     """An older start from which other batches follow, and what the log should say of it.
 
     Raises:
         UnstableError: the run has gone back often enough, or there is nothing to go back to.
     """
     # Waiting for a save and hashing take longer than a step may.
-    with course.account.spending("restore"):
-        step = _step_to_go_back_to(course, start, error)
-        course.checkpoints.abandon_after(step)
+    with setup.goodput.spending("restore"):
+        step = _find_rollback_step(setup, start, error)
+        setup.checkpoints.abandon_after(step)
         # The same parameters on other batches again would be refused again: the level is another.
-        is_usual = not (error.is_level and start.is_gone_back_to and step == start.step)
-        again = _start(course, step, is_usual)
+        is_usual = not (error.is_level and start.is_rolled_back_to and step == start.step)
+        again = _start(setup, step, is_usual)
     skipped = [
         event["step"]
-        for event in read_records(course.run_dir / "events.jsonl")
+        for event in read_records(setup.run_dir / "events.jsonl")
         if event.get("event") == "skip" and event["step"] > step
     ]
-    jump = Jump(step, error.step - step)
+    skipped = SkippedBatches(step, error.step - step)
     details = {
         "back_from": error.step,
         "reason": str(error),
-        "batches": [step + start.batch_offset, jump.num_batches],
+        "batches": [step + start.batch_offset, skipped.num_batches],
         "skipped_steps": skipped,
         "is_learned_again": not is_usual,
     }
-    return replace(again, jumps=(*start.jumps, jump), seconds=start.seconds), details
+    return replace(
+        again, skipped_batches=(*start.skipped_batches, skipped), seconds=start.seconds
+    ), details
 
 
-def _step_to_go_back_to(course: Course, start: Start, error: UnstableError) -> int:
-    recovery, checkpoints = course.config.recovery, course.checkpoints
+def _find_rollback_step(setup: TrainingSetup, start: ResumePoint, error: UnstableError) -> int:
+    recovery, checkpoints = setup.config.recovery, setup.checkpoints
     # This also waits for the save under way: to where a run goes back must not depend on its speed.
     checkpoints.latest_verified(before=error.step)
     step = None
     while step is None:  # What is found damaged is no candidate the next time.
         steps = [step for step in checkpoints.steps() if step >= start.changed_at]
-        if error.is_level and start.is_gone_back_to and start.step in steps:
+        if error.is_level and start.is_rolled_back_to and start.step in steps:
             steps = [start.step]  # As good as those before it, for it has been gone on from once.
-        candidate = recovery.rollback_step(steps, error.step, len(start.jumps))
-        candidate = share("the step to go back to", candidate)
+        candidate = recovery.rollback_step(steps, error.step, len(start.skipped_batches))
+        candidate = broadcast_from_first("the step to go back to", candidate)
         if candidate is None:
             raise error
         step = checkpoints.latest_verified(before=candidate + 1)
     return step
 
 
-def _follow(
-    course: Course, start: Start, stop: StopSignal, event: str, details: dict[str, Any]
+def _train_from(
+    setup: TrainingSetup, start: ResumePoint, stop: StopSignal, event: str, details: dict[str, Any]
 ) -> UnstableError | None:
     """Train from a start to the end of the run; return what made it impossible, if anything."""
-    config, account = course.config, course.account
+    config, goodput = setup.config, setup.goodput
     num_rows, num_steps = config.batch.global_batch_size, config.schedule.num_steps
-    log_dir = course.run_dir if is_first_host() else None
+    log_dir = setup.run_dir if is_first_host() else None
     with MetricsLog(log_dir, start.step, config.logging.tensorboard) as log:
         log.event(event, start.step, **details)
-        log_checkpoint_events(course.checkpoints, log, start.step)
-        host_batches = course.sources.batches.iterate(
-            start.step + start.batch_offset, host_rows(course.mesh, num_rows)
+        log_checkpoint_events(setup.checkpoints, log, start.step)
+        host_batches = setup.sources.batches.iterate(
+            start.step + start.batch_offset, host_rows(setup.mesh, num_rows)
         )
         with closing(host_batches):
-            batches = (to_devices(batch, course.mesh, num_rows) for batch in host_batches)
-            agreed = stop_of_all_hosts(stop, course.mesh)
-            loop = make_loop(course, start, log)
+            batches = (to_devices(batch, setup.mesh, num_rows) for batch in host_batches)
+            agreed = stop_of_all_hosts(stop, setup.mesh)
+            loop = make_loop(setup, start, log)
             try:
-                fit(loop, start.state, batches, log, course.progress, agreed, start.seconds)
+                fit(loop, start.state, batches, log, setup.progress, agreed, start.seconds)
             except UnstableError as error:
                 # Without its tracebacks, which would keep the state in memory.
                 error.__context__ = None
                 return error.with_traceback(None)
-        with account.spending("save"):
-            course.checkpoints.wait()
+        with goodput.spending("save"):
+            setup.checkpoints.wait()
         log.event("finished", num_steps)
     return None
 

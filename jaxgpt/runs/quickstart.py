@@ -51,7 +51,7 @@ class StepFailedError(JaxgptError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tour:
+class Quickstart:
     """Where the tour reads and writes.
 
     Attributes:
@@ -95,7 +95,7 @@ class Tour:
         ]  # fmt: skip
 
 
-def run_tour(tour: Tour) -> dict[str, Any]:
+def run_quickstart(quickstart: Quickstart) -> dict[str, Any]:
     """Take the whole way and return what `quickstart.json` holds.
 
     Raises:
@@ -108,35 +108,35 @@ def run_tour(tour: Tour) -> dict[str, Any]:
             f"no tools/ next to the package in {_CLONE}; the quickstart runs from a clone: "
             f"{install_advice()}"
         )
-    _run("1. Text to tokens", tour.build_command(), _HINT)
-    opened = TokenDataset.open(tour.data)
-    options = fit_to_text(opened.splits["train"].num_tokens, tour.num_steps)
+    _run("1. Text to tokens", quickstart.build_command(), _HINT)
+    opened = TokenDataset.open(quickstart.data)
+    options = fit_to_text(opened.splits["train"].num_tokens, quickstart.num_steps)
     prompts = _PYTHON_PROMPTS
-    if tour.inputs:
+    if quickstart.inputs:
         prompts = choose_prompts(read_documents(opened.splits["val"], opened.load_tokenizer()))
         options += ["--evaluation.prompts", *prompts[:2]]
-    _run("2. Train", tour.train_command(options), _HINT)
-    rise = find_rise(read_evaluations(tour.run_dir))
+    _run("2. Train", quickstart.train_command(options), _HINT)
+    rise = find_rise(read_evaluations(quickstart.run_dir))
     step = ["--step", "best"] if rise else []
-    evaluation = json.loads(_run("3. Evaluate on held-out text", tour.eval_command(step)))
+    evaluation = json.loads(_run("3. Evaluate on held-out text", quickstart.eval_command(step)))
     print(
         f"step {evaluation['step']}: {evaluation['bits_per_byte']:.4f} bits per byte, loss "
         f"{evaluation['loss']:.4f} over {evaluation['tokens']:,} held-out tokens"
     )
-    written = _run("4. Let it write", tour.generate_command(prompts, step))
+    written = _run("4. Let it write", quickstart.generate_command(prompts, step))
     samples = json.loads(written)["samples"]
     for sample in samples:
         print(f"\n--- {sample['prompt']!r} continued:\n{sample['prompt']}{sample['text']}")
-    baseline = measure_baseline(tour.data)
+    baseline = measure_baseline(quickstart.data)
     seconds = time.monotonic() - start
     result = {
         "bits_per_byte": evaluation["bits_per_byte"],
         "ngram_bits_per_byte": baseline,
         "seconds": round(seconds, 1),
     }
-    write_json(tour.run_dir / "quickstart.json", result)
-    write_baseline(tour.run_dir, opened.fingerprint, baseline)
-    report = write_run_report(tour.run_dir, {"evaluation": evaluation, "samples": samples})
+    write_json(quickstart.run_dir / "quickstart.json", result)
+    write_baseline(quickstart.run_dir, opened.fingerprint, baseline)
+    report = write_run_report(quickstart.run_dir, {"evaluation": evaluation, "samples": samples})
     if rise:
         print(f"\n{rise.describe()}")
     print(

@@ -19,17 +19,17 @@ from jaxgpt.distributed.hosts import is_first_host
 from jaxgpt.model.cost import flops_per_token
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.mesh import make_mesh
-from jaxgpt.runs.callbacks import Surroundings, interval, make_hooks, replica_check
+from jaxgpt.runs.callbacks import Surroundings, make_hooks, replica_check, resolve_interval
 from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runs.mesh_check import check_mesh
-from jaxgpt.runs.state import NO_LINEAGES, Lineages, Start, save_state
+from jaxgpt.runs.state import NO_LINEAGES, Lineages, ResumePoint, save_state
 from jaxgpt.runtime.settings import peak_flops
 from jaxgpt.runtime.target import compile_target
 from jaxgpt.tokenizer.tokenizer import Tokenizer
-from jaxgpt.training.goodput import TimeAccount
+from jaxgpt.training.goodput import GoodputTracker
 from jaxgpt.training.loop import ADVICE, Loop, Pause
 from jaxgpt.training.loss import language_model_loss
-from jaxgpt.training.metrics import MetricsLog, Progress
+from jaxgpt.training.metrics import MetricsLog, TrainingProgress
 from jaxgpt.training.recovery import all_finite
 from jaxgpt.training.state import StatePlan, TrainState, plan_state
 from jaxgpt.training.step import StepMetrics, compile_ahead, compile_step, make_train_step
@@ -46,21 +46,21 @@ class Sources:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """A run that is set up and has not started; made by `set_course`."""
+class TrainingSetup:
+    """A run that is set up and has not started; made by `set_up_training`."""
 
     config: TrainConfig
     run_dir: Path
     sources: Sources
     checkpoints: Checkpoints
-    account: TimeAccount
+    goodput: GoodputTracker
     mesh: Mesh
     model: Gpt
     plan: StatePlan
     optimizer: optax.GradientTransformation
     step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
     is_finite: Callable[[TrainState], bool]
-    progress: Progress
+    progress: TrainingProgress
     lineages: Lineages
 
 
@@ -113,14 +113,14 @@ def open_sources(config: TrainConfig) -> Sources:
     return Sources(batches, dataset, dataset.load_tokenizer())
 
 
-def set_course(
+def set_up_training(
     config: TrainConfig,
     run_dir: Path,
     sources: Sources,
     checkpoints: Checkpoints,
-    account: TimeAccount,
+    goodput: GoodputTracker,
     lineages: Lineages = NO_LINEAGES,
-) -> Course:
+) -> TrainingSetup:
     """Set up what a config describes on the devices that there are.
 
     Raises:
@@ -130,19 +130,19 @@ def set_course(
     bytes_per_token = jnp.asarray(sources.tokenizer.bytes_per_token)
     parts = build_step(config, mesh, sources.tokenizer.vocab_size, bytes_per_token)
     look_through = jax.jit(all_finite)
-    return Course(
+    return TrainingSetup(
         config=config,
         run_dir=run_dir,
         sources=sources,
         checkpoints=checkpoints,
-        account=account,
+        goodput=goodput,
         mesh=mesh,
         model=parts.model,
         plan=parts.plan,
         optimizer=parts.optimizer,
         step=parts.step,
         is_finite=lambda state: bool(look_through((state.trainable, state.opt_state))),
-        progress=Progress(
+        progress=TrainingProgress(
             config.schedule.num_steps,
             config.logging.progress_seconds,
             sources.batches.tokens_per_epoch,
@@ -152,72 +152,72 @@ def set_course(
     )
 
 
-def count_epochs(course: Course, start: Start) -> float:
+def count_epochs(setup: TrainingSetup, start: ResumePoint) -> float:
     """Return how often a whole run reads its text; a mixture counts as one text."""
-    tokens_per_step = course.config.batch.tokens_per_step
-    num_tokens = course.config.schedule.num_steps * tokens_per_step
+    tokens_per_step = setup.config.batch.tokens_per_step
+    num_tokens = setup.config.schedule.num_steps * tokens_per_step
     num_tokens += start.tokens_offset(tokens_per_step)
-    return num_tokens / course.sources.batches.tokens_per_epoch
+    return num_tokens / setup.sources.batches.tokens_per_epoch
 
 
-def compile_course(course: Course) -> Course:
-    """The course with its step compiled, rather than at the step's first call."""
-    batch = course.config.batch
+def compile_setup(setup: TrainingSetup) -> TrainingSetup:
+    """The setup with its step compiled, rather than at the step's first call."""
+    batch = setup.config.batch
     shape = (batch.global_batch_size, batch.sequence_length)
     step = compile_ahead(
-        course.step, course.plan.abstract, shape, course.config.data.mask_documents, course.mesh
+        setup.step, setup.plan.abstract, shape, setup.config.data.mask_documents, setup.mesh
     )
-    return dataclasses.replace(course, step=step)
+    return dataclasses.replace(setup, step=step)
 
 
-def make_loop(course: Course, start: Start, log: MetricsLog) -> Loop:
+def make_loop(setup: TrainingSetup, start: ResumePoint, log: MetricsLog) -> Loop:
     """The loop from a start to the end of the run."""
-    config, num_steps = course.config, course.config.schedule.num_steps
-    check_replicas = replica_check(config, course.mesh, log)
+    config, num_steps = setup.config, setup.config.schedule.num_steps
+    check_replicas = replica_check(config, setup.mesh, log)
 
     def save(step: int, state: TrainState, metadata: dict[str, Any]) -> None:
         if check_replicas is not None:
             check_replicas(step, state)
-        save_state(course.checkpoints, log, config, start, step, state, metadata)
+        save_state(setup.checkpoints, log, config, start, step, state, metadata)
 
     pause = Pause()
     return Loop(
-        step=course.step,
+        step=setup.step,
         learning_rates=config.schedule.values(),
         num_steps=num_steps,
         tokens_per_step=config.batch.tokens_per_step,
         tokens_offset=start.tokens_offset(config.batch.tokens_per_step),
         advice=_advice(start),
         flops_per_token=flops_per_token(
-            config.model, course.sources.tokenizer.vocab_size, config.batch.sequence_length
+            config.model, setup.sources.tokenizer.vocab_size, config.batch.sequence_length
         ),
         peak_flops=_total_peak(),
         log_every=config.logging.every_steps,
-        save_every=interval(config.checkpoint.every_steps, num_steps),
+        save_every=resolve_interval(config.checkpoint.every_steps, num_steps),
         save=save,
-        wait=course.checkpoints.wait,
+        wait=setup.checkpoints.wait,
         hooks=make_hooks(
             Surroundings(
                 config=config,
-                model=course.model,
-                dataset=course.sources.dataset,
-                tokenizer=course.sources.tokenizer,
-                mesh=course.mesh,
+                model=setup.model,
+                dataset=setup.sources.dataset,
+                tokenizer=setup.sources.tokenizer,
+                mesh=setup.mesh,
                 log=log,
-                progress=course.progress,
+                progress=setup.progress,
                 pause=pause,
             ),
             check_replicas,
         ),
         recovery=config.recovery,
-        is_finite=course.is_finite,
+        is_finite=setup.is_finite,
         batch_offset=start.batch_offset,
-        account=course.account,
+        goodput=setup.goodput,
         pause=pause,
     )
 
 
-def _advice(start: Start) -> str:
+def _advice(start: ResumePoint) -> str:
     """Return the advice for a run that cannot go on: it depends on whether the run was changed."""
     if not start.changes:
         return ADVICE

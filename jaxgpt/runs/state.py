@@ -13,7 +13,7 @@ from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.names.type_tags import with_current_tags
 from jaxgpt.runs.config import TrainConfig
 from jaxgpt.training.metrics import MetricsLog
-from jaxgpt.training.rollback import Jump
+from jaxgpt.training.rollback import SkippedBatches
 from jaxgpt.training.state import StatePlan, TrainState, init_state, make_parameters
 
 _SHOWN = 3
@@ -30,14 +30,14 @@ NO_LINEAGES = Lineages({}, {})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class ResumePoint:
     """Where a run starts from, or goes on.
 
     Attributes:
         state: at that moment.
         step: steps done.
         seconds: already spent on it.
-        jumps: batches that the run has passed over until there; see training/rollback.py.
+        skipped_batches: batches that the run has passed over until there; see training/rollback.py.
         tokens: read by the run until there.
         objective: what the steps from here on are measured by; see `lineage.objective`.
         changed_at: step since which it has been so; the run never goes back behind it.
@@ -47,7 +47,7 @@ class Start:
     state: TrainState
     step: int = 0
     seconds: float = 0.0
-    jumps: tuple[Jump, ...] = ()
+    skipped_batches: tuple[SkippedBatches, ...] = ()
     tokens: int = 0
     objective: Mapping[str, Any] = field(default_factory=dict)
     changed_at: int = 0
@@ -56,12 +56,12 @@ class Start:
     @property
     def batch_offset(self) -> int:
         """The next step reads the batch of this number more than steps are done."""
-        return sum(jump.num_batches for jump in self.jumps)
+        return sum(skipped.num_batches for skipped in self.skipped_batches)
 
     @property
-    def is_gone_back_to(self) -> bool:
+    def is_rolled_back_to(self) -> bool:
         """Return whether the run went back to here, and has not got on since."""
-        return bool(self.jumps) and self.jumps[-1].step == self.step
+        return bool(self.skipped_batches) and self.skipped_batches[-1].step == self.step
 
     def describe_changes(self) -> str:
         """Return the first of `changes`, and how many there are besides."""
@@ -82,7 +82,7 @@ def start_state(
     step: int | None,
     lineages: Lineages = NO_LINEAGES,
     is_usual: bool = True,
-) -> Start:
+) -> ResumePoint:
     """Read the checkpoint of a step, or make the state of step 0 if that is None.
 
     Args:
@@ -96,7 +96,7 @@ def start_state(
     now = objective(lineages.now) if lineages.now else {}
     if step is None:
         params = make_parameters(model, plan.abstract.trainable, config.seed)
-        return Start(state=init_state(params, optimizer, plan, config.seed), objective=now)
+        return ResumePoint(state=init_state(params, optimizer, plan, config.seed), objective=now)
     abstract = plan.abstract
     averaging = config.optimizer.averaging
     stored, rest = averaging.to_stored(abstract.trainable, abstract.opt_state)
@@ -104,14 +104,14 @@ def start_state(
         step, stored, {"step": abstract.step, "rng": abstract.rng, **rest}
     )
     trainable, opt_state = averaging.from_stored(params, rest)
-    course = _course(metadata, step, lineages, now)
+    history = _history(metadata, step, lineages, now)
     # A checkpoint of an earlier version, or of a run that skipped nothing, has no memory.
-    is_usual = is_usual and course["changed_at"] < step
-    memory = config.recovery.recall(metadata.get("recovery", {}), is_usual)
+    is_usual = is_usual and history["changed_at"] < step
+    memory = config.recovery.state_from_json(metadata.get("recovery", {}), is_usual)
     memory = jax.tree.map(
         lambda value, leaf: jax.device_put(value, leaf.sharding), memory, abstract.memory
     )
-    return Start(
+    return ResumePoint(
         state=TrainState(
             step=rest["step"],
             trainable=trainable,
@@ -122,13 +122,13 @@ def start_state(
         ),
         step=step,
         seconds=float(metadata["seconds"]),
-        jumps=tuple(Jump(*jump) for jump in metadata.get("jumps", ())),
+        skipped_batches=tuple(SkippedBatches(*skipped) for skipped in metadata.get("jumps", ())),
         objective=now,
-        **course,
+        **history,
     )
 
 
-def _course(
+def _history(
     metadata: Mapping[str, Any], step: int, lineages: Lineages, now: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return `tokens`, `changed_at` and `changes` of a start from what its step was saved with.
@@ -154,7 +154,7 @@ def save_state(
     checkpoints: Checkpoints,
     log: MetricsLog,
     config: TrainConfig,
-    start: Start,
+    start: ResumePoint,
     step: int,
     state: TrainState,
     metadata: dict[str, Any],
@@ -166,8 +166,8 @@ def save_state(
     params, rest = config.optimizer.averaging.to_stored(state.trainable, state.opt_state)
     rest = {"step": state.step, "rng": state.rng, **rest}
     metadata = metadata | {
-        "recovery": config.recovery.remembered(jax.device_get(state.memory)),
-        "jumps": [list(jump) for jump in start.jumps],
+        "recovery": config.recovery.state_to_json(jax.device_get(state.memory)),
+        "jumps": [list(skipped) for skipped in start.skipped_batches],
         "tokens": start.tokens + (step - start.step) * config.batch.tokens_per_step,
         "objective": start.objective,
         "changed_at": start.changed_at,

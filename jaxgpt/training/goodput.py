@@ -28,7 +28,7 @@ from typing import Any
 
 from jaxgpt.storage.durable import write_json
 
-FORMAT_VERSION = 1
+GOODPUT_VERSION = 1
 FILE_NAME = "goodput.json"
 PURPOSES = (
     "init", "compile", "restore", "data_wait", "step", "replay", "eval", "save", "report", "down",
@@ -36,7 +36,7 @@ PURPOSES = (
 _REMEMBERED_STEPS = 101
 
 
-class TimeAccount:
+class GoodputTracker:
     """Books each moment to the purpose that is current; one thread spends, others may look.
 
     Args:
@@ -52,7 +52,7 @@ class TimeAccount:
         self._seconds: dict[str, float] = dict.fromkeys(PURPOSES, 0.0)
         self._purpose: str = "init"
         self._furthest = 0
-        self._beat = now
+        self._last_heartbeat = now
         self._steps_done = 0
         self._last_step: float | None = None
         self._durations: deque[float] = deque(maxlen=_REMEMBERED_STEPS)
@@ -75,14 +75,14 @@ class TimeAccount:
 
     def idle_seconds(self) -> float:
         """Time since the last sign of progress: a step, or another purpose."""
-        return time.monotonic() - self._beat
+        return time.monotonic() - self._last_heartbeat
 
     def enter(self, purpose: str) -> None:
         """From now on, time is spent on this."""
         with self._lock:
             self._book()
             self._purpose = purpose
-            self._beat = self._mark
+            self._last_heartbeat = self._mark
 
     def enter_step(self, step: int) -> None:
         """From now on, time is spent on the step with this number, counted from 1."""
@@ -93,15 +93,15 @@ class TimeAccount:
         now = time.monotonic()
         if self._last_step is not None:
             self._durations.append(now - self._last_step)
-        self._last_step = self._beat = now
+        self._last_step = self._last_heartbeat = now
         self._steps_done = step
         self._furthest = max(self._furthest, step)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Something got on within what time is being spent on."""
-        self._beat = time.monotonic()
+        self._last_heartbeat = time.monotonic()
 
-    def forget_pace(self) -> None:
+    def discard_next_duration(self) -> None:
         """Something other than a step comes between: the next duration is none."""
         self._last_step = None
 
@@ -136,7 +136,7 @@ class TimeAccount:
         if self._path is None:
             return
         document = {
-            "version": FORMAT_VERSION,
+            "version": GOODPUT_VERSION,
             "seconds": self.seconds(),
             "furthest_step": self._furthest,
             "until": time.time(),
@@ -164,7 +164,7 @@ class TimeAccount:
             return
         try:
             document = json.loads(self._path.read_text("utf-8"))
-            if document["version"] != FORMAT_VERSION:
+            if document["version"] != GOODPUT_VERSION:
                 return
             self._seconds |= {name: float(document["seconds"][name]) for name in PURPOSES}
             self._furthest = int(document["furthest_step"])

@@ -2,7 +2,7 @@
 
 It never waits for the step just dispatched: metrics of step k-1 are read while step k runs.
 Before anything is saved the newest loss and gradient are read, and the state is looked through:
-what is not finite is never saved. Every moment is booked in the run's `TimeAccount`.
+what is not finite is never saved. Every moment is booked in the run's `GoodputTracker`.
 """
 
 import math
@@ -18,8 +18,8 @@ import numpy as np
 from jaxgpt.batch import Batch
 from jaxgpt.errors import DivergedError, JaxgptError, ReplicasDifferError
 from jaxgpt.stop_signal import StopSignal
-from jaxgpt.training.goodput import TimeAccount
-from jaxgpt.training.metrics import MetricsLog, Progress
+from jaxgpt.training.goodput import GoodputTracker
+from jaxgpt.training.metrics import MetricsLog, TrainingProgress
 from jaxgpt.training.recovery import NoSkipping, Recovery, Skips
 from jaxgpt.training.rollback import UnstableError
 from jaxgpt.training.state import TrainState
@@ -81,7 +81,7 @@ class Loop:
         is_finite: whether a state may be saved.
         batch_offset: batches that the run has passed over: step k reads batch k - 1 + this.
         advice: what to do where the run cannot go on.
-        account: where time is booked.
+        goodput: where time is booked.
         pause: what the hooks call; whoever has sent a signal may not wait for their end.
     """
 
@@ -101,7 +101,7 @@ class Loop:
     batch_offset: int = 0
     tokens_offset: int = 0
     advice: str = ADVICE
-    account: TimeAccount = field(default_factory=TimeAccount)
+    goodput: GoodputTracker = field(default_factory=GoodputTracker)
     pause: Pause = field(default_factory=Pause)
 
 
@@ -144,7 +144,7 @@ def fit(
     state: TrainState,
     batches: Iterator[Batch],
     log: MetricsLog,
-    progress: Progress,
+    progress: TrainingProgress,
     stop: StopSignal,
     seconds: float = 0.0,
 ) -> TrainState:
@@ -168,7 +168,7 @@ def fit(
 
     def attend() -> None:
         nonlocal saved
-        loop.account.beat()
+        loop.goodput.heartbeat()
         if stop.received is not None and saved != step:
             _save(loop, step, state, {"step": step, "seconds": clock.seconds})
             saved = step
@@ -190,9 +190,9 @@ def fit(
                 if saved != step and (save_due or stop.received is not None):
                     _save(loop, step, state, metadata)
                     saved = step
-                    log.goodput(step, loop.account.record())
+                    log.goodput(step, loop.goodput.record())
                 clock.restart()
-                loop.account.forget_pace()
+                loop.goodput.discard_next_duration()
         if step < loop.num_steps:
             _report(loop, pending, clock, log, progress)
             attend()
@@ -204,18 +204,18 @@ def _dispatch(
     loop: Loop, step: int, state: TrainState, batches: Iterator[Batch], clock: _Clock
 ) -> tuple[TrainState, StepMetrics]:
     """Begin a step with the next batch; computing goes on after this has returned."""
-    batch = _next(batches, clock, loop.account)
-    loop.account.enter_step(step)
+    batch = _next(batches, clock, loop.goodput)
+    loop.goodput.enter_step(step)
     # What the first call takes is compilation.
-    with loop.account.spending("compile") if clock.is_new else nullcontext():
+    with loop.goodput.spending("compile") if clock.is_new else nullcontext():
         state, metrics = loop.step(state, batch)
     clock.is_new = False
     return state, metrics
 
 
-def _next(batches: Iterator[Batch], clock: _Clock, account: TimeAccount) -> Batch:
+def _next(batches: Iterator[Batch], clock: _Clock, goodput: GoodputTracker) -> Batch:
     began = time.perf_counter()
-    with account.spending("data_wait"):
+    with goodput.spending("data_wait"):
         batch = next(batches)
     clock.data_wait_seconds += time.perf_counter() - began
     return batch
@@ -228,7 +228,7 @@ def _run_hooks(
     metadata: dict[str, Any] = {"step": step, "seconds": seconds}
     try:
         for hook in due:
-            with loop.account.spending("eval"):
+            with loop.goodput.spending("eval"):
                 metadata |= hook.run(step, state)
     except (DivergedError, ReplicasDifferError):
         raise
@@ -241,7 +241,7 @@ def _run_hooks(
 
 
 def _save(loop: Loop, step: int, state: TrainState, metadata: dict[str, Any]) -> None:
-    with loop.account.spending("save"):
+    with loop.goodput.spending("save"):
         if not loop.is_finite(state):
             raise UnstableError(
                 step, f"parameters or optimiser state are not finite; not saved. {loop.advice}"
@@ -253,7 +253,7 @@ def _stopped(loop: Loop, step: int, log: MetricsLog, stop: StopSignal) -> Jaxgpt
     assert stop.received is not None
     log.event("stopped", step, signal=stop.received.name)
     end = ", which is saved" if step else ""
-    with loop.account.spending("save"):
+    with loop.goodput.spending("save"):
         try:
             loop.wait()
         except JaxgptError as error:
@@ -269,7 +269,7 @@ def _report(
     pending: tuple[int, StepMetrics] | None,
     clock: _Clock,
     log: MetricsLog,
-    progress: Progress,
+    progress: TrainingProgress,
 ) -> None:
     if pending is None:
         return
@@ -278,7 +278,7 @@ def _report(
     skips = Skips(*(np.asarray(number).item() for number in read.skips))
     values = jax.tree.map(lambda value: np.asarray(value).tolist(), read._asdict())
     clock.count_step()
-    loop.account.finish_step(step)
+    loop.goodput.finish_step(step)
     seen = {"loss": values["loss"], "grad_norm": values["grad_norm"]}
     clock.is_finite &= all(map(math.isfinite, seen.values()))
     if skips.now:
@@ -286,7 +286,7 @@ def _report(
         why = skips.why(**seen)
         log.event("skip", step, batch=step - 1 + loop.batch_offset, reason=why, **seen, **limits)
         progress.say(f"step {step}: update skipped, {why}")
-    reason = loop.recovery.complaint(values["loss"], values["grad_norm"], skips)
+    reason = loop.recovery.stop_reason(values["loss"], values["grad_norm"], skips)
     if reason is not None:
         log.event("diverged", step, reason=reason, **seen)
         is_level = clock.is_finite and loop.recovery.is_level(skips, step - clock.began)

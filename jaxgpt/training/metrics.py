@@ -179,7 +179,7 @@ def _drop_after(path: Path, last_step: int) -> None:
         write_atomically(path, "".join(lines))
 
 
-class Progress:
+class TrainingProgress:
     """Progress of a run, for the person at the terminal.
 
     Args:

@@ -85,8 +85,8 @@ def _layout(shape: tuple[int, ...], axes: Axes) -> _Layout:
     stacked = [place for place, name in enumerate(axes) if name in STACKING]
     width = axes.index("embed")
     other = [place for place in range(len(axes)) if place not in (*stacked, width)]
-    # Parameters and their moments lie as they are kept.
-    spec = placement(shape, tuple(name and f"kept {name}" for name in axes)) or PartitionSpec()
+    # Parameters and their moments have the storage sharding.
+    spec = placement(shape, tuple(name and f"storage {name}" for name in axes)) or PartitionSpec()
     split = [spec[place] or () if place < len(spec) else () for place in range(len(axes))]
     split = [(names,) if isinstance(names, str) else names for names in split]
     apart = tuple(name for place in stacked for name in split[place])

@@ -84,7 +84,7 @@ class Recovery:
         """What is remembered from step to step, before the first one."""
         return {}
 
-    def judge(
+    def accept(
         self, memory: dict[str, jax.Array], step: jax.Array, loss: jax.Array, grad_norm: jax.Array
     ) -> tuple[jax.Array | bool, dict[str, jax.Array], Skips]:
         """Decide, inside the compiled step, whether its update is applied.
@@ -100,7 +100,7 @@ class Recovery:
         """
         raise TypeError("choose a recovery: SkipSpikes or NoSkipping")
 
-    def complaint(self, loss: float, grad_norm: float, skips: Skips) -> str | None:
+    def stop_reason(self, loss: float, grad_norm: float, skips: Skips) -> str | None:
         """Say, on the host, why a run must not go on after a step; None if it may."""
         raise TypeError("choose a recovery: SkipSpikes or NoSkipping")
 
@@ -108,17 +108,19 @@ class Recovery:
         """Return whether the refusals of a start's `num_steps` steps tell of another level."""
         return False
 
-    def remembered(self, memory: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def state_to_json(self, memory: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """The memory as JSON values, exactly."""
         return {name: np.asarray(value).tolist() for name, value in memory.items()}
 
-    def recall(self, values: Mapping[str, Any], is_usual: bool = True) -> dict[str, np.ndarray]:
-        """Return the memory that `remembered` was given.
+    def state_from_json(
+        self, values: Mapping[str, Any], is_usual: bool = True
+    ) -> dict[str, np.ndarray]:
+        """Return the memory that `state_to_json` was given.
 
         What was kept by other settings starts again, and so does all that is not usual any more.
 
         Args:
-            values: what `remembered` returned.
+            values: what `state_to_json` returned.
             is_usual: whether what was usual then still is: the same objective on the same text.
         """
         memory = {name: np.asarray(value) for name, value in self.init().items()}
@@ -134,12 +136,12 @@ class Recovery:
 class NoSkipping(Recovery):
     """Apply every update; a loss or gradient that is not finite ends the run."""
 
-    def judge(
+    def accept(
         self, memory: dict[str, jax.Array], step: jax.Array, loss: jax.Array, grad_norm: jax.Array
     ) -> tuple[jax.Array | bool, dict[str, jax.Array], Skips]:
         return True, memory, Skips()
 
-    def complaint(self, loss: float, grad_norm: float, skips: Skips) -> str | None:
+    def stop_reason(self, loss: float, grad_norm: float, skips: Skips) -> str | None:
         if math.isfinite(loss) and math.isfinite(grad_norm):
             return None
         return f"loss {loss}, gradient norm {grad_norm}"
@@ -204,7 +206,7 @@ class SkipSpikes(Recovery):
             "calm": jnp.zeros((), jnp.int32),
         }
 
-    def judge(
+    def accept(
         self, memory: dict[str, jax.Array], step: jax.Array, loss: jax.Array, grad_norm: jax.Array
     ) -> tuple[jax.Array | bool, dict[str, jax.Array], Skips]:
         accepted, norms_seen = memory["accepted"], memory["norms_seen"]
@@ -250,7 +252,7 @@ class SkipSpikes(Recovery):
         }
         return good, after, skips
 
-    def complaint(self, loss: float, grad_norm: float, skips: Skips) -> str | None:
+    def stop_reason(self, loss: float, grad_norm: float, skips: Skips) -> str | None:
         if skips.in_a_row >= self.max_in_a_row:
             return (
                 f"{skips.in_a_row} updates in a row were skipped, the last one as its "

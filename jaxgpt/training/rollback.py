@@ -13,7 +13,7 @@ from typing import NamedTuple
 from jaxgpt.errors import DivergedError
 
 
-class Jump(NamedTuple):
+class SkippedBatches(NamedTuple):
     """After `step` steps, `num_batches` batches were passed over."""
 
     step: int

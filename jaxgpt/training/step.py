@@ -57,7 +57,7 @@ def make_train_step(
         recovery: which updates are left out; None: as `NoSkipping`.
         copies: of weights, that all micro-batches use.
     """
-    judge = (recovery or NoSkipping()).judge
+    accept = (recovery or NoSkipping()).accept
     update = optax.with_extra_args_support(optimizer).update
 
     def objective(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, LossSums]:
@@ -73,7 +73,7 @@ def make_train_step(
         share = 1 / weight
         grads = jax.tree.map(lambda grad: grad * share.astype(grad.dtype), grads)
         updates, opt_state = update(grads, state.opt_state, state.trainable, grad_norm=grad_norm)
-        accepted, memory, skips = judge(state.memory, state.step, loss, grad_norm)
+        accepted, memory, skips = accept(state.memory, state.step, loss, grad_norm)
         trainable = optax.apply_updates(state.trainable, updates)
         new_state = state.replace(
             step=state.step + 1,

@@ -1,6 +1,6 @@
 """A thread that ends a process which makes no progress, and says where it hangs.
 
-It reads the run's `TimeAccount`: what is being done, since when, and how long steps take.
+It reads the run's `GoodputTracker`: what is being done, since when, and how long steps take.
 """
 
 import faulthandler
@@ -14,7 +14,7 @@ from types import TracebackType
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import UnfinishedError
-from jaxgpt.training.goodput import TimeAccount
+from jaxgpt.training.goodput import GoodputTracker
 from jaxgpt.training.metrics import record_line
 
 _WRITE_SECONDS = 5.0
@@ -49,7 +49,7 @@ class Watchdog:
 
     Args:
         config: what is too long.
-        account: of the run.
+        goodput: of the run.
         run_dir: where the stacks of all threads go, besides stderr.
         leave: ends the process; another function only in tests.
     """
@@ -57,12 +57,12 @@ class Watchdog:
     def __init__(
         self,
         config: WatchdogConfig,
-        account: TimeAccount,
+        goodput: GoodputTracker,
         run_dir: Path,
         leave: Callable[[int], object] = os._exit,
     ) -> None:
         self._config = config
-        self._account = account
+        self._goodput = goodput
         self._run_dir = run_dir
         self._leave = leave
         self._done = threading.Event()
@@ -85,13 +85,13 @@ class Watchdog:
         tick = min(_TICK_SECONDS, self._config.least_seconds / 10)
         written = time.monotonic()
         while not self._done.wait(tick):
-            purpose, idle = self._account.purpose, self._account.idle_seconds()
-            allowed = self._config.allowed_seconds(purpose, self._account.median_step_seconds)
+            purpose, idle = self._goodput.purpose, self._goodput.idle_seconds()
+            allowed = self._config.allowed_seconds(purpose, self._goodput.median_step_seconds)
             if idle > allowed:
                 self._give_up(purpose, idle, allowed)
                 return
             if time.monotonic() - written > _WRITE_SECONDS:
-                self._account.write()
+                self._goodput.write()
                 written = time.monotonic()
 
     def _give_up(self, purpose: str, idle: float, allowed: float) -> None:
@@ -109,13 +109,13 @@ class Watchdog:
         self._leave(UnfinishedError.exit_code)
 
     def _write_down(self, purpose: str, idle: float) -> None:
-        self._account.write()
+        self._goodput.write()
         name = time.strftime(f"stacks-%Y%m%d-%H%M%S-{os.getpid()}.txt", time.gmtime())
         with open(self._run_dir / name, "w", encoding="utf-8") as file:
             faulthandler.dump_traceback(file, all_threads=True)
         event = {
             "event": "hang",
-            "step": self._account.steps_done,
+            "step": self._goodput.steps_done,
             "purpose": purpose,
             "seconds": round(idle, 1),
             "stacks": name,

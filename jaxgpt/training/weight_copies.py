@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Unrolled
-from jaxgpt.model.layers.placement import collected, gathered
+from jaxgpt.model.layers.placement import collected, gather_for_use
 from jaxgpt.model.moe.mixture_of_experts import is_rounded
 from jaxgpt.runtime.target import CompileTarget
 from jaxgpt.training.state import StatePlan
@@ -73,7 +73,7 @@ class WeightCopies:
         """Return the parameters, copies in the place of those that are copied."""
 
         def copy(leaf: jax.Array, how: _Leaf) -> Any:
-            return [gathered(piece, self.dtype, *how.axes) for piece in _cut(leaf, how)]
+            return [gather_for_use(piece, self.dtype, *how.axes) for piece in _cut(leaf, how)]
 
         return self._map(copy, params)
 

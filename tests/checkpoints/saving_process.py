@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
-from jaxgpt.distributed.hosts import HostsConfig, joined_hosts, share
+from jaxgpt.distributed.hosts import HostsConfig, broadcast_from_first, joined_hosts
 from jaxgpt.errors import JaxgptError
 
 # Less than a host's part of the large array.
@@ -41,7 +41,7 @@ def main(directory: str) -> None:
     checkpoints.wait()
     if jax.process_index() == 0:
         damage_array(Path(directory) / "4")
-    share("damaged", None)
+    broadcast_from_first("damaged", None)
     assert checkpoints.latest_verified() == 1
     check_restore(checkpoints, split, 1)
     assert checkpoints.abandon_after(0) == [1]

@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jaxgpt.distributed.channel import HostChannel
-from jaxgpt.distributed.launchers import Placement
-from jaxgpt.distributed.rendezvous import meet
+from jaxgpt.distributed.launchers import HostPlacement
+from jaxgpt.distributed.rendezvous import connect_hosts
 from jaxgpt.errors import ConfigError, UnfinishedError
 from tests.two_hosts import free_port
 
 
-def _placements(num_hosts: int) -> list[Placement]:
+def _placements(num_hosts: int) -> list[HostPlacement]:
     coordinator = f"127.0.0.1:{free_port()}"
     return [
-        Placement(coordinator=coordinator, num_hosts=num_hosts, host_id=host, launcher="test")
+        HostPlacement(coordinator=coordinator, num_hosts=num_hosts, host_id=host, launcher="test")
         for host in range(num_hosts)
     ]
 
@@ -35,7 +35,9 @@ class World:
     def __init__(self, num_hosts: int, heartbeat_seconds: float = 30.0) -> None:
         self.ends: dict[int, tuple[int, str]] = {}
         self.ended = threading.Semaphore(0)
-        met = _all(lambda one: meet(one, f"node-{one.host_id}", 20.0), _placements(num_hosts))
+        met = _all(
+            lambda one: connect_hosts(one, f"node-{one.host_id}", 20.0), _placements(num_hosts)
+        )
         self.links = [links for _, links in met]
         self.channels = [
             HostChannel(host, names, links, heartbeat_seconds, self._end_of(host))
@@ -82,7 +84,9 @@ def test_a_closed_connection_ends_all_others_at_once():
 
 
 def test_silence_counts_as_loss():
-    names, links = zip(*_all(lambda one: meet(one, "x", 20.0), _placements(2)), strict=True)
+    names, links = zip(
+        *_all(lambda one: connect_hosts(one, "x", 20.0), _placements(2)), strict=True
+    )
     ends: list[tuple[int, str]] = []
     begun = time.monotonic()
     done = threading.Event()
@@ -116,7 +120,7 @@ def test_failing_alike_is_no_failure_of_one():
 
 def test_a_missing_host_is_named_at_both_ends():
     first, second, _ = _placements(3)
-    errors = _all(lambda one: meet(one, f"node-{one.host_id}", 2.0), [first, second])
+    errors = _all(lambda one: connect_hosts(one, f"node-{one.host_id}", 2.0), [first, second])
     for error in errors:
         assert isinstance(error, UnfinishedError)
         assert "host 2 of 3 did not come" in str(error)
@@ -125,17 +129,19 @@ def test_a_missing_host_is_named_at_both_ends():
 def test_no_first_host():
     (_, second) = _placements(2)
     with pytest.raises(UnfinishedError, match=f"no answer from host 0 at {second.coordinator}"):
-        meet(second, "node-1", 1.0)
+        connect_hosts(second, "node-1", 1.0)
 
 
 def test_two_with_one_number_and_counts_that_differ():
     first, second, _ = _placements(3)
-    errors = _all(lambda one: meet(one, f"node-{one.host_id}", 20.0), [first, second, second])
+    errors = _all(
+        lambda one: connect_hosts(one, f"node-{one.host_id}", 20.0), [first, second, second]
+    )
     for error in errors:
         assert isinstance(error, ConfigError)
         assert "are both host 1" in str(error)
-    other = Placement(coordinator=first.coordinator, num_hosts=2, host_id=1, launcher="test")
-    errors = _all(lambda one: meet(one, f"node-{one.host_id}", 20.0), [first, other])
+    other = HostPlacement(coordinator=first.coordinator, num_hosts=2, host_id=1, launcher="test")
+    errors = _all(lambda one: connect_hosts(one, f"node-{one.host_id}", 20.0), [first, other])
     assert all("told of 3 hosts" in str(error) for error in errors)
 
 
@@ -155,7 +161,7 @@ def test_strangers_are_ignored():
 
     def after_the_scan(one):
         time.sleep(0.5 * one.host_id)
-        return meet(one, f"node-{one.host_id}", 20.0)
+        return connect_hosts(one, f"node-{one.host_id}", 20.0)
 
     results = _all(
         lambda one: scan(one) if one is None else after_the_scan(one), [None, first, second]

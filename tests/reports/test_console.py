@@ -7,7 +7,7 @@ import pytest
 
 from jaxgpt.reports import console
 from jaxgpt.reports.console import ProgressLine, format_duration, track
-from jaxgpt.training.metrics import Progress
+from jaxgpt.training.metrics import TrainingProgress
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_training_shows_its_epoch(clock: None, capsys) -> None:
         "grad_norm": 1,
         "tokens_per_second": 9,
     }
-    Progress(num_steps=10, seconds=0.0, tokens_per_epoch=2000).show(4, record)
+    TrainingProgress(num_steps=10, seconds=0.0, tokens_per_epoch=2000).show(4, record)
     assert capsys.readouterr().err.startswith("step 4/10 epoch 0.25 loss 1.0000 ")
 
 

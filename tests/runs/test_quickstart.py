@@ -12,7 +12,13 @@ from jaxgpt.command_line import parse_options
 from jaxgpt.config import load_config
 from jaxgpt.errors import UsageError
 from jaxgpt.runs.config import TrainConfig
-from jaxgpt.runs.quickstart import StepFailedError, Tour, _failure, choose_prompts, fit_to_text
+from jaxgpt.runs.quickstart import (
+    Quickstart,
+    StepFailedError,
+    _failure,
+    choose_prompts,
+    fit_to_text,
+)
 from jaxgpt.train import TrainOptions
 from tests.tiny import REPOSITORY
 
@@ -22,7 +28,7 @@ CONFIG = REPOSITORY / "configs" / "quickstart.py"
 def fitted(num_tokens: int, num_steps: int | None = None) -> TrainConfig:
     """The config that the training command of the tour comes to."""
     default = TrainOptions(config=str(CONFIG), settings=load_config(CONFIG, TrainConfig))
-    command = Tour(inputs=("x",), run_dir=Path("r")).train_command(
+    command = Quickstart(inputs=("x",), run_dir=Path("r")).train_command(
         [*fit_to_text(num_tokens, num_steps), "--evaluation.prompts", *choose_prompts([b"a b"])]
     )
     return parse_options(TrainOptions, command[2:], prog="train", default=default).settings

@@ -1,7 +1,7 @@
 """A start knows the run before it: tokens read, and since when its objective holds."""
 
 from jaxgpt.checkpoints.lineage import objective
-from jaxgpt.runs.state import Lineages, Start, _course
+from jaxgpt.runs.state import Lineages, ResumePoint, _history
 
 
 def _lineage(global_batch_size: int = 8, z_loss: float = 0.0, data: str = "aaaa") -> dict:
@@ -18,9 +18,9 @@ def _lineage(global_batch_size: int = 8, z_loss: float = 0.0, data: str = "aaaa"
     }
 
 
-def _start(metadata: dict, then: dict, now: dict, step: int = 100) -> Start:
+def _start(metadata: dict, then: dict, now: dict, step: int = 100) -> ResumePoint:
     lineages = Lineages(then, now)
-    return Start(state=None, step=step, **_course(metadata, step, lineages, objective(now)))
+    return ResumePoint(state=None, step=step, **_history(metadata, step, lineages, objective(now)))
 
 
 def test_of_a_step_that_an_older_version_saved_the_lineage_tells_the_tokens() -> None:

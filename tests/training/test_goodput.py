@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from jaxgpt.training.goodput import FILE_NAME, PURPOSES, TimeAccount, process_start
+from jaxgpt.training.goodput import FILE_NAME, PURPOSES, GoodputTracker, process_start
 
 
 class _Clock:
@@ -25,39 +25,39 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
 
 
 def test_purposes_nest_and_sum_to_the_time_that_passed(clock) -> None:
-    account = TimeAccount(began=990.0)
+    goodput = GoodputTracker(began=990.0)
     clock.now += 5
-    account.enter_step(1)
+    goodput.enter_step(1)
     clock.now += 2
-    with account.spending("eval"):
+    with goodput.spending("eval"):
         clock.now += 7
-        with account.spending("save"):
+        with goodput.spending("save"):
             clock.now += 1
         clock.now += 1
     clock.now += 3
-    seconds = account.seconds()
+    seconds = goodput.seconds()
     assert seconds["init"] == 15
     assert (seconds["step"], seconds["eval"], seconds["save"]) == (5, 8, 1)
     assert sum(seconds.values()) == clock.now - 990
-    assert account.record()["goodput"] == pytest.approx(5 / 29, abs=1e-4)
+    assert goodput.record()["goodput"] == pytest.approx(5 / 29, abs=1e-4)
 
 
 def test_an_error_ends_a_purpose_too(clock) -> None:
-    account = TimeAccount()
-    with pytest.raises(RuntimeError), account.spending("eval"):
+    goodput = GoodputTracker()
+    with pytest.raises(RuntimeError), goodput.spending("eval"):
         raise RuntimeError
-    assert account.purpose == "init"
+    assert goodput.purpose == "init"
 
 
 def test_a_process_killed_at_once_leaves_no_gap(clock, tmp_path) -> None:
-    with TimeAccount(tmp_path).written():
+    with GoodputTracker(tmp_path).written():
         clock.now += 4  # and it is killed, before anything else is written
-        second = TimeAccount(tmp_path, began=clock.now - 1)
+        second = GoodputTracker(tmp_path, began=clock.now - 1)
     assert second.seconds()["down"] == pytest.approx(3)
 
 
 def test_another_process_goes_on_with_it(clock, tmp_path) -> None:
-    first = TimeAccount(tmp_path)
+    first = GoodputTracker(tmp_path)
     for step in range(1, 11):
         first.enter_step(step)
         clock.now += 1
@@ -65,7 +65,7 @@ def test_another_process_goes_on_with_it(clock, tmp_path) -> None:
     first.write()
     clock.now += 4  # killed here at the latest; nobody saw what it did since
     clock.now += 30
-    second = TimeAccount(tmp_path, began=clock.now - 2)
+    second = GoodputTracker(tmp_path, began=clock.now - 2)
     for step in range(7, 13):
         second.enter_step(step)
         clock.now += 1
@@ -80,24 +80,24 @@ def test_another_process_goes_on_with_it(clock, tmp_path) -> None:
 @pytest.mark.parametrize("content", ["", "{", '{"version": 99}', '{"version": 1}', "[]"])
 def test_an_account_that_cannot_be_read_begins_anew(tmp_path, content: str) -> None:
     (tmp_path / FILE_NAME).write_text(content)
-    assert sum(TimeAccount(tmp_path).seconds().values()) < 5
+    assert sum(GoodputTracker(tmp_path).seconds().values()) < 5
 
 
 def test_a_folder_that_cannot_be_written_costs_no_run(tmp_path) -> None:
-    TimeAccount(tmp_path / "missing").write()
+    GoodputTracker(tmp_path / "missing").write()
 
 
 def test_the_pace_is_that_of_steps_alone(clock) -> None:
-    account = TimeAccount()
+    goodput = GoodputTracker()
     for step in range(1, 6):
         clock.now += 2
-        account.finish_step(step)
-    account.forget_pace()
+        goodput.finish_step(step)
+    goodput.discard_next_duration()
     clock.now += 500
-    account.finish_step(6)
-    assert account.median_step_seconds == 2
-    assert account.idle_seconds() == 0
-    assert account.steps_done == 6
+    goodput.finish_step(6)
+    assert goodput.median_step_seconds == 2
+    assert goodput.idle_seconds() == 0
+    assert goodput.steps_done == 6
 
 
 def test_a_process_knows_when_it_began() -> None:

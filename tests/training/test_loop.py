@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import DivergedError, InterruptedByUser, UnfinishedError
-from jaxgpt.training.goodput import TimeAccount
+from jaxgpt.training.goodput import GoodputTracker
 from jaxgpt.training.loop import Hook, Loop, fit
-from jaxgpt.training.metrics import MetricsLog, Progress, read_records
+from jaxgpt.training.metrics import MetricsLog, TrainingProgress, read_records
 from jaxgpt.training.recovery import Skips, SkipSpikes
 from jaxgpt.training.rollback import UnstableError
 from jaxgpt.training.step import StepMetrics
@@ -68,7 +68,7 @@ def _loop(saves, num_steps=10, losses=None, hooks=(), stop=None, save_every=4) -
 
 def _fit(tmp_path, loop, stop=None, start=0):
     with MetricsLog(tmp_path, start, tensorboard=False) as log:
-        progress = Progress(loop.num_steps, 100.0)
+        progress = TrainingProgress(loop.num_steps, 100.0)
         return fit(loop, _State(step=start), itertools.repeat(None), log, progress, stop or _Stop())
 
 
@@ -251,15 +251,15 @@ def test_every_second_of_fit_is_accounted_for(tmp_path) -> None:
         time.sleep(0.05)
         return {}
 
-    account = TimeAccount()
+    goodput = GoodputTracker()
     loop = _loop([], hooks=(Hook(name="evaluation", every_steps=5, run=work),))
     slow = dataclasses.replace(
-        loop, account=account, save=lambda step, state, metadata: time.sleep(0.05)
+        loop, goodput=goodput, save=lambda step, state, metadata: time.sleep(0.05)
     )
     began = time.monotonic()
     _fit(tmp_path, slow)
     wall = time.monotonic() - began
-    seconds = account.seconds()
+    seconds = goodput.seconds()
     assert sum(seconds.values()) == pytest.approx(wall, rel=0.01, abs=0.005)
     assert seconds["eval"] == pytest.approx(0.1, rel=0.5)
     assert seconds["save"] == pytest.approx(0.15, rel=0.5)

@@ -18,16 +18,16 @@ GUARD = SkipSpikes(window=16, min_steps=8, max_in_a_row=3, max_in_window=5)
 
 
 @pytest.fixture(scope="module")
-def judge():
-    return jax.jit(GUARD.judge)
+def accept():
+    return jax.jit(GUARD.accept)
 
 
-def _feed(judge, values, memory=None):
-    """Give (loss, norm) pairs to the judge; what was accepted, and what it remembers."""
+def _feed(accept, values, memory=None):
+    """Give (loss, norm) pairs to `accept`; return what was accepted, and the memory."""
     memory = GUARD.init() if memory is None else memory
     accepted = []
     for step, (loss, norm) in enumerate(values):
-        good, memory, skips = judge(memory, jnp.int32(step), jnp.float32(loss), jnp.float32(norm))
+        good, memory, skips = accept(memory, jnp.int32(step), jnp.float32(loss), jnp.float32(norm))
         accepted.append(bool(good))
         assert int(skips.now) == (not good)
     return accepted, memory, skips
@@ -35,18 +35,18 @@ def _feed(judge, values, memory=None):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, 1])
-def test_what_is_not_finite_is_refused_from_the_first_step(judge, bad, place) -> None:
+def test_what_is_not_finite_is_refused_from_the_first_step(accept, bad, place) -> None:
     pair = (bad, 1.0) if place == 0 else (1.0, bad)
-    assert _feed(judge, [pair, (1.0, 1.0)])[0] == [False, True]
+    assert _feed(accept, [pair, (1.0, 1.0)])[0] == [False, True]
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_spike_is_refused_once_enough_is_seen(judge, place) -> None:
+def test_a_spike_is_refused_once_enough_is_seen(accept, place) -> None:
     rng = np.random.default_rng(0)
     calm = [(2 + 0.05 * rng.normal(), 1 + 0.05 * rng.normal()) for _ in range(30)]
     spike = (100.0, 1.0) if place == 0 else (2.0, 50.0)
-    assert _feed(judge, [*calm[:7], spike])[0][-1], "too early to judge"
-    accepted, _, skips = _feed(judge, [*calm, spike, *calm[:4]])
+    assert _feed(accept, [*calm[:7], spike])[0][-1], "too early to judge"
+    accepted, _, skips = _feed(accept, [*calm, spike, *calm[:4]])
     assert accepted == [True] * 30 + [False] + [True] * 4
     assert (skips.in_a_row, skips.in_window, skips.total) == (0, 1, 1)
 
@@ -55,15 +55,15 @@ def test_a_spike_is_refused_once_enough_is_seen(judge, place) -> None:
     st.floats(-1e4, 1e4, width=32, allow_subnormal=False),
     st.floats(0, 1e4, width=32, allow_subnormal=False),
 )
-def test_equal_values_never_trip(judge, loss: float, norm: float) -> None:
-    assert all(_feed(judge, [(loss, norm)] * 24)[0])
+def test_equal_values_never_trip(accept, loss: float, norm: float) -> None:
+    assert all(_feed(accept, [(loss, norm)] * 24)[0])
 
 
-def test_a_refused_value_is_not_remembered(judge) -> None:
+def test_a_refused_value_is_not_remembered(accept) -> None:
     rng = np.random.default_rng(1)
     calm = [(2 + 0.05 * rng.normal(), 1.0) for _ in range(20)]
-    _, clean, _ = _feed(judge, calm)
-    _, after, _ = _feed(judge, [*calm, (1e6, 1.0), (np.nan, np.nan)])
+    _, clean, _ = _feed(accept, calm)
+    _, after, _ = _feed(accept, [*calm, (1e6, 1.0), (np.nan, np.nan)])
     for name in ("losses_W", "grad_norms_W", "accepted", "norms_seen"):
         np.testing.assert_array_equal(clean[name], after[name])
 
@@ -71,31 +71,31 @@ def test_a_refused_value_is_not_remembered(judge) -> None:
 def test_a_lasting_rise_of_the_gradient_alone_becomes_usual() -> None:
     """As in a healthy run that was seen to end as diverged: norms of 1, then of 3 and more."""
     guard = SkipSpikes()
-    judge, memory = jax.jit(guard.judge), guard.init()
+    accept, memory = jax.jit(guard.accept), guard.init()
     rng = np.random.default_rng(3)
     skipped, longest = 0, 0
     for step in range(300):
         norm = (1 if step < 140 else 4) * np.exp(0.1 * rng.normal())
-        _, memory, skips = judge(
+        _, memory, skips = accept(
             memory, jnp.int32(step), jnp.float32(2 + 0.05 * rng.normal()), jnp.float32(norm)
         )
-        assert guard.complaint(2.0, norm, Skips(*map(float, skips))) is None
+        assert guard.stop_reason(2.0, norm, Skips(*map(float, skips))) is None
         skipped, longest = int(skips.total), max(longest, int(skips.in_a_row))
     assert 0 < skipped == longest <= 5
 
 
-def test_a_gradient_of_twice_the_mean_is_no_spike_however_small_the_spread(judge) -> None:
+def test_a_gradient_of_twice_the_mean_is_no_spike_however_small_the_spread(accept) -> None:
     rng = np.random.default_rng(8)
     calm = [(2 + 0.05 * rng.normal(), 1 + 0.01 * rng.normal()) for _ in range(30)]
-    assert all(_feed(judge, [*calm, (2.0, 2.0), *calm])[0])
-    assert not _feed(judge, [*calm, (2.0, 3.2)])[0][-1]
+    assert all(_feed(accept, [*calm, (2.0, 2.0), *calm])[0])
+    assert not _feed(accept, [*calm, (2.0, 3.2)])[0][-1]
 
 
-def test_a_lasting_rise_of_the_loss_does_not(judge) -> None:
+def test_a_lasting_rise_of_the_loss_does_not(accept) -> None:
     rng = np.random.default_rng(4)
     values = [(2 + 0.05 * rng.normal(), 1.0) for _ in range(20)]
     values += [(6 + 0.05 * rng.normal(), 1.0) for _ in range(10)]
-    assert _feed(judge, values)[0] == [True] * 20 + [False] * 10
+    assert _feed(accept, values)[0] == [True] * 20 + [False] * 10
 
 
 def _with_rare_document(height: float, place: int, period: int = 40, num_periods: int = 12):
@@ -109,46 +109,46 @@ def _with_rare_document(height: float, place: int, period: int = 40, num_periods
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_rare_document_is_refused_once_and_then_learned(judge, place: int) -> None:
-    accepted, _, skips = _feed(judge, _with_rare_document(4.0, place))
+def test_a_rare_document_is_refused_once_and_then_learned(accept, place: int) -> None:
+    accepted, _, skips = _feed(accept, _with_rare_document(4.0, place))
     assert accepted[39] is False
     assert accepted.count(False) == skips.total == 1
 
 
 @pytest.mark.parametrize(("place", "height"), [(0, 50.0), (1, 50.0)])
-def test_what_no_text_can_be_the_reason_of_is_refused_each_time(judge, place, height) -> None:
-    accepted, _, _ = _feed(judge, _with_rare_document(height, place))
+def test_what_no_text_can_be_the_reason_of_is_refused_each_time(accept, place, height) -> None:
+    accepted, _, _ = _feed(accept, _with_rare_document(height, place))
     assert accepted.count(False) == 12
 
 
 def test_a_state_that_broke_is_refused_though_spikes_as_high_were_let_through(
-    judge,
+    accept,
 ) -> None:
     values = [*_with_rare_document(3.0, 0), *[(2.0, 1.0)] * 4, *[(6.0, 1.0)] * 4]
-    accepted, _, skips = _feed(judge, values)
+    accepted, _, skips = _feed(accept, values)
     assert accepted[-4:] == [True, False, False, False]
-    assert GUARD.complaint(6.0, 1.0, Skips(*map(float, skips))) is not None
+    assert GUARD.stop_reason(6.0, 1.0, Skips(*map(float, skips))) is not None
 
 
-def test_refusals_that_follow_each_other_permit_nothing(judge) -> None:
+def test_refusals_that_follow_each_other_permit_nothing(accept) -> None:
     rng = np.random.default_rng(7)
     calm = [(2 + 0.05 * rng.normal(), 1.0) for _ in range(20)]
-    accepted, _, _ = _feed(judge, [*calm, (6.0, 1.0), (6.0, 1.0), *calm, (6.0, 1.0)])
+    accepted, _, _ = _feed(accept, [*calm, (6.0, 1.0), (6.0, 1.0), *calm, (6.0, 1.0)])
     assert accepted.count(False) == 3
 
 
-def test_what_is_let_through_does_not_become_usual(judge) -> None:
+def test_what_is_let_through_does_not_become_usual(accept) -> None:
     values = list(_with_rare_document(3.0, 0))
-    _, with_it, _ = _feed(judge, values)
+    _, with_it, _ = _feed(accept, values)
     assert float(with_it["losses_W"].max()) < 2.5
 
 
-def test_a_skip_says_which_limit_it_exceeded(judge) -> None:
+def test_a_skip_says_which_limit_it_exceeded(accept) -> None:
     rng = np.random.default_rng(0)
     calm = [(2 + 0.05 * rng.normal(), 1 + 0.05 * rng.normal()) for _ in range(30)]
-    _, _, early = _feed(judge, calm[:4])
+    _, _, early = _feed(accept, calm[:4])
     assert early.loss_limit == early.grad_norm_limit == np.inf
-    _, _, skips = _feed(judge, [*calm, (9.0, 50.0)])
+    _, _, skips = _feed(accept, [*calm, (9.0, 50.0)])
     skips = Skips(*map(float, skips))
     assert 2.1 < skips.loss_limit < 2.6
     assert 2.7 < skips.grad_norm_limit < 3.3
@@ -168,38 +168,38 @@ def test_only_a_start_that_was_refused_as_often_as_may_be_tells_of_another_level
     assert not NoSkipping().is_level(Skips(), num_steps=8)
 
 
-def test_old_skips_leave_the_window(judge) -> None:
+def test_old_skips_leave_the_window(accept) -> None:
     values = [(np.nan, 1.0)] * 2 + [(1.0, 1.0)] * 20
-    assert _feed(judge, values[:18])[2].in_window == 0
-    assert _feed(judge, values)[2].total == 2
+    assert _feed(accept, values[:18])[2].in_window == 0
+    assert _feed(accept, values)[2].total == 2
 
 
-def test_complaints_name_the_number(judge) -> None:
-    assert GUARD.complaint(1.0, 1.0, Skips(1, 2, 4, 9)) is None
-    assert "3 updates in a row" in str(GUARD.complaint(9.0, 1.0, Skips(1, 3, 3, 9)))
-    assert "5 of the last 16" in str(GUARD.complaint(9.0, 1.0, Skips(1, 1, 5, 9)))
-    assert NoSkipping().complaint(1.0, 1.0, Skips()) is None
-    assert "gradient norm nan" in str(NoSkipping().complaint(1.0, float("nan"), Skips()))
+def test_complaints_name_the_number(accept) -> None:
+    assert GUARD.stop_reason(1.0, 1.0, Skips(1, 2, 4, 9)) is None
+    assert "3 updates in a row" in str(GUARD.stop_reason(9.0, 1.0, Skips(1, 3, 3, 9)))
+    assert "5 of the last 16" in str(GUARD.stop_reason(9.0, 1.0, Skips(1, 1, 5, 9)))
+    assert NoSkipping().stop_reason(1.0, 1.0, Skips()) is None
+    assert "gradient norm nan" in str(NoSkipping().stop_reason(1.0, float("nan"), Skips()))
 
 
-def test_memory_survives_json_exactly_and_another_window_keeps_the_count(judge) -> None:
+def test_memory_survives_json_exactly_and_another_window_keeps_the_count(accept) -> None:
     rng = np.random.default_rng(2)
     values = [(rng.normal(), rng.random()) for _ in range(11)] + [(np.nan, 1.0)]
-    _, memory, _ = _feed(judge, values)
-    recalled = GUARD.recall(GUARD.remembered(jax.device_get(memory)))
+    _, memory, _ = _feed(accept, values)
+    recalled = GUARD.state_from_json(GUARD.state_to_json(jax.device_get(memory)))
     assert recalled.keys() == memory.keys()
     for name in memory:
         np.testing.assert_array_equal(recalled[name], memory[name])
         assert recalled[name].dtype == memory[name].dtype
-    again = GUARD.recall(GUARD.remembered(jax.device_get(memory)), is_usual=False)
+    again = GUARD.state_from_json(GUARD.state_to_json(jax.device_get(memory)), is_usual=False)
     fresh = {name: np.asarray(value) for name, value in GUARD.init().items()} | {"total": 1}
     for name in memory:
         np.testing.assert_array_equal(again[name], fresh[name])
-    other = SkipSpikes(window=8).recall(GUARD.remembered(jax.device_get(memory)))
+    other = SkipSpikes(window=8).state_from_json(GUARD.state_to_json(jax.device_get(memory)))
     assert other["total"] == 1
     assert other["accepted"] == 0
-    assert SkipSpikes().recall({})["total"] == 0
-    assert NoSkipping().recall(GUARD.remembered(jax.device_get(memory))) == {}
+    assert SkipSpikes().state_from_json({})["total"] == 0
+    assert NoSkipping().state_from_json(GUARD.state_to_json(jax.device_get(memory))) == {}
 
 
 def _bad_gradient(x: jax.Array) -> jax.Array:

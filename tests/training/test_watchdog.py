@@ -6,7 +6,7 @@ import time
 import pytest
 
 from jaxgpt.errors import ConfigError
-from jaxgpt.training.goodput import PURPOSES, TimeAccount
+from jaxgpt.training.goodput import PURPOSES, GoodputTracker
 from jaxgpt.training.metrics import read_records
 from jaxgpt.training.watchdog import Watchdog, WatchdogConfig
 
@@ -17,9 +17,9 @@ def _a_place_to_hang(seconds: float) -> None:
 
 def _watch(tmp_path, config, work) -> int | None:
     left: list[int] = []
-    account = TimeAccount(tmp_path)
-    with Watchdog(config, account, tmp_path, leave=left.append):
-        work(account)
+    goodput = GoodputTracker(tmp_path)
+    with Watchdog(config, goodput, tmp_path, leave=left.append):
+        work(goodput)
     return left[0] if left else None
 
 
@@ -27,9 +27,9 @@ def test_a_hang_dumps_all_stacks_and_leaves(tmp_path, capfd) -> None:
     helper = threading.Thread(target=_a_place_to_hang, args=(3.0,))
     helper.start()
 
-    def hang(account) -> None:
-        account.finish_step(7)
-        with account.spending("data_wait"):
+    def hang(goodput) -> None:
+        goodput.finish_step(7)
+        with goodput.spending("data_wait"):
             time.sleep(1.5)
 
     assert _watch(tmp_path, WatchdogConfig(least_seconds=0.3), hang) == 75
@@ -45,12 +45,12 @@ def test_a_hang_dumps_all_stacks_and_leaves(tmp_path, capfd) -> None:
 
 
 def test_steps_and_changes_of_purpose_are_progress(tmp_path) -> None:
-    def work(account) -> None:
+    def work(goodput) -> None:
         for step in range(1, 6):
             time.sleep(0.2)
-            account.finish_step(step)
+            goodput.finish_step(step)
         for purpose in ("data_wait", "step", "data_wait", "step"):
-            account.enter(purpose)
+            goodput.enter(purpose)
             time.sleep(0.2)
 
     assert _watch(tmp_path, WatchdogConfig(least_seconds=0.6), work) is None
@@ -65,8 +65,8 @@ def test_what_may_take_long_and_what_may_not(purpose: str) -> None:
 
 
 def test_a_long_compilation_is_no_hang(tmp_path) -> None:
-    def work(account) -> None:
-        with account.spending("compile"):
+    def work(goodput) -> None:
+        with goodput.spending("compile"):
             time.sleep(0.8)
 
     assert _watch(tmp_path, WatchdogConfig(least_seconds=0.2, slow_seconds=30), work) is None

@@ -12,7 +12,7 @@ from jaxgpt.checkpoints.retention import comparable_losses, describe_left_out, r
 from jaxgpt.checkpoints.step_content import TRAINING_STATE
 from jaxgpt.checkpoints.step_folders import step_of
 from jaxgpt.checkpoints.verification import CHECKPOINTS, RUN_FILES
-from jaxgpt.distributed.hosts import gather, share
+from jaxgpt.distributed.hosts import broadcast_from_first, gather
 from jaxgpt.errors import NoCheckpointError, UsageError
 from jaxgpt.storage.remote_folder import RemoteFolder
 
@@ -39,7 +39,7 @@ def fetch_run(url: str, name: str) -> Path:
     target = Path(tempfile.mkdtemp(prefix="jaxgpt-run-"))
     atexit.register(shutil.rmtree, target, ignore_errors=True)
     _fetch_description(folder, target)
-    candidates = share("steps at the URL", _candidates(steps, url, name))
+    candidates = broadcast_from_first("steps at the URL", _candidates(steps, url, name))
     for step in candidates:
         problem = None
         try:

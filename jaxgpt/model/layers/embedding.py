@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.model.layers.placement import (
-    constrain_kept,
-    constrain_looked_up,
-    gathered,
-    kept,
+    constrain_storage,
+    gather_for_use,
     mesh_axes,
+    place_embedding_gradient,
     placement,
+    storage_axes,
 )
 from jaxgpt.model.layers.projection import LayerSettings, accumulator_dtype, add_param
 from jaxgpt.model.layers.row_sums import sum_rows_by_id
@@ -54,10 +54,10 @@ def _look_up(
     Where devices share the table, they exchange numbers of that type: the table along `fsdp`, rows
     along `tensor`. Its gradient adds up in float32.
     """
-    if compile_target().is_cpu and not mesh_axes(placement(table_VD.shape, kept(axes))):
+    if compile_target().is_cpu and not mesh_axes(placement(table_VD.shape, storage_axes(axes))):
         # Fewer numbers to round than the table has.
         return _take(table_VD, ids_BT).astype(dtype)
-    return _take(gathered(table_VD, dtype, *axes), ids_BT)
+    return _take(gather_for_use(table_VD, dtype, *axes), ids_BT)
 
 
 def _look_up_forward(
@@ -69,14 +69,14 @@ def _look_up_forward(
 def _look_up_backward(
     axes: Axes, dtype: Any, like: jax.ShapeDtypeStruct, ids_BT: jax.Array, dx_BTD: jax.Array
 ) -> tuple[jax.Array, None]:
-    dx_BTD = constrain_looked_up(dx_BTD)
+    dx_BTD = place_embedding_gradient(dx_BTD)
     sums = jax.ShapeDtypeStruct(like.shape, accumulator_dtype(like.dtype))
     if compile_target().is_deterministic:
         dtable_VD = sum_rows_by_id(dx_BTD, jnp.clip(ids_BT, 0, like.shape[0] - 1), sums)
     else:
         add_up = jax.linear_transpose(lambda table_VD: _take(table_VD, ids_BT), sums)
         (dtable_VD,) = add_up(dx_BTD.astype(sums.dtype))
-    return constrain_kept(dtable_VD.astype(like.dtype), *axes), None
+    return constrain_storage(dtable_VD.astype(like.dtype), *axes), None
 
 
 _look_up.defvjp(_look_up_forward, _look_up_backward)

@@ -1,7 +1,7 @@
 """Where arrays lie, for whoever put rules in force; without rules or a mesh, nowhere special.
 
 The model names the axes of an array; `parallel/sharding.py` says which mesh axes split them. A
-weight lies in two ways: as it is kept from step to step, and gathered where it is used.
+weight has two shardings: one for storage from step to step, and one, gathered, for use.
 """
 
 import contextlib
@@ -57,19 +57,19 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
 
 
-def constrain_kept(param: jax.Array, *axes: str | None) -> jax.Array:
-    """Place a parameter, or its gradient, as it is kept: split by `fsdp` as well."""
-    return constrain(param, *kept(axes))
+def constrain_storage(param: jax.Array, *axes: str | None) -> jax.Array:
+    """Give a parameter, or its gradient, its storage sharding: split by `fsdp` as well."""
+    return constrain(param, *storage_axes(axes))
 
 
-def kept(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
-    """Return the names that `activation_rules` in parallel/sharding.py gives to kept axes."""
-    return tuple(axis and f"kept {axis}" for axis in axes)
+def storage_axes(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """Return the names that `activation_rules` in parallel/sharding.py gives to storage axes."""
+    return tuple(axis and f"storage {axis}" for axis in axes)
 
 
-def is_split_for_keeping(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> bool:
-    """Return whether a parameter is split further where it is kept than where it is used."""
-    return placement(shape, axes) != placement(shape, kept(axes))
+def is_split_for_storage(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> bool:
+    """Return whether the storage sharding of a parameter splits it further than its use."""
+    return placement(shape, axes) != placement(shape, storage_axes(axes))
 
 
 # Axes of the parameters that are collected already. JAX traces again where the value differs.
@@ -84,45 +84,45 @@ def collected(axes: frozenset[tuple[str | None, ...]]) -> Iterator[None]:
 
 
 def constrain_saved(param: jax.Array, *axes: str | None) -> jax.Array:
-    """Place a parameter as it is kept, unless it is one of `collected`, which need no exchange."""
-    return param if axes in _COLLECTED.value else constrain_kept(param, *axes)
+    """Give a parameter its storage sharding, unless it is one of `collected`: no exchange."""
+    return param if axes in _COLLECTED.value else constrain_storage(param, *axes)
 
 
-def gathered(param: jax.Array, dtype: Any, *axes: str | None) -> jax.Array:
+def gather_for_use(param: jax.Array, dtype: Any, *axes: str | None) -> jax.Array:
     """Return a parameter in the type it is used in, collected from the devices along `fsdp`.
 
-    It is rounded where it is kept, so that devices exchange no more than they use. Left alone, the
-    compiler may collect first and round then.
+    It is rounded before it is gathered, so that devices exchange no more than they use. Left alone,
+    the compiler may gather first and round then.
     """
     return constrain(constrain_saved(param.astype(dtype), *axes), *axes)
 
 
-def rounded_and_gathered(param: jax.Array, dtype: Any, *axes: str | None) -> jax.Array:
-    """Return the numbers of `gathered`, in the type of the parameter, so that gradients keep it.
+def round_and_gather(param: jax.Array, dtype: Any, *axes: str | None) -> jax.Array:
+    """Return the values of `gather_for_use` in the parameter's type, which its gradient keeps.
 
-    The gradient goes back to where the parameter is kept, so that no device holds all of it. Who
-    uses the result rounds it to `dtype`, for which the compiler takes what was exchanged.
+    The gradient gets the storage sharding, so that no device holds all of it. The caller rounds the
+    result to `dtype`, for which the compiler takes what was exchanged.
     """
-    if not is_split_for_keeping(param.shape, axes):
+    if not is_split_for_storage(param.shape, axes):
         return param
-    return cast(jax.Array, _rounded_and_gathered(param, jnp.dtype(dtype), axes))
+    return cast(jax.Array, _round_and_gather(param, jnp.dtype(dtype), axes))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _rounded_and_gathered(param: jax.Array, dtype: Any, axes: tuple[str | None, ...]) -> jax.Array:
-    return gathered(param, dtype, *axes).astype(param.dtype)
+def _round_and_gather(param: jax.Array, dtype: Any, axes: tuple[str | None, ...]) -> jax.Array:
+    return gather_for_use(param, dtype, *axes).astype(param.dtype)
 
 
-_rounded_and_gathered.defvjp(
-    lambda param, dtype, axes: (_rounded_and_gathered(param, dtype, axes), None),
-    lambda dtype, axes, _, gradient: (constrain_kept(gradient, *axes),),
+_round_and_gather.defvjp(
+    lambda param, dtype, axes: (_round_and_gather(param, dtype, axes), None),
+    lambda dtype, axes, _, gradient: (constrain_storage(gradient, *axes),),
 )
 
 
-def constrain_looked_up(gradient_BTD: jax.Array) -> jax.Array:
-    """Place the gradient of rows of a table as the table's width is kept.
+def place_embedding_gradient(gradient_BTD: jax.Array) -> jax.Array:
+    """Split the gradient of rows of a table as the storage sharding splits the table's width.
 
     Each device then adds up its part of the width. Left alone, the compiler, which knows where the
     table's gradient lies but not how to get there from split rows, gathers all rows everywhere.
     """
-    return constrain(gradient_BTD, "kept batch", "time", "kept embed")
+    return constrain(gradient_BTD, "storage batch", "time", "storage embed")

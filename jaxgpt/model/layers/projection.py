@@ -20,7 +20,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxgpt.config import configclass
 from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
 from jaxgpt.model.layers.of_experts import OfExperts
-from jaxgpt.model.layers.placement import constrain_kept, constrain_saved, gathered, placement
+from jaxgpt.model.layers.placement import (
+    constrain_saved,
+    constrain_storage,
+    gather_for_use,
+    placement,
+)
 from jaxgpt.runtime.target import compile_target
 
 # One row is multiplied as this many on a GPU; its tiles have no fewer.
@@ -176,7 +181,7 @@ def _project(
         inputs = jnp.broadcast_to(x, (_FEWEST_GPU_ROWS, *x.shape[1:]))
     y = lax.dot_general(
         inputs,
-        gathered(kernel, x.dtype, *axes),
+        gather_for_use(kernel, x.dtype, *axes),
         ((tuple(range(num_leading, x.ndim)), kernel_inputs), ((), ())),
         preferred_element_type=dtype,
     )
@@ -207,7 +212,7 @@ def _project_backward(
     dy = dy.astype(x.dtype)
     _, kernel_outputs = _kernel_axes(kernel, num_inputs, transposed)
     leading = tuple(range(x.ndim - num_inputs))
-    dx = _project_back(dy, gathered(kernel, x.dtype, *axes), kernel_outputs, len(leading))
+    dx = _project_back(dy, gather_for_use(kernel, x.dtype, *axes), kernel_outputs, len(leading))
     x_first = _puts_inputs_first(x, dy, len(leading), transposed)
     first, second = (x, dy) if x_first else (dy, x)
     dkernel = _sum_of_outer_products(first, second, len(leading))
@@ -215,7 +220,7 @@ def _project_backward(
         dkernel = lax.optimization_barrier(dkernel)
         num_first = first.ndim - len(leading)
         dkernel = dkernel.transpose(*range(num_first, dkernel.ndim), *range(num_first))
-    return dx.astype(x.dtype), constrain_kept(dkernel.astype(kernel.dtype), *axes)
+    return dx.astype(x.dtype), constrain_storage(dkernel.astype(kernel.dtype), *axes)
 
 
 _project.defvjp(_project_forward, _project_backward)

@@ -31,11 +31,11 @@ def sum_rows_by_id(
     """Return the sum of the rows of each id, [V, D], of the shape and type of `table`.
 
     Args:
-        rows_BTD: placed as `constrain_looked_up` does; added up in float32, or wider.
+        rows_BTD: placed as `place_embedding_gradient` does; added up in float32, or wider.
         ids_BT: from 0 to V - 1.
         table: shape and type of the result.
     """
-    spec = placement(ids_BT.shape, ("kept batch", "time"))
+    spec = placement(ids_BT.shape, ("storage batch", "time"))
     axes = mesh_axes(spec)
 
     def run(rows_BTD: jax.Array, ids_BT: jax.Array) -> jax.Array:

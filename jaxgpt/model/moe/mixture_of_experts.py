@@ -16,7 +16,7 @@ from flax.core import meta
 
 from jaxgpt.config import Execution, Training, configclass
 from jaxgpt.model.layers.feed_forward import FeedForward, SwiGlu
-from jaxgpt.model.layers.placement import is_split_for_keeping, rounded_and_gathered
+from jaxgpt.model.layers.placement import is_split_for_storage, round_and_gather
 from jaxgpt.model.layers.projection import LayerSettings
 from jaxgpt.model.moe.dispatch import Capacity, Dispatch
 from jaxgpt.model.moe.dropless import ApplyExpert
@@ -166,7 +166,7 @@ class MixtureOfExpertsLayer(nn.Module):
         def run(leaves: list[jax.Array], x_BTD: jax.Array, choice: Choice) -> Any:
             dtype = self.settings.compute_dtype
             leaves = [
-                rounded_and_gathered(leaf, dtype, *names) if names else leaf
+                round_and_gather(leaf, dtype, *names) if names else leaf
                 for leaf, names in zip(leaves, axes, strict=True)
             ]
             return self.config.dispatch.run(
@@ -175,7 +175,7 @@ class MixtureOfExpertsLayer(nn.Module):
 
         leaves = [leaf for _, leaf in named]
         if any(
-            is_split_for_keeping(leaf.shape, names)
+            is_split_for_storage(leaf.shape, names)
             for leaf, names in zip(leaves, axes, strict=True)
         ):
             # Else the kernels of all layers would be kept, collected, for the backward pass.
