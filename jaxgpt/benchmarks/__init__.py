@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxgpt.benchmarks.inputs.shapes import Shape
     from jaxgpt.benchmarks.loader import LoaderBenchmark
     from jaxgpt.benchmarks.loss_head import LossHeadBenchmark
-    from jaxgpt.benchmarks.measurement import Benchmark, Measurement
+    from jaxgpt.benchmarks.measurement import MeasureConfig, Measurement
     from jaxgpt.benchmarks.startup import StartupBenchmark
     from jaxgpt.benchmarks.suite import Suite, run_suite
     from jaxgpt.benchmarks.tokenize import TokenizeBenchmark

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgpt.benchmarks.hardware_peak import describe_device, matmul_rate
 from jaxgpt.benchmarks.inputs.synthetic_text import sample_batch
-from jaxgpt.benchmarks.measurement import Against, Measurement, by_turns, versions_of
+from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved, versions_of
 from jaxgpt.benchmarks.peers.torch_process import TorchProcess, require_torch
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError, JaxgptError
@@ -109,9 +109,9 @@ class AttentionBenchmark:
             side = torch
             sides["pytorch"] = lambda: num_tokens / side.ask(repeats=self.repeats)["seconds"]
         try:
-            by_turns(sides, 1)
+            measure_interleaved(sides, 1)
             rate = matmul_rate(self.dtype)
-            rates = by_turns(sides, self.rounds)
+            rates = measure_interleaved(sides, self.rounds)
             rate = max(rate, matmul_rate(self.dtype))
         finally:
             if torch is not None:
@@ -135,10 +135,10 @@ class AttentionBenchmark:
 
     def _measurement(self, rates: Any, matmuls: float) -> Measurement:
         value, spread = rates["jaxgpt"]
-        rival = None
+        baseline = None
         if self.against in rates:
             theirs = rates[self.against][0]
-            rival = Against(name=self.against, value=theirs, ratio=value / theirs)
+            baseline = Baseline(name=self.against, value=theirs, ratio=value / theirs)
         torch = ["torch"] if self.against == "pytorch" else []
         return Measurement(
             measure="attention",
@@ -158,7 +158,7 @@ class AttentionBenchmark:
                 **describe_device(),
             },
             versions=versions_of(["jax", "jaxlib", *torch]),
-            against=rival,
+            against=baseline,
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxgpt.benchmarks.inputs.texts import file_copy_rate, inputs_or_default
-from jaxgpt.benchmarks.measurement import Against, Measurement, by_turns, versions_of
+from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved, versions_of
 from jaxgpt.config import configclass
 from jaxgpt.corpus.build import build_dataset
 from jaxgpt.corpus.config import DatasetConfig
@@ -52,12 +52,12 @@ class BuildBenchmark:
         sides: dict[str, Callable[[], float]] = {"jaxgpt": lambda: builds.rate(self.workers)}
         if self.against == "one-process":
             sides["one-process"] = lambda: builds.rate(1)
-        rates = by_turns(sides, self.rounds)
+        rates = measure_interleaved(sides, self.rounds)
         value, spread = rates["jaxgpt"]
-        rival = None
+        baseline = None
         if self.against in rates:
             theirs = rates[self.against][0]
-            rival = Against(name=self.against, value=theirs, ratio=value / theirs)
+            baseline = Baseline(name=self.against, value=theirs, ratio=value / theirs)
         bytes_per_document = builds.num_bytes / builds.num_documents
         return Measurement(
             measure="build",
@@ -73,7 +73,7 @@ class BuildBenchmark:
                 "workers": self.workers,
             },
             versions=versions_of(["sentencepiece", "numpy", "pyarrow", "datasketch"]),
-            against=rival,
+            against=baseline,
         )
 
 

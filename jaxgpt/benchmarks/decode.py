@@ -11,7 +11,7 @@ import numpy as np
 from jaxgpt.benchmarks.hardware_peak import copy_rate, describe_device, read_rate
 from jaxgpt.benchmarks.inputs.shapes import SHAPES, Shape, ShapeName
 from jaxgpt.benchmarks.inputs.synthetic_text import sample_windows
-from jaxgpt.benchmarks.measurement import Against, Measurement, by_turns, versions_of
+from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved, versions_of
 from jaxgpt.benchmarks.peers.torch_process import TorchProcess, require_torch
 from jaxgpt.benchmarks.peers.torch_weights import gpt2_weights
 from jaxgpt.config import configclass, replace
@@ -95,17 +95,17 @@ class DecodeBenchmark:
         if theirs is not None:
             sides["transformers"] = theirs.rate
         # Programs are compiled, memory is touched.
-        by_turns(sides, 1)
+        measure_interleaved(sides, 1)
         equal = None if theirs is None else _check_equal(ours.rows, theirs.rows, self.dtype)
         byte_rates = [max(copy_rate(), read_rate())]
-        rates = by_turns(sides, self.rounds)
+        rates = measure_interleaved(sides, self.rounds)
         byte_rates.append(max(copy_rate(), read_rate()))
         value, spread = rates["jaxgpt"]
-        rival = None
+        baseline = None
         if theirs is not None:
             other = rates["transformers"][0]
             name = f"transformers, {self.cache} cache"
-            rival = Against(name=name, value=other, ratio=value / other)
+            baseline = Baseline(name=name, value=other, ratio=value / other)
         packages = ["jax", "jaxlib", "flax", *(["torch", "transformers"] if theirs else [])]
         return Measurement(
             measure="decode",
@@ -124,7 +124,7 @@ class DecodeBenchmark:
                 **describe_device(),
             },
             versions=versions_of(packages),
-            against=rival,
+            against=baseline,
         )
 
     def bytes_per_step(self, model: Gpt, cache_dtype: Dtype | None) -> float:

@@ -13,7 +13,7 @@ import jax
 from jaxgpt.benchmarks.hardware_peak import describe_device
 from jaxgpt.benchmarks.inputs.shapes import SHAPES, ShapeName
 from jaxgpt.benchmarks.inputs.small_dataset import make_small_dataset
-from jaxgpt.benchmarks.measurement import Against, Measurement, by_turns, versions_of
+from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved, versions_of
 from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
 from jaxgpt.config import configclass
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset
@@ -97,8 +97,8 @@ class FullLoopBenchmark:
                     "jaxgpt": rounds.whole,
                     "bare step": rounds.bare,
                 }
-                by_turns(sides, 1)
-                rates = by_turns(sides, self.rounds)
+                measure_interleaved(sides, 1)
+                rates = measure_interleaved(sides, self.rounds)
         finally:
             checkpoints.close()
         shape = SHAPES[self.shape]
@@ -122,7 +122,7 @@ class FullLoopBenchmark:
                 **describe_device(),
             },
             versions=versions_of(["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"]),
-            against=Against(
+            against=Baseline(
                 name="bare step", value=bare * shape.tokens_per_step, ratio=value / bare
             ),
         )

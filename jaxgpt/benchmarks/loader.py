@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxgpt.benchmarks.inputs.small_dataset import make_small_dataset
 from jaxgpt.benchmarks.inputs.texts import memory_copy_rate
-from jaxgpt.benchmarks.measurement import Measurement, by_turns, versions_of
+from jaxgpt.benchmarks.measurement import Measurement, measure_interleaved, versions_of
 from jaxgpt.config import configclass
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset, open_training_batches
 
@@ -66,7 +66,7 @@ class LoaderBenchmark:
 
         rate()
         sides: dict[str, Callable[[], float]] = {"jaxgpt": rate}
-        value, spread = by_turns(sides, self.rounds)["jaxgpt"]
+        value, spread = measure_interleaved(sides, self.rounds)["jaxgpt"]
         return Measurement(
             measure="loader",
             value=value,

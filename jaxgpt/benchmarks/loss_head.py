@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.benchmarks.hardware_peak import describe_device, matmul_rate
-from jaxgpt.benchmarks.measurement import Against, Measurement, by_turns, versions_of
+from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved, versions_of
 from jaxgpt.config import configclass
 from jaxgpt.errors import JaxgptError
 from jaxgpt.model.gpt import Dtype
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.runtime.settings import RuntimeConfig, configure_runtime
-from jaxgpt.training.chunked_loss import LossHead, TokenChunks, TokenSums, WholeLogits
+from jaxgpt.training.chunked_loss import LinearCrossEntropy, TokenChunks, TokenSums, WholeLogits
 from jaxgpt.training.loss import cross_entropy
 
 
@@ -71,9 +71,9 @@ class LossHeadBenchmark:
             "jaxgpt": lambda: num_tokens / chunks.seconds(self.repeats),
             "whole": lambda: num_tokens / whole.seconds(self.repeats),
         }
-        by_turns(sides, 1)
+        measure_interleaved(sides, 1)
         rate = matmul_rate(self.dtype)
-        rates = by_turns(sides, self.rounds)
+        rates = measure_interleaved(sides, self.rounds)
         rate = max(rate, matmul_rate(self.dtype))
         value, spread = rates["jaxgpt"]
         theirs = rates["whole"][0]
@@ -97,7 +97,7 @@ class LossHeadBenchmark:
                 **describe_device(),
             },
             versions=versions_of(["jax", "jaxlib"]),
-            against=Against(name="all logits at once", value=theirs, ratio=value / theirs),
+            against=Baseline(name="all logits at once", value=theirs, ratio=value / theirs),
         )
 
     def _inputs(self) -> tuple[jax.Array, ...]:
@@ -121,7 +121,9 @@ class _Program:
         temporary_bytes: beside arguments and results.
     """
 
-    def __init__(self, head: LossHead, vocab_size: int, inputs: tuple[jax.Array, ...]) -> None:
+    def __init__(
+        self, head: LinearCrossEntropy, vocab_size: int, inputs: tuple[jax.Array, ...]
+    ) -> None:
         kind = LanguageModelHead()
 
         def score(x: Any, kernel_VD: Any, targets: Any, weights: Any) -> TokenSums:

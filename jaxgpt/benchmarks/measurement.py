@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Against:
+class Baseline:
     """Another way to do the same, measured by turns with jaxgpt's.
 
     Attributes:
@@ -40,7 +40,7 @@ class Measurement:
     spread: tuple[float, float]
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
-    against: Against | None = None
+    against: Baseline | None = None
 
     @property
     def floor_ratio(self) -> float:
@@ -68,7 +68,7 @@ class Measurement:
         return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 
 
-class Benchmark(Protocol):
+class MeasureConfig(Protocol):
     """A config of a measure."""
 
     def run(self) -> Measurement:
@@ -76,7 +76,7 @@ class Benchmark(Protocol):
         ...
 
 
-def by_turns(
+def measure_interleaved(
     sides: Mapping[str, Callable[[], float]], num_rounds: int
 ) -> dict[str, tuple[float, tuple[float, float]]]:
     """Call all sides one after the other, so often; whatever else the machine does meets all.

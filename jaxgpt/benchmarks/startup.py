@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxgpt.benchmarks.inputs.small_dataset import make_small_dataset
-from jaxgpt.benchmarks.measurement import Against, Measurement, by_turns, versions_of
+from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved, versions_of
 from jaxgpt.config import configclass
 from jaxgpt.errors import JaxgptError
 
@@ -75,7 +75,7 @@ class StartupBenchmark:
             "jaxgpt": lambda: start(True),
         }
         floor = 60 / _median_seconds("import jax; jax.devices()")
-        rates = by_turns(sides, self.rounds)
+        rates = measure_interleaved(sides, self.rounds)
         value, spread = rates["jaxgpt"]
         cold = rates["cold"][0]
         return Measurement(
@@ -93,7 +93,7 @@ class StartupBenchmark:
                 "import seconds": _median_seconds("import jaxgpt.train"),
             },
             versions=versions_of(["jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"]),
-            against=Against(name="without a cache", value=cold, ratio=value / cold),
+            against=Baseline(name="without a cache", value=cold, ratio=value / cold),
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxgpt.benchmarks.inputs.texts import memory_copy_rate, read_texts
-from jaxgpt.benchmarks.measurement import Against, Measurement, by_turns, versions_of
+from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved, versions_of
 from jaxgpt.benchmarks.peers.tiktoken_bpe import train_tiktoken
 from jaxgpt.config import configclass
 from jaxgpt.corpus.documents.document import Document
@@ -86,14 +86,14 @@ class TokenizeBenchmark:
         try:
             # Workers start, files are read for the first time.
             job.seconds(executor, False)
-            rates = by_turns(sides, self.rounds)
+            rates = measure_interleaved(sides, self.rounds)
         finally:
             executor.close()
         value, spread = rates["jaxgpt"]
-        rival = None
+        baseline = None
         if self.against in rates:
             theirs = rates[self.against][0]
-            rival = Against(name=self.against, value=theirs, ratio=value / theirs)
+            baseline = Baseline(name=self.against, value=theirs, ratio=value / theirs)
         return Measurement(
             measure="tokenize",
             value=value,
@@ -108,7 +108,7 @@ class TokenizeBenchmark:
                 "workers": self.workers,
             },
             versions=versions_of(packages),
-            against=rival,
+            against=baseline,
         )
 
 

@@ -9,7 +9,7 @@ from jaxgpt.batch import Batch
 from jaxgpt.benchmarks.hardware_peak import describe_device, matmul_rate
 from jaxgpt.benchmarks.inputs.shapes import SHAPES, Shape, ShapeName
 from jaxgpt.benchmarks.inputs.synthetic_text import sample_batch
-from jaxgpt.benchmarks.measurement import Against, Measurement, by_turns, versions_of
+from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved, versions_of
 from jaxgpt.benchmarks.peers.torch_process import TorchProcess, require_torch
 from jaxgpt.benchmarks.peers.torch_weights import torch_weights
 from jaxgpt.benchmarks.train_rounds import TrainRounds
@@ -121,10 +121,10 @@ class TrainStepBenchmark:
             if torch is not None:
                 torch.close()
         value, spread = rates["jaxgpt"]
-        rival = None
+        baseline = None
         if torch is not None:
             theirs = rates["pytorch"][0]
-            rival = Against(name=f"pytorch {self.mode}", value=theirs, ratio=value / theirs)
+            baseline = Baseline(name=f"pytorch {self.mode}", value=theirs, ratio=value / theirs)
         packages = ["jax", "jaxlib", "flax", "optax", *(["torch"] if torch else [])]
         return Measurement(
             measure="train-step",
@@ -139,7 +139,7 @@ class TrainStepBenchmark:
                 "temporary_bytes": ours.compiled.memory_analysis().temp_size_in_bytes,
             },
             versions=versions_of(packages),
-            against=rival,
+            against=baseline,
         )
 
     def flops_per_token(self) -> int:
@@ -194,7 +194,7 @@ class TrainStepBenchmark:
 
             sides["pytorch"] = round_of_theirs
         floors = [matmul_rate(self.dtype)]
-        rates = by_turns(sides, self.rounds)
+        rates = measure_interleaved(sides, self.rounds)
         floors.append(matmul_rate(self.dtype))
         _check_fall("jaxgpt", losses)
         if torch is not None:

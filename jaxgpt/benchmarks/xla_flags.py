@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from jaxgpt.benchmarks.inputs.shapes import ShapeName
-from jaxgpt.benchmarks.measurement import Measurement, by_turns, versions_of
+from jaxgpt.benchmarks.measurement import Measurement, measure_interleaved, versions_of
 from jaxgpt.benchmarks.train_step import TrainStepBenchmark
 from jaxgpt.config import configclass, to_json
 from jaxgpt.errors import JaxgptError, UsageError
@@ -82,7 +82,7 @@ class FlagsBenchmark:
             sides: dict[str, Callable[[], float]] = {
                 name: partial(child.rate, num_tokens) for name, child in children.items()
             }
-            rates = by_turns(sides, self.rounds)
+            rates = measure_interleaved(sides, self.rounds)
         plain, (_, plain_high) = rates.pop(_NONE)
         best = max(rates, key=lambda name: rates[name][0])
         return Measurement(

@@ -17,13 +17,13 @@ from jaxgpt.model.layers.projection import LayerSettings
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each on a normalised input, each added; `kind` of the pattern."""
+    """Attention and feed-forward, each on a normalised input, each added to the residual stream."""
 
     attention: Attention
     feed_forward: FeedForward
     norm: Norm
     settings: LayerSettings
-    kind: int
+    pattern_index: int
 
     @nn.compact
     def __call__(
@@ -35,7 +35,7 @@ class Block(nn.Module):
         deterministic: bool,
     ) -> tuple[jax.Array, KVCache | None]:
         """Return x_BTD after the layer, and the cache with the layer's keys and values."""
-        attention = self.attention.build(self.settings, self.kind, "attention")
+        attention = self.attention.build(self.settings, self.pattern_index, "attention")
         feed_forward = self.feed_forward.build(self.settings, "feed_forward")
         drop = nn.Dropout(self.settings.dropout.residual, deterministic=deterministic)
 

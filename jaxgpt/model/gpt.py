@@ -18,7 +18,7 @@ from jaxgpt.model.attention.kv_cache import KVCache
 from jaxgpt.model.attention.masks import AttentionMask
 from jaxgpt.model.block import Block
 from jaxgpt.model.heads import Head, LanguageModelHead
-from jaxgpt.model.layer_stack import LayerStack, Shared, Unrolled, UnrolledPython
+from jaxgpt.model.layer_stack import ForwardContext, LayerStack, Unrolled, UnrolledPython
 from jaxgpt.model.layers.embedding import Embedding
 from jaxgpt.model.layers.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.layers.norms import Norm, RmsNorm
@@ -245,12 +245,16 @@ class Gpt(nn.Module):
         key = None if deterministic else self.make_rng("dropout")
 
         def apply_layer(
-            params: Any, shared: Shared, carry: _Carry, layer: int | jax.Array, kind: int
+            params: Any,
+            shared: ForwardContext,
+            carry: _Carry,
+            layer: int | jax.Array,
+            pattern_index: int,
         ) -> _Carry:
             x_BTD, cache, routing = carry
             key = shared.dropout_key
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, layer)}
-            block = self._block(kind)
+            block = self._block(pattern_index)
             inputs = (x_BTD, shared.context, cache, layer, deterministic)
             (x_BTD, cache), written = block.apply(
                 {"params": params}, *inputs, rngs=rngs, mutable=[ROUTING]
@@ -265,24 +269,24 @@ class Gpt(nn.Module):
         x_BTD, cache, routing = layers.run(
             apply_layer,
             self.blocks,
-            Shared(context, key),
+            ForwardContext(context, key),
             (x_BTD, cache, self._start_routing(x_BTD.shape[0])),
             self.config.num_layers,
-            self.config.attention.num_kinds,
+            self.config.attention.pattern_length,
             self.config.remat,
         )
         if routing is not None:
             publish_routing(self, routing)
         return x_BTD, cache
 
-    def _block(self, kind: int) -> Block:
+    def _block(self, pattern_index: int) -> Block:
         config = self.config
         return Block(
             attention=config.attention,
             feed_forward=config.feed_forward,
             norm=config.norm,
             settings=config.settings,
-            kind=kind,
+            pattern_index=pattern_index,
             parent=None,
         )
 

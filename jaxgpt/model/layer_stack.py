@@ -20,7 +20,7 @@ PIPELINE = "pipeline"
 
 
 @flax.struct.dataclass
-class Shared:
+class ForwardContext:
     """What every layer of one forward pass is given beside its parameters and the carry.
 
     Attributes:
@@ -32,8 +32,8 @@ class Shared:
     dropout_key: jax.Array | None = None
 
 
-# (parameters of one layer, shared, carry, number of the layer, kind of the layer) -> carry
-ApplyLayer = Callable[[Any, Shared, Carry, int | jax.Array, int], Carry]
+# (parameters of one layer, shared, carry, number of the layer, pattern_index) -> carry
+ApplyLayer = Callable[[Any, ForwardContext, Carry, int | jax.Array, int], Carry]
 
 
 @configclass
@@ -45,7 +45,7 @@ class LayerStack:
         return 1
 
     def check(
-        self, mesh_sizes: Mapping[str, int], num_rows: int, num_layers: int, num_kinds: int
+        self, mesh_sizes: Mapping[str, int], num_rows: int, num_layers: int, pattern_length: int
     ) -> None:
         """Refuse a mesh that the layers cannot train on.
 
@@ -53,7 +53,7 @@ class LayerStack:
             mesh_sizes: number of devices along each axis.
             num_rows: rows of a micro-batch, of all devices together.
             num_layers: of the model.
-            num_kinds: length of the pattern of layers.
+            pattern_length: number of layers after which their settings repeat.
 
         Raises:
             ConfigError: names what to change.
@@ -73,21 +73,21 @@ class LayerStack:
         self,
         apply_layer: ApplyLayer[Carry],
         params: Any,
-        shared: Shared,
+        shared: ForwardContext,
         carry: Carry,
         num_layers: int,
-        num_kinds: int,
+        pattern_length: int,
         remat: Remat,
     ) -> Carry:
         """Apply layers 0 .. num_layers - 1 in turn.
 
         Args:
-            apply_layer: one layer; its kind, `layer % num_kinds`, is always a Python integer.
+            apply_layer: one layer; `pattern_index`, layer % pattern_length, is a Python integer.
             params: pytree with leaves [L, ...].
             shared: what all layers are given.
             carry: what a layer receives and returns.
             num_layers: L.
-            num_kinds: length of the pattern of layers.
+            pattern_length: number of layers after which their settings repeat.
             remat: what the backward pass recomputes.
         """
         raise NotImplementedError(f"{type(self).__name__} has no run")
@@ -97,30 +97,32 @@ class LayerStack:
 class Unrolled(LayerStack):
     """Each layer's code stands in the program: fastest to run, slowest to compile.
 
-    Python runs once for all layers of a kind, so that their number may be a traced array.
+    Python runs once for all layers with one pattern_index: the layer is then a traced array.
     """
 
     def run(
         self,
         apply_layer: ApplyLayer[Carry],
         params: Any,
-        shared: Shared,
+        shared: ForwardContext,
         carry: Carry,
         num_layers: int,
-        num_kinds: int,
+        pattern_length: int,
         remat: Remat,
     ) -> Carry:
         """See `LayerStack.run`."""
 
-        def apply(params: Any, shared: Shared, carry: Carry, layer: jax.Array, kind: int) -> Carry:
-            return _rematerialised(apply_layer, layer, kind, remat)(params, shared, carry)
+        def apply(
+            params: Any, shared: ForwardContext, carry: Carry, layer: jax.Array, pattern_index: int
+        ) -> Carry:
+            return _rematerialised(apply_layer, layer, pattern_index, remat)(params, shared, carry)
 
         # Once for each layer it took most of a second for twelve. XLA puts the code where the calls
         # are.
-        apply = jax.jit(apply, static_argnames="kind")
+        apply = jax.jit(apply, static_argnames="pattern_index")
         for layer, layer_params in enumerate(_unstack(params, num_layers)):
             number = jax.numpy.int32(layer)
-            carry = apply(layer_params, shared, carry, number, kind=layer % num_kinds)
+            carry = apply(layer_params, shared, carry, number, pattern_index=layer % pattern_length)
         return carry
 
 
@@ -132,15 +134,15 @@ class UnrolledPython(LayerStack):
         self,
         apply_layer: ApplyLayer[Carry],
         params: Any,
-        shared: Shared,
+        shared: ForwardContext,
         carry: Carry,
         num_layers: int,
-        num_kinds: int,
+        pattern_length: int,
         remat: Remat,
     ) -> Carry:
         """See `LayerStack.run`."""
         for layer, layer_params in enumerate(_unstack(params, num_layers)):
-            carry = _rematerialised(apply_layer, layer, layer % num_kinds, remat)(
+            carry = _rematerialised(apply_layer, layer, layer % pattern_length, remat)(
                 layer_params, shared, carry
             )
         return carry
@@ -161,24 +163,24 @@ class Scanned(LayerStack):
         self,
         apply_layer: ApplyLayer[Carry],
         params: Any,
-        shared: Shared,
+        shared: ForwardContext,
         carry: Carry,
         num_layers: int,
-        num_kinds: int,
+        pattern_length: int,
         remat: Remat,
     ) -> Carry:
         """See `LayerStack.run`; layers that do not fill a whole pattern follow the loop."""
-        num_rounds = num_layers // num_kinds
-        looped = num_rounds * num_kinds
+        num_rounds = num_layers // pattern_length
+        looped = num_rounds * pattern_length
         rounds = jax.tree.map(
-            lambda leaf: leaf[:looped].reshape(num_rounds, num_kinds, *leaf.shape[1:]), params
+            lambda leaf: leaf[:looped].reshape(num_rounds, pattern_length, *leaf.shape[1:]), params
         )
 
         def run_round(carry: Carry, step: tuple[jax.Array, Any]) -> tuple[Carry, None]:
             index, round_params = step
-            for kind, layer_params in enumerate(_unstack(round_params, num_kinds)):
-                layer = index * num_kinds + kind
-                carry = _rematerialised(apply_layer, layer, kind, remat)(
+            for pattern_index, layer_params in enumerate(_unstack(round_params, pattern_length)):
+                layer = index * pattern_length + pattern_index
+                carry = _rematerialised(apply_layer, layer, pattern_index, remat)(
                     layer_params, shared, carry
                 )
             return carry, None
@@ -187,17 +189,19 @@ class Scanned(LayerStack):
             steps = (jax.numpy.arange(num_rounds), rounds)
             carry, _ = jax.lax.scan(run_round, carry, steps, unroll=self.unroll)
         rest = jax.tree.map(lambda leaf: leaf[looped:], params)
-        for kind, layer_params in enumerate(_unstack(rest, num_layers - looped)):
-            carry = _rematerialised(apply_layer, looped + kind, kind, remat)(
+        for pattern_index, layer_params in enumerate(_unstack(rest, num_layers - looped)):
+            carry = _rematerialised(apply_layer, looped + pattern_index, pattern_index, remat)(
                 layer_params, shared, carry
             )
         return carry
 
 
 def _rematerialised(
-    apply_layer: ApplyLayer[Carry], layer: int | jax.Array, kind: int, remat: Remat
-) -> Callable[[Any, Shared, Carry], Carry]:
-    return remat.wrap(lambda params, shared, carry: apply_layer(params, shared, carry, layer, kind))
+    apply_layer: ApplyLayer[Carry], layer: int | jax.Array, pattern_index: int, remat: Remat
+) -> Callable[[Any, ForwardContext, Carry], Carry]:
+    return remat.wrap(
+        lambda params, shared, carry: apply_layer(params, shared, carry, layer, pattern_index)
+    )
 
 
 def _unstack(params: Any, num_layers: int) -> list[Any]:

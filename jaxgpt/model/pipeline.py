@@ -25,9 +25,9 @@ from jaxgpt.model.layer_stack import (
     PIPELINE,
     ApplyLayer,
     Carry,
+    ForwardContext,
     LayerStack,
     Scanned,
-    Shared,
 )
 from jaxgpt.model.remat import Remat
 
@@ -56,10 +56,10 @@ class Pipelined(LayerStack):
         self,
         apply_layer: ApplyLayer[Carry],
         params: Any,
-        shared: Shared,
+        shared: ForwardContext,
         carry: Carry,
         num_layers: int,
-        num_kinds: int,
+        pattern_length: int,
         remat: Remat,
     ) -> Carry:
         """See `LayerStack.run`; every leaf of the carry is [B, ...], B a multiple of M.
@@ -69,22 +69,30 @@ class Pipelined(LayerStack):
         """
         num_stages = jax.sharding.get_abstract_mesh().shape.get(PIPELINE, 1)
         if num_stages == 1:
-            return self.stage.run(apply_layer, params, shared, carry, num_layers, num_kinds, remat)
+            return self.stage.run(
+                apply_layer, params, shared, carry, num_layers, pattern_length, remat
+            )
         num_rows = jax.tree.leaves(carry)[0].shape[0]
-        _check_stages(num_layers, num_stages, num_kinds)
+        _check_stages(num_layers, num_stages, pattern_length)
         layers_per_stage = num_layers // num_stages
 
-        def run_stage(stage: jax.Array, params: Any, shared: Shared, carry: Carry) -> Carry:
+        def run_stage(stage: jax.Array, params: Any, shared: ForwardContext, carry: Carry) -> Carry:
             first = stage * layers_per_stage
 
             def apply(
-                params: Any, shared: Shared, carry: Carry, layer: int | jax.Array, kind: int
+                params: Any,
+                shared: ForwardContext,
+                carry: Carry,
+                layer: int | jax.Array,
+                pattern_index: int,
             ) -> Carry:
-                return apply_layer(params, shared, carry, first + layer, kind)
+                return apply_layer(params, shared, carry, first + layer, pattern_index)
 
-            return self.stage.run(apply, params, shared, carry, layers_per_stage, num_kinds, remat)
+            return self.stage.run(
+                apply, params, shared, carry, layers_per_stage, pattern_length, remat
+            )
 
-        def run_ticks(params: Any, shared_1: Shared, carry_1M: Carry) -> Carry:
+        def run_ticks(params: Any, shared_1: ForwardContext, carry_1M: Carry) -> Carry:
             # Only the mesh axis of the stages is ours to handle; XLA keeps splitting the others.
             stage = jax.lax.axis_index(PIPELINE)
             shared, carry_M = jax.tree.map(lambda leaf_1: leaf_1[0], (shared_1, carry_1M))
@@ -104,7 +112,7 @@ class Pipelined(LayerStack):
             return jax.tree.map(lambda leaf: leaf[None, num_stages - 1 :], results)
 
         context_M = _split(shared.context, num_rows, self.num_micro_batches)
-        shared_M = Shared(context_M, shared.dropout_key)
+        shared_M = ForwardContext(context_M, shared.dropout_key)
         carry_M = _split(carry, num_rows, self.num_micro_batches)
         results_SM = jax.shard_map(
             run_ticks,
@@ -123,12 +131,12 @@ class Pipelined(LayerStack):
         return 1 + (mesh_sizes[PIPELINE] - 1) / self.num_micro_batches
 
     def check(
-        self, mesh_sizes: Mapping[str, int], num_rows: int, num_layers: int, num_kinds: int
+        self, mesh_sizes: Mapping[str, int], num_rows: int, num_layers: int, pattern_length: int
     ) -> None:
         """See `LayerStack.check`; layers must divide into stages, and rows into parts."""
         if mesh_sizes[PIPELINE] == 1:
             return
-        _check_stages(num_layers, mesh_sizes[PIPELINE], num_kinds)
+        _check_stages(num_layers, mesh_sizes[PIPELINE], pattern_length)
         if num_rows % self.row_multiple(mesh_sizes):
             raise ConfigError(
                 f"{num_rows} rows do not divide into model.layers.num_micro_batches="
@@ -143,11 +151,11 @@ def _shards(mesh_sizes: Mapping[str, int]) -> int:
     return mesh_sizes["data"] * mesh_sizes["fsdp"] * mesh_sizes["expert"]
 
 
-def _check_stages(num_layers: int, num_stages: int, num_kinds: int) -> None:
-    if num_layers % (num_stages * num_kinds):
+def _check_stages(num_layers: int, num_stages: int, pattern_length: int) -> None:
+    if num_layers % (num_stages * pattern_length):
         raise ConfigError(
-            f"{num_layers} layers in patterns of {num_kinds} do not divide into {num_stages} "
-            f"equal stages; make model.num_layers a multiple of {num_stages * num_kinds}, or "
+            f"{num_layers} layers in patterns of {pattern_length} do not divide into {num_stages} "
+            f"equal stages; make model.num_layers a multiple of {num_stages * pattern_length}, or "
             f"change mesh.pipeline"
         )
 
@@ -171,9 +179,9 @@ def _join(rows_M: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), rows_M)
 
 
-def _of_micro_batch(shared: Shared, number: jax.Array) -> Shared:
+def _of_micro_batch(shared: ForwardContext, number: jax.Array) -> ForwardContext:
     key = shared.dropout_key
-    return Shared(
+    return ForwardContext(
         context=jax.tree.map(lambda leaf_M: leaf_M[number], shared.context),
         dropout_key=None if key is None else jax.random.fold_in(key, number),
     )

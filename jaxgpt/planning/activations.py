@@ -119,15 +119,15 @@ def _measure(
     config: TrainConfig, model: GptConfig, vocab_size: int, devices: _Devices
 ) -> tuple[float, float]:
     """Bytes (a layer, outside of the layers) that one more row makes the forward pass keep."""
-    kinds = model.attention.num_kinds
+    pattern_length = model.attention.pattern_length
 
     def row(num_patterns: int) -> float:
-        short = replace(model, num_layers=num_patterns * kinds, layers=Unrolled())
+        short = replace(model, num_layers=num_patterns * pattern_length, layers=Unrolled())
         few, many = (_total(config, short, vocab_size, devices, rows) for rows in (2, 4))
         return (many - few) / 2
 
     one, two = row(1), row(2)
-    return (two - one) / kinds, one - (two - one)
+    return (two - one) / pattern_length, one - (two - one)
 
 
 def _total(

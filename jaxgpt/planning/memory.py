@@ -79,7 +79,7 @@ def plan_memory(
         micro_rows * (recomputed + kept.layer_at_work) / 2
         + _attention_at_work(config, mesh, target),
     )
-    loss_at_work = config.loss.logits.bytes_at_work(
+    loss_at_work = config.loss.logits.workspace_bytes(
         math.ceil(micro_rows * config.batch.sequence_length),
         config.model.pad_vocab(vocab_size) // mesh.shape["tensor"],
         config.model.d_model,
@@ -160,7 +160,7 @@ def _attention_at_work(config: TrainConfig, mesh: AbstractMesh, target: CompileT
     attention, kernel = config.model.attention, attention_kernel(config, mesh, target)
     if not isinstance(attention, GroupedQueryAttention) or kernel is None:
         return 0.0
-    return kernel.bytes_at_work(
+    return kernel.workspace_bytes(
         config.batch.global_batch_size / batch_shards(mesh) / config.batch.num_micro_batches,
         config.batch.sequence_length // mesh.shape["context"],
         attention.num_heads / mesh.shape["tensor"],

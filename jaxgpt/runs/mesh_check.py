@@ -39,7 +39,7 @@ def check_mesh(config: TrainConfig, mesh: AnyMesh) -> None:
             f"batch.global_batch_size={rows} is not divisible by {shards} batch shards x "
             f"batch.num_micro_batches={parts}; use a multiple of {shards * parts}"
         )
-    model.layers.check(mesh.shape, rows // parts, model.num_layers, model.attention.num_kinds)
+    model.layers.check(mesh.shape, rows // parts, model.num_layers, model.attention.pattern_length)
     check_length(config.batch.sequence_length, mesh)
     evaluated, multiple = config.evaluation.batch_size, row_multiple(model, mesh)
     if evaluated is not None and evaluated % multiple:

@@ -6,7 +6,7 @@ from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
     from jaxgpt.training.averaging import Averaging, ExponentialAverage, NoAveraging
-    from jaxgpt.training.chunked_loss import LossHead, TokenChunks, WholeLogits
+    from jaxgpt.training.chunked_loss import LinearCrossEntropy, TokenChunks, WholeLogits
     from jaxgpt.training.loop import Loop, fit
     from jaxgpt.training.loss import LossConfig, cross_entropy, language_model_loss
     from jaxgpt.training.metrics import LoggingConfig, MetricsLog, read_records

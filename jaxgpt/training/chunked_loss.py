@@ -38,7 +38,7 @@ Score = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], TokenSums]
 
 
 @configclass
-class LossHead:
+class LinearCrossEntropy:
     """Base of the ways to get from hidden states to sums."""
 
     def sums(
@@ -52,7 +52,7 @@ class LossHead:
         """Score every token; differentiable in `x_BTD` and `kernel`, of whatever shape."""
         raise NotImplementedError(f"{type(self).__name__} has no sums")
 
-    def bytes_at_work(
+    def workspace_bytes(
         self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
     ) -> int:
         """Estimate what a device needs only while it scores, for plans.
@@ -65,11 +65,11 @@ class LossHead:
             width: of the model, D.
             gradient_bytes: size of a number of the logits' gradient.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no bytes_at_work")
+        raise NotImplementedError(f"{type(self).__name__} has no workspace_bytes")
 
 
 @configclass
-class WholeLogits(LossHead):
+class WholeLogits(LinearCrossEntropy):
     """All logits at once, differentiated automatically."""
 
     def sums(
@@ -80,18 +80,18 @@ class WholeLogits(LossHead):
         targets_BT: jax.Array,
         weights_BT: jax.Array,
     ) -> TokenSums:
-        """See `LossHead.sums`."""
+        """See `LinearCrossEntropy.sums`."""
         return score(x_BTD, kernel, targets_BT, weights_BT)
 
-    def bytes_at_work(
+    def workspace_bytes(
         self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
     ) -> int:
-        """See `LossHead.bytes_at_work`: the gradient of the logits, which are kept themselves."""
+        """Return the bytes of the logits' gradient; the logits are kept for the backward pass."""
         return gradient_bytes * num_tokens * vocab_size
 
 
 @configclass
-class TokenChunks(LossHead):
+class TokenChunks(LinearCrossEntropy):
     """The logits of some tokens at a time, on each device."""
 
     num_tokens: int = 4096
@@ -109,13 +109,13 @@ class TokenChunks(LossHead):
         targets_BT: jax.Array,
         weights_BT: jax.Array,
     ) -> TokenSums:
-        """See `LossHead.sums`."""
+        """See `LinearCrossEntropy.sums`."""
         return _chunked(score, self.num_tokens, x_BTD, kernel, targets_BT, weights_BT)
 
-    def bytes_at_work(
+    def workspace_bytes(
         self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
     ) -> int:
-        """See `LossHead.bytes_at_work`.
+        """See `LinearCrossEntropy.workspace_bytes`.
 
         A chunk's logits, their gradient, and the sum of the kernel's, whole on each device. Of a
         single chunk the logits are gone when the kernel's gradient is made.

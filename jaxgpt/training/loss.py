@@ -12,7 +12,7 @@ from jaxgpt.batch import Batch
 from jaxgpt.config import Execution, configclass
 from jaxgpt.model.moe.routing_stats import ROUTING, RoutingSums, published_routing
 from jaxgpt.runtime.target import compile_target
-from jaxgpt.training.chunked_loss import LossHead, TokenChunks, TokenSums
+from jaxgpt.training.chunked_loss import LinearCrossEntropy, TokenChunks, TokenSums
 
 # A logit that is never reached: exp(_LEAST - x) is 0 for every x.
 _LEAST = -3e38
@@ -48,7 +48,7 @@ class LossConfig:
 
     z_loss: float = 0.0
     """Weight of the squared log-normaliser (PaLM, arXiv:2204.02311, section 5); 1e-4 is usual."""
-    logits: Execution[LossHead] = TokenChunks()
+    logits: Execution[LinearCrossEntropy] = TokenChunks()
     """Logits in chunks or all at once; changes memory and speed only."""
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import json
 
-from jaxgpt.benchmarks.measurement import Against, Measurement, by_turns
+from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved
 
 MEASUREMENT = Measurement(
     measure="tokenize",
@@ -13,7 +13,7 @@ MEASUREMENT = Measurement(
     spread=(18.0, 21.0),
     settings={"kind": "bpe"},
     versions={"python": "3"},
-    against=Against(name="tiktoken", value=10.0, ratio=2.0),
+    against=Baseline(name="tiktoken", value=10.0, ratio=2.0),
 )
 
 
@@ -39,6 +39,6 @@ def test_sides_take_turns_and_medians_are_taken() -> None:
         order.append(name)
         return next(values[name])
 
-    found = by_turns({name: lambda name=name: side(name) for name in values}, 3)
+    found = measure_interleaved({name: lambda name=name: side(name) for name in values}, 3)
     assert order == ["one", "other"] * 3
     assert found == {"one": (2.0, (1.0, 9.0)), "other": (5.0, (4.0, 30.0))}

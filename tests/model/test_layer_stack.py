@@ -9,7 +9,7 @@ import pytest
 
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.layer_stack import Scanned, Shared, Unrolled
+from jaxgpt.model.layer_stack import ForwardContext, Scanned, Unrolled
 from jaxgpt.model.layers.feed_forward import FeedForward
 from jaxgpt.model.layers.projection import Dropout
 from jaxgpt.model.remat import FullRemat, NoRemat, SaveDots
@@ -90,13 +90,15 @@ def test_layers_of_a_kind_are_traced_once():
     """Python need not run again for each layer; its parameters and its number are its own."""
     calls = []
 
-    def apply_layer(params, shared, carry, layer, kind):
-        calls.append(kind)
+    def apply_layer(params, shared, carry, layer, pattern_index):
+        calls.append(pattern_index)
         return carry * params + layer
 
     def run(layers):
         return jax.jit(
-            lambda params, x: layers.run(apply_layer, params, Shared(None), x, 6, 2, FullRemat())
+            lambda params, x: layers.run(
+                apply_layer, params, ForwardContext(None), x, 6, 2, FullRemat()
+            )
         )(jnp.arange(6.0), jnp.ones(()))
 
     np.testing.assert_array_equal(run(Unrolled()), run(Scanned()))

@@ -153,10 +153,10 @@ def test_layers_that_do_not_divide_into_stages_are_refused() -> None:
 
 def test_rows_that_do_not_divide_and_layers_that_pass_none_on_are_refused() -> None:
     sizes = {"pipeline": 2, "data": 2, "fsdp": 1, "expert": 1}
-    Pipelined(num_micro_batches=4).check(sizes, 8, num_layers=4, num_kinds=2)
+    Pipelined(num_micro_batches=4).check(sizes, 8, num_layers=4, pattern_length=2)
     with pytest.raises(ConfigError, match="a multiple of 8"):
-        Pipelined(num_micro_batches=4).check(sizes, 12, num_layers=4, num_kinds=2)
+        Pipelined(num_micro_batches=4).check(sizes, 12, num_layers=4, pattern_length=2)
     with pytest.raises(ConfigError, match="6 layers in patterns of 2 do not divide into 2"):
-        Pipelined(num_micro_batches=4).check(sizes, 8, num_layers=6, num_kinds=2)
+        Pipelined(num_micro_batches=4).check(sizes, 8, num_layers=6, pattern_length=2)
     with pytest.raises(ConfigError, match=r"mesh.pipeline=2 .* use Pipelined"):
-        Scanned().check(sizes, 8, num_layers=4, num_kinds=2)
+        Scanned().check(sizes, 8, num_layers=4, pattern_length=2)

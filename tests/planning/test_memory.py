@@ -16,7 +16,7 @@ from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.memory import bytes_per_device, plan_memory, plan_run_state
 from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runtime.target import CompileTarget
-from jaxgpt.training.chunked_loss import LossHead, TokenChunks, WholeLogits
+from jaxgpt.training.chunked_loss import LinearCrossEntropy, TokenChunks, WholeLogits
 from jaxgpt.training.loss import LossConfig
 from tests.planning.compiling import compile_step_of
 
@@ -40,7 +40,9 @@ def _config(mesh: MeshConfig, remat, parts: int = 1) -> TrainConfig:
     return replace(CONFIG, model=model, batch=batch, mesh=mesh)
 
 
-def _with_many_words(config: TrainConfig, logits: LossHead, tied: bool = True) -> TrainConfig:
+def _with_many_words(
+    config: TrainConfig, logits: LinearCrossEntropy, tied: bool = True
+) -> TrainConfig:
     """Narrow and shallow, so that logits are most of what a step needs."""
     model = replace(config.model, num_layers=2, d_model=64, head=LanguageModelHead(tied=tied))
     return replace(config, model=model, loss=LossConfig(logits=logits))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxgpt.benchmarks.recipes.race import Recipe, mean_loss, tune
-from jaxgpt.benchmarks.recipes.runs import Outcome, Runs
+from jaxgpt.benchmarks.recipes.runs import Runs, TrialResult
 from jaxgpt.config import load_config, replace
 from jaxgpt.model.layers.feed_forward import Gelu
 from jaxgpt.model.layers.positions import Learned
@@ -52,16 +52,18 @@ def main() -> None:
         print(element, table[element], flush=True)
 
 
-def _by_seed(runs: Runs, recipe: Recipe, rate: float, options: argparse.Namespace) -> list[Outcome]:
+def _by_seed(
+    runs: Runs, recipe: Recipe, rate: float, options: argparse.Namespace
+) -> list[TrialResult]:
     return runs.make_all([recipe.trial(rate, options.share, seed) for seed in options.seeds])
 
 
-def _row(rate: float, without: list[Outcome], whole: list[Outcome]) -> dict[str, object]:
+def _row(rate: float, without: list[TrialResult], whole: list[TrialResult]) -> dict[str, object]:
     """Losses, and how much is lost: mean and standard deviation over seeds, each beside its own."""
     lost = [one.loss - other.loss for one, other in zip(without, whole, strict=True)]
     return {
         "rate": rate,
-        "losses": [outcome.loss for outcome in without],
+        "losses": [result.loss for result in without],
         "mean": mean_loss(without),
         "lost": statistics.fmean(lost),
         "lost_spread": statistics.stdev(lost) if len(lost) > 1 else 0.0,

@@ -27,7 +27,7 @@ H100 = find_device("h100")
 
 def shorten(config: TrainConfig) -> TrainConfig:
     """Return a config with as many layers as differ from each other, two at least."""
-    num_layers = max(2, config.model.attention.num_kinds)
+    num_layers = max(2, config.model.attention.pattern_length)
     return replace(config, model=replace(config.model, num_layers=num_layers))
 
 

@@ -12,7 +12,7 @@ from jaxgpt.config import replace
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh
-from jaxgpt.training.chunked_loss import LossHead, TokenChunks, WholeLogits
+from jaxgpt.training.chunked_loss import LinearCrossEntropy, TokenChunks, WholeLogits
 from jaxgpt.training.loss import cross_entropy
 
 WIDTH, VOCAB, PADDED = 8, 20, 24
@@ -34,7 +34,7 @@ def _inputs(rows: int, length: int, tied: bool = False, dtype: Any = jnp.float32
     )
 
 
-def _gradient(way: LossHead, head: LanguageModelHead = HEAD, factor: float = 3.0) -> Any:
+def _gradient(way: LinearCrossEntropy, head: LanguageModelHead = HEAD, factor: float = 3.0) -> Any:
     """((objective, sums), gradients) of inputs; the objective is scaled, as by a mean."""
 
     def objective(x: Any, kernel: Any, targets: Any, weights: Any) -> Any:

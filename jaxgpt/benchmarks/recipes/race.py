@@ -11,11 +11,11 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jaxgpt.benchmarks.recipes.runs import Outcome, Trial
+from jaxgpt.benchmarks.recipes.runs import Trial, TrialResult
 from jaxgpt.config import replace
 from jaxgpt.runs.config import TrainConfig
 
-MakeAll = Callable[[Sequence[Trial]], list[Outcome]]
+MakeAll = Callable[[Sequence[Trial]], list[TrialResult]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ def tune(
     """
     tuning, new = Tuning(losses={}), list(rates)
     while new:
-        outcomes = make_all([recipe.trial(rate, share, 0) for rate in new])
-        more = zip(new, (outcome.loss for outcome in outcomes), strict=True)
+        results = make_all([recipe.trial(rate, share, 0) for rate in new])
+        more = zip(new, (result.loss for result in results), strict=True)
         tuning = Tuning(losses={**tuning.losses, **dict(more)})
         new = []
         if not tuning.inside and len(tuning.losses) < max_rates:
@@ -86,7 +86,7 @@ def race(
     ladder: Sequence[float],
     first: float,
     seeds: Sequence[int],
-) -> dict[float, list[Outcome]]:
+) -> dict[float, list[TrialResult]]:
     """Train with the schedule in shares of the steps until two neighbours enclose the target.
 
     Args:
@@ -99,7 +99,7 @@ def race(
         seeds: of each share.
 
     Returns:
-        by share, the outcomes by seed; all above the target, or below, if the ladder ends.
+        by share, the results by seed; all above the target, or below, if the ladder ends.
     """
     # The longest that does not reach the target, the shortest that does, as places of the ladder.
     above, below = -1, len(ladder)
@@ -115,9 +115,9 @@ def race(
     return dict(sorted(found.items()))
 
 
-def mean_loss(outcomes: Sequence[Outcome]) -> float:
+def mean_loss(results: Sequence[TrialResult]) -> float:
     """Return the mean loss over all seeds."""
-    return statistics.fmean(outcome.loss for outcome in outcomes)
+    return statistics.fmean(result.loss for result in results)
 
 
 def share_at(losses: Mapping[float, float], target: float) -> float:

@@ -44,7 +44,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TrialResult:
     """What a run came to.
 
     Attributes:
@@ -62,7 +62,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Makes runs and keeps their outcomes.
+    """Makes runs and keeps their results.
 
     Attributes:
         folder: of all runs of a comparison.
@@ -75,12 +75,12 @@ class Runs:
     data: Path
     at_a_time: int = 1
 
-    def make_all(self, trials: Sequence[Trial]) -> list[Outcome]:
-        """Make what has not been made yet; return the outcomes in the order of `trials`."""
+    def make_all(self, trials: Sequence[Trial]) -> list[TrialResult]:
+        """Make what has not been made yet; return the results in the order of `trials`."""
         with ThreadPoolExecutor(self.at_a_time) as pool:
             return list(pool.map(self.make, trials))
 
-    def make(self, trial: Trial) -> Outcome:
+    def make(self, trial: Trial) -> TrialResult:
         """Make a run, or read what it came to.
 
         Raises:
@@ -95,13 +95,13 @@ class Runs:
                 raise MismatchError(
                     f"{path} is of another config than {trial.name} has now; choose another folder"
                 )
-            return Outcome(**kept["outcome"])
-        outcome = self._train(trial, config)
-        record = {"config": to_dict(config), "outcome": asdict(outcome)}
+            return TrialResult(**kept["outcome"])
+        result = self._train(trial, config)
+        record = {"config": to_dict(config), "outcome": asdict(result)}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(record).encode())
-        print(f"{trial.name}: {outcome.loss:.4f}", file=sys.stderr, flush=True)
-        return outcome
+        print(f"{trial.name}: {result.loss:.4f}", file=sys.stderr, flush=True)
+        return result
 
     def _complete(self, config: TrainConfig) -> TrainConfig:
         """Measured once, at its end, over the whole validation split; saved in between."""
@@ -114,7 +114,7 @@ class Runs:
             logging=replace(config.logging, every_steps=1, tensorboard=False),
         )
 
-    def _train(self, trial: Trial, config: TrainConfig) -> Outcome:
+    def _train(self, trial: Trial, config: TrainConfig) -> TrialResult:
         run_dir = self.folder / "runs" / trial.name
         configs = self.folder / "configs"
         configs.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class Runs:
         records = read_records(run_dir / "metrics.jsonl")
         tokens = trial.num_tokens // config.schedule.num_steps
         final = _final_evaluation(records, config.schedule.num_steps) if code == 0 else {}
-        return Outcome(
+        return TrialResult(
             name=trial.name,
             loss=final.get("loss", math.inf),
             num_tokens=trial.num_tokens,

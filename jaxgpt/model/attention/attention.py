@@ -45,18 +45,19 @@ class Attention:
         """Raise ValueError if a model of this width and these positions cannot have it."""
 
     @property
-    def num_kinds(self) -> int:
-        """Length of the pattern of layers: layer l is of kind `l % num_kinds`."""
+    def pattern_length(self) -> int:
+        """Number of layers after which settings repeat: layer l has place `l % pattern_length`."""
         return 1
 
     def resolve_head_dim(self, d_model: int) -> int:
         """Size of a head, for rotary angles."""
         raise NotImplementedError(f"{type(self).__name__} has no resolve_head_dim")
 
-    def build(self, settings: LayerSettings, kind: int, name: str) -> nn.Module:
+    def build(self, settings: LayerSettings, pattern_index: int, name: str) -> nn.Module:
         """Return a module (x_BTD, context, cache, layer, deterministic) -> (x_BTD, cache).
 
-        All kinds must have parameters of the same names and shapes.
+        `pattern_index`: the layer's place. Layers at all places must have parameters
+        of the same names and shapes.
         """
         raise NotImplementedError(f"{type(self).__name__} has no build")
 
@@ -130,8 +131,8 @@ class GroupedQueryAttention(Attention):
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
-    def num_kinds(self) -> int:
-        """See `Attention.num_kinds`."""
+    def pattern_length(self) -> int:
+        """See `Attention.pattern_length`."""
         return len(self.windows)
 
     def check(self, d_model: int, position: Position) -> None:
@@ -147,10 +148,10 @@ class GroupedQueryAttention(Attention):
         """See `Attention.resolve_head_dim`."""
         return d_model // self.num_heads if self.head_dim is None else self.head_dim
 
-    def build(self, settings: LayerSettings, kind: int, name: str) -> nn.Module:
+    def build(self, settings: LayerSettings, pattern_index: int, name: str) -> nn.Module:
         """See `Attention.build`."""
         return GroupedQueryAttentionLayer(
-            config=self, settings=settings, window=self.windows[kind], name=name
+            config=self, settings=settings, window=self.windows[pattern_index], name=name
         )
 
     def make_cache(
@@ -173,7 +174,7 @@ class GroupedQueryAttention(Attention):
 
     def count_score_flops(self, d_model: int, num_layers: int, sequence_length: int) -> int:
         """See `Attention.count_score_flops`."""
-        windows = [self.windows[layer % self.num_kinds] for layer in range(num_layers)]
+        windows = [self.windows[layer % self.pattern_length] for layer in range(num_layers)]
         reach = [
             sequence_length if window is None else min(window, sequence_length)
             for window in windows

@@ -57,7 +57,7 @@ class AttentionKernel:
         """Compute what `refuses` does not refuse; see `attend`."""
         raise NotImplementedError(f"{type(self).__name__} has no compute")
 
-    def bytes_at_work(
+    def workspace_bytes(
         self, num_rows: float, num_tokens: int, num_heads: float, itemsize: int
     ) -> float:
         """Estimate what a device needs only while it attends, for plans.

@@ -184,10 +184,10 @@ class Ring(AttentionKernel):
         """See `AttentionKernel.compute`."""
         return ring_attention(q_BTNH, k_BSKH, v_BSKH, mask, scores)
 
-    def bytes_at_work(
+    def workspace_bytes(
         self, num_rows: float, num_tokens: int, num_heads: float, itemsize: int
     ) -> float:
-        """See `AttentionKernel.bytes_at_work`: arrays of a piece's scores, in the backward pass.
+        """See `AttentionKernel.workspace_bytes`: arrays of a piece's scores, in the backward pass.
 
         Three in float32: products, probabilities, their gradient. Or, where that is more, while
         they are multiplied: one in float32, and two in the compute dtype, each also transposed.

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.benchmarks.recipes.race import Recipe, mean_loss, race, share_at, tune
-from jaxgpt.benchmarks.recipes.runs import Outcome, Runs, Trial
+from jaxgpt.benchmarks.recipes.runs import Runs, Trial, TrialResult
 from jaxgpt.config import load_config, replace, to_dict
 from jaxgpt.errors import JaxgptError, MismatchError
 from jaxgpt.runs.config import TrainConfig
@@ -30,7 +30,7 @@ def _made_by(loss: Callable[[float, float, int], float], made: list[Trial]):
     def make_all(trials):
         made.extend(trials)
         return [
-            Outcome(
+            TrialResult(
                 name=trial.name,
                 loss=loss(
                     trial.config.schedule.peak_learning_rate,
@@ -118,7 +118,7 @@ def test_runs_are_made_once_and_kept_under_their_name(tmp_path, monkeypatch) -> 
 
 def test_an_outcome_that_an_older_version_kept_is_not_made_again(tmp_path) -> None:
     trial, runs = _tiny(tmp_path, 0), Runs(folder=tmp_path, data=tmp_path / "no-such-data")
-    outcome = Outcome(name="tiny-0", loss=1.0, num_tokens=2, num_validation_tokens=3, curve=[])
+    outcome = TrialResult(name="tiny-0", loss=1.0, num_tokens=2, num_validation_tokens=3, curve=[])
     config = to_dict(runs._complete(trial.config))
     config["model"]["type"] = "jaxgpt.model.gpt:GptConfig"
     path = tmp_path / "outcomes" / "tiny-0.json"

@@ -57,11 +57,11 @@ def test_it_keeps_no_array_beside_the_result() -> None:
     def fill(key: jax.Array) -> jax.Array:
         return jax.random.normal(key, (512, 512))
 
-    def bytes_at_work(key: jax.Array) -> int:
+    def workspace_bytes(key: jax.Array) -> int:
         return jax.jit(fill).lower(key).compile().memory_analysis().temp_size_in_bytes
 
     key = jax.random.key(0)
-    assert bytes_at_work(in_one_pass(key)) < 1 << 16 < bytes_at_work(key)
+    assert workspace_bytes(in_one_pass(key)) < 1 << 16 < workspace_bytes(key)
 
 
 @settings(max_examples=20, deadline=None)
