@@ -4,7 +4,7 @@
 
 Muon on the matrices, normalised queries and keys, squared ReLU, output projections and an untied
 head that start at zero, capped logits, warm-up - stable - decay; rotary positions and RMSNorm.
-`docs/training.md` says why, `docs/benchmarks.md` how many tokens it saves.
+`docs/training.md` says why, `docs/benchmarks/learning.md` how many tokens it saves.
 """
 
 from pathlib import Path

@@ -11,7 +11,11 @@ import pytest
 
 from tests.tiny import REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
+]
 # Names that stand for something of the user's: a synopsis, not a command.
 PLACEHOLDER = re.compile(r"\b(PATH|DIR|FILE|RUN|NAME|TEXT|VERB|N)\b|\.\.\.")
 # Installing, testing and linting are what .ci/run does.
@@ -48,7 +52,7 @@ def _commands(page: Path) -> list[str]:
 
 
 COMMANDS = [
-    (page.name, command)
+    (page.relative_to(REPOSITORY).as_posix(), command)
     for page in PAGES
     for command in _commands(page)
     if not PLACEHOLDER.search(command)
@@ -108,11 +112,35 @@ def test_commands_run(page: str, folder: Path) -> None:
             _run(_cut(command), folder)
 
 
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+            if "://" in target:
+                continue
+            path = page.parent / target if target else page
+            assert path.exists(), f"{page} links to {target}"
+            if anchor:
+                assert anchor in _anchors(path), f"{page} links to {target}#{anchor}"
+
+
+def test_every_page_is_linked_from_the_roadmap_or_the_readme() -> None:
+    linked, to_read = set(), [REPOSITORY / "README.md"]
+    while to_read:
+        page = to_read.pop()
+        if page in linked:
+            continue
+        linked.add(page)
+        for target in re.findall(r"\]\(([^)#]+\.md)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+                to_read.append((page.parent / target).resolve())
+    assert set(PAGES) <= linked
 
 
 def test_files_that_the_docs_and_the_code_name_exist() -> None:

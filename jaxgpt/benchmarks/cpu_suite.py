@@ -1,4 +1,4 @@
-"""`cpu`: most of what `docs/benchmarks.md` says of a processor's speed, in one command."""
+"""`cpu`: measure most of what `docs/benchmarks/` says of the speed of CPUs, in one command."""
 
 from collections.abc import Mapping, Sequence
 

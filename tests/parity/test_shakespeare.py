@@ -1,6 +1,6 @@
 """Learning is right: in nanoGPT's CPU setting the loss is that of a PyTorch twin.
 
-A quarter of nanoGPT's steps; docs/benchmarks.md has all of them, and nanoGPT's own loss.
+A quarter of nanoGPT's steps; docs/benchmarks/learning.md has all of them, and nanoGPT's own loss.
 """
 
 import json
@@ -15,7 +15,7 @@ from jaxgpt.data.shards import TokenDataset
 from tests.tiny import REPOSITORY, run_verb
 
 RECIPE = {"length": 64, "rows": 12, "steps": 500, "layers": 4, "heads": 4, "d_model": 128}
-# Three seeds of 2,000 steps lie 0.006 apart (docs/benchmarks.md); one more costs minutes.
+# Three seeds of 2,000 steps lie 0.006 apart (docs/benchmarks/learning.md); one more costs minutes.
 SEEDS = (0,)
 
 

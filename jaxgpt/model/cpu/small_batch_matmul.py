@@ -2,7 +2,7 @@
 
 XLA gives the product of one row to one thread, and copies a bfloat16 weight into another order
 first. Neither happens where the weight lies in memory with its outputs first, stands on the left,
-and is cut into two stacks of outputs. docs/benchmarks.md has what that gains.
+and is cut into two stacks of outputs. docs/benchmarks/decoding.md has what that gains.
 
 Axes: ... any leading axes, I contracted input axes, O output axes, R rows, P parts of the outputs.
 """
