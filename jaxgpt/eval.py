@@ -29,13 +29,13 @@ class EvalOptions:
     step: str = "latest"
     """Checkpoint: latest, best (lowest validation loss), or a step's number."""
     data: str | None = None
-    """Dataset folder; None: the one that the run was trained on."""
+    """Dataset folder; None: that of the run."""
     split: str = "val"
-    """Part of the dataset."""
+    """Split of the dataset to evaluate on."""
     batch_size: int = 32
-    """Rows at a time, rounded up to what devices and stages divide; changes no result."""
+    """Rows per batch, rounded up to what devices and stages divide; changes no result."""
     sequence_length: int | None = None
-    """Tokens of a row, so the longest context; None: as in training."""
+    """Tokens per row, and thus the longest context; None: as in training."""
     max_tokens: int | None = None
     """Most tokens to read, from the beginning; None: the whole split."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)

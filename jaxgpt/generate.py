@@ -27,15 +27,15 @@ class GenerateOptions:
     checkpoint: str
     """Run folder, as written by jaxgpt.train, or its URL."""
     prompt: _Texts = ()
-    """One or more texts to continue (--prompt=TEXT if it begins with --); none: a new document."""
+    """Texts to continue, one or more (--prompt=TEXT if it begins with --); none: a new document."""
     max_new_tokens: int | None = None
-    """Most tokens to add; None: up to 256, within the context that the model was trained on."""
+    """Most new tokens; None: up to 256, within the context that the model was trained on."""
     slide_window: bool = False
     """Sliding window beyond the model's context; the oldest tokens are forgotten."""
     num_samples: int = 1
-    """Continuations of each prompt."""
+    """Number of continuations per prompt."""
     stop: _Texts = ()
-    """One or more strings that end a continuation; they are not shown."""
+    """Strings that end a continuation, one or more; they are not printed."""
     seed: int = 0
     """Random seed of sampling, below 2**64; equal seeds, prompts and options give equal text."""
     step: str = "latest"

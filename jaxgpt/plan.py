@@ -24,7 +24,7 @@ class PlanOptions:
 
     config: str
     """Config file (.py or .json), such as configs/base.py. Its values are the defaults of all other
-    options; a help without a config shows those of configs/base.py."""
+    options; --help without a config shows those of configs/base.py."""
     device: str = "h100"
     """Kind of device: h100, h200, a100, a100-40gb, l40s, l4, a10g, rtx4090, rtx3090."""
     num_devices: int = 1
@@ -36,10 +36,10 @@ class PlanOptions:
     price_per_hour: float | None = None
     """Price of one device per hour, for the cost."""
     compile: bool = False
-    """Compile the step for the device with XLA's own GPU compiler and report what it is made of;
-    needs the extra gpu-compile but no GPU, and may take minutes."""
+    """Compile the step for the device with XLA's own GPU compiler and report its memory, products
+    and exchange; needs the extra gpu-compile but no GPU, and may take minutes."""
     shardings: bool = False
-    """Print where each parameter lies, and its bytes on a device."""
+    """Print the sharding of each parameter, and its bytes per device."""
     json: bool = False
     """Print one JSON object."""
     settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(kw_only=True)

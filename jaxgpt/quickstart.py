@@ -16,7 +16,7 @@ class QuickstartOptions:
     """
 
     input: tuple[str, ...] = ()
-    """Files or folders of your own text instead."""
+    """Files or folders of your own text, instead of the Python standard library."""
     run_dir: str = "runs/quickstart"
     """Folder of the run; running again continues it."""
     num_steps: int | None = None

@@ -19,7 +19,7 @@ class ReportOptions:
     """Write report.html of a run from what its folder holds at this moment."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Run folder, as written by jaxgpt train, or the URL of a run of this machine."""
+    """Run folder, as written by jaxgpt train, or the URL of a run trained on this machine."""
 
 
 def main(argv: Sequence[str]) -> None:

@@ -25,15 +25,16 @@ class TrainOptions:
 
     config: str
     """Config file (.py or .json), such as configs/base.py. Its values are the defaults of all other
-    options; a help without a config shows those of configs/base.py."""
+    options; --help without a config shows those of configs/base.py."""
     data: str | None = None
-    """Dataset folder; instead of the config's data.datasets."""
+    """Dataset folder, in place of the config's data.datasets."""
     run_dir: str | None = None
     """Folder of the run, or a URL such as gs://bucket/run; default: runs/NAME of the config."""
     resume: Literal["auto", "never", "must"] = "auto"
-    """auto: continue the run if it exists; never: refuse to; must: refuse to start a new one."""
+    """Treatment of an existing run. auto: continue it if there is one; never: refuse to continue;
+    must: refuse to start a new one."""
     allow_data_change: bool = False
-    """Continue a run on another dataset than it was started on."""
+    """Continue a run on a different dataset from the one it was started on."""
     hosts: HostsConfig = field(default_factory=HostsConfig)
     settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(kw_only=True)
 

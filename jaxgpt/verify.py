@@ -19,9 +19,10 @@ class VerifyOptions:
     """Hash everything again, and name each file that is not what was written."""
 
     checkpoint: str | None = None
-    """Run folder, as written by jaxgpt.train, or its URL; all checkpoints, config, tokenizer."""
+    """Run folder, as written by jaxgpt.train, or its URL; checks all checkpoints, config and
+    tokenizer."""
     data: str | None = None
-    """Dataset folder: its shards, their indices and its tokenizer."""
+    """Dataset folder; checks its shards, their indices and its tokenizer."""
     json: bool = False
     """Print one JSON object."""
 

@@ -51,24 +51,24 @@ class AttentionBenchmark:
     """
 
     kernel: Kernel = "fastest"
-    """Kernel to measure; fastest: the one that training would choose here."""
+    """Kernel to measure; `fastest` is the one that training would choose here."""
     dtype: Dtype = "float32"
     """Type of queries, keys and values."""
     batch_size: int = 4
     """Rows of a batch."""
     sequence_length: int = 256
-    """Tokens of a row."""
+    """Tokens per row."""
     num_heads: int = 12
     """Heads of queries, keys and values."""
     head_dim: int = 64
     """Width of a head."""
     document: int | None = None
-    """Tokens of a document: rows are packed with several; None: a row is one."""
+    """Tokens per document, with several packed in a row; None: one document per row."""
     against: Literal["nothing", "reference", "pytorch"] = "nothing"
-    """reference: the definition, differentiated automatically. pytorch: its
+    """Side to compare with. reference: the definition, differentiated automatically. pytorch: its
     scaled_dot_product_attention."""
     repeats: int = 10
-    """Forward and backward passes of a round."""
+    """Forward and backward passes per round."""
     rounds: int = 5
     """Rounds of each side."""
     json: bool = False

@@ -42,11 +42,11 @@ class CpuBenchmark(Suite):
     a folder."""
 
     output: str = "cpu-benchmark"
-    """Folder; made if need be."""
+    """Output folder, made if it does not exist."""
     seconds: float = 3600.0
-    """Time for all of them; those that are left then are not begun."""
+    """Time limit for all measures, in seconds; no measure begins after it."""
     measure_seconds: float = 300.0
-    """Time for one, after which it is given up."""
+    """Time limit for one measure, in seconds; a slower one is given up."""
 
     @property
     def name(self) -> str:

@@ -30,7 +30,7 @@ class BuildBenchmark:
     workers: int = 2
     """Number of processes."""
     against: Literal["nothing", "one-process"] = "nothing"
-    """one-process: the same with one worker."""
+    """Side to compare with. one-process: the same build with one worker."""
     rounds: int = 3
     """Rounds of each side."""
     json: bool = False

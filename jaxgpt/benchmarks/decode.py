@@ -43,15 +43,16 @@ class DecodeBenchmark:
     dtype: Dtype = "float32"
     """Type of weights and activations."""
     batch_size: int = 1
-    """Rows at a time."""
+    """Rows decoded at a time."""
     prompt_tokens: int = 32
     """Length of the prompts."""
     new_tokens: int = 96
-    """Tokens that each row gains."""
+    """New tokens per row."""
     block_size: int = 16
-    """Steps that jaxgpt takes between two visits to the host."""
+    """Decoding steps of jaxgpt between two visits to the host."""
     against: Literal["nothing", "transformers"] = "nothing"
-    """transformers: its `generate` with the same weights and prompts, in a process of its own."""
+    """Side to compare with. transformers: its `generate` with the same weights and prompts, in a
+    process of its own."""
     cache: Literal["static", "dynamic"] = "static"
     """Kind of transformers' cache."""
     rounds: int = 5

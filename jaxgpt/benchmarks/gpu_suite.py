@@ -39,7 +39,7 @@ class GpuBenchmark(Suite):
     attention and loss head, in bfloat16 on the GPU here; each measure's JSON goes into a folder."""
 
     output: str = "gpu-benchmark"
-    """Folder; made if need be."""
+    """Output folder, made if it does not exist."""
 
     @property
     def name(self) -> str:

@@ -25,9 +25,9 @@ class LoaderBenchmark:
     """
 
     sequence_length: int = 1024
-    """Tokens of a row."""
+    """Tokens per row."""
     batch_size: int = 120
-    """Rows of a batch."""
+    """Rows per batch."""
     batches: int = 20
     """Batches per round."""
     max_bytes: int = 8 << 20

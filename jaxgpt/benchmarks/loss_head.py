@@ -31,15 +31,15 @@ class LossHeadBenchmark:
     """
 
     batch_size: int = 2
-    """Rows of a batch."""
+    """Rows per batch."""
     sequence_length: int = 1024
-    """Tokens of a row."""
+    """Tokens per row."""
     d_model: int = 768
     """Width of the hidden states."""
     vocab_size: int = 50_304
     """Vocabulary size."""
     chunk_tokens: int = 4096
-    """Most tokens of a chunk."""
+    """Most tokens per chunk."""
     dtype: Dtype = "float32"
     """Type of hidden states and operands; weights and sums are float32."""
     repeats: int = 2

@@ -39,9 +39,9 @@ class StartupBenchmark:
     """
 
     shape: Literal["quickstart", "gpt2-124m"] = "quickstart"
-    """The config, in small batches: of configs/quickstart.py or configs/base.py."""
+    """Config to start, in small batches: configs/quickstart.py or configs/base.py."""
     rounds: int = 3
-    """Starts with a cache, and as many without."""
+    """Number of starts with a cache, and of starts without one."""
     json: bool = False
     """Print one object of JSON."""
 

@@ -63,13 +63,13 @@ class Suite:
     """Base of the suites."""
 
     output: str
-    """Folder; made if need be."""
+    """Output folder, made if it does not exist."""
     only: tuple[str, ...] = ()
-    """Names of measures; empty: all."""
+    """Names of the measures to run; empty: all."""
     seconds: float = 600.0
-    """Time for all of them; those that are left then are not begun."""
+    """Time limit for all measures, in seconds; no measure begins after it."""
     measure_seconds: float = 150.0
-    """Time for one, after which it is given up."""
+    """Time limit for one measure, in seconds; a slower one is given up."""
     json: bool = False
     """Print one object of JSON."""
 

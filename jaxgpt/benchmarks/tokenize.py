@@ -37,14 +37,14 @@ class TokenizeBenchmark:
     kind: Kind = "bpe"
     """Kind of the tokenizer, which is trained on the same text."""
     vocab_size: int = 16384
-    """Number of ids, on all sides."""
+    """Vocabulary size, on all sides."""
     max_bytes: int = 32 << 20
     """Most bytes of text to run on."""
     workers: int = 1
     """Number of processes."""
     against: Literal["nothing", "tiktoken", "one-process"] = "nothing"
-    """tiktoken: encode_ordinary of the texts in memory, no shards, vocabulary of the same size
-    and text. one-process: jaxgpt with one worker."""
+    """Side to compare with. tiktoken: encode_ordinary of the texts in memory, no shards, vocabulary
+    of the same size and text. one-process: jaxgpt with one worker."""
     rounds: int = 5
     """Rounds of each side."""
     json: bool = False

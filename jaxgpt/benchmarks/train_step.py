@@ -40,17 +40,18 @@ class TrainStepBenchmark:
     dtype: Dtype = "float32"
     """Type of activations and operands; weights and sums are float32."""
     batch_size: int | None = None
-    """Rows of a step; None: the shape's."""
+    """Rows per step; None: those of the shape."""
     sequence_length: int | None = None
-    """Tokens of a row; None: the shape's."""
+    """Tokens per row; None: those of the shape."""
     num_micro_batches: int = 1
-    """Parts that jaxgpt computes a step in."""
+    """Micro-batches per step of jaxgpt."""
     cpu_devices: int = 1
-    """Devices that jaxgpt divides the processor into, each with its part of the batch."""
+    """Number of simulated CPU devices of jaxgpt, each with its part of the batch."""
     document: int | None = None
-    """Tokens of a document: rows are packed with several; None: a row is one."""
+    """Tokens per document, with several packed in a row; None: one document per row."""
     against: Literal["nothing", "pytorch"] = "nothing"
-    """pytorch: an equal model in a process of its own, from the same weights on the same tokens."""
+    """Side to compare with. pytorch: an equal model in a process of its own, from the same weights
+    on the same tokens."""
     mode: Literal["eager", "compile", "compile-cudnn"] = "compile"
     """Mode of PyTorch, always with its fused attention and AdamW; bfloat16 by autocast.
     compile-cudnn: compiled, and only cuDNN's attention."""

@@ -45,13 +45,13 @@ class FlagsBenchmark:
     """
 
     flags: tuple[str, ...] = CPU_FLAGS
-    """Flags to try; several in one string are tried together."""
+    """XLA flags to try; several in one string are tried together."""
     shape: ShapeName = "nanogpt-cpu"
     """Sizes of model and batch."""
     dtype: Dtype = "float32"
     """Type of activations and operands."""
     batch_size: int | None = None
-    """Rows of a step; None: the shape's."""
+    """Rows per step; None: those of the shape."""
     steps: int = 3
     """Training steps per round."""
     rounds: int = 3

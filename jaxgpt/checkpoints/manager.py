@@ -49,15 +49,15 @@ class CheckpointConfig:
     """When to save and what to keep."""
 
     every_steps: int | None = None
-    """Save at multiples of this many steps; None saves at every tenth of the run."""
+    """Steps between checkpoints; None: a tenth of the run."""
     keep_latest: int = 2
     """Number of newest checkpoints to keep."""
     keep_every_steps: int | None = None
-    """Also keep checkpoints at multiples of this many steps, for good; None keeps none."""
+    """Steps between checkpoints that are kept for good; None: no such checkpoints."""
     keep_best: int = 1
-    """Also keep this many with the lowest evaluation loss."""
+    """Number of checkpoints with the lowest evaluation loss to keep as well."""
     max_failed_saves: int = 3
-    """End the run with an error when this many saves in a row have failed."""
+    """Number of failed saves in a row after which the run ends with an error."""
 
     def __post_init__(self) -> None:
         least = {

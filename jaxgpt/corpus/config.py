@@ -19,7 +19,7 @@ class ShardsConfig:
     """How tokens are laid out in files."""
 
     max_tokens: int = DEFAULT_SHARD_TOKENS
-    """A shard is closed before it gets longer."""
+    """Most tokens per shard."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -35,7 +35,7 @@ class DatasetConfig:
     repair: RepairConfig = RepairConfig()
     """Repair of damaged text."""
     filters: FiltersConfig = FiltersConfig()
-    """Rules for documents that are good enough."""
+    """Quality rules that documents must pass."""
     near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
     """Removal of documents that nearly repeat another one."""
     privacy: PrivacyConfig = PrivacyConfig()
@@ -45,11 +45,11 @@ class DatasetConfig:
     mixture: MixtureConfig = MixtureConfig()
     """Weights of the sources: documents dropped or repeated."""
     split: Split = HashSplit()
-    """Choice of validation text."""
+    """Choice of the validation text."""
     tokenizer: DatasetTokenizer = DatasetTokenizer()
-    """The vocabulary."""
+    """Tokenizer to train, or an existing one."""
     shards: ShardsConfig = ShardsConfig()
-    """Layout of tokens in files."""
+    """Layout of the tokens in shard files."""
     executor: ExecutorConfig = ExecutorConfig()
     """Processes or cluster that do the work."""
     seed: int = 0

@@ -48,7 +48,7 @@ class DataConfig:
     datasets: tuple[WeightedDataset, ...] = ()
     """Datasets to draw from, all made with one tokenizer."""
     mask_documents: bool = True
-    """Keep attention and positions inside each document; False runs them together (GPT-2)."""
+    """Attention and positions within each document; False lets them cross documents (GPT-2)."""
 
 
 @configclass
@@ -56,11 +56,11 @@ class BatchConfig:
     """The size of one optimiser step."""
 
     sequence_length: int
-    """Tokens that the model sees in one row."""
+    """Tokens per row that the model sees."""
     global_batch_size: int
-    """Rows of a step, over all devices and micro-batches."""
+    """Rows per step, over all devices and micro-batches."""
     num_micro_batches: int = 1
-    """Parts that a step's rows are computed in, one after the other, to save memory."""
+    """Micro-batches per step, computed one after the other to save memory."""
 
     @property
     def tokens_per_step(self) -> int:

@@ -41,17 +41,18 @@ class HostsConfig:
     """Which host this is. Under Slurm, Open MPI and a Kubernetes JobSet nothing need be given."""
 
     coordinator: str | None = None
-    """HOST:PORT of host 0, as all hosts reach it; JAX uses the port after it as well."""
+    """Address of host 0, HOST:PORT, as all hosts reach it; JAX uses the next port as well."""
     num_hosts: int | None = None
-    """Number of processes that take part."""
+    """Number of processes in the run."""
     host_id: int | None = None
-    """The number of this one, from 0."""
+    """Number of this process, from 0."""
     heartbeat_seconds: float = 30.0
-    """Longest silence of a host, in seconds; after it the host is lost, and all others stop."""
+    """Longest silence of a host, in seconds; after that it counts as lost, and all others stop."""
     start_timeout_seconds: float = 300.0
-    """Longest wait for all hosts to come, and for each to answer in the preflight."""
+    """Longest wait for all hosts to connect, and for each to answer the preflight check, in
+    seconds."""
     max_clock_skew_seconds: float = 5.0
-    """Largest difference between the hosts' clocks."""
+    """Largest allowed difference between the hosts' clocks, in seconds."""
 
     def __post_init__(self) -> None:
         for name in ("heartbeat_seconds", "start_timeout_seconds", "max_clock_skew_seconds"):

@@ -26,15 +26,17 @@ class SamplingConfig:
     """How the next token is drawn from the model's scores."""
 
     temperature: float = 1.0
-    """Divides the scores: below 1 is safer, above 1 wilder; 0 always takes the likeliest token."""
+    """Divisor of the scores: below 1 is safer, above 1 wilder; 0 always takes the likeliest
+    token."""
     top_k: int | None = None
-    """Draw from the K likeliest tokens only (None: from all)."""
+    """Number of likeliest tokens to draw from; None: all."""
     top_p: float = 1.0
-    """Draw from the smallest set of likeliest tokens whose probabilities reach this sum."""
+    """Probability mass to draw from: the smallest set of likeliest tokens that reaches it; 1:
+    all."""
     min_p: float = 0.0
-    """Drop tokens less likely than this share of the likeliest one's probability."""
+    """Least probability of a token, as a share of the likeliest one's; 0: no limit."""
     repetition_penalty: float = 1.0
-    """Above 1: makes tokens that the text already has less likely (1: off)."""
+    """Penalty of tokens that the text already has: above 1 makes them less likely; 1: off."""
 
     def __post_init__(self) -> None:
         # Every test is written so that NaN fails it.

@@ -48,17 +48,17 @@ class GptConfig:
     d_model: int = 768
     """Width of the residual stream."""
     position: Position = Rotary()
-    """Encoding of the order of tokens."""
+    """Encoding of token positions."""
     attention: Attention = GroupedQueryAttention()
-    """Attention: reads from earlier tokens."""
+    """Attention sub-layer, which reads from earlier tokens."""
     feed_forward: FeedForward = SwiGlu()
-    """Feed-forward sub-layer, for each token on its own."""
+    """Feed-forward sub-layer, which treats each token on its own."""
     norm: Norm = RmsNorm()
     """Normalisation of the input of each sub-layer and of the last hidden state."""
     head: Head = LanguageModelHead()
-    """Prediction from the last hidden state."""
+    """Output head, which predicts from the last hidden state."""
     scale_embedding: bool = False
-    """Multiply token embeddings by sqrt(d_model) (Vaswani et al. 2017, Gemma)."""
+    """Scaling of token embeddings by sqrt(d_model) (Vaswani et al. 2017, Gemma)."""
     dropout: Training[Dropout] = Dropout()
     """Shares of activations dropped in training."""
     initialization: Training[Initialization] = Initialization()
@@ -66,13 +66,14 @@ class GptConfig:
     remat: Execution[Remat] = NoRemat()
     """Arrays that the backward pass recomputes instead of keeping."""
     layers: Execution[LayerStack] = Unrolled()
-    """Compilation of the layers, one by one or as a loop; parameters are laid out alike."""
+    """Execution of the layers: unrolled, as a loop, or as a pipeline; the stored parameters are the
+    same."""
     param_dtype: Dtype = "float32"
-    """Type that parameters are kept in; training needs float32, whatever compute_dtype is."""
+    """Type of the stored parameters; training needs float32, whatever compute_dtype is."""
     compute_dtype: Execution[Dtype] = "float32"
     """Type of activations and matmul operands; sums, norms, softmax and logits are float32."""
     vocab_multiple: int = 128
-    """The vocabulary is rounded up to a multiple of this; columns beyond it have no probability."""
+    """Divisor of the padded vocabulary size; ids beyond the vocabulary have no probability."""
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "d_model", "vocab_multiple"):

@@ -51,11 +51,11 @@ class LanguageModelHead(Head):
     """Logits of the next token at every position."""
 
     tied: bool = True
-    """Use the embedding table as the kernel (Press and Wolf 2017)."""
+    """Use of the embedding table as the head's kernel (Press and Wolf 2017)."""
     soft_cap: float | None = None
-    """Bounds logits by soft_cap * tanh(logit / soft_cap) (Gemma 2); None for no bound."""
+    """Bound of the logits, by soft_cap * tanh(logit / soft_cap) (Gemma 2); None for no bound."""
     zero_init: Training[bool] = False
-    """Start an untied kernel at zero: the first loss is exactly ln(vocab_size)."""
+    """Start of an untied kernel at zero, so that the first loss is exactly ln(vocab_size)."""
 
     def __post_init__(self) -> None:
         if self.soft_cap is not None and not self.soft_cap > 0:

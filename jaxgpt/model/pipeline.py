@@ -42,9 +42,9 @@ class Pipelined(LayerStack):
     """
 
     num_micro_batches: int = 8
-    """Parts in which the rows of a batch pass through; the more, the smaller the bubble."""
+    """Number of micro-batches that pass through the stages; more make the bubble smaller."""
     stage: LayerStack = Scanned()
-    """Layer stack of a stage."""
+    """Layer stack within each stage."""
 
     def __post_init__(self) -> None:
         if self.num_micro_batches < 1:

@@ -23,17 +23,17 @@ class MeshConfig:
     """How many devices lie along each axis; one axis may be -1: whatever is left."""
 
     data: int = -1
-    """Copies of the model, each with its share of the batch."""
+    """Number of model copies, each with its share of the batch."""
     fsdp: int = 1
-    """Shares of the batch whose devices also split parameters and optimiser state."""
+    """Number of batch shares whose devices also split parameters and optimiser state."""
     expert: int = 1
-    """Shares of the batch whose devices also divide the experts of a mixture among them."""
+    """Number of batch shares whose devices also divide the experts of a mixture."""
     context: int = 1
-    """Shares of every row's tokens, for long sequences."""
+    """Number of shares of every row's tokens, for long sequences."""
     tensor: int = 1
-    """Shares of heads, hidden units and vocabulary."""
+    """Number of shares of heads, hidden units and vocabulary."""
     pipeline: int = 1
-    """Stages of the layers; model.layers must be Pipelined, so that they pass rows on."""
+    """Number of pipeline stages of the layers; needs model.layers to be Pipelined."""
 
     def __post_init__(self) -> None:
         sizes = tuple(self.sizes.values())

@@ -50,13 +50,13 @@ class EvaluationConfig:
     every_steps: int | None = None
     """Steps between evaluations on the validation split; None: a tenth of the run."""
     max_tokens: int | None = 1_000_000
-    """Most tokens to read each time, from the beginning; None: the whole split."""
+    """Most tokens per evaluation, from the beginning of the split; None: the whole split."""
     batch_size: int | None = None
-    """Rows at a time; None: as many as a training micro-batch has."""
+    """Rows per batch; None: as many as a training micro-batch has."""
     prompts: tuple[str, ...] = ()
     """Texts to continue at each evaluation, for a person to read."""
     sample_tokens: int = 100
-    """Length of those continuations, in tokens."""
+    """Length of each continuation of a prompt, in tokens."""
 
     def __post_init__(self) -> None:
         for name, least in (("every_steps", 1), ("max_tokens", 2), ("batch_size", 1)):

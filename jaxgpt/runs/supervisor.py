@@ -31,13 +31,13 @@ class Patience:
     """When to start a command again, and when no more."""
 
     first_wait_seconds: float = 2.0
-    """Wait before the first restart; doubled at each that follows without progress."""
+    """Wait before the first restart, in seconds; doubled at each restart without progress."""
     longest_wait_seconds: float = 300.0
-    """But never wait longer."""
+    """Longest wait before a restart, in seconds."""
     max_restarts: int = 5
-    """Restarts in a row without a new checkpoint after which supervising ends."""
+    """Most restarts in a row without a new checkpoint; after them supervising ends."""
     also: tuple[int, ...] = ()
-    """More exit codes to start again after, besides 75 and death by a signal."""
+    """Exit codes that lead to a restart in addition to 75 and death by a signal."""
 
     def __post_init__(self) -> None:
         for name in ("first_wait_seconds", "longest_wait_seconds", "max_restarts"):

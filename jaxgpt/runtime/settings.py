@@ -44,25 +44,26 @@ class RuntimeConfig:
     """Settings of the process, not of the mathematics."""
 
     compile_cache: str = "~/.cache/jaxgpt/xla"
-    """Folder of compiled programs, shared by all runs; empty: compile each time."""
+    """Folder of compiled programs, shared by all runs; empty: no cache, every start compiles."""
     deterministic: bool = False
-    """On a GPU: deterministic kernels; XLA's choice among them is kept in the compile cache, which
-    must not be empty then. A CPU always is."""
+    """Deterministic kernels on a GPU; XLA's choice among them is stored in the compile cache, which
+    must be set. A CPU is always deterministic."""
     matmul_precision: Literal["default", "highest"] = "default"
     """Precision of float32 products on a GPU of compute capability 8.0 or above: default rounds
     operands to TF32, 10 bits of mantissa; highest keeps float32 and takes several times as long.
     Products of bfloat16 and products on a CPU do not depend on it."""
     max_copied_bytes: int = 4 * 10**9
-    """Most memory of a device, in bytes, for copies of weights that are made once a step, not once
-    a micro-batch: in model.compute_dtype, one array a layer, whole along mesh.fsdp. First come the
-    embedding and the head, then all layers, each if they fit; 0: no copies."""
+    """Most bytes per device for copies of weights that are made once per step instead of once per
+    micro-batch: in model.compute_dtype, one array per layer, gathered along mesh.fsdp. The
+    embedding and the head come first, then all layers, each if it fits; 0: no copies."""
     cpu_devices: int = 1
-    """Number of simulated CPU devices where there is no GPU, each with its part of the mesh.
-    One per core keeps all cores busy: XLA runs many operations on one. A number of devices
-    in XLA_FLAGS stands instead."""
+    """Number of simulated CPU devices where there is no GPU, each with its part of the mesh. One
+    per core keeps all cores busy, because XLA runs many operations on a single core. A number of
+    devices in XLA_FLAGS overrides it."""
     check_replicas_steps: int | None = None
-    """Steps between comparisons of the devices' copies of all parameters, which are also
-    compared before each save; None: never. On GPUs copies are equal only if `deterministic`."""
+    """Steps between comparisons of the devices' copies of all parameters, which are also compared
+    before each save; None: no comparisons. On GPUs copies are equal only if runtime.deterministic
+    is set."""
 
     def __post_init__(self) -> None:
         if self.check_replicas_steps is not None and self.check_replicas_steps < 1:

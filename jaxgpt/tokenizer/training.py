@@ -38,14 +38,14 @@ class TokenizerConfig:
     vocab_size: int = 16384
     """Number of token ids wanted; fewer where the text does not have that many pieces."""
     character_coverage: float = 0.9995
-    """Share of the text whose characters get an id of their own (bpe, unigram); the rarest
-    become bytes."""
+    """Share of the text whose characters get an id of their own (bpe, unigram); rarer ones become
+    bytes."""
     max_piece_length: int = 32
     """Most characters of a piece."""
     sample_bytes: int = 64 * 2**20
-    """Bytes of text to train on, drawn from all of it."""
+    """Bytes of text to train on, sampled from the whole text."""
     seed: int = 0
-    """Seed of that draw."""
+    """Random seed of the sample of text."""
 
     def __post_init__(self) -> None:
         if self.vocab_size <= NUM_FIXED_PIECES:

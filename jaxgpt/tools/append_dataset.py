@@ -26,7 +26,7 @@ class AppendOptions:
     input: tuple[str, ...]
     """Files, folders (with all below), globs and fsspec URLs, as for build_dataset.py."""
     json: bool = False
-    """Print what was added, and the new fingerprint, as JSON."""
+    """Print the counts of what was added and the new fingerprint as JSON."""
     settings: Annotated[DatasetConfig, tyro.conf.arg(name="")] = field(kw_only=True)
 
 

@@ -27,9 +27,9 @@ class BuildOptions:
     """Files, folders (with all below), globs and fsspec URLs: .txt .md .rst .html .py and other
     text, .jsonl .json .parquet .csv .tsv; each plain or .gz .zst .bz2 .xz."""
     output: Path
-    """Dataset folder; made if need be."""
+    """Dataset folder to write, made if it does not exist."""
     config: str | None = None
-    """Config file (.py or .json); default configs/dataset.py."""
+    """Config file (.py or .json); default: configs/dataset.py."""
     json: bool = False
     """Print the manifest's counts and splits as JSON."""
     settings: Annotated[DatasetConfig, tyro.conf.arg(name="")] = field(kw_only=True)

@@ -19,9 +19,9 @@ class ExportOptions:
     dataset: Path
     """Dataset folder."""
     format: Format
-    """parquet: a row for each document. arrayrecord: a JSON object for each document."""
+    """Output format. parquet: one row per document; arrayrecord: one JSON object per document."""
     output: Path
-    """Folder for the files; must not exist, or be empty."""
+    """Output folder, which must be empty or not exist."""
     max_file_bytes: int = DEFAULT_FILE_BYTES
     """Most bytes of text in one file; a longer document has a file of its own."""
     json: bool = False

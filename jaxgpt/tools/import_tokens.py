@@ -17,21 +17,22 @@ class ImportOptions:
     """Make a dataset of a token file that was made with a tokenizer of jaxgpt."""
 
     input: Path
-    """The .bin file; for megatron, its .idx lies next to it."""
+    """File of token ids, .bin; for megatron, its .idx lies next to it."""
     format: Format
-    """nanogpt: ids of 2 bytes (or 4 or 8) and nothing else; megatron: .bin and .idx (MMIDIDX)."""
+    """Format of the file. nanogpt: ids of 2 bytes (or 4 or 8) and nothing else; megatron: .bin and
+    .idx (MMIDIDX)."""
     tokenizer: Path
-    """The tokenizer that made the ids: a model file, or a dataset or run folder."""
+    """Tokenizer that made the ids: a model file, or a dataset or run folder."""
     output: Path
-    """Dataset folder; must not exist, or be empty."""
+    """Dataset folder to write, which must be empty or not exist."""
     eos_id: int | None = None
-    """The id that ends a document; default: the tokenizer's EOS."""
+    """Id that ends a document; default: the tokenizer's EOS."""
     val_fraction: float = 0.01
     """Share of the documents that is held out for validation."""
     seed: int = 0
     """Random seed of the order of documents and of the choice of validation documents."""
     source: str | None = None
-    """Name of the source of all documents; default: the path of the file."""
+    """Source name of all documents; default: the path of the file."""
     license: str = ""
     """Licence of all documents."""
     json: bool = False

@@ -22,23 +22,23 @@ class InspectOptions:
     dataset: Path
     """Dataset folder."""
     id: str | None = None
-    """Documents with this id, kept or dropped."""
+    """Id of the documents to show, kept or dropped."""
     location: str | None = None
-    """Documents from this place in the input, PATH:LINE, kept or dropped."""
+    """Place in the input, PATH:LINE, of the documents to show, kept or dropped."""
     source: str | None = None
-    """Kept documents of this source."""
+    """Source of the kept documents to show."""
     reason: str | None = None
-    """Documents that were dropped for this reason."""
+    """Reason of the dropped documents to show."""
     random: int | None = None
     """Number of documents to draw, from the kept ones or those that --source or --reason choose."""
     seed: int = 0
     """Random seed of the draw."""
     max_documents: int = 10
-    """Number of documents shown without --random: the first ones."""
+    """Most documents to show without --random: the first ones."""
     similar: int = 0
     """Number of most similar documents to name with each kept one; reads all text."""
     full: bool = False
-    """Show texts whole."""
+    """Show whole texts."""
     json: bool = False
     """Print JSON."""
 

@@ -20,21 +20,21 @@ class TakedownOptions:
     dataset: Path
     """Dataset folder."""
     source: tuple[str, ...] = ()
-    """All documents of these sources."""
+    """Sources whose documents are all taken down."""
     id: tuple[str, ...] = ()
-    """Documents with these ids."""
+    """Ids of documents to take down."""
     location: tuple[str, ...] = ()
-    """Documents from these places in the input, PATH:LINE."""
+    """Places in the input, PATH:LINE, of documents to take down."""
     id_file: Path | None = None
-    """A file with further ids, one a line."""
+    """File with further ids, one per line."""
     location_file: Path | None = None
-    """A file with further locations, one a line."""
+    """File with further places in the input, one per line."""
     note: str = ""
-    """Recorded in the manifest, such as the date and number of a request."""
+    """Note for the manifest, such as the date and number of a request."""
     ignore_unknown: bool = False
-    """Names that the dataset does not have are no error."""
+    """Ignore names that the dataset does not have, instead of ending with an error."""
     with_kept: bool = False
-    """Take down, too, the kept document of which a named one was removed as a duplicate."""
+    """Also take down a kept document if a named one was removed as its duplicate."""
     json: bool = False
     """Print JSON."""
 

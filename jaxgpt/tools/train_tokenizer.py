@@ -30,7 +30,7 @@ class TrainTokenizerOptions:
     input: tuple[str, ...]
     """Files, folders (with all below), globs and fsspec URLs, as for tools/build_dataset.py."""
     output: Path
-    """Folder for tokenizer.model; made if need be."""
+    """Output folder for tokenizer.model, made if it does not exist."""
     json: bool = False
     """Print the report as JSON."""
     sources: SourcesConfig = field(default_factory=SourcesConfig)

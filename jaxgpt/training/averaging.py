@@ -68,7 +68,7 @@ class ExponentialAverage(Averaging):
     """
 
     decay: float = 0.999
-    """Share of the old average: 0.999 averages over some 1,000 steps."""
+    """Decay of the average per step: 0.999 averages over some 1,000 steps."""
 
     def __post_init__(self) -> None:
         if not 0 < self.decay < 1:

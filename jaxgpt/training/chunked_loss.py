@@ -95,7 +95,7 @@ class TokenChunks(LinearCrossEntropy):
     """The logits of some tokens at a time, on each device."""
 
     num_tokens: int = 4096
-    """Most tokens of a chunk; fewer need less memory, too few make small products."""
+    """Most tokens per chunk; fewer need less memory, but too few make the matrix products slow."""
 
     def __post_init__(self) -> None:
         if self.num_tokens < 1:

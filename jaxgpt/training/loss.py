@@ -49,7 +49,7 @@ class LossConfig:
     z_loss: float = 0.0
     """Weight of the squared log-normaliser (PaLM, arXiv:2204.02311, section 5); 1e-4 is usual."""
     logits: Execution[LinearCrossEntropy] = TokenChunks()
-    """Logits in chunks or all at once; changes memory and speed only."""
+    """Computation of the logits, in chunks or all at once; changes memory and speed only."""
 
     def __post_init__(self) -> None:
         if self.z_loss < 0:

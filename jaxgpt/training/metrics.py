@@ -28,7 +28,7 @@ class LoggingConfig:
     every_steps: int = 10
     """Steps between lines of metrics.jsonl."""
     tensorboard: bool = True
-    """Also write TensorBoard event files."""
+    """Write TensorBoard event files as well."""
     progress_seconds: float = 10.0
     """Seconds between progress lines where there is no terminal."""
 

@@ -20,9 +20,9 @@ class Optimizer:
     """What every optimiser has; choose `AdamW` or `Muon`."""
 
     weight_decay: float = 0.1
-    """Decoupled decay of matrices and embeddings; never of norms and biases."""
+    """Decoupled weight decay of matrices and embeddings, but not of norms and biases."""
     clip_norm: float | None = 1.0
-    """Gradients with a larger global norm are scaled down to it; None: never."""
+    """Largest global norm of the gradients, which are scaled down to it; None: no clipping."""
     b1: float = 0.9
     """Adam's decay of the first moment."""
     b2: float = 0.95
@@ -30,7 +30,8 @@ class Optimizer:
     eps: float = 1e-8
     """Adam's guard against division by zero."""
     averaging: Averaging = NoAveraging()
-    """Average of the weights of many steps, used as the model; or none."""
+    """Average of the weights over many steps, which is then the model that is evaluated and
+    used."""
 
     def __post_init__(self) -> None:
         if self.weight_decay < 0:

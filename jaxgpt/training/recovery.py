@@ -162,20 +162,20 @@ class SkipSpikes(Recovery):
     """
 
     window: int = 128
-    """Accepted steps whose losses and gradient norms are remembered."""
+    """Number of accepted steps whose losses and gradient norms are remembered."""
     sigmas: float = 6.0
-    """Standard deviations above the mean from which a value is a spike."""
+    """Number of standard deviations above the mean from which on a value is a spike."""
     min_steps: int = 64
-    """Accepted steps before any value is called a spike; not finite is refused from the first."""
+    """Accepted steps before any finite value counts as a spike; NaN and infinity always do."""
     max_in_a_row: int = 8
-    """Skipped steps in a row that make the run roll back."""
+    """Number of skipped steps in a row that makes the run roll back."""
     max_in_window: int = 32
-    """Skipped steps among the last `window` that make the run roll back, too."""
+    """Number of skipped steps among the last `window` that makes the run roll back."""
     rewind_steps: int = 100
-    """Fewest steps to roll back; the newest checkpoint that is old enough is taken, or the
-    oldest."""
+    """Fewest steps to roll back: to the newest checkpoint that is old enough, or to the oldest
+    one."""
     max_rollbacks: int = 5
-    """Most rollbacks of a run; after them it ends as diverged."""
+    """Most rollbacks per run; after them the run ends as diverged."""
 
     def __post_init__(self) -> None:
         least = {"window": 2, "min_steps": 2, "max_in_a_row": 1, "max_in_window": 1}

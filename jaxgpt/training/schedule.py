@@ -18,11 +18,11 @@ class Schedule:
     num_steps: int = 1000
     """Optimiser steps of the run."""
     peak_learning_rate: float = 3e-4
-    """The highest rate, reached at the end of the warm-up."""
+    """Highest learning rate, reached at the end of the warm-up."""
     warmup_share: float = 0.02
-    """Share of the steps in which the rate rises linearly from 0."""
+    """Share of the steps in which the learning rate rises linearly from 0."""
     final_share: float = 0.1
-    """The rate that the decay leads to, one step after the last, as a share of the peak."""
+    """Learning rate at the end of the decay, one step after the last, as a share of the peak."""
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
@@ -90,7 +90,7 @@ class WarmupStableDecay(Schedule):
     """The peak, then a straight line down in the last share (WSD, arXiv:2404.06395)."""
 
     decay_share: float = 0.2
-    """Share of the steps in which the rate falls."""
+    """Share of the steps in which the learning rate falls."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

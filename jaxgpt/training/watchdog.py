@@ -27,11 +27,11 @@ class WatchdogConfig:
     """When a run counts as hanging; it then ends with exit code 75."""
 
     medians: float = 10.0
-    """Longest time of a step, in medians of the steps before it."""
+    """Longest time of a step, as a multiple of the median time of the steps before it."""
     least_seconds: float = 300.0
-    """Time that a step may take in any case, in seconds, waiting for data included."""
+    """Least time before a step counts as hung, in seconds, including the wait for data."""
     slow_seconds: float = 1800.0
-    """Longest time of compiling, restoring, one evaluation or one save, in seconds."""
+    """Longest time of one compilation, restore, evaluation or save, in seconds."""
 
     def __post_init__(self) -> None:
         for name in ("medians", "least_seconds", "slow_seconds"):

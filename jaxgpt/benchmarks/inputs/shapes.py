@@ -23,9 +23,9 @@ class Shape:
     num_heads: int
     """Heads, each d_model / num_heads wide."""
     sequence_length: int
-    """Tokens of a row; the model has as many positions."""
+    """Tokens per row; the model has as many positions."""
     batch_size: int
-    """Rows of a step."""
+    """Rows per step."""
     vocab_size: int
     """Vocabulary size."""
 

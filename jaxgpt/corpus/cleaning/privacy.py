@@ -47,8 +47,8 @@ class PrivacyConfig:
     email_replacement: str | None = None
     """Text in place of every e-mail address, such as email@example.com."""
     ip_replacement: str | None = None
-    """Text in place of every public IP address, such as 192.0.2.1. A version number of four
-    parts, 1.2.3.4, looks the same."""
+    """Text in place of every public IP address, such as 192.0.2.1. Version numbers of four parts,
+    such as 1.2.3.4, are replaced, too."""
 
     @property
     def files_read(self) -> tuple[str, ...]:

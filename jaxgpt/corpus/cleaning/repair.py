@@ -27,9 +27,9 @@ class RepairConfig:
     """How damaged text is repaired."""
 
     max_replaced_share: float = 0.01
-    """A document with a larger share of characters that were not valid UTF-8 is dropped."""
+    """Largest share of characters that were not valid UTF-8; a document with more is dropped."""
     unicode_form: Literal["as_is", "NFC"] = "as_is"
-    """NFC composes characters (e + accent becomes one); as_is leaves them."""
+    """Unicode normalisation. NFC: compose characters (e + accent becomes one); as_is: none."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_replaced_share <= 1:

@@ -61,7 +61,7 @@ class HashSplit(Split):
     """Whole documents, chosen by content hash: adding documents never moves another one."""
 
     val_fraction: float = 0.01
-    """Share of the documents that is held out; at least one is."""
+    """Share of the documents that is held out for validation; at least one document is."""
 
     def __post_init__(self) -> None:
         _check_fraction(self.val_fraction)
@@ -87,7 +87,7 @@ class TailSplit(Split):
     """The end of every document; for a corpus of one long document, or a few."""
 
     val_fraction: float = 0.1
-    """Share of each document's characters that is held out."""
+    """Share of each document's characters that is held out for validation."""
 
     def __post_init__(self) -> None:
         _check_fraction(self.val_fraction)

@@ -14,16 +14,16 @@ class ExecutorConfig:
     """Who does the work. The dataset is the same whoever does it."""
 
     kind: Literal["serial", "processes", "ray"] = "processes"
-    """serial: one task after the other in this process. processes: on the cores of this machine.
-    ray: on a Ray cluster, or all cores as Ray sees them."""
+    """Place where tasks run. serial: in this process, one after the other. processes: on the cores
+    of this machine. ray: on a Ray cluster, or on all cores as Ray sees them."""
     workers: int | None = None
-    """Most tasks at once; by default one for each CPU this process may use. A Ray cluster
+    """Most tasks at once; by default one for each CPU that this process may use. A Ray cluster
     decides for itself."""
     address: str | None = None
     """Address of a Ray cluster: `auto` for the one this machine belongs to; by default a Ray
     of this machine alone is started."""
     when_disk_is_small: Literal["refuse", "warn"] = "refuse"
-    """If there surely is too little room for what is to be written: do not begin, or only warn."""
+    """Reaction to a disk that is surely too small for the output: refuse to begin, or warn."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:

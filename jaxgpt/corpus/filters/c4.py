@@ -25,20 +25,20 @@ class C4Config:
     """C4's rules; None or False switches a rule off."""
 
     max_word_length: int | None = 1000
-    """A line with a longer word is taken out."""
+    """Longest word, in characters; a line with a longer one is taken out."""
     remove_citations: bool = True
-    """Take [1], [edit] and [citation needed] out of lines."""
+    """Removal of [1], [edit] and [citation needed] from lines."""
     require_terminal_punctuation: bool = False
-    """Take out lines that do not end in . ? ! or a quotation mark, or end in an ellipsis. C4 does,
-    FineWeb does not: it costs more text than any other rule."""
+    """Removal of lines that do not end in . ? ! or a quotation mark, or end in an ellipsis. C4 has
+    this rule, FineWeb does not, because it costs more text than any other rule."""
     min_words_per_line: int | None = 3
-    """A line of fewer words is taken out."""
+    """Fewest words per line; a shorter line is taken out."""
     forbid_lorem_ipsum: bool = True
-    """Reject documents with "lorem ipsum" in a line."""
+    """Rejection of documents with "lorem ipsum" in a line."""
     remove_javascript_lines: bool = True
-    """Take out lines with the word javascript."""
+    """Removal of lines with the word javascript."""
     forbid_curly_bracket: bool = True
-    """Reject documents with { in a line; nearly all program code goes with it."""
+    """Rejection of documents with { in a line, which drops nearly all program code."""
     policy_phrases: tuple[str, ...] = (
         "terms of use",
         "privacy policy",
@@ -47,9 +47,9 @@ class C4Config:
         "use of cookies",
         "use cookies",
     )
-    """Take out lines with one of these, in lower case; () switches the rule off."""
+    """Phrases, in lower case, whose lines are taken out; () switches the rule off."""
     min_sentences: int | None = 5
-    """Reject documents with fewer sentences in the lines that are left."""
+    """Fewest sentences in the lines that are left; a document with fewer is rejected."""
 
     def build(self) -> "C4":
         """The step that applies them."""

@@ -23,9 +23,9 @@ class CodeConfig:
     """Rules for program files; None switches a rule off."""
 
     max_line_characters: int | None = 1000
-    """The longest line."""
+    """Most characters of the longest line."""
     max_mean_line_characters: float | None = 100.0
-    """The mean line."""
+    """Most characters of a line, on average."""
     min_alphanumeric_share: float | None = 0.25
     """Least share of letters and digits among the characters."""
     min_letter_share: float | None = 0.25

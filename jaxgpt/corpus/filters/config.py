@@ -55,20 +55,20 @@ class FiltersConfig:
     """Which documents are good enough. A section that is None is switched off."""
 
     profile: Profile = "none"
-    """Source of the sections that are not given. none: nothing is judged; web-en: FineWeb's
-    rules for English pages; web-any: those that suit any language; code: program files."""
+    """Default of the sections that are not given. none: no rules; web-en: FineWeb's rules for
+    English pages; web-any: rules that suit any language; code: rules for program files."""
     url: UrlConfig | None = _FROM_PROFILE
-    """The URL gate."""
+    """Filter by URL."""
     language: LanguageConfig | None = _FROM_PROFILE
-    """The language gate."""
+    """Filter by language."""
     gopher_repetition: GopherRepetitionConfig | None = _FROM_PROFILE
-    """Gopher's rules against repetition."""
+    """Gopher's rules on repetition."""
     gopher_quality: GopherQualityConfig | None = _FROM_PROFILE
-    """Gopher's rules of quality."""
+    """Gopher's rules on quality."""
     c4: C4Config | None = _FROM_PROFILE
-    """C4's rules, which also take lines out."""
+    """C4's rules, which also take out lines."""
     fineweb: FineWebConfig | None = _FROM_PROFILE
-    """FineWeb's own rules."""
+    """FineWeb's additional rules."""
     code: CodeConfig | None = _FROM_PROFILE
     """Rules for program files."""
 

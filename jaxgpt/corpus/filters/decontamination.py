@@ -37,9 +37,9 @@ class DecontaminationConfig:
     files: tuple[str, ...] = ()
     """Evaluation files: .jsonl, .json, .csv or .txt."""
     ngram: int = 13
-    """Words in a row that a contaminated document shares with an evaluation text."""
+    """Number of consecutive words that a contaminated document shares with an evaluation text."""
     action: Literal["drop", "report"] = "drop"
-    """drop: leave contaminated documents out. report: only count them."""
+    """Treatment of contaminated documents. drop: leave them out; report: only count them."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.ngram <= 1000:

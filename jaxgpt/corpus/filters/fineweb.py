@@ -17,15 +17,15 @@ class FineWebConfig:
     """FineWeb's rules; None switches a rule off. Blank lines are not counted."""
 
     min_punctuated_line_share: float | None = 0.12
-    """Least share of lines that end with the end of a sentence."""
+    """Least share of lines that end with a sentence's final punctuation."""
     max_short_line_share: float | None = 0.67
-    """Largest share of lines with few characters."""
+    """Largest share of short lines."""
     short_line_characters: int = 30
-    """A line up to this length is short."""
+    """Most characters of a short line."""
     max_duplicate_line_character_share: float | None = 0.01
-    """Largest share of characters in lines that came before."""
+    """Largest share of characters in repeated lines."""
     max_newlines_per_word: float | None = 0.3
-    """Line ends for each word."""
+    """Most line ends per word."""
 
     def build(self) -> "FineWeb":
         """The step that applies them."""

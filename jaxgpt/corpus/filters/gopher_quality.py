@@ -28,25 +28,25 @@ class GopherQualityConfig:
     """Gopher's quality rules; None switches a rule off."""
 
     min_words: int | None = 50
-    """Fewest words; words of punctuation only do not count."""
+    """Fewest words; those of punctuation only do not count."""
     max_words: int | None = 100_000
-    """Most words."""
+    """Most words; those of punctuation only do not count."""
     min_mean_word_length: float | None = 3.0
-    """Characters a word, on average; words of punctuation only do not count."""
+    """Least mean word length, in characters; words of punctuation only do not count."""
     max_mean_word_length: float | None = 10.0
-    """Characters a word, on average."""
+    """Largest mean word length, in characters."""
     max_hashes_per_word: float | None = 0.1
-    """Signs # in the text for each of its words."""
+    """Most # signs per word."""
     max_ellipses_per_word: float | None = 0.1
-    """Ellipses in the text for each of its words."""
+    """Most ellipses per word."""
     max_bullet_line_share: float | None = 0.9
     """Largest share of lines that begin with - or a bullet."""
     max_ellipsis_line_share: float | None = 0.3
     """Largest share of lines that end with an ellipsis."""
     min_letter_word_share: float | None = 0.8
-    """Least share of words that have a letter."""
+    """Least share of words with a letter."""
     min_stop_words: int | None = 2
-    """Fewest stop words that must occur."""
+    """Fewest different stop words."""
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
     """Stop words in lower case; English ones by default."""
 

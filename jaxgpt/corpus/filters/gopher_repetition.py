@@ -28,31 +28,31 @@ class GopherRepetitionConfig:
     """Gopher's repetition rules; None switches a rule off."""
 
     max_duplicate_paragraph_share: float | None = 0.30
-    """Largest share of paragraphs that came before."""
+    """Largest share of repeated paragraphs."""
     max_duplicate_paragraph_character_share: float | None = 0.20
-    """Largest share of characters in paragraphs that came before."""
+    """Largest share of characters in repeated paragraphs."""
     max_duplicate_line_share: float | None = 0.30
-    """Largest share of lines, empty ones left out, that came before."""
+    """Largest share of repeated lines, not counting empty ones."""
     max_duplicate_line_character_share: float | None = 0.20
-    """Largest share of characters in lines that came before."""
+    """Largest share of characters in repeated lines."""
     max_top_2_gram_share: float | None = 0.20
-    """Largest share of characters in the most frequent pair of words."""
+    """Largest share of characters in the most frequent run of 2 words."""
     max_top_3_gram_share: float | None = 0.18
-    """The same for 3 words."""
+    """Largest share of characters in the most frequent run of 3 words."""
     max_top_4_gram_share: float | None = 0.16
-    """The same for 4 words."""
+    """Largest share of characters in the most frequent run of 4 words."""
     max_duplicate_5_gram_share: float | None = 0.15
-    """Largest share of characters in runs of 5 words that came before."""
+    """Largest share of characters in repeated runs of 5 words."""
     max_duplicate_6_gram_share: float | None = 0.14
-    """The same for 6 words."""
+    """Largest share of characters in repeated runs of 6 words."""
     max_duplicate_7_gram_share: float | None = 0.13
-    """The same for 7 words."""
+    """Largest share of characters in repeated runs of 7 words."""
     max_duplicate_8_gram_share: float | None = 0.12
-    """The same for 8 words."""
+    """Largest share of characters in repeated runs of 8 words."""
     max_duplicate_9_gram_share: float | None = 0.11
-    """The same for 9 words."""
+    """Largest share of characters in repeated runs of 9 words."""
     max_duplicate_10_gram_share: float | None = 0.10
-    """The same for 10 words."""
+    """Largest share of characters in repeated runs of 10 words."""
 
     def build(self) -> "GopherRepetition":
         """The step that applies them."""

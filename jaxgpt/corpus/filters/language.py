@@ -35,13 +35,13 @@ class LanguageConfig:
     """The language gate."""
 
     languages: tuple[str, ...] = ("en",)
-    """Kept languages, ISO 639-1 codes; with a fastText model, its labels."""
+    """Languages to keep, as ISO 639-1 codes, or as labels of the fastText model if there is one."""
     min_score: float = 0.65
     """Least certainty: with fastText its probability; built in, the share of the letters
     that are of the script, or of the small words that tell the two likeliest languages apart
     those that are of this one."""
     fasttext_model: str | None = None
-    """Model file that decides instead; needs the package fasttext."""
+    """Model file that decides in place of the built-in rules; needs the package fasttext."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:

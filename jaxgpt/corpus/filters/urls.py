@@ -25,11 +25,11 @@ class UrlConfig:
     """The URL gate. A document without a URL passes."""
 
     domain_blocklist: str | None = None
-    """File of domains, one a line; documents of a domain or of any subdomain go."""
+    """File of domains, one per line; documents of a domain or of any subdomain are dropped."""
     word_blocklist: str | None = None
-    """File of words, one a line; documents with enough of them in their URL go."""
+    """File of words, one per line; documents with enough of them in their URL are dropped."""
     min_blocked_words: int = 1
-    """Number of different blocked words that make a URL blocked."""
+    """Number of different blocked words from which on a URL is blocked."""
 
     def __post_init__(self) -> None:
         if self.min_blocked_words < 1:

@@ -40,24 +40,26 @@ class SourcesConfig:
     text_key: str = "text"
     """Key (JSON) or column (Parquet, CSV, TSV) that holds a record's text."""
     exclude: tuple[str, ...] = ()
-    """Patterns of files in input folders to leave out, such as "*/tests/*"; matched against "/" and
+    """Patterns of files in input folders to leave out, such as "*/tests/*", matched against "/" and
     the path within the folder."""
     html: Policy = "files"
-    """Web pages become their main text. files: what lies in .html, .htm and .xhtml files; records:
-    also records and other files that begin like a page; keep: markup is text like any other."""
+    """Web pages of which only the main text is kept. files: those in .html, .htm and .xhtml files;
+    records: also records and other files that begin like a page; keep: none, markup stays."""
     max_page_elements: int = 50_000
-    """Most elements of a web page; a larger page is dropped, since the time to find its main text
+    """Most elements of a web page; a larger page is dropped, because the time to find its main text
     grows faster than its size."""
     max_record_bytes: int = 8 << 20
-    """A longer JSON line is dropped and counted; a longer text file becomes several documents."""
+    """Most bytes of a record: a longer JSON line is dropped and counted, a longer text file becomes
+    several documents."""
     max_bad_share: float = 0.01
     """Share of malformed records above which the build stops."""
     truncated_files: Literal["keep", "refuse"] = "keep"
-    """A file that ends early or is damaged: keep the records before the damage, or stop."""
+    """Treatment of a file that ends early or is damaged: keep the records before the damage, or
+    stop."""
     max_file_bytes: int = 256 << 30
-    """A compressed file is read no further than this many decompressed bytes."""
+    """Most decompressed bytes to read from a compressed file."""
     max_expansion: float = 200.0
-    """Nor when it decompresses, beyond its first 64 MiB, to this many times its stored size."""
+    """Most decompressed bytes per stored byte of a compressed file, beyond its first 64 MiB."""
     max_window_bytes: int = WINDOW_BYTES
     """Most memory for the window of a .zst or .xz file; `zstd --long=31` needs 2147483648."""
 

@@ -38,7 +38,8 @@ class MixtureConfig:
     """How often the documents of each source are trained on."""
 
     weights: tuple[tuple[str, float], ...] = ()
-    """Pairs of a source and its weight, for example `web 0.25 books 2.5`; 1 for all others."""
+    """Pairs of a source and its weight, for example `web 0.25 books 2.5`; all others have weight
+    1."""
 
     def __post_init__(self) -> None:
         for source, weight in self.weights:

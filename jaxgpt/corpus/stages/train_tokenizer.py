@@ -16,7 +16,8 @@ class DatasetTokenizer(TokenizerConfig):
     """The tokenizer of a dataset: trained on a sample of its training split, unless given."""
 
     path: str | None = None
-    """An existing tokenizer instead of training: a model file, or a dataset or run folder."""
+    """Existing tokenizer to use instead of training one: a model file, or a dataset or run
+    folder."""
 
 
 def settle_vocabulary(

@@ -94,7 +94,8 @@ class GroupedQueryAttention(Attention):
     head_dim: int | None = None
     """Size of a head; None for d_model / num_heads."""
     windows: tuple[int | None, ...] = (None,)
-    """Keys a query sees, itself included, by layer, repeated over the layers; None for all."""
+    """Number of keys that a query sees, itself included: a pattern repeated over the layers; None
+    for all."""
     qkv_bias: bool = False
     """Add a bias to queries, keys and values (GPT-2, Qwen 2)."""
     output_bias: bool = False
@@ -102,11 +103,11 @@ class GroupedQueryAttention(Attention):
     qk_norm: Norm | None = None
     """Norm of each query and key head before rotation (Qwen 3); None for none."""
     soft_cap: float | None = None
-    """Bounds scores by soft_cap * tanh(score / soft_cap) (Gemma 2); None for no bound."""
+    """Bound of the scores, by soft_cap * tanh(score / soft_cap) (Gemma 2); None for no bound."""
     query_scale: float | None = None
     """Factor of the scores; None for 1 / sqrt(head_dim)."""
     kernel: Execution[AttentionKernel] = Fastest()
-    """Algorithm of attention where there is no cache; changes speed and memory only."""
+    """Attention algorithm without a cache; changes speed and memory only."""
 
     def __post_init__(self) -> None:
         _check_at_least_one(num_heads=self.num_heads, num_kv_heads=self.num_kv_heads)

@@ -44,7 +44,7 @@ class PlainFeedForward(FeedForward):
     hidden: int | None = None
     """Width of the hidden layer; None for 4 * d_model."""
     use_bias: bool = False
-    """Add a bias to both projections (GPT-2)."""
+    """Bias in both projections (GPT-2)."""
 
     def __post_init__(self) -> None:
         _check_hidden(self.hidden)
@@ -72,7 +72,7 @@ class GatedFeedForward(FeedForward):
     hidden: int | None = None
     """Width of the hidden layer; None for 8/3 * d_model rounded up to a multiple of 64."""
     use_bias: bool = False
-    """Add a bias to the three projections."""
+    """Bias in all three projections."""
 
     def __post_init__(self) -> None:
         _check_hidden(self.hidden)
@@ -99,7 +99,7 @@ class Gelu(PlainFeedForward):
     """GELU between two projections (GPT-2)."""
 
     exact: bool = False
-    """Use the normal distribution function instead of its tanh approximation."""
+    """Exact normal distribution function instead of its tanh approximation."""
 
     def activation(self) -> Activation:
         """See `PlainFeedForward.activation`."""

@@ -36,11 +36,11 @@ class RmsNorm(Norm):
     """`x / sqrt(mean(x^2) + eps) * (offset + scale)` (Zhang and Sennrich 2019)."""
 
     eps: float = 1e-6
-    """Added to the mean square."""
+    """Constant added to the mean square."""
     offset: float = 0.0
-    """Added to the learned scale: 1 for Gemma, where a scale of 0 is the identity."""
+    """Constant added to the learned scale: 1 for Gemma, where a scale of 0 is the identity."""
     learned_scale: bool = True
-    """Have a learned scale."""
+    """Learned scale; False: none."""
 
     def __post_init__(self) -> None:
         if not self.eps > 0:
@@ -56,9 +56,9 @@ class LayerNorm(Norm):
     """`(x - mean(x)) / sqrt(var(x) + eps) * scale + bias` (Ba et al. 2016)."""
 
     eps: float = 1e-5
-    """Added to the variance."""
+    """Constant added to the variance."""
     use_bias: bool = True
-    """Add a learned bias."""
+    """Learned bias; False: none."""
 
     def __post_init__(self) -> None:
         if not self.eps > 0:
@@ -74,7 +74,7 @@ class Sandwich(Norm):
     """The given norm on the input of each sub-layer and again on its output (Gemma 2)."""
 
     norm: Norm = RmsNorm()
-    """The norm used on both sides, and once after the last layer."""
+    """Norm used before and after each sub-layer, and once after the last layer."""
 
     def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> nn.Module:
         """See `Norm.build`."""

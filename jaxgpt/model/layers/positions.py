@@ -88,7 +88,8 @@ class Sinusoidal(Position):
     max_wavelength: float = 10_000.0
     """Longest wavelength, over 2 pi."""
     amplitude: float = 0.02
-    """Height of the waves; about the size of initial embeddings, so that neither drowns."""
+    """Amplitude of the waves, about the size of initial embeddings so that neither hides the
+    other."""
 
     def __post_init__(self) -> None:
         if not self.max_wavelength > 1:
@@ -106,7 +107,7 @@ class Learned(Position):
     """Adds a learned vector per position (GPT-2)."""
 
     max_length: int = 1024
-    """Number of positions; longer sequences are refused."""
+    """Number of learned positions; longer sequences are refused."""
 
     def __post_init__(self) -> None:
         if self.max_length < 1:

@@ -47,7 +47,8 @@ class Initialization:
     std: float = 0.02
     """Standard deviation of the initial weights."""
     zero_output: bool = False
-    """Start the projections that write to the residual stream at zero: layers begin as nothing."""
+    """Start of the projections that write to the residual stream at zero, so that layers begin as
+    the identity."""
 
     def __post_init__(self) -> None:
         if not self.std > 0:
@@ -59,11 +60,11 @@ class Dropout:
     """Shares of activations set to zero while training (Srivastava et al. 2014)."""
 
     embedding: float = 0.0
-    """Share dropped of the sum of token and position embeddings."""
+    """Dropout rate of the sum of token and position embeddings."""
     attention: float = 0.0
-    """Share dropped of the attention probabilities (excludes the fused kernels)."""
+    """Dropout rate of the attention probabilities; rules out the fused kernels."""
     residual: float = 0.0
-    """Share dropped of what attention and feed-forward add to the residual stream."""
+    """Dropout rate of what attention and feed-forward add to the residual stream."""
 
     def __post_init__(self) -> None:
         for name in ("embedding", "attention", "residual"):

@@ -73,7 +73,8 @@ class Capacity(Dispatch):
     """
 
     factor: float = 1.25
-    """Slots as a multiple of what an even load would need; E / K is always enough."""
+    """Slots per expert, as a multiple of what an even load needs; num_experts / num_active always
+    suffices."""
 
     def __post_init__(self) -> None:
         if not self.factor > 0:
@@ -131,7 +132,7 @@ class Dropless(Dispatch):
     """
 
     block_size: int = 128
-    """Tokens that an expert is applied to at a time."""
+    """Tokens per block that one expert is applied to at a time."""
 
     def __post_init__(self) -> None:
         if self.block_size < 1:

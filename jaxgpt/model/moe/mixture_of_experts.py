@@ -50,12 +50,12 @@ class MixtureOfExperts(FeedForward):
     expert: FeedForward = SwiGlu()
     """Kind of the experts."""
     shared: FeedForward | None = None
-    """Feed-forward that every token goes through besides (DeepSeekMoE, arXiv:2401.06066);
+    """Shared feed-forward layer that every token also goes through (DeepSeekMoE, arXiv:2401.06066);
     None for none."""
     gates: Gates = NormalizedGates()
     """Weights of the outputs of the chosen experts."""
     dispatch: Execution[Dispatch] = Capacity()
-    """Way of tokens to their experts; some dispatches drop tokens."""
+    """Dispatch of tokens to their experts; some kinds drop tokens."""
     load_balance: Training[float] = 0.01
     """Weight of each layer's load-balance loss in the objective."""
     router_z_loss: Training[float] = 1e-3

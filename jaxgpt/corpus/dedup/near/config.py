@@ -13,14 +13,14 @@ class NearDuplicatesConfig:
     """Which documents are near duplicates, and how they are looked for."""
 
     enabled: bool = True
-    """Remove near duplicates."""
+    """Removal of near duplicates; False keeps them."""
     threshold: float = 0.7
-    """Documents whose Jaccard similarity is at least this are duplicates of each other."""
+    """Least Jaccard similarity of two documents that counts as near duplication."""
     bands: str = "25x10"
-    """Bands x rows: documents are compared with probability 1 - (1 - similarity^rows)^bands.
-    25x10 as BigCode, 14x8 as FineWeb, 20x13 as NeMo Curator."""
+    """MinHash bands x rows: two documents are compared with probability 1 - (1 -
+    similarity^rows)^bands. BigCode uses 25x10, FineWeb 14x8, NeMo Curator 20x13."""
     ngram: int = 5
-    """Words in a shingle; characters, where a script has no spaces between words."""
+    """Words per shingle; characters, in scripts without spaces between words."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
