@@ -242,7 +242,7 @@ def _roll_back(
         # The same parameters on other batches again would be refused again: the level is another.
         is_usual = not (error.is_level and start.is_rolled_back_to and step == start.step)
         again = _start(setup, step, is_usual)
-    skipped = [
+    skipped_steps = [
         event["step"]
         for event in read_records(setup.run_dir / "events.jsonl")
         if event.get("event") == "skip" and event["step"] > step
@@ -252,7 +252,7 @@ def _roll_back(
         "back_from": error.step,
         "reason": str(error),
         "batches": [step + start.batch_offset, skipped.num_batches],
-        "skipped_steps": skipped,
+        "skipped_steps": skipped_steps,
         "is_learned_again": not is_usual,
     }
     return replace(
