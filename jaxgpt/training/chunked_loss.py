@@ -168,11 +168,13 @@ def _forward(
         x_BTD: jax.Array, kernel: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
     ) -> tuple[TokenSums, jax.Array, jax.Array]:
         gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
+        # Rounded once, not in every chunk; the gradient is that of the unrounded one.
+        rounded = kernel.astype(x_BTD.dtype)
 
         def add(carry: Any, chunk: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
             total, dkernel = carry
             x_ND, targets_N, weights_N = chunk
-            (dx_ND, one), sums = gradient(x_ND, kernel, targets_N, weights_N)
+            (dx_ND, one), sums = gradient(x_ND, rounded.astype(kernel.dtype), targets_N, weights_N)
             return (_add(total, sums), dkernel + one.astype(dkernel.dtype)), dx_ND
 
         zero = jnp.zeros(kernel.shape, accumulator_dtype(kernel.dtype))

@@ -4,6 +4,7 @@ Skipped without the extra `gpu-compile`. What cannot be seen without a card is i
 """
 
 import collections
+import functools
 import itertools
 import re
 
@@ -35,7 +36,7 @@ from jaxgpt.planning.cross_compile import (
 from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.memory import plan_memory
 from jaxgpt.planning.products import product_flops
-from jaxgpt.planning.program import collectives, read_program
+from jaxgpt.planning.program import Program, collectives, read_program
 from jaxgpt.runs.config import TrainConfig
 
 pytestmark = pytest.mark.skipif(
@@ -62,11 +63,16 @@ def _text(compiled: jax.stages.Compiled) -> str:
     return text
 
 
+@functools.cache
+def _compiled_step(data: DataConfig) -> tuple[jax.stages.Compiled, Program]:
+    compiled = compile_train_step(replace(CONFIG, data=data), VOCAB_SIZE, H100, 1)
+    return compiled, read_program(_text(compiled))
+
+
 @pytest.mark.parametrize("data", [DataConfig(), PACKED], ids=["whole", "packed"])
 def test_a_step_multiplies_in_bfloat16_alone_and_writes_no_scores(data: DataConfig) -> None:
     config = replace(CONFIG, data=data)
-    compiled = compile_train_step(config, VOCAB_SIZE, H100, 1)
-    program = read_program(_text(compiled))
+    compiled, program = _compiled_step(data)
     assert set(product_flops(program)) == {"bf16 x bf16"}
     plan = read_compiled(compiled, config, VOCAB_SIZE, H100, 1, 0.0)
     assert plan.products_per_6nd == pytest.approx(1.0, abs=1e-3)
@@ -86,6 +92,31 @@ def test_a_step_multiplies_in_bfloat16_alone_and_writes_no_scores(data: DataConf
             assert all(VOCAB_SIZE * tokens > _size(shape) for shape in sizes)
     planned = plan_memory(config, VOCAB_SIZE, abstract_mesh(config.mesh, 1), H100.target)
     assert 0.9 <= plan.peak_bytes / planned.total <= 1.15
+
+
+def test_no_kernel_of_a_layer_writes_the_residual_stream_in_float32() -> None:
+    _, program = _compiled_step(PACKED)
+    length, width = CONFIG.batch.sequence_length, CONFIG.model.d_model
+    written = [
+        operation.source
+        for operation, _ in program.kernels()
+        for array in operation.results
+        if array.dtype == "f32" and array.shape[-2:] in {(length, width), (16 * length, width)}
+    ]
+    assert written == []
+
+
+def test_the_table_is_rounded_once_a_micro_batch_and_not_in_each_chunk_of_the_loss() -> None:
+    _, program = _compiled_step(PACKED)
+    assert _size((16, CONFIG.batch.sequence_length)) > CONFIG.loss.logits.num_tokens
+    table = VOCAB_SIZE * CONFIG.model.d_model
+    rounded = sum(
+        count
+        for operation, count in program.kernels()
+        for array in operation.results
+        if array.dtype == "bf16" and _size(array.shape) == table
+    )
+    assert rounded <= CONFIG.batch.num_micro_batches
 
 
 def _size(shape: tuple[int, ...]) -> int:

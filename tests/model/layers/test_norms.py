@@ -1,5 +1,6 @@
 """Normalisations against NumPy, and what they start as."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.layers.norms import LayerNorm, RmsNorm, Sandwich
+from jaxgpt.runtime.target import CompileTarget, compiling_for
 from tests.model.tiny_model import PLAIN
 
 X = np.random.default_rng(0).standard_normal((3, 8)) * 5 + 1
@@ -65,3 +67,30 @@ def test_only_a_sandwich_normalises_outputs():
 def test_eps_must_be_positive(norm):
     with pytest.raises(ConfigError, match=r"eps must be positive, not 0\.0"):
         norm(eps=0.0)
+
+
+@pytest.mark.parametrize("norm", [RmsNorm(), RmsNorm(offset=1.0), LayerNorm()], ids=str)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_the_gradient_for_a_gpu_is_that_for_a_cpu(norm, dtype):
+    # Far from zero, and one number far from the others.
+    x = (50 + 3 * jax.random.normal(jax.random.key(0), (4, 6, 96))).at[..., 0].set(300.0)
+    x, weights = x.astype(dtype), jax.random.normal(jax.random.key(1), x.shape)
+    layer = norm.build(96, "norm", PLAIN.settings, "norm")
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(2), leaf.shape),
+        nn.unbox(layer.init(jax.random.key(3), x)),
+    )
+
+    def gradients():
+        return jax.grad(lambda p, x: jnp.sum(layer.apply(p, x) * weights), argnums=(0, 1))(
+            params, x
+        )
+
+    # The gradient of bfloat16 numbers is rounded.
+    tolerance = 1e-4 if dtype == jnp.float32 else 2**-7
+    expected = gradients()
+    with compiling_for(CompileTarget(platform="gpu")):
+        found = gradients()
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        size = float(jnp.max(jnp.abs(other)))
+        np.testing.assert_allclose(one / size, other / size, atol=tolerance)
