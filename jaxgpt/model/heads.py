@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import Training, configclass
-from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
+from jaxgpt.model.layers.matmul import CustomKernel, Kernel, project
 from jaxgpt.model.layers.placement import constrain, round_and_gather
-from jaxgpt.model.layers.projection import Initialization, LayerSettings, add_param, project
+from jaxgpt.model.layers.projection import Initialization, LayerSettings, add_param
 
 # Logit of the columns that only round the vocabulary up; their probability is exactly 0.
 PADDING_LOGIT = -1e30
@@ -91,9 +91,7 @@ class LanguageModelHead(Head):
         """Names of the axes of the table [V, D] if tied, else of the kernel [D, V]."""
         return ("vocab", "embed") if self.tied else ("embed", "vocab")
 
-    def logits(
-        self, x: jax.Array, weights: jax.Array | TransposedKernel, vocab_size: int
-    ) -> jax.Array:
+    def logits(self, x: jax.Array, weights: Kernel, vocab_size: int) -> jax.Array:
         """Return float32 logits [..., V] of hidden states [..., D].
 
         Args:
@@ -142,19 +140,17 @@ class LanguageModelHeadLayer(nn.Module):
                 init = nn.initializers.zeros
             self.kernel = add_param(self, "kernel", init, shape, axes, self.settings)
 
-    def weights(self, table_VD: jax.Array | TransposedKernel) -> jax.Array | TransposedKernel:
+    def weights(self, table_VD: Kernel) -> Kernel:
         """Return the table [V, D] if tied, else the kernel [D, V], in the parameter dtype.
 
         Where devices share it, they have collected it, rounded to the compute dtype.
         """
         kept = table_VD if self.config.tied else self.kernel
-        if isinstance(kept, TransposedKernel):  # A decoder's, which no devices share.
+        if isinstance(kept, CustomKernel):  # A decoder's, which no devices share.
             return kept
         return round_and_gather(kept, self.settings.compute_dtype, *self.config.axes)
 
-    def __call__(
-        self, x_BTD: jax.Array, table_VD: jax.Array | TransposedKernel, valid_BT: jax.Array
-    ) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, table_VD: Kernel, valid_BT: jax.Array) -> jax.Array:
         """Return float32 logits [B, T, V]; -1e30 in the columns that pad the vocabulary."""
         logits_BTV = self.config.logits(x_BTD, self.weights(table_VD), self.vocab_size)
         return constrain(logits_BTV, "batch", "time", "vocab")

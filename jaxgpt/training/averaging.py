@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgpt.config import configclass
-from jaxgpt.model.layers.projection import accumulator_dtype
+from jaxgpt.model.layers.dtypes import accumulator_dtype
 
 
 class AverageState(NamedTuple):

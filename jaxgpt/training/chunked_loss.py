@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxgpt.config import configclass
+from jaxgpt.model.layers.dtypes import accumulator_dtype
 from jaxgpt.model.layers.placement import mesh_axes, placement
-from jaxgpt.model.layers.projection import accumulator_dtype
 
 
 class TokenSums(NamedTuple):

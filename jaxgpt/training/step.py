@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
-from jaxgpt.model.layers.projection import accumulator_dtype
+from jaxgpt.model.layers.dtypes import accumulator_dtype
 from jaxgpt.parallel.sharding import batch_sharding
 from jaxgpt.training.loss import LossFunction, LossSums
 from jaxgpt.training.recovery import NoSkipping, Recovery, Skips, choose

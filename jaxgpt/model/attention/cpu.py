@@ -21,7 +21,7 @@ from jax import lax
 from jaxgpt.model.attention.masks import AttentionMask, visible_keys
 from jaxgpt.model.attention.reference import HIDDEN, Scores
 from jaxgpt.model.cpu.bf16_bits import from_uint16, to_uint16
-from jaxgpt.model.layers.projection import accumulator_dtype
+from jaxgpt.model.layers.dtypes import accumulator_dtype
 
 _BLOCK = 128
 _MAX_BLOCKS = 16

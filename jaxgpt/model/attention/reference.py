@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.model.attention.masks import AttentionMask, visible_keys
-from jaxgpt.model.layers.projection import accumulator_dtype
+from jaxgpt.model.layers.dtypes import accumulator_dtype
 
 # Stands for minus infinity where a difference of two of them must not be NaN.
 HIDDEN = -1e30

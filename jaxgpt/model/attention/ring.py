@@ -34,8 +34,8 @@ from jaxgpt.model.attention.ring_exchange import (
     time_spec,
 )
 from jaxgpt.model.attention.sharding import placed_alike
+from jaxgpt.model.layers.dtypes import accumulator_dtype
 from jaxgpt.model.layers.placement import placement
-from jaxgpt.model.layers.projection import accumulator_dtype
 
 
 class _Softmax(NamedTuple):

@@ -8,6 +8,7 @@ Axes: ... any leading axes, I contracted input axes, O output axes, R rows, P pa
 """
 
 import math
+from typing import Any
 
 import flax.struct
 import jax
@@ -24,7 +25,7 @@ _FEWEST_BF16_ROWS = 4
 
 @flax.struct.dataclass
 class TransposedKernel:
-    """A kernel whose numbers lie in memory with the outputs first; stands in its array's place.
+    """A kernel whose numbers lie in memory with the outputs first, in place of its array.
 
     Attributes:
         kernel: the array with its axes as the layer has them: where that is not the order in
@@ -33,28 +34,38 @@ class TransposedKernel:
 
     kernel: jax.Array
 
-    def is_faster_for(self, x: jax.Array, num_inputs: int) -> bool:
-        """Return whether `multiply` is faster than the ordinary product."""
-        return math.prod(x.shape[: x.ndim - num_inputs]) <= _MOST_ROWS
-
-    def multiply(self, x: jax.Array, num_inputs: int, transposed: bool) -> jax.Array:
-        """Return what `layers.project` returns, [..., O...]; it has no gradient of its own.
+    def multiply(
+        self,
+        x: jax.Array,
+        num_inputs: int,
+        transposed: bool,
+        axes: tuple[str | None, ...],
+        dtype: Any,
+    ) -> jax.Array:
+        """Return what `layers/matmul.py: project` returns, [..., O...]; there is no gradient.
 
         Args:
             x: [..., I...].
             num_inputs: number of contracted axes.
             transposed: whether the kernel's input axes come last.
+            axes: not used, as one device holds the kernel.
+            dtype: type of the result.
         """
-        kernel, leading = self.kernel.astype(x.dtype), x.shape[: x.ndim - num_inputs]
+        kernel, num_leading = self.kernel.astype(x.dtype), x.ndim - num_inputs
+        num_rows, num_outputs = math.prod(x.shape[:num_leading]), kernel.ndim - num_inputs
+        if num_rows > _MOST_ROWS:
+            first = num_outputs if transposed else 0
+            inputs = tuple(range(first, first + num_inputs))
+            contracted = (tuple(range(num_leading, x.ndim)), inputs)
+            return lax.dot_general(x, kernel, (contracted, ((), ())), preferred_element_type=dtype)
         if not transposed:
             kernel = kernel.transpose(*range(num_inputs, kernel.ndim), *range(num_inputs))
-        outputs = kernel.shape[: kernel.ndim - num_inputs]
-        size = math.prod(outputs)
-        y_RO = _multiply(x.reshape(math.prod(leading), -1), kernel.reshape(size, -1))
-        return y_RO.reshape(*leading, *outputs)
+        outputs = kernel.shape[:num_outputs]
+        y_RO = _multiply(x.reshape(num_rows, -1), kernel.reshape(math.prod(outputs), -1), dtype)
+        return y_RO.reshape(*x.shape[:num_leading], *outputs)
 
 
-def _multiply(x_RI: jax.Array, kernel_OI: jax.Array) -> jax.Array:
+def _multiply(x_RI: jax.Array, kernel_OI: jax.Array, dtype: Any) -> jax.Array:
     num_rows, num_outputs = x_RI.shape[0], kernel_OI.shape[0]
     if x_RI.dtype == jnp.bfloat16:
         x_RI = jnp.pad(x_RI, ((0, max(0, _FEWEST_BF16_ROWS - num_rows)), (0, 0)))
@@ -63,6 +74,6 @@ def _multiply(x_RI: jax.Array, kernel_OI: jax.Array) -> jax.Array:
         kernel_OI.reshape(num_parts, num_outputs // num_parts, -1),
         jnp.broadcast_to(x_RI, (num_parts, *x_RI.shape)),
         (((2,), (2,)), ((0,), (0,))),
-        preferred_element_type=jnp.promote_types(x_RI.dtype, jnp.float32),
+        preferred_element_type=dtype,
     )
     return y_POR.reshape(num_outputs, -1).T[:num_rows]

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.model.layers.projection import accumulator_dtype
+from jaxgpt.model.layers.dtypes import accumulator_dtype
 
 ValueAndDerivative = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 

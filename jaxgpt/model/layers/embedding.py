@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.model.layers.dtypes import accumulator_dtype
 from jaxgpt.model.layers.placement import (
     constrain_storage,
     gather_for_use,
@@ -18,7 +19,7 @@ from jaxgpt.model.layers.placement import (
     placement,
     storage_axes,
 )
-from jaxgpt.model.layers.projection import LayerSettings, accumulator_dtype, add_param
+from jaxgpt.model.layers.projection import LayerSettings, add_param
 from jaxgpt.model.layers.row_sums import sum_rows_by_id
 from jaxgpt.runtime.target import compile_target
 

@@ -61,7 +61,7 @@ def multiply_groups(
     """Multiply each row with the matrix of its tile's expert; return [P, O] in `dtype`.
 
     The product takes operands in the dtype of `x_PI` and adds up in float32, and so does its
-    gradient, as `layers.project` does. The gradient of the matrices is never rounded below their
+    gradient, as `matmul.project` does. The gradient of the matrices is never rounded below their
     own dtype.
 
     Args:

@@ -17,7 +17,7 @@ from jaxgpt.model.layers.placement import placement
 class OfExperts:
     """A parameter of all experts in the place of one expert's, for rows that stand in tiles.
 
-    It is no array. `layers.project` multiplies with it; another parameter (a bias) becomes one of
+    It is no array. `matmul.project` multiplies with it; another parameter (a bias) becomes one of
     each row by `astype`, which a layer calls before it is used.
 
     Attributes:

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import configclass
+from jaxgpt.model.layers.dtypes import rounded_output_dtype
 from jaxgpt.model.layers.grouped_matmul import has_grouped_kernels
 from jaxgpt.model.layers.placement import is_in_stage, placement
-from jaxgpt.model.layers.projection import PROJECTION, rounded_output_dtype
+from jaxgpt.model.layers.projection import PROJECTION
 from jaxgpt.model.moe.dropless import ApplyExpert, apply_in_blocks, make_blocks, vary_alike
 from jaxgpt.model.moe.expert_groups import OUTPUTS, apply_in_groups
 from jaxgpt.model.moe.expert_parallel import ARRIVED, Peers, on_each_device

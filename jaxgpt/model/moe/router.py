@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import configclass
-from jaxgpt.model.layers.projection import LayerSettings, accumulator_dtype, add_param, project
+from jaxgpt.model.layers.dtypes import accumulator_dtype
+from jaxgpt.model.layers.matmul import project
+from jaxgpt.model.layers.projection import LayerSettings, add_param
 
 
 class Choice(NamedTuple):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
-from jaxgpt.model.layers.projection import project
+from jaxgpt.model.layers.matmul import project
 
 # Of the float32 sums; products of two bfloat16 are exact in them.
 ROUND_OFF = 2.0**-23

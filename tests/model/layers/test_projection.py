@@ -8,13 +8,14 @@ import pytest
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.layers.embedding import Embedding
+from jaxgpt.model.layers.matmul import project
 from jaxgpt.model.layers.projection import (
     Dropout,
     Initialization,
     LayerSettings,
     Projection,
-    project,
 )
+from jaxgpt.runtime.target import CompileTarget, compiling_for
 
 SETTINGS = LayerSettings(
     d_model=6,
@@ -34,6 +35,7 @@ def assert_near(found, expected: np.ndarray, dtype: str) -> None:
     assert error <= RELATIVE_ERROR[dtype] * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("x_shape", "kernel_shape", "num_inputs", "transposed", "equation"),
@@ -53,7 +55,7 @@ def assert_near(found, expected: np.ndarray, dtype: str) -> None:
     ],
 )
 def test_product_and_gradients_against_float64(
-    x_shape, kernel_shape, num_inputs, transposed, equation, dtype
+    x_shape, kernel_shape, num_inputs, transposed, equation, dtype, platform
 ):
     rng = np.random.default_rng(0)
     x = rng.standard_normal(x_shape)
@@ -63,12 +65,13 @@ def test_product_and_gradients_against_float64(
     dy = rng.standard_normal(np.einsum(equation, x, kernel).shape)
 
     x_low = jnp.asarray(x, dtype)
-    y, pull_back = jax.vjp(
-        lambda x, kernel: project(x, kernel, num_inputs, transposed),
-        x_low,
-        jnp.asarray(kernel, jnp.float32),
-    )
-    dx, dkernel = pull_back(jnp.asarray(dy, jnp.float32))
+    with compiling_for(CompileTarget(platform=platform)):
+        y, pull_back = jax.vjp(
+            lambda x, kernel: project(x, kernel, num_inputs, transposed),
+            x_low,
+            jnp.asarray(kernel, jnp.float32),
+        )
+        dx, dkernel = pull_back(jnp.asarray(dy, jnp.float32))
 
     assert (y.dtype, dx.dtype, dkernel.dtype) == (jnp.float32, x_low.dtype, jnp.float32)
     assert_near(y, np.einsum(equation, x, kernel), dtype)

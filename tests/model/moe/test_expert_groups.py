@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.model.layers.projection import project
+from jaxgpt.model.layers.matmul import project
 from jaxgpt.model.moe.dropless import apply_in_blocks, make_blocks
 from jaxgpt.model.moe.expert_groups import apply_in_groups
 from jaxgpt.runtime.target import CompileTarget, compiling_for
