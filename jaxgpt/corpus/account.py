@@ -14,7 +14,7 @@ from typing import Any
 from jaxgpt.corpus.documents.splits import Assignment
 from jaxgpt.corpus.execution.machine_errors import explain, is_fault_of_machine
 from jaxgpt.corpus.stages.measure import merge_measures
-from jaxgpt.corpus.stats.counts import Tally
+from jaxgpt.corpus.stats.counts import DocumentCounts
 from jaxgpt.corpus.stats.near_duplicate_examples import merge_examples
 from jaxgpt.errors import MismatchError
 from jaxgpt.storage.durable import write_json
@@ -38,7 +38,7 @@ class Account:
         history: what was done to the dataset after it was built, JSON, in order.
     """
 
-    tally: Tally = dataclasses.field(default_factory=Tally)
+    tally: DocumentCounts = dataclasses.field(default_factory=DocumentCounts)
     step_counts: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
     near_duplicate_counts: Counter[str] = dataclasses.field(default_factory=Counter)
     near_duplicate_examples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -110,7 +110,7 @@ class Account:
         for field in dataclasses.fields(cls):
             if field.default_factory is Counter:
                 fields[field.name] = Counter(fields[field.name])
-        fields["tally"] = Tally.from_json(fields["tally"])
+        fields["tally"] = DocumentCounts.from_json(fields["tally"])
         steps = fields["step_counts"].items()
         fields["step_counts"] = {stage: Counter(counts) for stage, counts in steps}
         return cls(**fields)

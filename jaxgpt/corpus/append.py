@@ -27,7 +27,7 @@ from typing import Any
 
 from jaxgpt.corpus.account import Account, read_account
 from jaxgpt.corpus.append_settings import (
-    OPERATION,
+    APPEND_OPERATION,
     changed_settings,
     check_settings,
     settings_of_parts,
@@ -43,19 +43,22 @@ from jaxgpt.corpus.disk_space import (
 )
 from jaxgpt.corpus.documents.partition import gather_partitions
 from jaxgpt.corpus.documents.splits import SPLITS, Assignment, HashAssignment
-from jaxgpt.corpus.execution.progress import Progress
-from jaxgpt.corpus.execution.tasks import Stages, Task, combined_key
+from jaxgpt.corpus.execution.progress import BuildProgress
+from jaxgpt.corpus.execution.tasks import Task, TaskRunner, combined_key
 from jaxgpt.corpus.existing import has_part
-from jaxgpt.corpus.finalize import Outcome, summarize_benchmarks, write_outcome
+from jaxgpt.corpus.finalize import BuildResult, finalize_dataset, summarize_benchmarks
 from jaxgpt.corpus.input_checks import check_left
-from jaxgpt.corpus.processing import Older, Processing
+from jaxgpt.corpus.processing import ExistingDocuments, Processing
 from jaxgpt.corpus.readers.sources import Inputs, find_inputs
 from jaxgpt.corpus.readers.text_estimate import TextEstimate, estimate_text
 from jaxgpt.corpus.stages.encode import Stored, write_shards
-from jaxgpt.corpus.stages.exclude_taken_down import OPERATION as OF_TAKEDOWN
-from jaxgpt.corpus.stages.exclude_taken_down import leave_out_taken_down, list_taken_down
+from jaxgpt.corpus.stages.exclude_taken_down import (
+    TAKEDOWN_OPERATION,
+    leave_out_taken_down,
+    list_taken_down,
+)
 from jaxgpt.corpus.stages.read import batches_of, plan_num_partitions
-from jaxgpt.corpus.stages.restore import plan_pieces, restore_documents
+from jaxgpt.corpus.stages.restore import plan_index_ranges, restore_documents
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from jaxgpt.data.manifest import TOKENIZER_FOLDER, Shard
 from jaxgpt.data.shards import TokenDataset
@@ -113,8 +116,8 @@ def append_to_dataset(
                 contextlib.closing(config.executor.build()) as executor,
             ):
                 # Workers elsewhere need a path that is right from wherever they run.
-                progress = Progress(stop)
-                stages = Stages(work.resolve(), executor, progress)
+                progress = BuildProgress(stop)
+                stages = TaskRunner(work.resolve(), executor, progress)
                 _append(inputs, text, stored, (account, assignment), config, stages, progress)
         shutil.rmtree(dataset / APPEND_WORK, ignore_errors=True)
         return TokenDataset.open(dataset).manifest
@@ -126,8 +129,8 @@ def _append(
     stored: TokenDataset,
     known: tuple[Account, Assignment],
     config: DatasetConfig,
-    stages: Stages,
-    progress: Progress,
+    stages: TaskRunner,
+    progress: BuildProgress,
 ) -> None:
     """All stages in their order."""
     account, assignment = known
@@ -151,10 +154,10 @@ def _append(
     with next_version(stored.directory) as folder:
         progress.begin("writing shards", documents.account.tally.kept_bytes)
         shards = _write_shards(folder, stored, encoded, config, progress)
-        part = 1 + sum(entry["operation"] == OPERATION for entry in account.history)
+        part = 1 + sum(entry["operation"] == APPEND_OPERATION for entry in account.history)
         documents.account.history.append(_entry(part, stored, documents.account, config))
         account.add(documents.account)
-        outcome = Outcome(
+        result = BuildResult(
             name=stored.directory.resolve().name,
             settings=stored.manifest["settings"],
             benchmarks=_benchmarks(stored, account, config),
@@ -168,12 +171,12 @@ def _append(
                 *(done.folder / REMOVED_NAME for done in documents.removing),
             ],
         )
-        write_outcome(folder, outcome)
+        finalize_dataset(folder, result)
 
 
 def _restore(
-    stored: TokenDataset, config: DatasetConfig, num_partitions: int, stages: Stages
-) -> Older:
+    stored: TokenDataset, config: DatasetConfig, num_partitions: int, stages: TaskRunner
+) -> ExistingDocuments:
     """The documents that are there already."""
     with_text = config.near_duplicates.enabled
     tasks = [
@@ -193,18 +196,18 @@ def _restore(
             ),
             num_bytes=piece.num_bytes,
         )
-        for number, piece in enumerate(plan_pieces(stored))
+        for number, piece in enumerate(plan_index_ranges(stored))
     ]
     done = stages.run("restoring stored documents", restore_documents, tasks)
     partitions = gather_partitions(map(batches_of, done), num_partitions)
-    return Older(partitions=partitions, key=combined_key(done))
+    return ExistingDocuments(partitions=partitions, key=combined_key(done))
 
 
 def _leave_out_taken_down(
-    documents: Processing, stored: TokenDataset, account: Account, stages: Stages
+    documents: Processing, stored: TokenDataset, account: Account, stages: TaskRunner
 ) -> None:
     """Texts that were taken down must not come back."""
-    num_takedowns = sum(entry["operation"] == OF_TAKEDOWN for entry in account.history)
+    num_takedowns = sum(entry["operation"] == TAKEDOWN_OPERATION for entry in account.history)
     if not num_takedowns:
         return
     removed = stored.directory.resolve() / REMOVED_NAME
@@ -228,7 +231,7 @@ def _write_shards(
     stored: TokenDataset,
     encoded: Sequence[Path],
     config: DatasetConfig,
-    progress: Progress,
+    progress: BuildProgress,
 ) -> dict[str, list[Shard]]:
     """The shards of the dataset with those that are added."""
     splits = stored.splits
@@ -252,7 +255,7 @@ def _entry(
     """What the manifest tells of an append."""
     tally = account.tally
     return {
-        "operation": OPERATION,
+        "operation": APPEND_OPERATION,
         "part": part,
         "fingerprint_before": stored.manifest["fingerprint"],
         "read": tally.num_read,

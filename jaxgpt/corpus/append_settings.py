@@ -17,7 +17,7 @@ from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import MismatchError
 from jaxgpt.names.type_tags import with_current_tags
 
-OPERATION = "append"
+APPEND_OPERATION = "append"
 # These decide where a document goes and what its ids are; they are the same for all parts.
 _FIXED = ("seed", "split", "tokenizer")
 
@@ -40,7 +40,9 @@ def recorded_config(dataset: Path) -> DatasetConfig:
 
 def settings_of_parts(account: Account) -> list[dict[str, Any]]:
     """For the first part and each that was added, how its settings differ from the dataset's."""
-    added = [entry["settings"] for entry in account.history if entry["operation"] == OPERATION]
+    added = [
+        entry["settings"] for entry in account.history if entry["operation"] == APPEND_OPERATION
+    ]
     return [{}, *map(_as_of_this_version, added)]
 
 

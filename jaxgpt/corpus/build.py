@@ -28,10 +28,10 @@ from jaxgpt.corpus.dataset.versions import finish_version
 from jaxgpt.corpus.disk_space import check_disk_space, explaining_full_disk, forecast_build
 from jaxgpt.corpus.documents.splits import SPLITS
 from jaxgpt.corpus.execution.executor import Executor
-from jaxgpt.corpus.execution.progress import Progress
-from jaxgpt.corpus.execution.tasks import Stages
+from jaxgpt.corpus.execution.progress import BuildProgress
+from jaxgpt.corpus.execution.tasks import TaskRunner
 from jaxgpt.corpus.existing import check_finished, recorded_settings, refuse_foreign_folder
-from jaxgpt.corpus.finalize import Outcome, summarize_benchmarks, write_outcome
+from jaxgpt.corpus.finalize import BuildResult, finalize_dataset, summarize_benchmarks
 from jaxgpt.corpus.input_checks import check_left
 from jaxgpt.corpus.processing import Processing
 from jaxgpt.corpus.readers.sources import Inputs, find_inputs
@@ -88,7 +88,7 @@ def build_dataset(arguments: Sequence[str], output: Path, config: DatasetConfig)
             explaining_full_disk(output, work, needed),
             contextlib.closing(config.executor.build()) as executor,
         ):
-            manifest = _build(inputs, text, output, config, given, executor, Progress(stop))
+            manifest = _build(inputs, text, output, config, given, executor, BuildProgress(stop))
         shutil.rmtree(work)
         return manifest
 
@@ -100,11 +100,11 @@ def _build(
     config: DatasetConfig,
     given_tokenizer: Tokenizer | None,
     executor: Executor,
-    progress: Progress,
+    progress: BuildProgress,
 ) -> dict[str, Any]:
     """All stages in their order."""
     # Workers elsewhere need a path that is right from wherever they run.
-    stages = Stages((output / WORK).resolve(), executor, progress)
+    stages = TaskRunner((output / WORK).resolve(), executor, progress)
     documents = Processing(inputs, config, stages, plan_num_partitions(text))
     documents.read()
     documents.remove_duplicates()
@@ -123,7 +123,7 @@ def _build(
     tokenizer = Tokenizer.load(tokenizer_file)
     progress.begin("writing shards", documents.account.tally.kept_bytes)
     shards = _write_shards(output, encoded, tokenizer, config, progress)
-    outcome = Outcome(
+    result = BuildResult(
         name=output.resolve().name,
         settings=recorded_settings(config),
         benchmarks=summarize_benchmarks(documents.account, config),
@@ -134,7 +134,7 @@ def _build(
         files=documents.files,
         removed=[done.folder / REMOVED_NAME for done in documents.removing],
     )
-    return write_outcome(output, outcome)
+    return finalize_dataset(output, result)
 
 
 def _write_shards(
@@ -142,7 +142,7 @@ def _write_shards(
     encoded: Sequence[Path],
     tokenizer: Tokenizer,
     config: DatasetConfig,
-    progress: Progress,
+    progress: BuildProgress,
 ) -> dict[str, list[Shard]]:
     # Without a manifest, whatever lies here is from a build that did not get to its end.
     for name in (*SPLITS, TOKENIZER_FOLDER):

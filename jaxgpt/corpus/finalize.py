@@ -24,7 +24,7 @@ from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
+class BuildResult:
     """All that is known at the end of a build.
 
     Attributes:
@@ -47,36 +47,36 @@ class Outcome:
     removed: Sequence[Path]
 
 
-def write_outcome(output: Path, outcome: Outcome) -> dict[str, Any]:
+def finalize_dataset(output: Path, result: BuildResult) -> dict[str, Any]:
     """Write everything that is left to write, the manifest last; return the manifest."""
-    account = outcome.account
+    account = result.account
     account.check()
     with (
         _appearing_whole(output / REMOVED_NAME) as path,
         RemovedWriter(path) as removed,
     ):
-        for listing in outcome.removed:
+        for listing in result.removed:
             removed.copy(listing)
     with (
         _appearing_whole(output / INPUTS_NAME) as path,
         open(path, "wb") as file,
         zstandard.ZstdCompressor().stream_writer(file, closefd=False) as stream,
     ):
-        for entry in outcome.files:
+        for entry in result.files:
             stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-    write_account(output, account, outcome.assignment)
-    about = _about(output, outcome)
+    write_account(output, account, result.assignment)
+    about = _about(output, result)
     write_reports(
         output,
-        outcome.name,
+        result.name,
         about,
-        {name: tuple(shards) for name, shards in outcome.shards.items()},
-        outcome.tokenizer.describe(),
+        {name: tuple(shards) for name, shards in result.shards.items()},
+        result.tokenizer.describe(),
         account.tally.samples,
         account.near_duplicate_examples,
         account.measures.get("extremes", {}),
     )
-    return write_manifest(output, outcome.tokenizer, dict(outcome.shards), about)
+    return write_manifest(output, result.tokenizer, dict(result.shards), about)
 
 
 def summarize_benchmarks(account: Account, config: DatasetConfig) -> list[dict[str, Any]]:
@@ -85,9 +85,9 @@ def summarize_benchmarks(account: Account, config: DatasetConfig) -> list[dict[s
     return summarize(config.decontamination, counts)
 
 
-def _about(output: Path, outcome: Outcome) -> dict[str, Any]:
+def _about(output: Path, result: BuildResult) -> dict[str, Any]:
     """What a manifest says beyond what reading a dataset needs."""
-    account = outcome.account
+    account = result.account
     tally = account.tally
     return {
         "counts": {
@@ -112,7 +112,7 @@ def _about(output: Path, outcome: Outcome) -> dict[str, Any]:
             {"name": name, **source.to_json()} for name, source in sorted(tally.sources.items())
         ],
         "licenses": list_licenses(
-            output, isinstance(outcome.assignment, TailAssignment), tally.sources
+            output, isinstance(result.assignment, TailAssignment), tally.sources
         ),
         "inputs": {
             "num_files": account.num_files,
@@ -121,15 +121,15 @@ def _about(output: Path, outcome: Outcome) -> dict[str, Any]:
             "skipped": dict(sorted(account.skipped.items())),
         },
         "near_duplicates": dict(account.near_duplicate_counts),
-        "benchmarks": list(outcome.benchmarks),
+        "benchmarks": list(result.benchmarks),
         "repaired": {
             kind: {"documents": count, "places": tally.repaired_places[kind]}
             for kind, count in sorted(tally.repaired_documents.items())
         },
         "measures": {name: bins for name, bins in account.measures.items() if name != "extremes"},
-        "split_note": outcome.assignment.note,
+        "split_note": result.assignment.note,
         "history": account.history,
-        "settings": dict(outcome.settings),
+        "settings": dict(result.settings),
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxgpt.corpus.readers.sources import Inputs, SourcesConfig
-from jaxgpt.corpus.stats.counts import Tally
+from jaxgpt.corpus.stats.counts import DocumentCounts
 from jaxgpt.errors import BadInputError
 from jaxgpt.reports.console import format_count
 
@@ -15,7 +15,9 @@ _MAX_EXAMPLES = 3
 _MAX_WARNINGS = 10
 
 
-def check_read(tally: Tally, files: Sequence[Mapping[str, Any]], config: SourcesConfig) -> None:
+def check_read(
+    tally: DocumentCounts, files: Sequence[Mapping[str, Any]], config: SourcesConfig
+) -> None:
     """Warn of damaged files.
 
     Args:
@@ -56,7 +58,7 @@ def check_read(tally: Tally, files: Sequence[Mapping[str, Any]], config: Sources
         logger.warning("%d of %d records are bad: %s", num_bad, tally.num_read, _examples(tally))
 
 
-def check_left(tally: Tally, inputs: Inputs) -> None:
+def check_left(tally: DocumentCounts, inputs: Inputs) -> None:
     """Check that there is anything to build a dataset of.
 
     Raises:
@@ -92,7 +94,7 @@ def _check_lost(
         )
 
 
-def _examples(tally: Tally) -> str:
+def _examples(tally: DocumentCounts) -> str:
     """`file:line: reason: detail` of the first few bad records."""
     bad = [
         f"{sample['location']}: {reason}: {sample['detail']}"

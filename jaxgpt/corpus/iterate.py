@@ -11,7 +11,7 @@ from jaxgpt.corpus.documents.document import Document
 from jaxgpt.corpus.input_checks import check_left, check_read
 from jaxgpt.corpus.readers.readers import FileReader
 from jaxgpt.corpus.readers.sources import Inputs, SourcesConfig
-from jaxgpt.corpus.stats.counts import Tally, make_sample
+from jaxgpt.corpus.stats.counts import DocumentCounts, make_sample
 
 
 def read_documents(inputs: Inputs, config: SourcesConfig) -> Iterator[Document]:
@@ -20,7 +20,7 @@ def read_documents(inputs: Inputs, config: SourcesConfig) -> Iterator[Document]:
     Raises:
         BadInputError: after the last one, if too many records were bad or none was good.
     """
-    tally = Tally()
+    tally = DocumentCounts()
     files = []
     for file in inputs.files:
         reader = FileReader(file, config)

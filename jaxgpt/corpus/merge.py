@@ -25,8 +25,8 @@ from jaxgpt.corpus.dataset.versions import (
 )
 from jaxgpt.corpus.disk_space import explaining_full_disk
 from jaxgpt.corpus.documents.splits import Assignment
-from jaxgpt.corpus.execution.progress import Progress
-from jaxgpt.corpus.finalize import Outcome, write_outcome
+from jaxgpt.corpus.execution.progress import BuildProgress
+from jaxgpt.corpus.finalize import BuildResult, finalize_dataset
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from jaxgpt.data.manifest import Shard
 from jaxgpt.data.shards import TokenDataset
@@ -35,7 +35,7 @@ from jaxgpt.storage.durable import FolderLock
 
 logger = logging.getLogger(__name__)
 
-OPERATION = "merge"
+MERGE_OPERATION = "merge"
 
 
 def merge_shards(directory: Path) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def merge_shards(directory: Path) -> dict[str, Any]:
         if not any(is_merged_S.any() for is_merged_S in is_merged.values()):
             logger.info("%s has no neighbouring shards to merge; nothing to do", directory)
             return dataset.manifest
-        _merge(dataset, (account, assignment), marked, is_merged, Progress(stop))
+        _merge(dataset, (account, assignment), marked, is_merged, BuildProgress(stop))
         return TokenDataset.open(directory).manifest
 
 
@@ -98,7 +98,7 @@ def _merge(
     known: tuple[Account, Assignment],
     marked: dict[str, Marked],
     is_merged: dict[str, np.ndarray],
-    progress: Progress,
+    progress: BuildProgress,
 ) -> None:
     """Write the next version of the dataset, and put it in place."""
     directory, tokenizer = dataset.directory, dataset.load_tokenizer()
@@ -128,7 +128,7 @@ def _merge(
         history = dataset.manifest.get("history", ())
         account.history.append(
             {
-                "operation": OPERATION,
+                "operation": MERGE_OPERATION,
                 "fingerprint_before": dataset.manifest["fingerprint"],
                 "num_shards_before": {
                     name: len(split.shards) for name, split in dataset.splits.items()
@@ -140,7 +140,7 @@ def _merge(
                 },
             }
         )
-        outcome = Outcome(
+        result = BuildResult(
             name=directory.resolve().name,
             settings=dataset.manifest["settings"],
             benchmarks=dataset.manifest["benchmarks"],
@@ -151,4 +151,4 @@ def _merge(
             files=read_listing(directory / INPUTS_NAME),
             removed=[directory / REMOVED_NAME],
         )
-        write_outcome(folder, outcome)
+        finalize_dataset(folder, result)

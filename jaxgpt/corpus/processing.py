@@ -19,7 +19,7 @@ from jaxgpt.corpus.dedup.near.apply import find_depleted
 from jaxgpt.corpus.dedup.near.pipeline import remove_near_duplicates
 from jaxgpt.corpus.documents.partition import Partition, gather_partitions
 from jaxgpt.corpus.documents.splits import Assignment
-from jaxgpt.corpus.execution.tasks import Done, Kernel, Stages, Task, combined_key
+from jaxgpt.corpus.execution.tasks import Task, TaskFunction, TaskResult, TaskRunner, combined_key
 from jaxgpt.corpus.input_checks import check_read
 from jaxgpt.corpus.readers.sources import Inputs
 from jaxgpt.corpus.stages.encode import encode_partition
@@ -28,7 +28,7 @@ from jaxgpt.corpus.stages.measure import measure_documents
 from jaxgpt.corpus.stages.mixture import weigh_partition
 from jaxgpt.corpus.stages.read import ReadPlan, batches_of, plan_parts, read_part
 from jaxgpt.corpus.stages.train_tokenizer import settle_vocabulary
-from jaxgpt.corpus.stats.counts import OTHER_SOURCES, SourceTally, Tally, named_sources
+from jaxgpt.corpus.stats.counts import OTHER_SOURCES, DocumentCounts, SourceCounts, named_sources
 from jaxgpt.storage.durable import hash_file
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Older:
+class ExistingDocuments:
     """The documents of a dataset that exists already, in as many partitions as the new ones.
 
     Attributes:
@@ -59,12 +59,12 @@ class Processing:
     """
 
     def __init__(
-        self, inputs: Inputs, config: DatasetConfig, stages: Stages, num_partitions: int
+        self, inputs: Inputs, config: DatasetConfig, stages: TaskRunner, num_partitions: int
     ) -> None:
         self.account = Account(skipped=Counter(inputs.skipped))
         self.partitions: list[Partition] = []
         self.key = ""
-        self.removing: list[Done] = []
+        self.removing: list[TaskResult] = []
         self.files: list[dict[str, Any]] = []
         self._all_read: list[Partition] = []
         self._copies: list[Partition] = []
@@ -73,7 +73,7 @@ class Processing:
         self._stages = stages
         self._num_partitions = num_partitions
 
-    def read(self, stored: Tally | None = None) -> None:
+    def read(self, stored: DocumentCounts | None = None) -> None:
         """Files -> repaired documents.
 
         Args:
@@ -115,7 +115,7 @@ class Processing:
         self._all_read = self.partitions
         self.key = combined_key(done)
 
-    def remove_duplicates(self, older: Older | None = None) -> None:
+    def remove_duplicates(self, older: ExistingDocuments | None = None) -> None:
         """Leave one of each text, and none that `older` has."""
         if older is None:
             tasks = self._tasks(lambda partition: (partition,))
@@ -127,10 +127,12 @@ class Processing:
         self._count_removed(done, [part.result for part in done])
         self._leave_out(done)
 
-    def leave_out(self, title: str, kernel: Kernel, *arguments: Any, depends_on: Any) -> None:
-        """Have a kernel of (partition, *arguments) say which documents stay."""
+    def leave_out(
+        self, title: str, function: TaskFunction, *arguments: Any, depends_on: Any
+    ) -> None:
+        """Have a function of (partition, *arguments) say which documents stay."""
         tasks = self._tasks(lambda partition: (partition, *arguments), depends_on)
-        done = self._stages.run(title, kernel, tasks)
+        done = self._stages.run(title, function, tasks)
         self._count_removed(done, [part.result for part in done])
         self._leave_out(done)
 
@@ -147,7 +149,7 @@ class Processing:
         self.partitions = [partition_of(number, part) for number, part in enumerate(done)]
         self.key = combined_key(done)
 
-    def remove_near_duplicates(self, older: Older | None = None) -> None:
+    def remove_near_duplicates(self, older: ExistingDocuments | None = None) -> None:
         """Leave one of texts that are nearly the same, and none that is like one of `older`."""
         config = self._config.near_duplicates
         if not config.enabled:
@@ -185,7 +187,7 @@ class Processing:
         self._copies = gather_partitions(map(batches_of, done), self._num_partitions)
         self._leave_out(done)
 
-    def settle_vocabulary(self, assignment: Assignment, given: Tokenizer | None) -> Done:
+    def settle_vocabulary(self, assignment: Assignment, given: Tokenizer | None) -> TaskResult:
         """Train the tokenizer, or take the given one."""
         # Everything after this depends on these documents, divided so.
         basis = [self.key, type(assignment).__name__, dataclasses.asdict(assignment)]
@@ -211,12 +213,14 @@ class Processing:
         encoded = self._stages.run("encoding", encode_partition, tasks)
         for done in encoded:
             sources = done.result["sources"].items()
-            kept = {name: SourceTally.from_json(counts) for name, counts in sources}
-            self.account.tally.merge_later_stage(Tally(sources=kept))
+            kept = {name: SourceCounts.from_json(counts) for name, counts in sources}
+            self.account.tally.merge_later_stage(DocumentCounts(sources=kept))
         self.account.check()
         return [done.folder for done in encoded]
 
-    def _count_read(self, done: Sequence[Done], stored: Tally | None) -> Counter[str]:
+    def _count_read(
+        self, done: Sequence[TaskResult], stored: DocumentCounts | None
+    ) -> Counter[str]:
         """Add up what was read; return the records of each source."""
         num_read: Counter[str] = Counter()
         for part in done:
@@ -224,16 +228,16 @@ class Processing:
             num_read.update({name: counts["read"] for name, counts in sources})
         names = named_sources(num_read, stored)
         for part in done:
-            self.account.tally.merge(Tally.from_json(part.result["tally"]).folded(names))
+            self.account.tally.merge(DocumentCounts.from_json(part.result["tally"]).folded(names))
         return num_read
 
-    def _count_removed(self, done: Sequence[Done], tallies: Sequence[Any]) -> None:
+    def _count_removed(self, done: Sequence[TaskResult], tallies: Sequence[Any]) -> None:
         self.removing += done
         for tally in tallies:
-            self.account.tally.merge_later_stage(Tally.from_json(tally))
+            self.account.tally.merge_later_stage(DocumentCounts.from_json(tally))
         self.account.tally.check()
 
-    def _leave_out(self, done: Sequence[Done]) -> None:
+    def _leave_out(self, done: Sequence[TaskResult]) -> None:
         """Go on with what stages that wrote which rows stay have left of each partition."""
         self.partitions = [
             partition.without(part.folder)

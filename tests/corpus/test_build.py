@@ -366,7 +366,7 @@ def test_changed_settings_or_input_between_interruption_and_continuation(monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(build, "write_outcome", interrupt)
+        patch.setattr(build, "finalize_dataset", interrupt)
         with pytest.raises(KeyboardInterrupt):
             build_dataset(["in"], Path("1/out"), CONFIG)
     assert not Path("1/out/manifest.json").exists()

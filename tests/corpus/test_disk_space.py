@@ -106,7 +106,7 @@ def test_too_little_room_is_refused_before_anything_is_written(free, caplog):
 
 def test_what_an_interrupted_build_has_written_needs_no_room_again(free, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("jaxgpt.corpus.build.write_outcome", lambda *_: 1 / 0)
+        patch.setattr("jaxgpt.corpus.build.finalize_dataset", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_dataset(["a.jsonl"], Path("out"), CONFIG)
     written = sum(path.stat().st_size for path in Path("out/.work").rglob("*") if path.is_file())
@@ -132,7 +132,7 @@ def test_the_forecast_holds_whatever_the_size_of_documents(monkeypatch, records,
     config = replace(CONFIG, tokenizer=DatasetTokenizer(vocab_size=400))
     files = find_inputs([name], Path("out")).files
     expected = sum(forecast(files, config).values())
-    monkeypatch.setattr("jaxgpt.corpus.build.write_outcome", lambda *_: 1 / 0)
+    monkeypatch.setattr("jaxgpt.corpus.build.finalize_dataset", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build_dataset([name], Path("out"), config)
     written = sum(path.stat().st_size for path in Path("out").rglob("*") if path.is_file())

@@ -21,7 +21,7 @@ from jaxgpt.corpus.dataset.token_files import (
 from jaxgpt.corpus.documents.content_hash import HASH_BYTES, content_hash
 from jaxgpt.corpus.documents.document import RemovedWriter
 from jaxgpt.corpus.documents.splits import Assignment, HashAssignment, HashSplit, draw
-from jaxgpt.corpus.stats.counts import SourceTally
+from jaxgpt.corpus.stats.counts import SourceCounts
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from jaxgpt.data.manifest import TOKENIZER_FOLDER, Shard, write_manifest
 from jaxgpt.data.shard_writer import ShardWriter
@@ -222,7 +222,7 @@ def _about(
     written = [shard for split in shards.values() for shard in split]
     num_bytes = sum(shard.num_bytes for shard in written)
     dropped = {"empty": num_empty} if num_empty else {}
-    tally = SourceTally(
+    tally = SourceCounts(
         read=len(file.starts_D),
         read_bytes=num_bytes,
         dropped=Counter(dropped),

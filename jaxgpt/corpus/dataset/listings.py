@@ -15,7 +15,7 @@ INPUTS_NAME = "inputs.jsonl.zst"
 
 
 def read_listing(path: Path) -> Iterator[dict[str, Any]]:
-    """The input files of a finished dataset.
+    """Yield the JSON objects of a `.jsonl.zst` listing, one a line.
 
     Raises:
         MismatchError: the listing is missing or damaged.

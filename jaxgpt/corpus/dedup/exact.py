@@ -14,10 +14,10 @@ from jaxgpt.corpus.documents.content_hash import HASH_BYTES, choose_kept
 from jaxgpt.corpus.documents.document_files import hash_rows
 from jaxgpt.corpus.documents.partition import KEPT_NAME, Partition
 from jaxgpt.corpus.stats.counts import MAX_SAMPLES
-from jaxgpt.corpus.stats.drop_log import RemovalLog
+from jaxgpt.corpus.stats.drop_log import DropLog
 from jaxgpt.storage.array_files import save_array
 
-REASON = "exact_duplicate"
+EXACT_DUPLICATE = "exact_duplicate"
 _COLUMNS = ("id", "location", "source", "num_bytes")
 
 
@@ -27,7 +27,7 @@ def remove_duplicates(
     partition: Partition,
     older: Partition | None = None,
 ) -> dict[str, Any]:
-    """Kernel: write which rows of the partition are kept (bool), and the removed documents.
+    """Write which rows of the partition are kept (bool), and the removed documents.
 
     Args:
         older: the same partition of a dataset that exists already; its documents stay, and remove
@@ -51,12 +51,12 @@ def remove_duplicates(
     save_array(folder / KEPT_NAME, is_kept)
     removed_rows = np.flatnonzero(~is_kept).tolist()
     samples = dict(_texts(partition, removed_rows[:MAX_SAMPLES]))
-    with RemovalLog(folder, "exact_duplicates") as log:
+    with DropLog(folder, "exact_duplicates") as log:
         for row in removed_rows:
             kept = {name: names[name][int(kept_rows[row])].as_py() for name in ("id", "location")}
             log.drop(
                 **{name: names[name][num_older + row].as_py() for name in _COLUMNS},
-                reason=REASON,
+                reason=EXACT_DUPLICATE,
                 text=samples.get(row, ""),
                 kept_id=kept["id"],
                 kept_location=kept["location"],

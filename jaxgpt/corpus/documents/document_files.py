@@ -39,7 +39,7 @@ DOCUMENT_BYTES = 1 << 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Batch:
+class DocumentBatch:
     """Where in a part's file some documents of one partition are."""
 
     partition: int
@@ -55,7 +55,7 @@ class DocumentWriter:
     """
 
     def __init__(self, folder: Path, num_partitions: int, seed: int) -> None:
-        self.batches: list[Batch] = []
+        self.batches: list[DocumentBatch] = []
         self._seed = seed
         self._rows: list[list[tuple[Any, ...]]] = [[] for _ in range(num_partitions)]
         self._num_bytes = [0] * num_partitions
@@ -125,7 +125,9 @@ class DocumentWriter:
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self.batches.append(
-            Batch(partition=partition, num_rows=len(rows), num_bytes=self._num_bytes[partition])
+            DocumentBatch(
+                partition=partition, num_rows=len(rows), num_bytes=self._num_bytes[partition]
+            )
         )
         self._num_buffered_bytes -= self._num_bytes[partition] + len(rows) * DOCUMENT_BYTES
         self._rows[partition] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from jaxgpt.corpus.documents.document_files import SCHEMA, Batch
+from jaxgpt.corpus.documents.document_files import SCHEMA, DocumentBatch
 
 KEPT_NAME = "kept.npy"
 
@@ -77,7 +77,7 @@ class Partition:
 
 
 def gather_partitions(
-    files: Iterable[tuple[Path, Sequence[Batch]]], num_partitions: int
+    files: Iterable[tuple[Path, Sequence[DocumentBatch]]], num_partitions: int
 ) -> list[Partition]:
     """The partitions that `DocumentWriter` has spread over some files, with their batches."""
     found: list[list[tuple[Path, tuple[int, ...]]]] = [[] for _ in range(num_partitions)]

@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 STOPPED = "stopped; the work so far is kept: run the same command again to continue"
 
 
-class Progress:
+class BuildProgress:
     """Progress of one stage after the other; amounts are bytes."""
 
     def __init__(self, stop: StopSignal) -> None:

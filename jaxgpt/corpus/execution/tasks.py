@@ -21,7 +21,7 @@ from typing import Any
 import xxhash
 
 from jaxgpt.corpus.execution.executor import Executor
-from jaxgpt.corpus.execution.progress import Progress
+from jaxgpt.corpus.execution.progress import BuildProgress
 from jaxgpt.storage.durable import sync_folder
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Task:
     Attributes:
         name: of its folder within the stage.
         depends_on: JSON-able; all that the result is a function of.
-        arguments: what the kernel is called with, after the folder and `advance`.
+        arguments: what the function is called with, after the folder and `advance`.
         num_bytes: how much work it is, for progress.
     """
 
@@ -49,42 +49,44 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Done:
-    """A finished task: where its files are, its key, and what its kernel returned (JSON)."""
+class TaskResult:
+    """A finished task: where its files are, its key, and what its function returned (JSON)."""
 
     folder: Path
     key: str
     result: dict[str, Any]
 
 
-Kernel = Callable[..., dict[str, Any]]
+TaskFunction = Callable[..., dict[str, Any]]
 """(folder to write into, advance(num_bytes), *arguments) -> a result that JSON can hold."""
 
 
-class Stages:
+class TaskRunner:
     """Runs stages one after the other in a work folder."""
 
-    def __init__(self, work: Path, executor: Executor, progress: Progress) -> None:
+    def __init__(self, work: Path, executor: Executor, progress: BuildProgress) -> None:
         self._work = work
         self._executor = executor
         self._progress = progress
 
-    def run(self, title: str, kernel: Kernel, tasks: Sequence[Task], name: str = "") -> list[Done]:
+    def run(
+        self, title: str, function: TaskFunction, tasks: Sequence[Task], name: str = ""
+    ) -> list[TaskResult]:
         """Carry out the tasks that have not been; return all results in the order of the tasks.
 
         Args:
             title: what people read.
-            kernel: a function of a module; what it returns for one task depends on nothing else.
-            name: of the stage's folder, where two stages share a kernel.
+            function: a function of a module; what it returns for one task depends on nothing else.
+            name: of the stage's folder, where two stages share a function.
 
         Raises:
             InterruptedByUser, UnfinishedError: asked to stop; finished tasks stay.
         """
-        stage = self._work / (name or kernel.__name__)
+        stage = self._work / (name or function.__name__)
         stage.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(stage)
         self._progress.begin(title, sum(task.num_bytes for task in tasks))
-        results: dict[str, Done] = {}
+        results: dict[str, TaskResult] = {}
         try:
             for task in tasks:
                 if done := _reuse(stage, task):
@@ -92,7 +94,7 @@ class Stages:
                     self._progress.advance(task.num_bytes)
             num_reused = len(results)
             work = [
-                functools.partial(carry_out, stage, kernel, task)
+                functools.partial(carry_out, stage, function, task)
                 for task in tasks
                 if task.name not in results
             ]
@@ -114,12 +116,14 @@ def task_key(stage: str, task: Task) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def combined_key(results: Sequence[Done]) -> str:
+def combined_key(results: Sequence[TaskResult]) -> str:
     """A hash that stands for all of `results`, for what depends on every one of them."""
     return hashlib.sha256("".join(done.key for done in results).encode()).hexdigest()
 
 
-def carry_out(stage: Path, kernel: Kernel, task: Task, advance: Callable[[int], None]) -> Done:
+def carry_out(
+    stage: Path, function: TaskFunction, task: Task, advance: Callable[[int], None]
+) -> TaskResult:
     """Do one task; its result takes its name only when all of it is on disk.
 
     Two that do the same task at once, as a cluster may after losing sight of a machine, do not
@@ -136,7 +140,7 @@ def carry_out(stage: Path, kernel: Kernel, task: Task, advance: Callable[[int], 
         advance(amount)
 
     try:
-        result = kernel(temporary, advance_within, *task.arguments)
+        result = function(temporary, advance_within, *task.arguments)
         advance_within(task.num_bytes)
         key = task_key(stage.name, task)
         files = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
@@ -155,7 +159,7 @@ def carry_out(stage: Path, kernel: Kernel, task: Task, advance: Callable[[int], 
         raise
     sync_folder(stage)
     # What was returned must be what a later run would read.
-    return Done(folder=folder, key=key, result=json.loads(json.dumps(result)))
+    return TaskResult(folder=folder, key=key, result=json.loads(json.dumps(result)))
 
 
 def _remove_leftovers(stage: Path) -> None:
@@ -163,7 +167,7 @@ def _remove_leftovers(stage: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _reuse(stage: Path, task: Task) -> Done | None:
+def _reuse(stage: Path, task: Task) -> TaskResult | None:
     """The result of an earlier run of this very task, if all of its files are as written."""
     folder = stage / task.name
     try:
@@ -175,7 +179,7 @@ def _reuse(stage: Path, task: Task) -> Done | None:
             return None
     except (OSError, ValueError):
         return None
-    return Done(folder=folder, key=record["key"], result=record["result"])
+    return TaskResult(folder=folder, key=record["key"], result=record["result"])
 
 
 def _checksum(path: Path) -> str:

@@ -23,7 +23,7 @@ from jaxgpt.corpus.text.batch import Judged, Step, TextBatch
 from jaxgpt.corpus.text.words import neighbours, unicode_words
 from jaxgpt.errors import UsageError
 
-REASON = "benchmark_overlap"
+BENCHMARK_OVERLAP = "benchmark_overlap"
 _DOCUMENTS, _ITEM = "documents", "item"
 # The top bits of a hash find out nearly all n-grams that are in no benchmark.
 _FILTER_BITS = 24
@@ -64,7 +64,7 @@ class DecontaminationConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class BenchmarkNgrams:
     """The n-grams of evaluation files.
 
     Attributes:
@@ -107,7 +107,7 @@ class Decontamination:
 
     stage = "decontamination"
 
-    def __init__(self, benchmark: tuple[Benchmark, int], drops: bool) -> None:
+    def __init__(self, benchmark: tuple[BenchmarkNgrams, int], drops: bool) -> None:
         self._benchmark, self._ngram = benchmark
         self._drops = drops
 
@@ -126,7 +126,9 @@ class Decontamination:
         for file in of_documents[:, 1].tolist():
             counts[f"{_DOCUMENTS} {benchmark.names[file]}"] += 1
         contaminated = set(hits[:, 0].tolist()) if self._drops else set()
-        reasons = [REASON if row in contaminated else None for row in range(len(batch.texts))]
+        reasons = [
+            BENCHMARK_OVERLAP if row in contaminated else None for row in range(len(batch.texts))
+        ]
         return Judged(reasons=reasons, counts=counts)
 
 
@@ -160,7 +162,7 @@ def summarize(config: DecontaminationConfig, counts: Mapping[str, int]) -> list[
     ]
 
 
-def _load(config: DecontaminationConfig) -> tuple[Benchmark, int]:
+def _load(config: DecontaminationConfig) -> tuple[BenchmarkNgrams, int]:
     """The n-grams of the files, made once in a process as long as the files do not change."""
     stamps = []
     for name in config.files:
@@ -180,7 +182,7 @@ def _load(config: DecontaminationConfig) -> tuple[Benchmark, int]:
 @functools.lru_cache(maxsize=2)
 def _load_files(
     names: tuple[str, ...], stamps: tuple[tuple[int, int], ...], ngram: int
-) -> Benchmark:
+) -> BenchmarkNgrams:
     hashes, items = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     first_items, num_checkable = [0], []
     for name in names:
@@ -194,7 +196,7 @@ def _load_files(
     hashes_H, items_H = hashes_H[order], items_H[order]
     is_new = np.ones(len(order), bool)
     is_new[1:] = (hashes_H[1:] != hashes_H[:-1]) | (items_H[1:] != items_H[:-1])
-    return Benchmark(
+    return BenchmarkNgrams(
         hashes_H=hashes_H[is_new],
         items_H=items_H[is_new],
         first_items=tuple(first_items),

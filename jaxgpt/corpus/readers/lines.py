@@ -55,7 +55,7 @@ def _without_seam(data: bytes) -> bytes:
     return data[found.end() :] if found else data
 
 
-class Piece(NamedTuple):
+class TextPiece(NamedTuple):
     """Part of a text that begins on line `number`; `is_last` unless more pieces follow."""
 
     number: int
@@ -63,7 +63,7 @@ class Piece(NamedTuple):
     is_last: bool
 
 
-def bounded_pieces(chunks: Iterable[bytes], max_bytes: int) -> Iterator[Piece]:
+def bounded_pieces(chunks: Iterable[bytes], max_bytes: int) -> Iterator[TextPiece]:
     """Cut a text into pieces of at most `max_bytes`; nothing is lost and no character is cut.
 
     The cut is after the last blank line, else line end, else space, of the second half.
@@ -75,9 +75,9 @@ def bounded_pieces(chunks: Iterable[bytes], max_bytes: int) -> Iterator[Piece]:
             end = _cut(pending, max_bytes)
             data = bytes(pending[:end])
             del pending[:end]
-            yield Piece(number, data, is_last=False)
+            yield TextPiece(number, data, is_last=False)
             number += data.count(b"\n")
-    yield Piece(number, bytes(pending), is_last=True)
+    yield TextPiece(number, bytes(pending), is_last=True)
 
 
 def _cut(data: bytearray, limit: int) -> int:

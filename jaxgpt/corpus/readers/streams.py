@@ -47,7 +47,7 @@ class FileProblem:
     detail: str
 
 
-class Decoder(Protocol):
+class Decompressor(Protocol):
     """One compressed member, as `bz2.BZ2Decompressor` and `lzma.LZMADecompressor` define it."""
 
     @property
@@ -227,18 +227,18 @@ class _ZstdFrame:
         return b"".join(pieces)
 
 
-def _xz_file(max_window_bytes: int) -> Decoder:
+def _xz_file(max_window_bytes: int) -> Decompressor:
     return lzma.LZMADecompressor(memlimit=max_window_bytes + _XZ_BYTES)
 
 
-DECODERS: dict[str, Callable[[int], Decoder] | None] = {
+DECODERS: dict[str, Callable[[int], Decompressor] | None] = {
     "": None,
     ".gz": lambda _: _GzipMember(),
     ".zst": _ZstdFrame,
     ".bz2": lambda _: bz2.BZ2Decompressor(),
     ".xz": _xz_file,
 }
-"""Decoder of one member, by ending; it is given the size of the largest window."""
+"""Decompressor of one member, by ending; it is given the size of the largest window."""
 
 
 def _as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from jaxgpt.corpus.dataset.document_index import index_rows
-from jaxgpt.corpus.stats.counts import MAX_SOURCES, OTHER_SOURCES, SourceTally
+from jaxgpt.corpus.stats.counts import MAX_SOURCES, OTHER_SOURCES, SourceCounts
 from jaxgpt.reports.page import Section, Table, format_bytes
 
 _COUNTS = ("num_documents", "num_bytes", "num_tokens")
@@ -19,7 +19,7 @@ _MAX_SHOWN = 50
 
 
 def list_licenses(
-    folder: Path, is_divided: bool, sources: Mapping[str, SourceTally]
+    folder: Path, is_divided: bool, sources: Mapping[str, SourceCounts]
 ) -> list[dict[str, Any]]:
     """Sum up the indexes of both splits in `folder`.
 
@@ -64,7 +64,7 @@ def list_licenses(
     ]
 
 
-def _known(batch: pa.RecordBatch, sources: Mapping[str, SourceTally]) -> pa.Array:
+def _known(batch: pa.RecordBatch, sources: Mapping[str, SourceCounts]) -> pa.Array:
     """The source of each row, as the tally names it."""
     encoded = batch.column("source").dictionary_encode()
     names = [name if name in sources else OTHER_SOURCES for name in encoded.dictionary.to_pylist()]
@@ -75,7 +75,7 @@ def _columns(batch: pa.RecordBatch) -> list[pa.Array]:
     return [batch.column(name) for name in _COLUMNS[1:]]
 
 
-def _find_copies(folder: Path, sources: Mapping[str, SourceTally]) -> np.ndarray:
+def _find_copies(folder: Path, sources: Mapping[str, SourceCounts]) -> np.ndarray:
     """int64: the rows of the training split that are second and further copies, ascending."""
     repeated = pa.array([name for name, tally in sources.items() if tally.num_repeats], pa.string())
     if not len(repeated):

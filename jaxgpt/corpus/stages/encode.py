@@ -12,7 +12,7 @@ from jaxgpt.corpus.dataset.document_index import NAMES, IndexWriter, read_index,
 from jaxgpt.corpus.documents.document_files import DOCUMENT_BYTES, hash_rows
 from jaxgpt.corpus.documents.partition import Partition
 from jaxgpt.corpus.documents.splits import SPLITS, Assignment
-from jaxgpt.corpus.stats.counts import SourceTally
+from jaxgpt.corpus.stats.counts import SourceCounts
 from jaxgpt.data.manifest import Shard, token_dtype
 from jaxgpt.data.shard_writer import ShardWriter
 from jaxgpt.tokenizer.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ def encode_partition(
     assignment: Assignment,
     tokenizer_file: Path,
 ) -> dict[str, Any]:
-    """Kernel: write the ids of both splits' documents; return counts by source.
+    """Write the ids of both splits' documents; return counts by source.
 
     Args:
         copies: second and further copies of documents that have their place in this partition;
@@ -38,9 +38,9 @@ def encode_partition(
     """
     tokenizer = Tokenizer.load(tokenizer_file)
     outputs = {split: _Output(folder, split, tokenizer) for split in SPLITS}
-    sources: dict[str, SourceTally] = {}
+    sources: dict[str, SourceCounts] = {}
     # Copies are counted as if they were documents, and then given to their source as what they are.
-    repeats: dict[str, SourceTally] = {}
+    repeats: dict[str, SourceCounts] = {}
     both = [each.table(_COLUMNS) for each in (partition, copies) if each is not None]
     table = pa.concat_tables(both).combine_chunks()
     names = table.select(NAMES)
@@ -49,7 +49,7 @@ def encode_partition(
         values = zip(*(column.take(rows).to_pylist() for column in columns), strict=True)
         for row, (source, digest, num_bytes, text) in zip(rows.tolist(), values, strict=True):
             is_copy = row >= len(both[0])
-            tally = (repeats if is_copy else sources).setdefault(source, SourceTally())
+            tally = (repeats if is_copy else sources).setdefault(source, SourceCounts())
             tally.kept += 1
             tally.num_bytes += num_bytes
             divided = assignment.divide(digest, text)
@@ -60,7 +60,7 @@ def encode_partition(
             output.flush()
         advance(int(table["num_bytes"].to_numpy()[rows].sum()))
     for source, tally in repeats.items():
-        sources.setdefault(source, SourceTally()).count_repeats(tally)
+        sources.setdefault(source, SourceCounts()).count_repeats(tally)
     for output in outputs.values():
         output.close(names)
     return {"sources": {name: tally.to_json() for name, tally in sources.items()}}
@@ -93,9 +93,9 @@ class _Output:
         self._rows: list[int] = []
         self._sizes: list[tuple[int, int]] = []
         self._texts: list[str] = []
-        self._tallies: list[SourceTally] = []
+        self._tallies: list[SourceCounts] = []
 
-    def add(self, text: str, row: int, tally: SourceTally) -> None:
+    def add(self, text: str, row: int, tally: SourceCounts) -> None:
         """Append text of a document, with the next `flush`; `tally` counts its tokens."""
         self._texts.append(text)
         self._rows.append(row)

@@ -13,20 +13,20 @@ import numpy as np
 from jaxgpt.corpus.dataset.listings import read_listing
 from jaxgpt.corpus.documents.content_hash import HASH_BYTES
 from jaxgpt.corpus.documents.partition import KEPT_NAME, Partition
-from jaxgpt.corpus.stats.drop_log import RemovalLog
+from jaxgpt.corpus.stats.drop_log import DropLog
 from jaxgpt.storage.array_files import save_array
 
-OPERATION = "takedown"
-STAGE = "takedown"
-REASON = "takedown"
+TAKEDOWN_OPERATION = "takedown"
+TAKEDOWN_STAGE = "takedown"
+TAKEDOWN_REASON = "takedown"
 # Is true in the line of a document that had been removed before it was named in a takedown.
-TAKEN_DOWN = "taken_down"
+TAKEN_DOWN_KEY = "taken_down"
 HASHES_NAME = "hashes.npy"
 _COLUMNS = ("id", "location", "source", "num_bytes")
 
 
 def list_taken_down(folder: Path, advance: Callable[[int], None], removed: Path) -> dict[str, Any]:
-    """Kernel: write the hashes of what was taken down, uint8 [num, 16]."""
+    """Write the hashes of what was taken down, uint8 [num, 16]."""
     # What an append has kept out is listed as taken down, too, and has no hash: the one that it
     # has is in the list.
     taken = {
@@ -51,22 +51,22 @@ def list_taken_down(folder: Path, advance: Callable[[int], None], removed: Path)
 
 def is_taken_down(entry: Mapping[str, Any]) -> bool:
     """Whether a line of removed.jsonl.zst is of a document that was taken down."""
-    return entry["stage"] == STAGE or entry.get(TAKEN_DOWN, False)
+    return entry["stage"] == TAKEDOWN_STAGE or entry.get(TAKEN_DOWN_KEY, False)
 
 
 def leave_out_taken_down(
     folder: Path, advance: Callable[[int], None], partition: Partition, listed: Path
 ) -> dict[str, Any]:
-    """Kernel: write which rows of the partition are kept (bool), and the removed documents."""
+    """Write which rows of the partition are kept (bool), and the removed documents."""
     taken = {value.tobytes() for value in np.load(listed / HASHES_NAME, allow_pickle=False)}
     table = partition.table(("hash", *_COLUMNS))
     is_kept = np.array([digest.as_py() not in taken for digest in table["hash"]], bool)
     save_array(folder / KEPT_NAME, is_kept)
-    with RemovalLog(folder, STAGE) as log:
+    with DropLog(folder, TAKEDOWN_STAGE) as log:
         for row in np.flatnonzero(~is_kept).tolist():
             log.drop(
                 **{name: table[name][row].as_py() for name in _COLUMNS},
-                reason=REASON,
+                reason=TAKEDOWN_REASON,
                 detail="the same text was taken down before",
             )
     return log.result()

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from jaxgpt.corpus.documents.document_files import FILE_NAME, SCHEMA, write_options
 from jaxgpt.corpus.documents.partition import Partition
-from jaxgpt.corpus.execution.tasks import Done
-from jaxgpt.corpus.stats.drop_log import RemovalLog
+from jaxgpt.corpus.execution.tasks import TaskResult
+from jaxgpt.corpus.stats.drop_log import DropLog
 from jaxgpt.corpus.text.batch import Judged, Step, TextBatch
 
 EMPTIED = "empty_after_edits"
@@ -39,9 +39,9 @@ def apply_steps(
     partition: Partition,
     configs: Sequence[Steps],
 ) -> dict[str, Any]:
-    """Kernel: write the documents that pass, edited; list the others.
+    """Write the documents that pass, edited; list the others.
 
-    The result has the counts as `RemovalLog.result`, under "tally", and what steps counted, by
+    The result has the counts as `DropLog.result`, under "tally", and what steps counted, by
     stage, under "counts".
     """
     steps = [step for config in configs for step in config.build()]
@@ -50,7 +50,7 @@ def apply_steps(
     with (
         pa.OSFile(str(folder / FILE_NAME), "wb") as file,
         pa.ipc.new_file(file, SCHEMA, options=write_options()) as writer,
-        RemovalLog(folder, "") as log,
+        DropLog(folder, "") as log,
     ):
         for batch in partition.batches():
             rows = _Rows(batch)
@@ -73,7 +73,7 @@ def apply_steps(
     }
 
 
-def partition_of(number: int, done: Done) -> Partition:
+def partition_of(number: int, done: TaskResult) -> Partition:
     """The partition that a finished task of such a stage has written."""
     batches = tuple(range(done.result["num_batches"]))
     files = ((done.folder / FILE_NAME, batches),) if batches else ()
@@ -98,7 +98,7 @@ class _Rows:
             texts=batch.column("text").to_pylist(), urls=batch.column("url").to_pylist()
         )
 
-    def apply(self, judged: Judged, stage: str, log: RemovalLog) -> None:
+    def apply(self, judged: Judged, stage: str, log: DropLog) -> None:
         """Edit texts and drop documents as a step has said."""
         reasons = list(judged.reasons)
         if judged.texts is not None:
@@ -124,7 +124,7 @@ class _Rows:
         return batch.set_column(place, "num_bytes", pa.array(num_bytes, pa.int64()))
 
     def _edit(
-        self, texts: Sequence[str], reasons: list[str | None], stage: str, log: RemovalLog
+        self, texts: Sequence[str], reasons: list[str | None], stage: str, log: DropLog
     ) -> None:
         sources = self._batch.column("source")
         is_edited = False
@@ -141,7 +141,7 @@ class _Rows:
             self._is_edited = True
             self.texts = TextBatch(texts=texts, urls=self.texts.urls)
 
-    def _drop(self, row: int, text: str, reason: str, stage: str, log: RemovalLog) -> None:
+    def _drop(self, row: int, text: str, reason: str, stage: str, log: DropLog) -> None:
         column = self._batch.column
         log.drop(
             id=column("id")[row].as_py(),

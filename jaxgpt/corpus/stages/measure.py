@@ -22,7 +22,7 @@ import zstandard
 
 from jaxgpt.corpus.documents.document import shorten
 from jaxgpt.corpus.documents.partition import Partition
-from jaxgpt.corpus.execution.tasks import Stages, Task
+from jaxgpt.corpus.execution.tasks import Task, TaskRunner
 from jaxgpt.corpus.filters.language import UNKNOWN, guess_languages
 from jaxgpt.corpus.text.batch import TextBatch
 from jaxgpt.corpus.text.scripts import SCRIPTS
@@ -42,7 +42,7 @@ EXTREMES = ("best", "least")
 
 
 def measure_documents(
-    stages: Stages, read: Sequence[Partition], kept: Sequence[Partition], key: str
+    stages: TaskRunner, read: Sequence[Partition], kept: Sequence[Partition], key: str
 ) -> dict[str, Any]:
     """Measure a sample of the documents.
 
@@ -93,7 +93,7 @@ def merge_measures(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def measure_partition(
     folder: Any, advance: Callable[[int], None], read: Partition, kept: Partition, last: int
 ) -> dict[str, Any]:
-    """Kernel: count the documents of a partition up to the place `last`; nothing is written but
+    """Count the documents of a partition up to the place `last`; nothing is written but
     the result."""
     kept_locations: set[str] = set()
     for batch in kept.batches(("location",)):

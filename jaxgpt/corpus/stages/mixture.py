@@ -22,12 +22,12 @@ from jaxgpt.corpus.documents.document import Document
 from jaxgpt.corpus.documents.document_files import DocumentWriter
 from jaxgpt.corpus.documents.partition import KEPT_NAME, Partition
 from jaxgpt.corpus.documents.splits import Assignment, draw
-from jaxgpt.corpus.stats.drop_log import RemovalLog
+from jaxgpt.corpus.stats.drop_log import DropLog
 from jaxgpt.errors import ConfigError, did_you_mean
 from jaxgpt.storage.array_files import save_array
 
-STAGE = "mixture"
-REASON = "mixture_weight"
+MIXTURE_STAGE = "mixture"
+MIXTURE_WEIGHT = "mixture_weight"
 # A text that is seen more often than that is learnt by heart.
 _MAX_WEIGHT = 100.0
 _COLUMNS = ("hash", "num_bytes", "id", "location", "source", "license", "url", "text")
@@ -76,16 +76,16 @@ def weigh_partition(
     num_partitions: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Kernel: write which rows are kept (bool), and the second and further copies of documents.
+    """Write which rows are kept (bool), and the second and further copies of documents.
 
-    The result has the counts as `RemovalLog.result`, under "tally", and the batches of the copies
+    The result has the counts as `DropLog.result`, under "tally", and the batches of the copies
     as `read_part` does; copies belong to all partitions.
     """
     weights = dict(config.weights)
     is_kept: list[bool] = []
     with (
         DocumentWriter(folder, num_partitions, seed) as copies,
-        RemovalLog(folder, STAGE) as log,
+        DropLog(folder, MIXTURE_STAGE) as log,
     ):
         for batch in partition.batches():
             numbers = _numbers(batch, assignment, weights, seed)
@@ -117,14 +117,12 @@ def _numbers(
     return numbers
 
 
-def _drop(
-    log: RemovalLog, document: Document, digest: bytes, num_bytes: int, weight: float
-) -> None:
+def _drop(log: DropLog, document: Document, digest: bytes, num_bytes: int, weight: float) -> None:
     log.drop(
         id=document.id,
         location=document.location,
         source=document.source,
-        reason=REASON,
+        reason=MIXTURE_WEIGHT,
         num_bytes=num_bytes,
         text=document.text,
         detail=f"{document.source} has weight {weight:g}",

@@ -10,13 +10,13 @@ from typing import Any
 
 from jaxgpt.corpus.cleaning.repair import RepairConfig, clean
 from jaxgpt.corpus.documents.document import Document, Rejected, RemovedWriter
-from jaxgpt.corpus.documents.document_files import FILE_NAME, Batch, DocumentWriter
-from jaxgpt.corpus.execution.tasks import Done
+from jaxgpt.corpus.documents.document_files import FILE_NAME, DocumentBatch, DocumentWriter
+from jaxgpt.corpus.execution.tasks import TaskResult
 from jaxgpt.corpus.readers.html import extract_text, find_excess, is_page
 from jaxgpt.corpus.readers.readers import FileReader
 from jaxgpt.corpus.readers.sources import InputFile, SourcesConfig
 from jaxgpt.corpus.readers.text_estimate import TextEstimate
-from jaxgpt.corpus.stats.counts import Tally, make_sample
+from jaxgpt.corpus.stats.counts import DocumentCounts, make_sample
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from jaxgpt.storage.durable import hash_file
 
@@ -64,8 +64,8 @@ def plan_num_partitions(text: TextEstimate) -> int:
 def read_part(
     folder: Path, advance: Callable[[int], None], files: Sequence[InputFile], plan: ReadPlan
 ) -> dict[str, Any]:
-    """Kernel: write the documents of `files` and what was removed; return tally and batches."""
-    tally = Tally()
+    """Write the documents of `files` and what was removed; return tally and batches."""
+    tally = DocumentCounts()
     read_files = []
     with (
         DocumentWriter(folder, plan.num_partitions, plan.seed) as documents,
@@ -89,17 +89,19 @@ def read_part(
     }
 
 
-def batches_of(done: Done) -> tuple[Path, list[Batch]]:
+def batches_of(done: TaskResult) -> tuple[Path, list[DocumentBatch]]:
     """The file that a finished task of this stage has written, and its batches."""
-    names = [field.name for field in dataclasses.fields(Batch)]
-    batches = [Batch(**dict(zip(names, row, strict=True))) for row in done.result["batches"]]
+    names = [field.name for field in dataclasses.fields(DocumentBatch)]
+    batches = [
+        DocumentBatch(**dict(zip(names, row, strict=True))) for row in done.result["batches"]
+    ]
     return done.folder / FILE_NAME, batches
 
 
 class _Gate:
     """Repairs records and takes the text out of pages; counts them and lists those that go."""
 
-    def __init__(self, plan: ReadPlan, tally: Tally, removed: RemovedWriter) -> None:
+    def __init__(self, plan: ReadPlan, tally: DocumentCounts, removed: RemovedWriter) -> None:
         self._repair_config = plan.repair
         self._sources = plan.sources
         self._tally = tally

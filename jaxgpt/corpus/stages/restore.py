@@ -19,7 +19,7 @@ from jaxgpt.errors import MismatchError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Piece:
+class IndexRange:
     """Neighbouring documents of a split: some groups of rows of its index.
 
     Attributes:
@@ -36,13 +36,13 @@ class Piece:
     num_bytes: int
 
 
-def plan_pieces(dataset: TokenDataset) -> list[Piece]:
-    """Cut a dataset into pieces of similar size.
+def plan_index_ranges(dataset: TokenDataset) -> list[IndexRange]:
+    """Cut the indexes of a dataset into ranges of similar size.
 
     Raises:
         MismatchError: an index is missing or damaged, or not that of the shards.
     """
-    pieces = []
+    ranges = []
     for split in SPLITS:
         first_group = num_documents = end = 0
         first_token = num_bytes = stop_group = 0
@@ -55,10 +55,10 @@ def plan_pieces(dataset: TokenDataset) -> list[Piece]:
                 num_bytes + size,
             )
             if num_bytes >= PART_BYTES:
-                pieces.append(_piece(split, first_group, stop_group, first_token, num_bytes))
+                ranges.append(_index_range(split, first_group, stop_group, first_token, num_bytes))
                 first_group, first_token, num_bytes = stop_group, end, 0
         if first_group < stop_group:
-            pieces.append(_piece(split, first_group, stop_group, first_token, num_bytes))
+            ranges.append(_index_range(split, first_group, stop_group, first_token, num_bytes))
         stored = dataset.splits[split]
         if (num_documents, end) != (stored.num_documents, stored.num_tokens):
             raise MismatchError(
@@ -66,11 +66,13 @@ def plan_pieces(dataset: TokenDataset) -> list[Piece]:
                 f"tokens, its shards have {stored.num_documents} of {stored.num_tokens}; build the "
                 f"dataset again"
             )
-    return pieces
+    return ranges
 
 
-def _piece(split: str, first_group: int, stop_group: int, first_token: int, size: int) -> Piece:
-    return Piece(
+def _index_range(
+    split: str, first_group: int, stop_group: int, first_token: int, size: int
+) -> IndexRange:
+    return IndexRange(
         split=split,
         first_group=first_group,
         stop_group=stop_group,
@@ -83,28 +85,32 @@ def restore_documents(
     folder: Path,
     advance: Callable[[int], None],
     dataset: Path,
-    piece: Piece,
+    index_range: IndexRange,
     num_partitions: int,
     seed: int,
     with_text: bool,
 ) -> dict[str, Any]:
-    """Kernel: write the documents of a piece; return batches as `read_part` does.
+    """Write the documents of an index range; return batches as `read_part` does.
 
     Without `with_text` their texts are left out; hash, id and place are there.
     """
     with DocumentWriter(folder, num_partitions, seed) as writer:
-        for document, digest, num_bytes in _stored(dataset, piece, with_text):
+        for document, digest, num_bytes in _stored(dataset, index_range, with_text):
             writer.write(document, num_bytes if with_text else 0, digest)
             advance(num_bytes)
     return {"batches": [dataclasses.astuple(batch) for batch in writer.batches]}
 
 
-def _stored(dataset: Path, piece: Piece, with_text: bool) -> Iterator[tuple[Document, bytes, int]]:
-    """(document, content hash, bytes of its text) of a piece."""
+def _stored(
+    dataset: Path, index_range: IndexRange, with_text: bool
+) -> Iterator[tuple[Document, bytes, int]]:
+    """(document, content hash, bytes of its text) of an index range."""
     opened = TokenDataset.open(dataset)
-    tokenizer, split = opened.load_tokenizer(), opened.splits[piece.split]
-    start = piece.first_token
-    for batch in read_groups(dataset, piece.split, range(piece.first_group, piece.stop_group)):
+    tokenizer, split = opened.load_tokenizer(), opened.splits[index_range.split]
+    start = index_range.first_token
+    for batch in read_groups(
+        dataset, index_range.split, range(index_range.first_group, index_range.stop_group)
+    ):
         for row in batch.to_pylist():
             stop = start + row.pop("num_tokens")
             digest, num_bytes = row.pop("hash"), row.pop("num_bytes")

@@ -27,7 +27,7 @@ def settle_vocabulary(
     assignment: Assignment,
     config: DatasetTokenizer,
 ) -> dict[str, Any]:
-    """Kernel: write the tokenizer's model; return its description."""
+    """Write the tokenizer's model; return its description."""
     if config.path is not None:
         tokenizer = Tokenizer.load(config.path)
     else:

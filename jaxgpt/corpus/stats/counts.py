@@ -19,7 +19,7 @@ OTHER_SOURCES = "(other sources)"
 
 
 @dataclasses.dataclass(kw_only=True)
-class SourceTally:
+class SourceCounts:
     """Documents of one source: read = kept + sum(dropped), once all stages are done.
 
     Attributes:
@@ -46,13 +46,13 @@ class SourceTally:
     repeat_tokens: int = 0
     licenses: list[str] = dataclasses.field(default_factory=list)
 
-    def count_repeats(self, copies: "SourceTally") -> None:
+    def count_repeats(self, copies: "SourceCounts") -> None:
         """Kept documents are stored once more; `copies` has what was kept of them."""
         self.num_repeats += copies.kept
         self.repeat_bytes += copies.num_bytes
         self.repeat_tokens += copies.num_tokens
 
-    def add(self, other: "SourceTally") -> None:
+    def add(self, other: "SourceCounts") -> None:
         """Count the documents of `other` too."""
         _add_counts(self, other)
         self.licenses = sorted({*self.licenses, *other.licenses})[:MAX_SAMPLES]
@@ -67,13 +67,13 @@ class SourceTally:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "SourceTally":
+    def from_json(cls, data: dict[str, Any]) -> "SourceCounts":
         """Back from `to_json`."""
         return cls(**_with_counters(cls, data))
 
 
 @dataclasses.dataclass(kw_only=True)
-class Tally:
+class DocumentCounts:
     """Counts of a part, or of parts together.
 
     Bytes are those of documents' text as UTF-8, after repair; a record that is no document has 0.
@@ -102,7 +102,7 @@ class Tally:
     edited_bytes: Counter[str] = dataclasses.field(default_factory=Counter)
     repaired_documents: Counter[str] = dataclasses.field(default_factory=Counter)
     repaired_places: Counter[str] = dataclasses.field(default_factory=Counter)
-    sources: dict[str, SourceTally] = dataclasses.field(default_factory=dict)
+    sources: dict[str, SourceCounts] = dataclasses.field(default_factory=dict)
     samples: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
 
     def count_read(self, record: Document | Rejected) -> None:
@@ -113,7 +113,7 @@ class Tally:
         tally.read += 1
         license = record.license if isinstance(record, Document) else ""
         if license and license not in tally.licenses:
-            tally.add(SourceTally(licenses=[license]))
+            tally.add(SourceCounts(licenses=[license]))
 
     def count_text(self, source: str, num_bytes: int) -> None:
         """The record that was counted last is a document with so much text."""
@@ -157,7 +157,7 @@ class Tally:
         self.repaired_documents.update(counts.keys())
         self.repaired_places.update(counts)
 
-    def merge(self, other: "Tally") -> None:
+    def merge(self, other: "DocumentCounts") -> None:
         """Add the counts of another part, or of a later stage that dropped and edited."""
         _add_counts(self, other)
         for name, source in other.sources.items():
@@ -166,11 +166,11 @@ class Tally:
             mine = self.samples.setdefault(reason, [])
             mine.extend(samples[: MAX_SAMPLES - len(mine)])
 
-    def merge_later_stage(self, other: "Tally") -> None:
+    def merge_later_stage(self, other: "DocumentCounts") -> None:
         """As `merge`, for documents that were counted as read before: no new source appears."""
         self.merge(other.folded(self.sources))
 
-    def merge_added(self, other: "Tally") -> None:
+    def merge_added(self, other: "DocumentCounts") -> None:
         """As `merge`, for text added to a dataset, with the names that `named_sources` left it."""
         if OTHER_SOURCES in self.sources:
             self.merge_later_stage(other)
@@ -179,12 +179,12 @@ class Tally:
         names = named_sources({name: source.read for name, source in self.sources.items()})
         self.sources = self.folded(names).sources
 
-    def folded(self, names: Collection[str]) -> "Tally":
+    def folded(self, names: Collection[str]) -> "DocumentCounts":
         """The same with all sources but these counted together."""
-        sources: dict[str, SourceTally] = {}
+        sources: dict[str, SourceCounts] = {}
         for name, source in self.sources.items():
             known = name if name in names else OTHER_SOURCES
-            sources.setdefault(known, SourceTally()).add(source)
+            sources.setdefault(known, SourceCounts()).add(source)
         return dataclasses.replace(self, sources=sources)
 
     def check(self) -> None:
@@ -225,18 +225,18 @@ class Tally:
         return fields | {"sources": sources}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Tally":
+    def from_json(cls, data: dict[str, Any]) -> "DocumentCounts":
         """Back from `to_json`."""
         data = _with_counters(cls, data)
         sources = data["sources"].items()
-        data["sources"] = {name: SourceTally.from_json(source) for name, source in sources}
+        data["sources"] = {name: SourceCounts.from_json(source) for name, source in sources}
         return cls(**data)
 
-    def _source(self, name: str) -> SourceTally:
-        return self.sources.setdefault(name, SourceTally())
+    def _source(self, name: str) -> SourceCounts:
+        return self.sources.setdefault(name, SourceCounts())
 
 
-def named_sources(num_read: Mapping[str, int], stored: Tally | None = None) -> set[str]:
+def named_sources(num_read: Mapping[str, int], stored: DocumentCounts | None = None) -> set[str]:
     """The sources that are counted by name: the ones with most records; all others are one.
 
     It is settled once, of all that is read: were a source named in one part and not in the next,

@@ -5,20 +5,20 @@ from types import TracebackType
 from typing import Any
 
 from jaxgpt.corpus.documents.document import RemovedWriter
-from jaxgpt.corpus.stats.counts import Tally, make_sample
+from jaxgpt.corpus.stats.counts import DocumentCounts, make_sample
 
 REMOVED_NAME = "removed.jsonl.zst"
 
 
-class RemovalLog:
+class DropLog:
     """Lists the documents that a task of a later stage than reading removes, and counts them."""
 
     def __init__(self, folder: Path, stage: str) -> None:
         self._stage = stage
         self._writer = RemovedWriter(folder / REMOVED_NAME)
-        self._tally = Tally()
+        self._tally = DocumentCounts()
 
-    def __enter__(self) -> "RemovalLog":
+    def __enter__(self) -> "DropLog":
         self._writer.__enter__()
         return self
 
@@ -61,5 +61,5 @@ class RemovalLog:
         self._tally.count_edited(source, stage, num_bytes)
 
     def result(self) -> dict[str, Any]:
-        """The counts, for the result of the task: `Tally.apply` takes them."""
+        """Return the counts as JSON; `DocumentCounts.merge_later_stage` adds them."""
         return self._tally.to_json()

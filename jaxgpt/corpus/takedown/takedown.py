@@ -34,14 +34,19 @@ from jaxgpt.corpus.dataset.versions import (
     first_free_number,
     next_version,
 )
-from jaxgpt.corpus.dedup.exact import REASON as EXACT_DUPLICATE
-from jaxgpt.corpus.dedup.near.apply import REASON as NEAR_DUPLICATE
+from jaxgpt.corpus.dedup.exact import EXACT_DUPLICATE
+from jaxgpt.corpus.dedup.near.apply import NEAR_DUPLICATE
 from jaxgpt.corpus.disk_space import explaining_full_disk
 from jaxgpt.corpus.documents.document import RemovedWriter
 from jaxgpt.corpus.documents.splits import Assignment, HashAssignment
-from jaxgpt.corpus.execution.progress import Progress
-from jaxgpt.corpus.finalize import Outcome, write_outcome
-from jaxgpt.corpus.stages.exclude_taken_down import OPERATION, REASON, STAGE, TAKEN_DOWN
+from jaxgpt.corpus.execution.progress import BuildProgress
+from jaxgpt.corpus.finalize import BuildResult, finalize_dataset
+from jaxgpt.corpus.stages.exclude_taken_down import (
+    TAKEDOWN_OPERATION,
+    TAKEDOWN_REASON,
+    TAKEDOWN_STAGE,
+    TAKEN_DOWN_KEY,
+)
 from jaxgpt.corpus.stats.counts import OTHER_SOURCES, make_sample
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from jaxgpt.corpus.takedown.redaction import Scrubber
@@ -90,7 +95,7 @@ def take_down(directory: Path, takedown: Takedown) -> dict[str, Any]:
         if named.is_nothing:
             logger.info("%s holds none of these documents; nothing to do", directory)
             return dataset.manifest
-        _Takedown(dataset, account, assignment, named, takedown).run(Progress(stop))
+        _Takedown(dataset, account, assignment, named, takedown).run(BuildProgress(stop))
         return TokenDataset.open(directory).manifest
 
 
@@ -113,7 +118,7 @@ class _Takedown:
         self._takedown = takedown
         self._tokenizer = dataset.load_tokenizer()
 
-    def run(self, progress: Progress) -> None:
+    def run(self, progress: BuildProgress) -> None:
         """Write the next version of the dataset, and put it in place."""
         dataset, directory = self._dataset, self._dataset.directory
         with next_version(directory) as folder:
@@ -138,7 +143,7 @@ class _Takedown:
             progress.finish()
             taken = folder / _TAKEN_NAME
             self._settle_account(taken, shards)
-            outcome = Outcome(
+            result = BuildResult(
                 name=directory.resolve().name,
                 settings=dataset.manifest["settings"],
                 benchmarks=dataset.manifest["benchmarks"],
@@ -149,7 +154,7 @@ class _Takedown:
                 files=read_listing(directory / INPUTS_NAME),
                 removed=[taken],
             )
-            write_outcome(folder, outcome)
+            finalize_dataset(folder, result)
             taken.unlink()
 
     def _settle_account(self, taken: Path, shards: Mapping[str, Sequence[Shard]]) -> None:
@@ -171,7 +176,12 @@ class _Takedown:
                 if key not in sizes:
                     ids.add(row["id"])
                     names = {"id": row["id"], "location": row["location"]}
-                    removed.write(stage=STAGE, reason=REASON, hash=row["hash"].hex(), **names)
+                    removed.write(
+                        stage=TAKEDOWN_STAGE,
+                        reason=TAKEDOWN_REASON,
+                        hash=row["hash"].hex(),
+                        **names,
+                    )
                 sizes[key] += row["num_bytes"]
         locations = {location for _, location in sizes}
         shown = locations | self._named.shown_locations
@@ -183,7 +193,7 @@ class _Takedown:
         names = self._takedown.names()
         account.history.append(
             {
-                "operation": OPERATION,
+                "operation": TAKEDOWN_OPERATION,
                 "fingerprint_before": self._dataset.manifest["fingerprint"],
                 "sources": sorted(set(self._takedown.sources)),
                 **{f"num_{column}s": len(set(names[column])) for column in ("id", "location")},
@@ -207,7 +217,7 @@ class _Takedown:
             return
         for entry in read_listing(listing):
             if self._named.is_removed_before(entry):
-                entry[TAKEN_DOWN] = True
+                entry[TAKEN_DOWN_KEY] = True
             output.write(**entry)
 
     def _free_numbers(self, shards: Mapping[str, Sequence[Shard]]) -> dict[str, int]:
@@ -235,12 +245,12 @@ def _count(account: Account, row: Mapping[str, Any], is_first: bool) -> None:
     source = row["source"] if row["source"] in tally.sources else OTHER_SOURCES
     if is_first:
         sample = make_sample(row["location"], "", "")
-        tally.count_dropped(source, STAGE, REASON, num_bytes, sample)
+        tally.count_dropped(source, TAKEDOWN_STAGE, TAKEDOWN_REASON, num_bytes, sample)
         tally.sources[source].kept -= 1
     else:
         tally.kept_bytes -= num_bytes
-        tally.dropped_bytes[REASON] += num_bytes
-        tally.sources[source].dropped_bytes[STAGE] += num_bytes
+        tally.dropped_bytes[TAKEDOWN_REASON] += num_bytes
+        tally.sources[source].dropped_bytes[TAKEDOWN_STAGE] += num_bytes
     tally.sources[source].num_bytes -= num_bytes
     tally.sources[source].num_tokens -= row["num_tokens"]
 

@@ -11,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.corpus.filters import decontamination, evaluation_texts
-from jaxgpt.corpus.filters.decontamination import REASON, DecontaminationConfig, summarize
+from jaxgpt.corpus.filters.decontamination import (
+    BENCHMARK_OVERLAP,
+    DecontaminationConfig,
+    summarize,
+)
 from jaxgpt.corpus.filters.evaluation_texts import item_texts, read_benchmark
 from jaxgpt.corpus.text.batch import TextBatch
 from jaxgpt.corpus.text.words import unicode_words
@@ -68,7 +72,7 @@ def test_thirteen_words_are_found_in_any_spelling_and_twelve_are_not(tmp_path):
         "",
     ]
     judged = judge(config, texts)
-    assert judged.reasons == [REASON, None, None, None]
+    assert judged.reasons == [BENCHMARK_OVERLAP, None, None, None]
     assert judged.texts is None
     (found,) = summarize(config, judged.counts)
     assert (found["num_items"], found["num_checkable_items"], found["num_items_found"]) == (2, 1, 1)
@@ -100,7 +104,7 @@ def test_changed_files_are_read_again(tmp_path):
     config = DecontaminationConfig(files=(write(tmp_path / "a.jsonl", {"text": "x " * 13}),))
     assert judge(config, [" ".join(WORDS)]).reasons == [None]
     write(tmp_path / "a.jsonl", {"text": " ".join(WORDS)})
-    assert judge(config, [" ".join(WORDS)]).reasons == [REASON]
+    assert judge(config, [" ".join(WORDS)]).reasons == [BENCHMARK_OVERLAP]
 
 
 def test_without_files_there_is_no_step():

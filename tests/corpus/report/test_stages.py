@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.corpus.report.stages import stage_sections
-from jaxgpt.corpus.stats.counts import SourceTally
+from jaxgpt.corpus.stats.counts import SourceCounts
 
 STAGES = ("read", "quality", "taste", "near_duplicates", "privacy", "mixture", "takedown")
 
@@ -23,7 +23,7 @@ def sources(draw):
         edits = st.dictionaries(st.sampled_from(STAGES), st.integers(-3, 3), max_size=9 * kept)
         edited = Counter(draw(edits))
         num_bytes = 100 * kept
-        tally = SourceTally(
+        tally = SourceCounts(
             read=kept + dropped.total(),
             read_bytes=num_bytes + gone.total() + edited.total(),
             dropped_at=dropped,
@@ -76,7 +76,7 @@ def test_what_comes_out_of_a_stage_goes_into_the_next_and_the_last_is_what_was_k
 
 
 def test_tokens_of_a_source_are_estimated_with_its_own_rate_or_with_that_of_all():
-    rich = SourceTally(
+    rich = SourceCounts(
         read=2,
         read_bytes=300,
         dropped_at=Counter(read=1),
@@ -85,10 +85,10 @@ def test_tokens_of_a_source_are_estimated_with_its_own_rate_or_with_that_of_all(
         num_bytes=100,
         num_tokens=50,
     )
-    lost = SourceTally(
+    lost = SourceCounts(
         read=1, read_bytes=80, dropped_at=Counter(quality=1), dropped_bytes=Counter(quality=80)
     )
-    other = SourceTally(read=1, read_bytes=100, kept=1, num_bytes=100, num_tokens=10)
+    other = SourceCounts(read=1, read_bytes=100, kept=1, num_bytes=100, num_tokens=10)
     given = [
         {"name": name, **tally.to_json()}
         for name, tally in {"rich": rich, "lost": lost, "other": other}.items()
@@ -103,7 +103,7 @@ def test_tokens_of_a_source_are_estimated_with_its_own_rate_or_with_that_of_all(
 
 
 def test_stages_stand_in_the_order_of_the_build():
-    tally = SourceTally(dropped_at=Counter(dict.fromkeys(STAGES, 1)), read=len(STAGES))
+    tally = SourceCounts(dropped_at=Counter(dict.fromkeys(STAGES, 1)), read=len(STAGES))
     (section,) = stage_sections([{"name": "p", **tally.to_json()}])
     assert section.table is not None
     assert [row[0].replace(" ", "_") for row in section.table.rows] == list(STAGES)

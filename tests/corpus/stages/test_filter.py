@@ -8,9 +8,9 @@ import zstandard
 from jaxgpt.corpus.documents.document import Document
 from jaxgpt.corpus.documents.document_files import FILE_NAME, DocumentWriter
 from jaxgpt.corpus.documents.partition import gather_partitions
-from jaxgpt.corpus.execution.tasks import Done
+from jaxgpt.corpus.execution.tasks import TaskResult
 from jaxgpt.corpus.stages.filter import apply_steps, partition_of
-from jaxgpt.corpus.stats.counts import Tally
+from jaxgpt.corpus.stats.counts import DocumentCounts
 from jaxgpt.corpus.text.batch import Judged, TextBatch
 
 
@@ -76,7 +76,7 @@ def test_documents_pass_all_steps_in_order_and_nothing_is_lost(tmp_path):
             reasons[location] = "has_a"
         else:
             expected[location] = edited
-    left = partition_of(0, Done(folder=tmp_path / "out", key="", result=result))
+    left = partition_of(0, TaskResult(folder=tmp_path / "out", key="", result=result))
     rows = [row for batch in left.batches() for row in batch.to_pylist()]
     assert {row["location"]: row["text"] for row in rows} == expected
     assert len(expected) > 1
@@ -85,7 +85,7 @@ def test_documents_pass_all_steps_in_order_and_nothing_is_lost(tmp_path):
     with zstandard.open(tmp_path / "out" / "removed.jsonl.zst", "rb") as file:
         removed = file.read().decode().splitlines()
     assert len(removed) == len(reasons)
-    tally = Tally.from_json(result["tally"])
+    tally = DocumentCounts.from_json(result["tally"])
     assert tally.dropped.total() == len(reasons) == -tally.num_kept
     for reason in set(reasons.values()):
         assert tally.dropped[reason] == list(reasons.values()).count(reason)

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from jaxgpt.corpus.documents.document import Document
 from jaxgpt.corpus.stats import counts as tally_module
-from jaxgpt.corpus.stats.counts import OTHER_SOURCES, SourceTally, Tally, make_sample, named_sources
+from jaxgpt.corpus.stats.counts import (
+    OTHER_SOURCES,
+    DocumentCounts,
+    SourceCounts,
+    make_sample,
+    named_sources,
+)
 
 EVENTS = st.lists(
     st.tuples(
@@ -21,7 +27,7 @@ EVENTS = st.lists(
 
 
 def count(events):
-    tally = Tally()
+    tally = DocumentCounts()
     for number, (source, reason, repairs) in enumerate(events):
         document = Document(id=str(number), text="t", location="l", source=source, license="MIT")
         tally.count_read(document)
@@ -39,9 +45,9 @@ def count(events):
 def test_merged_parts_equal_the_whole_by_way_of_json(events, cut):
     whole = count(events)
     whole.check()
-    merged = Tally()
+    merged = DocumentCounts()
     for part in (events[:cut], events[cut:]):
-        merged.merge(Tally.from_json(json.loads(json.dumps(count(part).to_json()))))
+        merged.merge(DocumentCounts.from_json(json.loads(json.dumps(count(part).to_json()))))
     assert merged == whole
     assert whole.num_read == len(events) == whole.num_kept + whole.dropped.total()
     assert sum(source.read_bytes for source in whole.sources.values()) == whole.read_bytes
@@ -65,8 +71,8 @@ def test_bytes_that_vanish_are_noticed():
 
 def test_what_the_encoder_kept_must_be_what_was_left():
     tally = count([("p", None, {}), ("p", "empty", {}), ("q", None, {})])
-    encoded = {"p": SourceTally(kept=1, num_bytes=1), "q": SourceTally(kept=1, num_bytes=1)}
-    tally.merge_later_stage(Tally(sources=encoded))
+    encoded = {"p": SourceCounts(kept=1, num_bytes=1), "q": SourceCounts(kept=1, num_bytes=1)}
+    tally.merge_later_stage(DocumentCounts(sources=encoded))
     tally.check_kept()
     tally.sources["p"].kept += 1
     with pytest.raises(AssertionError, match="p: the account"):
@@ -80,8 +86,8 @@ def test_what_the_encoder_kept_must_be_what_was_left():
 
 def test_less_than_nothing_is_refused_although_the_sums_are_right():
     tally = count([("p", None, {})] * 2)
-    encoded = {"p": SourceTally(kept=2, num_bytes=2, num_tokens=-1)}
-    tally.merge_later_stage(Tally(sources=encoded))
+    encoded = {"p": SourceCounts(kept=2, num_bytes=2, num_tokens=-1)}
+    tally.merge_later_stage(DocumentCounts(sources=encoded))
     with pytest.raises(AssertionError, match="p: the account has negative counts"):
         tally.check_kept()
 
@@ -118,7 +124,7 @@ def test_a_source_has_all_its_documents_by_name_or_none(first, added):
     """However much is added, and whether it is little of a large source or much of a small one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tally_module, "MAX_SOURCES", 3)
-        stored = Tally()
+        stored = DocumentCounts()
         for part in (first, *added):
             counted = count([(source, None, {}) for source in part])
             stored.merge_added(counted.folded(named_sources(counts_of(counted), stored)))

@@ -1,4 +1,4 @@
-"""The stage that settles: what the elections decided, as one mask and one list a partition."""
+"""The stage that applies the selection: one mask and one drop log per partition."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ import numpy as np
 from jaxgpt.corpus.dedup.near.sign import SignedPartition
 from jaxgpt.corpus.dedup.near.verify import read_removed
 from jaxgpt.corpus.documents.partition import KEPT_NAME
-from jaxgpt.corpus.stats.counts import Tally
-from jaxgpt.corpus.stats.drop_log import RemovalLog
+from jaxgpt.corpus.stats.counts import DocumentCounts
+from jaxgpt.corpus.stats.drop_log import DropLog
 from jaxgpt.storage.array_files import save_array
 
-STAGE = "near_duplicates"
-REASON = "near_duplicate"
+NEAR_DUPLICATES_STAGE = "near_duplicates"
+NEAR_DUPLICATE = "near_duplicate"
 _MIN_DOCUMENTS = 20
 _SHARE = 0.5
 
@@ -25,21 +25,21 @@ def settle_partition(
     signed: SignedPartition,
     verified: Sequence[Path],
 ) -> dict[str, Any]:
-    """Kernel: write which rows of the partition are kept (bool), and the removed documents."""
+    """Write which rows of the partition are kept (bool), and the removed documents."""
     is_kept = np.ones(signed.num_documents, bool)
-    with RemovalLog(folder, STAGE) as log:
+    with DropLog(folder, NEAR_DUPLICATES_STAGE) as log:
         for each in verified:
             for document in read_removed(each, signed.first, signed.stop).to_pylist():
                 is_kept[document.pop("document") - signed.first] = False
                 detail = f"{document['similarity']:.3f} like {document['kept_location']}"
                 document["hash"] = document["hash"].hex()
-                log.drop(reason=REASON, detail=detail, **document)
+                log.drop(reason=NEAR_DUPLICATE, detail=detail, **document)
             advance(0)
     save_array(folder / KEPT_NAME, is_kept)
     return log.result()
 
 
-def find_depleted(tally: Tally) -> list[str]:
+def find_depleted(tally: DocumentCounts) -> list[str]:
     """A sentence for each source of many documents that lost more than half of them.
 
     Args:
@@ -47,7 +47,7 @@ def find_depleted(tally: Tally) -> list[str]:
     """
     found = []
     for name, source in sorted(tally.sources.items()):
-        num_removed = source.dropped[REASON]
+        num_removed = source.dropped[NEAR_DUPLICATE]
         num_documents = source.read - source.dropped.total() + num_removed
         if num_documents >= _MIN_DOCUMENTS and num_removed > _SHARE * num_documents:
             found.append(

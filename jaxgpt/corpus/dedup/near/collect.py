@@ -61,7 +61,7 @@ def collect_members(
     connected: Path,
     ngram: int,
 ) -> dict[str, Any]:
-    """Kernel: write the documents of a partition that are in clusters, by the group they are in.
+    """Write the documents of a partition that are in clusters, by the group they are in.
 
     members.arrow: rows as MEMBERS_SCHEMA, sorted by group; `text` is the beginning of the text.
     shingles.u64: their sets of shingles, each sorted; `first_shingle` is the place in the file.

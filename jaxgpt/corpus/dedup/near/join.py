@@ -30,7 +30,7 @@ def join_keys(
     number: int,
     num_ranges: int,
 ) -> dict[str, Any]:
-    """Kernel: write the edges of all buckets whose key is in the `number`-th range."""
+    """Write the edges of all buckets whose key is in the `number`-th range."""
     first = np.uint64((number << 64) // num_ranges)
     last = np.uint64(((number + 1 << 64) // num_ranges) - 1)
     keys, documents = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
@@ -52,7 +52,7 @@ def connect_documents(
     signed: Sequence[SignedPartition],
     joined: Sequence[Path],
 ) -> dict[str, Any]:
-    """Kernel: write candidate clusters, and which of them are verified together.
+    """Write candidate clusters, and which of them are verified together.
 
     documents.npy: int64, sorted numbers of the documents in clusters; for each, clusters.npy: the
     smallest number in its cluster, and groups.npy: the task that verifies it. This is the one

@@ -20,7 +20,7 @@ from jaxgpt.corpus.dedup.near.join import connect_documents, join_keys
 from jaxgpt.corpus.dedup.near.sign import SignedPartition, sign_partition
 from jaxgpt.corpus.dedup.near.verify import verify_group
 from jaxgpt.corpus.documents.partition import Partition
-from jaxgpt.corpus.execution.tasks import Done, Stages, Task, combined_key
+from jaxgpt.corpus.execution.tasks import Task, TaskResult, TaskRunner, combined_key
 from jaxgpt.corpus.stats.near_duplicate_examples import merge_examples
 
 logger = logging.getLogger(__name__)
@@ -37,18 +37,18 @@ class NearDuplicates:
 
     Attributes:
         done: for each partition; its folder has kept.npy and removed.jsonl.zst, its result is
-            that of `RemovalLog.result`.
+            that of `DropLog.result`.
         examples: for the report, JSON: families of a kept document and some removed for it.
         counts: for the report: candidates, comparisons, and what was not compared.
     """
 
-    done: list[Done]
+    done: list[TaskResult]
     examples: list[dict[str, Any]]
     counts: dict[str, int]
 
 
 def remove_near_duplicates(
-    stages: Stages,
+    stages: TaskRunner,
     partitions: Sequence[Partition],
     config: NearDuplicatesConfig,
     key: str,
@@ -81,8 +81,8 @@ def remove_near_duplicates(
 
 
 def _sign(
-    stages: Stages, partitions: Sequence[Partition], config: NearDuplicatesConfig, key: str
-) -> tuple[list[Done], str]:
+    stages: TaskRunner, partitions: Sequence[Partition], config: NearDuplicatesConfig, key: str
+) -> tuple[list[TaskResult], str]:
     tasks = [
         Task(
             name=f"{number:05d}",
@@ -96,7 +96,7 @@ def _sign(
     return done, combined_key(done)
 
 
-def _number(partitions: Sequence[Partition], done: Sequence[Done]) -> list[SignedPartition]:
+def _number(partitions: Sequence[Partition], done: Sequence[TaskResult]) -> list[SignedPartition]:
     """Count the documents of all partitions through."""
     numbered, first = [], 0
     for partition, signed in zip(partitions, done, strict=True):
@@ -110,7 +110,9 @@ def _number(partitions: Sequence[Partition], done: Sequence[Done]) -> list[Signe
     return numbered
 
 
-def _connect(stages: Stages, signed: Sequence[SignedPartition], num_keys: int, key: str) -> Done:
+def _connect(
+    stages: TaskRunner, signed: Sequence[SignedPartition], num_keys: int, key: str
+) -> TaskResult:
     """Candidate clusters; how keys are divided depends on how many there are."""
     num_ranges = max(1, -(-num_keys // _RANGE_KEYS))
     tasks = [
@@ -133,13 +135,13 @@ def _connect(stages: Stages, signed: Sequence[SignedPartition], num_keys: int, k
 
 
 def _verify(
-    stages: Stages,
+    stages: TaskRunner,
     signed: Sequence[SignedPartition],
-    collected: Sequence[Done],
-    connected: Done,
+    collected: Sequence[TaskResult],
+    connected: TaskResult,
     num_fixed: int,
     config: NearDuplicatesConfig,
-) -> list[Done]:
+) -> list[TaskResult]:
     key = combined_key(collected)
     folders = [done.folder for done in collected]
     tasks = [
@@ -171,7 +173,9 @@ def _tasks(
     ]
 
 
-def _report(connected: Done, verified: Sequence[Done], settled: list[Done]) -> NearDuplicates:
+def _report(
+    connected: TaskResult, verified: Sequence[TaskResult], settled: list[TaskResult]
+) -> NearDuplicates:
     counts = {
         "num_candidates": connected.result["num_documents"],
         "num_clusters": connected.result["num_clusters"],

@@ -1,12 +1,12 @@
-"""The election: which documents of a candidate cluster stay, and which one each other repeats.
+"""Selection: which documents of a candidate cluster stay, and which one each other repeats.
 
 Documents are taken in an order that depends on nothing but themselves. One that has not been
-removed stays for good and judges the documents after it that share a band with it: those at
-least as similar as the threshold, and written alike, are removed in its favour. So a kept document
-is never removed, a removed one is similar to the very document that is kept for it, a cluster
-always keeps its first member, and the result does not depend on the order of the input. Without
-the exact comparison shared bands, and similarity passed on from document to document, have removed
-whole collections.
+removed is a keeper for good. The documents after it that share a band with it are its candidates:
+those at least as similar as the threshold, and written alike, are removed in its favour. So a kept
+document is never removed, a removed one is similar to the very document that is kept for it, a
+cluster always keeps its first member, and the result does not depend on the order of the input.
+Without the exact comparison shared bands, and similarity passed on from document to document, have
+removed whole collections.
 
 Axes: N members in order of rank, B bands, K permutations, C documents that are compared.
 """
@@ -20,7 +20,7 @@ from jaxgpt.corpus.dedup.near.minhash import estimate_similarity
 from jaxgpt.corpus.dedup.near.passages import words_of
 
 # In a bucket of very many documents that only share a band, further ones are not compared.
-MAX_JUDGES = 64
+MAX_KEEPERS = 64
 # Shingles that are compared at once.
 _BLOCK_SHINGLES = 1 << 20
 # Standard errors that the estimate may lie below the threshold; 3e-5 of duplicates lie lower.
@@ -54,8 +54,8 @@ class Members:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Elected:
-    """The outcome.
+class Selection:
+    """Which members stay, and what each other one repeats.
 
     Attributes:
         kept_N: int64, the member that is kept for each; itself, if it stays.
@@ -63,7 +63,7 @@ class Elected:
         num_compared: pairs whose shingles were compared.
         num_differing: pairs that are similar enough but differ in case or symbols.
         num_cut: times that a pair sharing a band was passed over, because its bucket had had
-            MAX_JUDGES judges; another band may have brought it together.
+            MAX_KEEPERS keepers; another band may have brought it together.
     """
 
     kept_N: np.ndarray
@@ -88,34 +88,34 @@ def rank(lengths_N: np.ndarray, hashes_N: np.ndarray, is_fixed_N: np.ndarray) ->
     return np.lexsort((low_N, high_N, -lengths_N.astype(np.int64), ~is_fixed_N))
 
 
-def elect(members: Members, threshold: float) -> Elected:
-    """Decide who stays.
+def select(members: Members, threshold: float) -> Selection:
+    """Decide which members stay.
 
-    Work is linear in the sizes of the buckets: in each, at most MAX_JUDGES members judge.
+    Work is linear in the sizes of the buckets, as each has at most MAX_KEEPERS keepers.
     """
     num = len(members.keys_NB)
     buckets = _Buckets(members.keys_NB, members.num_fixed)
     kept_N, similarity_N = np.arange(num), np.ones(num)
     num_compared = num_differing = num_cut = 0
-    for judge in range(num):
-        if kept_N[judge] != judge:
+    for keeper in range(num):
+        if kept_N[keeper] != keeper:
             continue
-        rivals, num_passed = buckets.take_rivals(judge)
+        candidates, num_passed = buckets.take_candidates(keeper)
         num_cut += num_passed
-        if not len(rivals):
+        if not len(candidates):
             continue
-        rivals = _promising(members, judge, rivals, threshold)
-        num_compared += len(rivals)
-        similarity_C = _exact_similarity(members, judge, rivals)
+        candidates = _promising(members, keeper, candidates, threshold)
+        num_compared += len(candidates)
+        similarity_C = _exact_similarity(members, keeper, candidates)
         is_duplicate_C = similarity_C >= threshold
-        is_written_alike = _is_written_alike(members, judge, rivals[is_duplicate_C])
+        is_written_alike = _is_written_alike(members, keeper, candidates[is_duplicate_C])
         num_differing += int((~is_written_alike).sum())
         is_duplicate_C[is_duplicate_C] = is_written_alike
-        removed = rivals[is_duplicate_C]
-        kept_N[removed] = judge
+        removed = candidates[is_duplicate_C]
+        kept_N[removed] = keeper
         similarity_N[removed] = similarity_C[is_duplicate_C]
         buckets.decide(removed)
-    return Elected(
+    return Selection(
         kept_N=kept_N,
         similarity_N=similarity_N,
         num_compared=num_compared,
@@ -138,7 +138,7 @@ class _Buckets:
         self._members = order // keys_NB.shape[1]
         self._num_undecided = np.bincount(numbers.ravel())
         self._offsets = np.concatenate([[0], np.cumsum(self._num_undecided)])
-        self._num_judges = np.zeros(len(self._num_undecided), np.int64)
+        self._num_keepers = np.zeros(len(self._num_undecided), np.int64)
         self._is_undecided_N = np.ones(len(keys_NB), bool)
         self.decide(np.arange(num_fixed))
 
@@ -147,59 +147,63 @@ class _Buckets:
         self._is_undecided_N[members] = False
         np.subtract.at(self._num_undecided, self._buckets_NB[members].ravel(), 1)
 
-    def take_rivals(self, judge: int) -> tuple[np.ndarray, int]:
-        """The undecided members that share a band with a judge, in order of rank.
+    def take_candidates(self, keeper: int) -> tuple[np.ndarray, int]:
+        """The undecided members that share a band with a keeper, in order of rank.
 
-        Returns also how many were passed over in buckets that have had their judges.
+        Returns also how many were passed over in buckets that have had their keepers.
         """
-        if self._is_undecided_N[judge]:
-            self.decide(np.array([judge]))
-        buckets = np.unique(self._buckets_NB[judge])
+        if self._is_undecided_N[keeper]:
+            self.decide(np.array([keeper]))
+        buckets = np.unique(self._buckets_NB[keeper])
         buckets = buckets[self._num_undecided[buckets] > 0]
-        is_open = self._num_judges[buckets] < MAX_JUDGES
-        self._num_judges[buckets[is_open]] += 1
+        is_open = self._num_keepers[buckets] < MAX_KEEPERS
+        self._num_keepers[buckets[is_open]] += 1
         inside = [np.zeros(0, np.int64)]
         for bucket in buckets[is_open]:
             inside.append(self._members[self._offsets[bucket] : self._offsets[bucket + 1]])
         members = np.concatenate(inside)
-        rivals = np.unique(members[self._is_undecided_N[members]])
-        return rivals, int(self._num_undecided[buckets[~is_open]].sum())
+        candidates = np.unique(members[self._is_undecided_N[members]])
+        return candidates, int(self._num_undecided[buckets[~is_open]].sum())
 
 
-def _promising(members: Members, judge: int, rivals: np.ndarray, threshold: float) -> np.ndarray:
-    """The rivals that may reach the threshold: by the sizes of the sets, and by the estimate."""
-    sizes, own_size = members.num_shingles_N[rivals], members.num_shingles_N[judge]
+def _promising(
+    members: Members, keeper: int, candidates: np.ndarray, threshold: float
+) -> np.ndarray:
+    """Return the candidates that may reach the threshold, by set size and by estimate."""
+    sizes, own_size = members.num_shingles_N[candidates], members.num_shingles_N[keeper]
     # The intersection is at most the smaller set, the union at least the larger.
-    rivals = rivals[np.minimum(sizes, own_size) / np.maximum(sizes, own_size) >= threshold]
+    candidates = candidates[np.minimum(sizes, own_size) / np.maximum(sizes, own_size) >= threshold]
     num_permutations = members.signatures_NK.shape[1]
     error = np.sqrt(threshold * (1 - threshold) / num_permutations)
-    estimates = estimate_similarity(members.signatures_NK[rivals], members.signatures_NK[judge])
-    return rivals[estimates >= threshold - _MARGIN_ERRORS * error]
+    estimates = estimate_similarity(
+        members.signatures_NK[candidates], members.signatures_NK[keeper]
+    )
+    return candidates[estimates >= threshold - _MARGIN_ERRORS * error]
 
 
-def _exact_similarity(members: Members, judge: int, rivals: np.ndarray) -> np.ndarray:
-    """Jaccard similarity of the sets of shingles of the judge and each rival: float64 [C]."""
-    own = members.shingles_of(judge)
-    sizes_C = members.num_shingles_N[rivals]
-    shared_C = np.zeros(len(rivals), np.int64)
-    for block, hashes, starts in _sets(members.shingles_of, rivals, sizes_C):
+def _exact_similarity(members: Members, keeper: int, candidates: np.ndarray) -> np.ndarray:
+    """Jaccard similarity of the sets of shingles of the keeper and each candidate: float64 [C]."""
+    own = members.shingles_of(keeper)
+    sizes_C = members.num_shingles_N[candidates]
+    shared_C = np.zeros(len(candidates), np.int64)
+    for block, hashes, starts in _sets(members.shingles_of, candidates, sizes_C):
         shared_C[block] = _count(_is_among(hashes, own), starts)
     return shared_C / (len(own) + sizes_C - shared_C)
 
 
-def _is_written_alike(members: Members, judge: int, rivals: np.ndarray) -> np.ndarray:
-    """Return whether case and symbols of each rival agree with those of the judge: bool [C].
+def _is_written_alike(members: Members, keeper: int, candidates: np.ndarray) -> np.ndarray:
+    """Return whether case and symbols of each candidate agree with those of the keeper: bool [C].
 
-    Of the passages of a rival whose words the judge has too, a share of at least MIN_AGREEMENT
-    must be in the judge's text as they are. Prose agrees with every text.
+    Of the passages of a candidate whose words the keeper has too, a share of at least MIN_AGREEMENT
+    must be in the keeper's text as they are. Prose agrees with every text.
     """
-    is_alike_C = np.ones(len(rivals), bool)
-    with_passages = np.flatnonzero(members.num_passages_N[rivals])
-    if not members.num_passages_N[judge] or not len(with_passages):
+    is_alike_C = np.ones(len(candidates), bool)
+    with_passages = np.flatnonzero(members.num_passages_N[candidates])
+    if not members.num_passages_N[keeper] or not len(with_passages):
         return is_alike_C
-    own = members.passages_of(judge)
+    own = members.passages_of(keeper)
     own_words = words_of(own)
-    writing = rivals[with_passages]
+    writing = candidates[with_passages]
     for block, passages, starts in _sets(
         members.passages_of, writing, members.num_passages_N[writing]
     ):

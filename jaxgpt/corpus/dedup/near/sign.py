@@ -54,7 +54,7 @@ def sign_partition(
     partition: Partition,
     config: NearDuplicatesConfig,
 ) -> dict[str, Any]:
-    """Kernel: write what `SignedPartition.load` reads.
+    """Write what `SignedPartition.load` reads.
 
     signatures.npy: uint32 [D, K]; num_shingles.npy: int64 [D], as often as a text repeats them;
     keys.npy: uint64, sorted, and rows.npy: uint32, the row that each key is of. A document

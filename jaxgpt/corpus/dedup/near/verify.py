@@ -1,4 +1,4 @@
-"""The stage that verifies candidate clusters: who stays, who goes, and in whose favour.
+"""The stage that verifies candidate clusters: which documents stay, and which are removed for them.
 
 Axes: N documents of the clusters of one group.
 """
@@ -13,7 +13,7 @@ import pyarrow as pa
 from jaxgpt.corpus.dedup.near.collect import Collected, map_table, write_table
 from jaxgpt.corpus.dedup.near.config import NearDuplicatesConfig
 from jaxgpt.corpus.dedup.near.lsh import band_keys
-from jaxgpt.corpus.dedup.near.selection import Elected, Members, elect, rank
+from jaxgpt.corpus.dedup.near.selection import Members, Selection, rank, select
 from jaxgpt.corpus.dedup.near.sign import SIGNATURES_NAME, SignedPartition
 from jaxgpt.corpus.documents.content_hash import HASH_BYTES
 from jaxgpt.corpus.stats.near_duplicate_examples import choose_examples
@@ -44,7 +44,7 @@ def verify_group(
     num_fixed: int,
     config: NearDuplicatesConfig,
 ) -> dict[str, Any]:
-    """Kernel: hold the election in each cluster of a group; write who goes, by number.
+    """Select in each cluster of a group; write the removed documents, by number.
 
     Args:
         signed, collected: all partitions, in the same order.
@@ -55,12 +55,12 @@ def verify_group(
     kept_N, similarity_N = np.arange(len(table)), np.ones(len(table))
     counts = {"num_compared": 0, "num_differing": 0, "num_cut": 0}
     for places in group_files.clusters_by_rank(num_fixed):
-        elected = _elect(group_files, places, num_fixed, config)
-        kept_N[places] = places[elected.kept_N]
-        similarity_N[places] = elected.similarity_N
-        counts["num_compared"] += elected.num_compared
-        counts["num_differing"] += elected.num_differing
-        counts["num_cut"] += elected.num_cut
+        selected = _select(group_files, places, num_fixed, config)
+        kept_N[places] = places[selected.kept_N]
+        similarity_N[places] = selected.similarity_N
+        counts["num_compared"] += selected.num_compared
+        counts["num_differing"] += selected.num_differing
+        counts["num_cut"] += selected.num_cut
         advance(0)
     removed = np.flatnonzero(kept_N != np.arange(len(table)))
     removed = removed[np.argsort(group_files.documents_N[removed])]
@@ -82,9 +82,9 @@ def read_removed(folder: Path, first: int, stop: int) -> pa.Table:
     return table.slice(start, end - start)
 
 
-def _elect(
+def _select(
     group: "_Group", places: np.ndarray, num_fixed: int, config: NearDuplicatesConfig
-) -> Elected:
+) -> Selection:
     signatures = group.signatures(places)
     members = Members(
         keys_NB=band_keys(signatures, config.num_bands, config.num_rows),
@@ -95,7 +95,7 @@ def _elect(
         passages_of=lambda member: group.passages(places[member]),
         num_fixed=int((group.documents_N[places] < num_fixed).sum()),
     )
-    return elect(members, config.threshold)
+    return select(members, config.threshold)
 
 
 class _Group:

@@ -12,8 +12,8 @@ from jaxgpt.corpus.documents.document import Document
 from jaxgpt.corpus.documents.document_files import FILE_NAME, DocumentWriter
 from jaxgpt.corpus.documents.partition import Partition, gather_partitions
 from jaxgpt.corpus.execution.executor import Executor, SerialExecutor
-from jaxgpt.corpus.execution.progress import Progress
-from jaxgpt.corpus.execution.tasks import Stages
+from jaxgpt.corpus.execution.progress import BuildProgress
+from jaxgpt.corpus.execution.tasks import TaskRunner
 from jaxgpt.stop_signal import StopSignal
 
 _VOCABULARY = [f"w{number}" for number in range(4000)]
@@ -71,7 +71,7 @@ def run(
     older: list[Partition] | None = None,
 ) -> NearDuplicates:
     """All stages, from stored documents on."""
-    stages = Stages(folder / "work", executor or SerialExecutor(), Progress(StopSignal()))
+    stages = TaskRunner(folder / "work", executor or SerialExecutor(), BuildProgress(StopSignal()))
     return remove_near_duplicates(
         stages, partitions, config or NearDuplicatesConfig(), "key", older or []
     )

@@ -12,13 +12,13 @@ import pytest
 import zstandard
 
 from jaxgpt.corpus.dedup.near import join, pipeline
-from jaxgpt.corpus.dedup.near.apply import REASON, find_depleted
+from jaxgpt.corpus.dedup.near.apply import NEAR_DUPLICATE, find_depleted
 from jaxgpt.corpus.dedup.near.config import NearDuplicatesConfig
 from jaxgpt.corpus.dedup.near.lsh import candidate_probability
 from jaxgpt.corpus.dedup.near.pipeline import NearDuplicates
 from jaxgpt.corpus.documents.partition import Partition
 from jaxgpt.corpus.execution.processes import ProcessExecutor
-from jaxgpt.corpus.stats.counts import SourceTally, Tally
+from jaxgpt.corpus.stats.counts import DocumentCounts, SourceCounts
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from tests.corpus.dedup.near.planted import (
     edit_words,
@@ -76,11 +76,11 @@ def check(texts: list[str], partitions: list[Partition], found: NearDuplicates) 
         assert line["stage"] == "near_duplicates"
         similarity = jaccard(sets[id], sets[line["kept_id"]])
         assert line["similarity"] == similarity >= 0.7
-    tally = Tally(num_read=len(texts), num_kept=len(texts))
+    tally = DocumentCounts(num_read=len(texts), num_kept=len(texts))
     for done in found.done:
-        tally.merge(Tally.from_json(done.result))
+        tally.merge(DocumentCounts.from_json(done.result))
     assert tally.num_kept == len(kept)
-    assert tally.dropped[REASON] == len(removed)
+    assert tally.dropped[NEAR_DUPLICATE] == len(removed)
     return removed
 
 
@@ -207,14 +207,14 @@ def test_the_threshold_decides(tmp_path: Path):
 
 
 def test_sources_that_lose_more_than_half_are_named():
-    tally = Tally()
+    tally = DocumentCounts()
     for name, num_read, num_empty, num_near in (
         ("most", 30, 5, 13),
         ("half", 30, 0, 15),
         ("few", 19, 0, 18),
         ("others", 100, 90, 0),
     ):
-        source = SourceTally(read=num_read)
-        source.dropped.update({"empty": num_empty, REASON: num_near})
+        source = SourceCounts(read=num_read)
+        source.dropped.update({"empty": num_empty, NEAR_DUPLICATE: num_near})
         tally.sources[name] = source
     assert find_depleted(tally) == ["most loses 13 of 25 documents as near duplicates"]

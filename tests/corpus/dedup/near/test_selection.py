@@ -1,4 +1,4 @@
-"""The election: no removal without exact similarity to one that stays, whatever the order."""
+"""The selection: no removal without exact similarity to one that stays, whatever the order."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jaxgpt.corpus.dedup.near import selection
 from jaxgpt.corpus.dedup.near.lsh import band_keys
 from jaxgpt.corpus.dedup.near.minhash import sign
-from jaxgpt.corpus.dedup.near.selection import Members, elect, rank
+from jaxgpt.corpus.dedup.near.selection import Members, rank, select
 from jaxgpt.corpus.dedup.near.shingles import Shingles
 
 # Sets that are subsets of a few, so that all degrees of similarity occur.
@@ -53,21 +53,21 @@ def all_share_a_band(num: int) -> np.ndarray:
     return np.zeros((num, 1), np.uint64)
 
 
-def naive_election(sets, threshold: float, num_fixed: int = 0):
+def naive_selection(sets, threshold: float, num_fixed: int = 0):
     """Every document against all kept before it."""
     kept = list(range(num_fixed))
     removed = {}
     for number in range(num_fixed, len(sets)):
-        judges = [judge for judge in kept if jaccard(sets[judge], sets[number]) >= threshold]
-        if judges:
-            removed[number] = judges[0]
+        keepers = [keeper for keeper in kept if jaccard(sets[keeper], sets[number]) >= threshold]
+        if keepers:
+            removed[number] = keepers[0]
         else:
             kept.append(number)
     return removed
 
 
-def removals(elected) -> dict[int, int]:
-    return {number: int(kept) for number, kept in enumerate(elected.kept_N) if kept != number}
+def removals(selected) -> dict[int, int]:
+    return {number: int(kept) for number, kept in enumerate(selected.kept_N) if kept != number}
 
 
 @given(SETS, st.sampled_from([0.3, 0.5, 0.7, 0.8, 1.0]), st.integers(0, 3))
@@ -75,12 +75,12 @@ def removals(elected) -> dict[int, int]:
 def test_where_all_share_a_band_it_is_the_naive_election(sets, threshold, num_fixed):
     num_fixed = min(num_fixed, len(sets))
     members = members_of(sets, all_share_a_band(len(sets)), num_fixed)
-    elected = elect(members, threshold)
-    expected = naive_election(sets, threshold, num_fixed)
-    assert removals(elected) == expected
-    for number, judge in expected.items():
-        assert elected.similarity_N[number] == jaccard(sets[number], sets[judge])
-    assert elected.num_cut == 0
+    selected = select(members, threshold)
+    expected = naive_selection(sets, threshold, num_fixed)
+    assert removals(selected) == expected
+    for number, keeper in expected.items():
+        assert selected.similarity_N[number] == jaccard(sets[number], sets[keeper])
+    assert selected.num_cut == 0
 
 
 @given(SETS, st.sampled_from([0.5, 0.7, 0.9]), st.integers(0, 1 << 32))
@@ -89,28 +89,28 @@ def test_whatever_the_bands_are(sets, threshold, seed):
     # Bands of chance: collisions of unlike documents, and like ones that share none.
     keys = np.random.default_rng(seed).integers(0, 4, (len(sets), 3), np.uint64)
     keys += np.arange(3, dtype=np.uint64) * np.uint64(4)
-    elected = elect(members_of(sets, keys), threshold)
-    removed = removals(elected)
+    selected = select(members_of(sets, keys), threshold)
+    removed = removals(selected)
     assert len(removed) < len(sets)
-    for number, judge in removed.items():
-        assert judge not in removed
-        assert judge < number
-        assert jaccard(sets[number], sets[judge]) >= threshold
-        assert (keys[number] == keys[judge]).any()
+    for number, keeper in removed.items():
+        assert keeper not in removed
+        assert keeper < number
+        assert jaccard(sets[number], sets[keeper]) >= threshold
+        assert (keys[number] == keys[keeper]).any()
     stay = [number for number in range(len(sets)) if number not in removed]
-    for place, judge in enumerate(stay):
+    for place, keeper in enumerate(stay):
         for number in stay[place + 1 :]:
-            share = (keys[number] == keys[judge]).any()
-            assert not share or jaccard(sets[number], sets[judge]) < threshold
+            share = (keys[number] == keys[keeper]).any()
+            assert not share or jaccard(sets[number], sets[keeper]) < threshold
 
 
 def test_similarity_is_not_passed_on():
     # Each is like its neighbours; the first and the last have nothing in common.
     chain = [frozenset(range(start, start + 20)) for start in range(0, 40, 2)]
-    elected = elect(members_of(chain, all_share_a_band(len(chain))), 0.7)
-    assert 0 < len(removals(elected)) < len(chain) - 1
-    for number, judge in removals(elected).items():
-        assert abs(number - judge) == 1
+    selected = select(members_of(chain, all_share_a_band(len(chain))), 0.7)
+    assert 0 < len(removals(selected)) < len(chain) - 1
+    for number, keeper in removals(selected).items():
+        assert abs(number - keeper) == 1
 
 
 def passages_of(writing: str) -> np.ndarray:
@@ -130,51 +130,53 @@ def test_of_equal_words_only_those_go_that_are_written_alike(writings, num_prose
     passages = [passages_of(each) for each in writings] + [passages_of("")] * num_prose
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "_BLOCK_SHINGLES", block)
-        elected = elect(members_of(sets, passages=passages), 0.7)
+        selected = select(members_of(sets, passages=passages), 0.7)
     kept: list[int] = []
     for number, writing in enumerate(writings):
         # 38 of 40 are 95 %.
-        judges = [judge for judge in kept if sum(map(str.__eq__, writing, writings[judge])) >= 38]
-        assert int(elected.kept_N[number]) == (judges[0] if judges else number)
-        if not judges:
+        keepers = [
+            keeper for keeper in kept if sum(map(str.__eq__, writing, writings[keeper])) >= 38
+        ]
+        assert int(selected.kept_N[number]) == (keepers[0] if keepers else number)
+        if not keepers:
             kept.append(number)
     # Prose is compared by its words alone.
-    assert (elected.kept_N[len(writings) :] == 0).all()
-    assert (elected.num_differing > 0) == (len(kept) > 1)
+    assert (selected.kept_N[len(writings) :] == 0).all()
+    assert (selected.num_differing > 0) == (len(kept) > 1)
 
 
 def test_writing_that_has_no_words_in_common_differs():
     sets = [frozenset(range(30))] * 2
     apart = [passages_of("aaaa"), passages_of("aaaa") + np.uint64(9 << 32)]
-    assert removals(elect(members_of(sets, passages=apart), 0.7)) == {}
+    assert removals(select(members_of(sets, passages=apart), 0.7)) == {}
 
 
 def test_copies_lose_all_but_one():
     sets = [frozenset(range(30))] * 50
-    elected = elect(members_of(sets), 0.7)
-    assert removals(elected) == dict.fromkeys(range(1, 50), 0)
+    selected = select(members_of(sets), 0.7)
+    assert removals(selected) == dict.fromkeys(range(1, 50), 0)
 
 
 def test_a_crowded_bucket_is_cut_and_the_cut_counted(monkeypatch):
-    monkeypatch.setattr(selection, "MAX_JUDGES", 8)
+    monkeypatch.setattr(selection, "MAX_KEEPERS", 8)
     unlike = [frozenset(range(start, start + 10)) for start in range(0, 400, 10)]
     sets = [*unlike, unlike[2] | {1000}, unlike[30] | {1001}]
-    elected = elect(members_of(sets, all_share_a_band(len(sets))), 0.7)
-    assert removals(elected) == {40: 2}
-    # Without number 40 there are 41; after 8 judges each further one has all later ones left.
-    assert elected.num_cut == sum(range(41 - 8))
+    selected = select(members_of(sets, all_share_a_band(len(sets))), 0.7)
+    assert removals(selected) == {40: 2}
+    # Without number 40 there are 41; after 8 keepers each further one has all later ones left.
+    assert selected.num_cut == sum(range(41 - 8))
     # In a band of their own they are still found.
     keys = np.zeros((42, 2), np.uint64)
     keys[:, 1] = np.arange(1, 43)
     keys[41, 1] = keys[30, 1]
-    assert removals(elect(members_of(sets, keys), 0.7)) == {40: 2, 41: 30}
+    assert removals(select(members_of(sets, keys), 0.7)) == {40: 2, 41: 30}
 
 
 def test_shingles_are_compared_in_blocks_of_any_size(monkeypatch):
     sets = [frozenset(range(start, start + 30)) for start in (0, 1, 2, 50, 3, 51)]
-    whole = elect(members_of(sets, all_share_a_band(6)), 0.7)
+    whole = select(members_of(sets, all_share_a_band(6)), 0.7)
     monkeypatch.setattr(selection, "_BLOCK_SHINGLES", 45)
-    in_blocks = elect(members_of(sets, all_share_a_band(6)), 0.7)
+    in_blocks = select(members_of(sets, all_share_a_band(6)), 0.7)
     np.testing.assert_array_equal(in_blocks.kept_N, whole.kept_N)
     assert removals(whole) == {1: 0, 2: 0, 4: 0, 5: 3}
 
