@@ -112,8 +112,20 @@ def test_the_kernels_run_in_a_function_of_arrow_batches() -> None:
 @pytest.mark.parametrize("page", ["pipeline"])
 def test_the_configs_of_a_page_load(page: str) -> None:
     """Every block of Python of the page runs, and what it calls `config` is one."""
+    assert isinstance(_run_blocks(page)["config"], TrainConfig)
+
+
+@pytest.mark.parametrize("page", ["embedding", "attention", "loss", "optimizer"])
+def test_the_formulas_of_a_page_are_those_of_the_code(page: str) -> None:
+    """The page's Python writes them out with NumPy and compares."""
+    assert "assert_allclose" in (REPOSITORY / "docs" / f"{page}.md").read_text()
+    _run_blocks(page)
+
+
+def _run_blocks(page: str) -> dict[str, Any]:
+    """Run the page's blocks of Python one after the other; return the names they define."""
     text = (REPOSITORY / "docs" / f"{page}.md").read_text()
     names: dict[str, Any] = {"__name__": __name__}
     for block in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
         exec(compile(block[1], page, "exec"), names)
-    assert isinstance(names["config"], TrainConfig)
+    return names

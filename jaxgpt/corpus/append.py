@@ -6,7 +6,7 @@
     remove_duplicates     a partition, new and stored -> which new documents are kept
     filter_documents      a partition -> the documents that are good enough
     edit_documents        a partition -> without private data and benchmark texts
-    near_duplicates/      all partitions -> which new documents repeat a stored or another new one
+    dedup/near/           all partitions -> which new documents repeat a stored or another new one
     weigh_partition       a partition -> documents of some sources fewer or several times
     encode_partition      a partition -> token ids, with the dataset's tokenizer, in final order
     write_shards          token ids -> further shards; then the files that tell of all, the manifest

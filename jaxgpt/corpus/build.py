@@ -3,7 +3,7 @@
     read_part           files -> repaired documents, in partitions by content hash
     remove_duplicates   a partition -> which of its documents are kept
     filter_documents    a partition -> the documents that are good enough
-    near_duplicates/    all partitions -> which documents repeat another one that is kept
+    dedup/near/         all partitions -> which documents repeat another one that is kept
     edit_documents      a partition -> without private data and benchmark texts
     measure_partition   some partitions -> what their documents are like, for the report
     weigh_partition     a partition -> documents of some sources fewer or several times
@@ -13,7 +13,7 @@
 
 How each stage is carried out is in `processing.py`. All results of stages lie in `.work` in the
 dataset folder until the manifest is written; see `execution/tasks.py` for how an interrupted build
-goes on, and `executors/` for who does the work.
+goes on, and `execution/` for who does the work.
 """
 
 import contextlib
