@@ -16,27 +16,25 @@ from jaxgpt.config import Execution, Training, configclass
 from jaxgpt.model.attention.attention import Attention, AttentionContext, GroupedQueryAttention
 from jaxgpt.model.attention.kv_cache import KVCache
 from jaxgpt.model.attention.masks import AttentionMask
-from jaxgpt.model.block import Block
+from jaxgpt.model.block import Block, LayerCarry, apply_block
 from jaxgpt.model.heads import Head, LanguageModelHead
-from jaxgpt.model.layer_stack import ForwardContext, LayerStack, Unrolled, UnrolledPython
+from jaxgpt.model.layer_stack import (
+    ForwardContext,
+    LayerProgram,
+    LayerStack,
+    Unrolled,
+    UnrolledPython,
+)
 from jaxgpt.model.layers.embedding import Embedding
 from jaxgpt.model.layers.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.layers.norms import Norm, RmsNorm
 from jaxgpt.model.layers.placement import constrain
 from jaxgpt.model.layers.positions import Position, Rotary
 from jaxgpt.model.layers.projection import Dropout, Initialization, LayerSettings
-from jaxgpt.model.moe.routing_stats import (
-    ROUTING,
-    Routing,
-    no_routing,
-    publish_routing,
-    published_routing,
-)
+from jaxgpt.model.moe.routing_stats import ROUTING, Routing, no_routing, publish_routing
 from jaxgpt.model.remat import NoRemat, Remat
 
 Dtype = Literal["float32", "bfloat16"]
-# What one layer hands to the next: x_BTD, the cache if there is one, the routing if it is wanted.
-_Carry = tuple[jax.Array, KVCache | None, Routing | None]
 
 
 @configclass
@@ -197,30 +195,18 @@ class Gpt(nn.Module):
 
         Takes what `__call__` takes.
         """
-        config = self.config
-        num_tokens = tokens_BT.shape[1]
-        config.position.check_length(num_tokens)
+        self.config.position.check_length(tokens_BT.shape[1])
         valid_BT = _valid(tokens_BT, segment_ids_BT)
         if positions_BT is None:
-            positions_BT = jnp.arange(num_tokens, dtype=jnp.int32)[None, :]
-            if cache is not None:
-                positions_BT = positions_BT + cache.lengths_B[:, None]
+            positions_BT = _next_positions(tokens_BT.shape[1], cache)
         if cache is None:
             mask = AttentionMask(segment_ids_BT=segment_ids_BT)
         else:
             mask = AttentionMask(query_slots_BT=cache.new_slots(valid_BT))
-        head_dim = config.attention.resolve_head_dim(config.d_model)
-        rotation = config.position.rotation(positions_BT, head_dim)
-        context = AttentionContext(mask, rotation, valid_BT)
+        context = AttentionContext(mask, self._rotation(positions_BT), valid_BT)
 
-        x_BTD = self.embedding(tokens_BT)
-        if config.scale_embedding:
-            x_BTD = x_BTD * jnp.asarray(config.d_model**0.5, x_BTD.dtype)
-        if self.position is not None:
-            x_BTD = self.position(x_BTD, positions_BT)
-        x_BTD = self.embedding_dropout(x_BTD, deterministic=deterministic)
-        x_BTD = constrain(x_BTD, "batch", "time", "residual")
-        x_BTD, cache = self._run_blocks(x_BTD, context, cache, deterministic)
+        x_BTD = self._embed(tokens_BT, positions_BT, deterministic)
+        x_BTD, cache = self._apply_blocks(x_BTD, context, cache, deterministic)
         if cache is not None:
             cache = cache.advance(valid_BT)
         return self.final_norm(x_BTD), cache
@@ -228,57 +214,54 @@ class Gpt(nn.Module):
     def hidden_states_and_head(self, *inputs: Any, **options: Any) -> tuple[jax.Array, jax.Array]:
         """Return x_BTD and what the head multiplies it with (`LanguageModelHead.logits`).
 
-        Takes what `__call__` takes; for whoever needs no array of all logits.
+        Takes what `__call__` takes. A loss uses it that never needs all logits at once.
         """
         x_BTD, _ = self.hidden_states(*inputs, **options)
         return x_BTD, self.head.weights(self.embedding.table)
 
-    def _run_blocks(
+    def _embed(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, deterministic: bool
+    ) -> jax.Array:
+        """Return the first x_BTD: rows of the table, with positions that are added to them."""
+        x_BTD = self.embedding(tokens_BT)
+        if self.config.scale_embedding:
+            x_BTD = x_BTD * jnp.asarray(self.config.d_model**0.5, x_BTD.dtype)
+        if self.position is not None:
+            x_BTD = self.position(x_BTD, positions_BT)
+        x_BTD = self.embedding_dropout(x_BTD, deterministic=deterministic)
+        return constrain(x_BTD, "batch", "time", "residual")
+
+    def _apply_blocks(
         self,
         x_BTD: jax.Array,
         context: AttentionContext,
         cache: KVCache | None,
         deterministic: bool,
     ) -> tuple[jax.Array, KVCache | None]:
+        """Apply all blocks in turn; return x_BTD after the last, and the cache."""
         if self.is_initializing():
             # Their parameters are made; tracing what nobody will look at takes seconds.
             return x_BTD, cache
-        key = None if deterministic else self.make_rng("dropout")
-
-        def apply_layer(
-            params: Any,
-            shared: ForwardContext,
-            carry: _Carry,
-            layer: int | jax.Array,
-            pattern_index: int,
-        ) -> _Carry:
-            x_BTD, cache, routing = carry
-            key = shared.dropout_key
-            rngs = {} if key is None else {"dropout": jax.random.fold_in(key, layer)}
-            block = self._block(pattern_index)
-            inputs = (x_BTD, shared.context, cache, layer, deterministic)
-            (x_BTD, cache), written = block.apply(
-                {"params": params}, *inputs, rngs=rngs, mutable=[ROUTING]
-            )
-            if routing is not None:
-                one = published_routing(written[ROUTING]["feed_forward"])
-                routing = routing.add_layer(layer, one)
-            return x_BTD, cache, routing
-
-        # With a cache, whose layers are arrays of their own, layers are told apart in Python.
-        layers = self.config.layers if cache is None else UnrolledPython()
-        x_BTD, cache, routing = layers.run(
-            apply_layer,
-            self.blocks,
-            ForwardContext(context, key),
-            (x_BTD, cache, self._start_routing(x_BTD.shape[0])),
-            self.config.num_layers,
-            self.config.attention.pattern_length,
-            self.config.remat,
+        config = self.config
+        program = LayerProgram(
+            apply_layer=apply_block(self._block),
+            params=self.blocks,
+            context=ForwardContext(context, None if deterministic else self.make_rng("dropout")),
+            num_layers=config.num_layers,
+            pattern_length=config.attention.pattern_length,
+            remat=config.remat,
         )
-        if routing is not None:
-            publish_routing(self, routing)
-        return x_BTD, cache
+        # With a cache, whose layers are arrays of their own, layers are told apart in Python.
+        layers = config.layers if cache is None else UnrolledPython()
+        carry = layers.run(program, LayerCarry(x_BTD, cache, self._no_routing(x_BTD.shape[0])))
+        if carry.routing is not None:
+            publish_routing(self, carry.routing)
+        return carry.x_BTD, carry.cache
+
+    def _rotation(self, positions_BT: jax.Array) -> Any:
+        """Return the rotation of queries and keys at these positions; None if none is used."""
+        head_dim = self.config.attention.resolve_head_dim(self.config.d_model)
+        return self.config.position.rotation(positions_BT, head_dim)
 
     def _block(self, pattern_index: int) -> Block:
         config = self.config
@@ -291,7 +274,8 @@ class Gpt(nn.Module):
             parent=None,
         )
 
-    def _start_routing(self, num_rows: int) -> Routing | None:
+    def _no_routing(self, num_rows: int) -> Routing | None:
+        """Return statistics of no layer yet; None without experts, or if nobody asks for them."""
         counts = self.config.feed_forward.count_experts()
         if counts is None or not self.is_mutable_collection(ROUTING):
             return None
@@ -301,19 +285,24 @@ class Gpt(nn.Module):
         """Initialise every layer from its own key; leaves [L, ...], axis 0 named "layers"."""
         block = self._block(0)
         x_BTD = jnp.zeros((1, 1, self.config.d_model), jnp.dtype(self.config.compute_dtype))
-        head_dim = self.config.attention.resolve_head_dim(self.config.d_model)
-        rotation = self.config.position.rotation(jnp.zeros((1, 1), jnp.int32), head_dim)
+        rotation = self._rotation(jnp.zeros((1, 1), jnp.int32))
         context = AttentionContext(AttentionMask(), rotation, jnp.ones((1, 1), bool))
 
         def init_layer(layer_key: jax.Array) -> Any:
-            return block.init(layer_key, x_BTD, context, None, 0, True)["params"]
+            return block.init(layer_key, LayerCarry(x_BTD), context, 0, True)["params"]
 
         stacked = jax.vmap(init_layer)(jax.random.split(key, self.config.num_layers))
         return meta.add_axis(stacked, 0, {nn.PARTITION_NAME: "layers"})
 
 
 def _valid(tokens_BT: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
-    """Which tokens are not padding, bool [B, T]."""
+    """Return which tokens are not padding, bool [B, T]."""
     if segment_ids_BT is None:
         return jnp.ones(tokens_BT.shape, bool)
     return segment_ids_BT != 0
+
+
+def _next_positions(num_tokens: int, cache: KVCache | None) -> jax.Array:
+    """Return 0, 1, ... on from what the cache holds, int32 [1, T] or [B, T]."""
+    positions_1T = jnp.arange(num_tokens, dtype=jnp.int32)[None, :]
+    return positions_1T if cache is None else positions_1T + cache.lengths_B[:, None]

@@ -64,7 +64,6 @@ class LanguageModelHead(Head):
             raise ValueError("zero_init needs tied = False: a tied kernel is the embedding table")
 
     def build(self, vocab_size: int, padded_vocab_size: int, settings: LayerSettings) -> nn.Module:
-        """See `Head.build`."""
         return LanguageModelHeadLayer(
             config=self,
             vocab_size=vocab_size,
@@ -73,7 +72,7 @@ class LanguageModelHead(Head):
         )
 
     def table_std(self, d_model: int, initialization: Initialization) -> float:
-        """See `Head.table_std`; a table that is also the head starts no larger than a head."""
+        """Return the std of the table; one that is also the head starts no larger than a head."""
         if not self.tied:
             return initialization.std
         largest = head_std(d_model)
@@ -83,7 +82,6 @@ class LanguageModelHead(Head):
         return min(initialization.std, largest)
 
     def num_tied_parameters(self, d_model: int, padded_vocab_size: int) -> int:
-        """See `Head.num_tied_parameters`."""
         return d_model * padded_vocab_size if self.tied else 0
 
     @property
@@ -119,12 +117,11 @@ class ClassificationHead(Head):
             raise ValueError(f"num_classes must be at least 1, not {self.num_classes}")
 
     def build(self, vocab_size: int, padded_vocab_size: int, settings: LayerSettings) -> nn.Module:
-        """See `Head.build`."""
         return ClassificationHeadLayer(config=self, settings=settings)
 
 
 class LanguageModelHeadLayer(nn.Module):
-    """See `LanguageModelHead`."""
+    """Logits of every position; parameter `kernel` [D, V], unless the table is the kernel."""
 
     config: LanguageModelHead
     vocab_size: int
@@ -157,7 +154,7 @@ class LanguageModelHeadLayer(nn.Module):
 
 
 class ClassificationHeadLayer(nn.Module):
-    """See `ClassificationHead`."""
+    """Logits of classes of every row; parameter `kernel` [D, C]."""
 
     config: ClassificationHead
     settings: LayerSettings

@@ -5,7 +5,8 @@ not know which one made it. Axes: L layers.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import flax.struct
 import jax
@@ -21,7 +22,7 @@ PIPELINE = "pipeline"
 
 @flax.struct.dataclass
 class ForwardContext:
-    """What every layer of one forward pass is given beside its parameters and the carry.
+    """What one forward pass gives to every layer, next to the layer's parameters and the carry.
 
     Attributes:
         context: pytree with leaves [B, ...] of the rows, or [1, ...] of all of them alike.
@@ -32,8 +33,44 @@ class ForwardContext:
     dropout_key: jax.Array | None = None
 
 
-# (parameters of one layer, shared, carry, number of the layer, pattern_index) -> carry
+# (parameters of one layer, context, carry, number of the layer, pattern_index) -> carry
 ApplyLayer = Callable[[Any, ForwardContext, Carry, int | jax.Array, int], Carry]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerProgram(Generic[Carry]):
+    """The layers of one forward pass: all that a `LayerStack` needs to run them.
+
+    Attributes:
+        apply_layer: one layer; `pattern_index`, layer % pattern_length, is a Python integer.
+        params: pytree with leaves [L, ...].
+        context: what all layers are given.
+        num_layers: L.
+        pattern_length: number of layers after which their settings repeat.
+        remat: what the backward pass recomputes.
+    """
+
+    apply_layer: ApplyLayer[Carry]
+    params: Any
+    context: ForwardContext
+    num_layers: int
+    pattern_length: int
+    remat: Remat
+
+    def apply(
+        self,
+        params: Any,
+        context: ForwardContext,
+        carry: Carry,
+        layer: int | jax.Array,
+        pattern_index: int,
+    ) -> Carry:
+        """Apply one layer, whose backward pass recomputes what `remat` says."""
+
+        def apply(params: Any, context: ForwardContext, carry: Carry) -> Carry:
+            return self.apply_layer(params, context, carry, layer, pattern_index)
+
+        return self.remat.wrap(apply)(params, context, carry)
 
 
 @configclass
@@ -41,7 +78,7 @@ class LayerStack:
     """Base of the ways to run layers."""
 
     def row_multiple(self, mesh_sizes: Mapping[str, int]) -> int:
-        """The number of rows that a batch must have, or a multiple of it, to run on a mesh."""
+        """Return a number that must divide the rows of a batch on a mesh."""
         return 1
 
     def check(
@@ -52,7 +89,7 @@ class LayerStack:
         Args:
             mesh_sizes: number of devices along each axis.
             num_rows: rows of a micro-batch, of all devices together.
-            num_layers: of the model.
+            num_layers: number of layers of the model.
             pattern_length: number of layers after which their settings repeat.
 
         Raises:
@@ -66,30 +103,11 @@ class LayerStack:
             )
 
     def stretch(self, mesh_sizes: Mapping[str, int]) -> float:
-        """How much longer than their work all layers take, for devices that wait for others."""
+        """Return the time of all layers over that of their work: above 1 if devices wait."""
         return 1.0
 
-    def run(
-        self,
-        apply_layer: ApplyLayer[Carry],
-        params: Any,
-        shared: ForwardContext,
-        carry: Carry,
-        num_layers: int,
-        pattern_length: int,
-        remat: Remat,
-    ) -> Carry:
-        """Apply layers 0 .. num_layers - 1 in turn.
-
-        Args:
-            apply_layer: one layer; `pattern_index`, layer % pattern_length, is a Python integer.
-            params: pytree with leaves [L, ...].
-            shared: what all layers are given.
-            carry: what a layer receives and returns.
-            num_layers: L.
-            pattern_length: number of layers after which their settings repeat.
-            remat: what the backward pass recomputes.
-        """
+    def run(self, program: LayerProgram[Carry], carry: Carry) -> Carry:
+        """Apply layers 0 .. num_layers - 1 in turn, each to what the one before it returned."""
         raise NotImplementedError(f"{type(self).__name__} has no run")
 
 
@@ -100,29 +118,14 @@ class Unrolled(LayerStack):
     Python runs once for all layers with one pattern_index: the layer is then a traced array.
     """
 
-    def run(
-        self,
-        apply_layer: ApplyLayer[Carry],
-        params: Any,
-        shared: ForwardContext,
-        carry: Carry,
-        num_layers: int,
-        pattern_length: int,
-        remat: Remat,
-    ) -> Carry:
-        """See `LayerStack.run`."""
-
-        def apply(
-            params: Any, shared: ForwardContext, carry: Carry, layer: jax.Array, pattern_index: int
-        ) -> Carry:
-            return _rematerialised(apply_layer, layer, pattern_index, remat)(params, shared, carry)
-
+    def run(self, program: LayerProgram[Carry], carry: Carry) -> Carry:
         # Once for each layer it took most of a second for twelve. XLA puts the code where the calls
         # are.
-        apply = jax.jit(apply, static_argnames="pattern_index")
-        for layer, layer_params in enumerate(_unstack(params, num_layers)):
+        apply = jax.jit(program.apply, static_argnames="pattern_index")
+        for layer, params in enumerate(_unstack(program.params, program.num_layers)):
+            pattern_index = layer % program.pattern_length
             number = jax.numpy.int32(layer)
-            carry = apply(layer_params, shared, carry, number, pattern_index=layer % pattern_length)
+            carry = apply(params, program.context, carry, number, pattern_index=pattern_index)
         return carry
 
 
@@ -130,21 +133,10 @@ class Unrolled(LayerStack):
 class UnrolledPython(LayerStack):
     """Unrolled, with each layer traced on its own: its number is a Python integer."""
 
-    def run(
-        self,
-        apply_layer: ApplyLayer[Carry],
-        params: Any,
-        shared: ForwardContext,
-        carry: Carry,
-        num_layers: int,
-        pattern_length: int,
-        remat: Remat,
-    ) -> Carry:
-        """See `LayerStack.run`."""
-        for layer, layer_params in enumerate(_unstack(params, num_layers)):
-            carry = _rematerialised(apply_layer, layer, layer % pattern_length, remat)(
-                layer_params, shared, carry
-            )
+    def run(self, program: LayerProgram[Carry], carry: Carry) -> Carry:
+        for layer, params in enumerate(_unstack(program.params, program.num_layers)):
+            pattern_index = layer % program.pattern_length
+            carry = program.apply(params, program.context, carry, layer, pattern_index)
         return carry
 
 
@@ -153,55 +145,37 @@ class Scanned(LayerStack):
     """The layers are a loop: one pattern of layers is compiled, whatever their number."""
 
     unroll: int = 1
-    """Iterations of the loop that are unrolled into one."""
+    """Rounds of the loop that are compiled as one."""
 
     def __post_init__(self) -> None:
         if self.unroll < 1:
             raise ValueError(f"unroll must be at least 1, not {self.unroll}")
 
-    def run(
-        self,
-        apply_layer: ApplyLayer[Carry],
-        params: Any,
-        shared: ForwardContext,
-        carry: Carry,
-        num_layers: int,
-        pattern_length: int,
-        remat: Remat,
-    ) -> Carry:
-        """See `LayerStack.run`; layers that do not fill a whole pattern follow the loop."""
-        num_rounds = num_layers // pattern_length
+    def run(self, program: LayerProgram[Carry], carry: Carry) -> Carry:
+        """Loop over the whole patterns; layers that do not fill one follow the loop."""
+        pattern_length = program.pattern_length
+        num_rounds = program.num_layers // pattern_length
         looped = num_rounds * pattern_length
         rounds = jax.tree.map(
-            lambda leaf: leaf[:looped].reshape(num_rounds, pattern_length, *leaf.shape[1:]), params
+            lambda leaf: leaf[:looped].reshape(num_rounds, pattern_length, *leaf.shape[1:]),
+            program.params,
         )
 
         def run_round(carry: Carry, step: tuple[jax.Array, Any]) -> tuple[Carry, None]:
             index, round_params = step
-            for pattern_index, layer_params in enumerate(_unstack(round_params, pattern_length)):
+            for pattern_index, params in enumerate(_unstack(round_params, pattern_length)):
                 layer = index * pattern_length + pattern_index
-                carry = _rematerialised(apply_layer, layer, pattern_index, remat)(
-                    layer_params, shared, carry
-                )
+                carry = program.apply(params, program.context, carry, layer, pattern_index)
             return carry, None
 
         if num_rounds:
             steps = (jax.numpy.arange(num_rounds), rounds)
             carry, _ = jax.lax.scan(run_round, carry, steps, unroll=self.unroll)
-        rest = jax.tree.map(lambda leaf: leaf[looped:], params)
-        for pattern_index, layer_params in enumerate(_unstack(rest, num_layers - looped)):
-            carry = _rematerialised(apply_layer, looped + pattern_index, pattern_index, remat)(
-                layer_params, shared, carry
-            )
+        rest = jax.tree.map(lambda leaf: leaf[looped:], program.params)
+        for pattern_index, params in enumerate(_unstack(rest, program.num_layers - looped)):
+            layer = looped + pattern_index
+            carry = program.apply(params, program.context, carry, layer, pattern_index)
         return carry
-
-
-def _rematerialised(
-    apply_layer: ApplyLayer[Carry], layer: int | jax.Array, pattern_index: int, remat: Remat
-) -> Callable[[Any, ForwardContext, Carry], Carry]:
-    return remat.wrap(
-        lambda params, shared, carry: apply_layer(params, shared, carry, layer, pattern_index)
-    )
 
 
 def _unstack(params: Any, num_layers: int) -> list[Any]:

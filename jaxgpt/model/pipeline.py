@@ -12,6 +12,8 @@ bubble, in which a stage has nothing to do:
 Axes: B rows, M micro-batches, S stages, L layers; ... any.
 """
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,13 +25,12 @@ from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.layer_stack import (
     PIPELINE,
-    ApplyLayer,
     Carry,
     ForwardContext,
+    LayerProgram,
     LayerStack,
     Scanned,
 )
-from jaxgpt.model.remat import Remat
 
 
 @configclass
@@ -52,88 +53,77 @@ class Pipelined(LayerStack):
         if isinstance(self.stage, Pipelined):
             raise ValueError("stage must be another way to run layers, not Pipelined again")
 
-    def run(
-        self,
-        apply_layer: ApplyLayer[Carry],
-        params: Any,
-        shared: ForwardContext,
-        carry: Carry,
-        num_layers: int,
-        pattern_length: int,
-        remat: Remat,
-    ) -> Carry:
-        """See `LayerStack.run`; every leaf of the carry is [B, ...], B a multiple of M.
+    def run(self, program: LayerProgram[Carry], carry: Carry) -> Carry:
+        """Pass micro-batches through the stages; leaves of the carry are [B, ...], B = M * any.
 
         Raises:
             ConfigError: the layers do not divide into stages.
         """
         num_stages = jax.sharding.get_abstract_mesh().shape.get(PIPELINE, 1)
         if num_stages == 1:
-            return self.stage.run(
-                apply_layer, params, shared, carry, num_layers, pattern_length, remat
-            )
+            return self.stage.run(program, carry)
         num_rows = jax.tree.leaves(carry)[0].shape[0]
-        _check_stages(num_layers, num_stages, pattern_length)
-        layers_per_stage = num_layers // num_stages
-
-        def run_stage(stage: jax.Array, params: Any, shared: ForwardContext, carry: Carry) -> Carry:
-            first = stage * layers_per_stage
-
-            def apply(
-                params: Any,
-                shared: ForwardContext,
-                carry: Carry,
-                layer: int | jax.Array,
-                pattern_index: int,
-            ) -> Carry:
-                return apply_layer(params, shared, carry, first + layer, pattern_index)
-
-            return self.stage.run(
-                apply, params, shared, carry, layers_per_stage, pattern_length, remat
-            )
-
-        def run_ticks(params: Any, shared_1: ForwardContext, carry_1M: Carry) -> Carry:
-            # Only the mesh axis of the stages is ours to handle; XLA keeps splitting the others.
-            stage = jax.lax.axis_index(PIPELINE)
-            shared, carry_M = jax.tree.map(lambda leaf_1: leaf_1[0], (shared_1, carry_1M))
-
-            def tick(received: Carry, time: jax.Array) -> tuple[Carry, Carry]:
-                # In the bubble a stage repeats a micro-batch, and nobody uses the result.
-                number = jnp.clip(time - stage, 0, self.num_micro_batches - 1)
-                inputs = jax.tree.map(
-                    lambda new_M, old: jnp.where(stage == 0, new_M[number], old), carry_M, received
-                )
-                result = run_stage(stage, params, _of_micro_batch(shared, number), inputs)
-                return _hand_on(result, PIPELINE, num_stages), result
-
-            first = jax.tree.map(lambda leaf_M: leaf_M[0], carry_M)
-            times = jnp.arange(self.num_micro_batches + num_stages - 1)
-            _, results = jax.lax.scan(tick, first, times)
-            return jax.tree.map(lambda leaf: leaf[None, num_stages - 1 :], results)
-
-        context_M = _split(shared.context, num_rows, self.num_micro_batches)
-        shared_M = ForwardContext(context_M, shared.dropout_key)
+        _check_stages(program.num_layers, num_stages, program.pattern_length)
+        context_M = ForwardContext(
+            _split(program.context.context, num_rows, self.num_micro_batches),
+            program.context.dropout_key,
+        )
         carry_M = _split(carry, num_rows, self.num_micro_batches)
         results_SM = jax.shard_map(
-            run_ticks,
+            functools.partial(self._run_ticks, program, num_stages),
             in_specs=PartitionSpec(PIPELINE),
             out_specs=PartitionSpec(PIPELINE),
             axis_names={PIPELINE},
-        )(params, _for_each_stage(shared_M, num_stages), _for_each_stage(carry_M, num_stages))
+        )(
+            program.params,
+            _for_each_stage(context_M, num_stages),
+            _for_each_stage(carry_M, num_stages),
+        )
         return _join(_of_last_stage(results_SM, num_stages))
 
+    def _run_ticks(
+        self,
+        program: LayerProgram[Carry],
+        num_stages: int,
+        params: Any,
+        context_1M: ForwardContext,
+        carry_1M: Carry,
+    ) -> Carry:
+        """Run one stage on every micro-batch as it arrives; return the last stage's results.
+
+        Only the mesh axis of the stages is handled here; XLA keeps splitting the others.
+        """
+        stage = jax.lax.axis_index(PIPELINE)
+        context_M, carry_M = jax.tree.map(lambda leaf_1: leaf_1[0], (context_1M, carry_1M))
+
+        def tick(received: Carry, time: jax.Array) -> tuple[Carry, Carry]:
+            # In the bubble a stage repeats a micro-batch, and nobody uses the result.
+            number = jnp.clip(time - stage, 0, self.num_micro_batches - 1)
+            inputs = jax.tree.map(
+                lambda new_M, old: jnp.where(stage == 0, new_M[number], old), carry_M, received
+            )
+            context = _of_micro_batch(context_M, number)
+            layers = _layers_of_stage(program, stage, num_stages, params, context)
+            result = self.stage.run(layers, inputs)
+            return _hand_on(result, PIPELINE, num_stages), result
+
+        first = jax.tree.map(lambda leaf_M: leaf_M[0], carry_M)
+        times = jnp.arange(self.num_micro_batches + num_stages - 1)
+        _, results = jax.lax.scan(tick, first, times)
+        return jax.tree.map(lambda leaf: leaf[None, num_stages - 1 :], results)
+
     def row_multiple(self, mesh_sizes: Mapping[str, int]) -> int:
-        """See `LayerStack.row_multiple`; each part of the rows is shared out to other devices."""
+        """Return micro-batches times the devices of a stage that share a micro-batch."""
         return 1 if mesh_sizes[PIPELINE] == 1 else self.num_micro_batches * _shards(mesh_sizes)
 
     def stretch(self, mesh_sizes: Mapping[str, int]) -> float:
-        """See `LayerStack.stretch`: the ticks of a pass over those of its micro-batches."""
+        """Return the ticks of a pass over those of its micro-batches."""
         return 1 + (mesh_sizes[PIPELINE] - 1) / self.num_micro_batches
 
     def check(
         self, mesh_sizes: Mapping[str, int], num_rows: int, num_layers: int, pattern_length: int
     ) -> None:
-        """See `LayerStack.check`; layers must divide into stages, and rows into parts."""
+        """Refuse layers that do not divide into stages, and rows that do not into micro-batches."""
         if mesh_sizes[PIPELINE] == 1:
             return
         _check_stages(num_layers, mesh_sizes[PIPELINE], pattern_length)
@@ -160,6 +150,27 @@ def _check_stages(num_layers: int, num_stages: int, pattern_length: int) -> None
         )
 
 
+def _layers_of_stage(
+    program: LayerProgram[Carry],
+    stage: jax.Array,
+    num_stages: int,
+    params: Any,
+    context: ForwardContext,
+) -> LayerProgram[Carry]:
+    """Return the program of a stage's own layers, which are numbered from 0 in it."""
+    num_layers = program.num_layers // num_stages
+    first = stage * num_layers
+
+    def apply_layer(
+        params: Any, context: ForwardContext, carry: Carry, layer: int | jax.Array, index: int
+    ) -> Carry:
+        return program.apply_layer(params, context, carry, first + layer, index)
+
+    return dataclasses.replace(
+        program, apply_layer=apply_layer, params=params, context=context, num_layers=num_layers
+    )
+
+
 def _split(rows: Any, num_rows: int, num_micro_batches: int) -> Any:
     """Leaves [B, ...] to [M, B / M, ...], leaves [1, ...] to [M, 1, ...].
 
@@ -179,10 +190,10 @@ def _join(rows_M: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), rows_M)
 
 
-def _of_micro_batch(shared: ForwardContext, number: jax.Array) -> ForwardContext:
-    key = shared.dropout_key
+def _of_micro_batch(context_M: ForwardContext, number: jax.Array) -> ForwardContext:
+    key = context_M.dropout_key
     return ForwardContext(
-        context=jax.tree.map(lambda leaf_M: leaf_M[number], shared.context),
+        context=jax.tree.map(lambda leaf_M: leaf_M[number], context_M.context),
         dropout_key=None if key is None else jax.random.fold_in(key, number),
     )
 

@@ -28,7 +28,6 @@ class NoRemat(Remat):
     """Keep everything: fastest, if it fits."""
 
     def wrap(self, apply_layer: ApplyLayer) -> ApplyLayer:
-        """See `Remat.wrap`."""
         return apply_layer
 
 
@@ -37,7 +36,6 @@ class FullRemat(Remat):
     """Keep each layer's input only: least memory, one more forward pass (Chen et al. 2016)."""
 
     def wrap(self, apply_layer: ApplyLayer) -> ApplyLayer:
-        """See `Remat.wrap`."""
         return jax.checkpoint(apply_layer)
 
 
@@ -46,7 +44,6 @@ class SaveDots(Remat):
     """Keep the results of weight matmuls, recompute the rest (attention and elementwise work)."""
 
     def wrap(self, apply_layer: ApplyLayer) -> ApplyLayer:
-        """See `Remat.wrap`."""
         # By name: policies that look for matmuls see none inside a hand-written gradient.
         policy = jax.checkpoint_policies.save_only_these_names(PROJECTION)
         return jax.checkpoint(apply_layer, policy=policy)

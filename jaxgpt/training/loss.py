@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import Execution, configclass
-from jaxgpt.model.moe.routing_stats import ROUTING, RoutingSums, published_routing
+from jaxgpt.model.moe.routing_stats import ROUTING, RoutingSums, routing_of
 from jaxgpt.runtime.target import compile_target
 from jaxgpt.training.chunked_loss import LinearCrossEntropy, TokenChunks, TokenSums
 
@@ -163,7 +163,7 @@ def language_model_loss(model: Any, bytes_per_token_V: jax.Array, config: LossCo
         sums = with_counts(
             config.logits.sums(score, x_BTD, head_weights, *tokens), batch, bytes_per_token_V
         )
-        routing = published_routing(written.get(ROUTING, {}))
+        routing = routing_of(written)
         if routing is None:
             return sums
         of_rows = routing.sum_rows(jnp.sum(batch.loss_weights_BT, axis=1))

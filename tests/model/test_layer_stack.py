@@ -9,7 +9,7 @@ import pytest
 
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import ConfigError
-from jaxgpt.model.layer_stack import ForwardContext, Scanned, Unrolled
+from jaxgpt.model.layer_stack import ForwardContext, LayerProgram, Scanned, Unrolled
 from jaxgpt.model.layers.feed_forward import FeedForward
 from jaxgpt.model.layers.projection import Dropout
 from jaxgpt.model.remat import FullRemat, NoRemat, SaveDots
@@ -90,16 +90,23 @@ def test_layers_of_a_kind_are_traced_once():
     """Python need not run again for each layer; its parameters and its number are its own."""
     calls = []
 
-    def apply_layer(params, shared, carry, layer, pattern_index):
+    def apply_layer(params, context, carry, layer, pattern_index):
         calls.append(pattern_index)
         return carry * params + layer
 
     def run(layers):
-        return jax.jit(
-            lambda params, x: layers.run(
-                apply_layer, params, ForwardContext(None), x, 6, 2, FullRemat()
+        def apply_all(params, x):
+            program = LayerProgram(
+                apply_layer=apply_layer,
+                params=params,
+                context=ForwardContext(None),
+                num_layers=6,
+                pattern_length=2,
+                remat=FullRemat(),
             )
-        )(jnp.arange(6.0), jnp.ones(()))
+            return layers.run(program, x)
+
+        return jax.jit(apply_all)(jnp.arange(6.0), jnp.ones(()))
 
     np.testing.assert_array_equal(run(Unrolled()), run(Scanned()))
     assert sorted(calls) == [0, 0, 1, 1]

@@ -129,6 +129,11 @@ def publish_routing(module: nn.Module, routing: RoutingOfLayer | Routing) -> Non
     module.sow(ROUTING, _NAME, routing, reduce_fn=lambda _, new: new, init_fn=lambda: routing)
 
 
-def published_routing(collection: Any) -> Any:
-    """Return what a module wrote, from its part of the collection; None if it has no experts."""
-    return collection.get(_NAME)
+def published_routing(module: nn.Module) -> Any:
+    """Return what a part of the model has written, to the module that called it."""
+    return module.get_variable(ROUTING, _NAME)
+
+
+def routing_of(variables: Any) -> Any:
+    """Return what a model wrote, from what `apply` returned; None if it has no experts."""
+    return variables.get(ROUTING, {}).get(_NAME)
