@@ -20,8 +20,9 @@ from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset
 from jaxgpt.model.gpt import Dtype
 from jaxgpt.parallel.sharding import host_rows, on_mesh, to_devices
 from jaxgpt.runs.config import TrainConfig
-from jaxgpt.runs.setup import TrainingSetup, make_loop, open_sources, set_up_training
-from jaxgpt.runs.state import ResumePoint, start_state
+from jaxgpt.runs.loop import make_loop
+from jaxgpt.runs.setup import TrainingSetup, open_sources, set_up_training
+from jaxgpt.runs.state import ResumePoint, start_or_restore
 from jaxgpt.runtime.settings import configure_runtime
 from jaxgpt.stop_signal import StopSignal
 from jaxgpt.training.goodput import GoodputTracker
@@ -134,14 +135,7 @@ class _Rounds:
     def __init__(self, setup: TrainingSetup, num_steps: int) -> None:
         self._setup = setup
         self._num_steps = num_steps
-        self._state = start_state(
-            setup.config,
-            setup.plan,
-            setup.optimizer,
-            setup.model,
-            setup.checkpoints,
-            None,
-        ).state
+        self._state = start_or_restore(setup, None).state
         rows = setup.config.batch.global_batch_size
         self._batch = to_devices(setup.sources.batches.batch(0), setup.mesh, rows)
 
@@ -173,10 +167,12 @@ class _Rounds:
             setup.sources.batches.iterate(first, host_rows(setup.mesh, rows)) as read,
             StopSignal() as stop,
         ):
+            loop = make_loop(setup, ResumePoint(state=self._state, step=first), log)
             loop = dataclasses.replace(
-                make_loop(setup, ResumePoint(state=self._state, step=first), log),
+                loop,
                 step=timed_step,
                 num_steps=last,
+                reports=dataclasses.replace(loop.reports, num_steps=last),
                 # In the middle of the round, and never again but at its end.
                 save_every=first + _BEFORE + self._num_steps // 2,
                 hooks=(),

@@ -1,7 +1,7 @@
-"""What stays the same wherever a run starts from: mesh, model, optimiser, compiled step, loop."""
+"""Set up a run from its config: mesh, model, optimiser, compiled step. Nothing is trained here."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,20 +16,15 @@ from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.data.loader import TrainingBatches, open_training_batches
 from jaxgpt.data.shards import TokenDataset
 from jaxgpt.distributed.hosts import is_first_host
-from jaxgpt.model.cost import flops_per_token
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.mesh import make_mesh
-from jaxgpt.runs.callbacks import Surroundings, make_hooks, replica_check, resolve_interval
 from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runs.mesh_check import check_mesh
-from jaxgpt.runs.state import NO_LINEAGES, Lineages, ResumePoint, save_state
-from jaxgpt.runtime.settings import peak_flops
 from jaxgpt.runtime.target import compile_target
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.goodput import GoodputTracker
-from jaxgpt.training.loop import ADVICE, Loop, Pause
 from jaxgpt.training.loss import language_model_loss
-from jaxgpt.training.metrics import MetricsLog, TrainingProgress
+from jaxgpt.training.metrics import TrainingProgress
 from jaxgpt.training.recovery import all_finite
 from jaxgpt.training.state import StatePlan, TrainState, plan_state
 from jaxgpt.training.step import StepMetrics, compile_ahead, compile_step, make_train_step
@@ -38,16 +33,36 @@ from jaxgpt.training.weight_copies import plan_copies
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run reads."""
+    """Data that a run reads."""
 
     batches: TrainingBatches
     dataset: TokenDataset
     tokenizer: Tokenizer
 
 
+class Lineages(NamedTuple):
+    """Lineages of a run so far and of what continues it; the first is empty where it begins."""
+
+    then: Mapping[str, Any]
+    now: Mapping[str, Any]
+
+
+NO_LINEAGES = Lineages({}, {})
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
-    """A run that is set up and has not started; made by `set_up_training`."""
+    """Everything that is built from a config before step 1, wherever the run then starts.
+
+    Attributes:
+        config, run_dir, sources, lineages: of the run.
+        checkpoints: the run's own.
+        goodput: where its time is booked.
+        progress: for the person at the terminal.
+        mesh: of all devices.
+        model, plan, optimizer, step: see `StepParts`.
+        is_finite: whether a state may be saved.
+    """
 
     config: TrainConfig
     run_dir: Path
@@ -152,82 +167,11 @@ def set_up_training(
     )
 
 
-def count_epochs(setup: TrainingSetup, start: ResumePoint) -> float:
-    """Return how often a whole run reads its text; a mixture counts as one text."""
-    tokens_per_step = setup.config.batch.tokens_per_step
-    num_tokens = setup.config.schedule.num_steps * tokens_per_step
-    num_tokens += start.tokens_offset(tokens_per_step)
-    return num_tokens / setup.sources.batches.tokens_per_epoch
-
-
 def compile_setup(setup: TrainingSetup) -> TrainingSetup:
-    """The setup with its step compiled, rather than at the step's first call."""
+    """Return the setup with its step compiled, rather than at the step's first call."""
     batch = setup.config.batch
     shape = (batch.global_batch_size, batch.sequence_length)
     step = compile_ahead(
         setup.step, setup.plan.abstract, shape, setup.config.data.mask_documents, setup.mesh
     )
     return dataclasses.replace(setup, step=step)
-
-
-def make_loop(setup: TrainingSetup, start: ResumePoint, log: MetricsLog) -> Loop:
-    """The loop from a start to the end of the run."""
-    config, num_steps = setup.config, setup.config.schedule.num_steps
-    check_replicas = replica_check(config, setup.mesh, log)
-
-    def save(step: int, state: TrainState, metadata: dict[str, Any]) -> None:
-        if check_replicas is not None:
-            check_replicas(step, state)
-        save_state(setup.checkpoints, log, config, start, step, state, metadata)
-
-    pause = Pause()
-    return Loop(
-        step=setup.step,
-        learning_rates=config.schedule.values(),
-        num_steps=num_steps,
-        tokens_per_step=config.batch.tokens_per_step,
-        tokens_offset=start.tokens_offset(config.batch.tokens_per_step),
-        advice=_advice(start),
-        flops_per_token=flops_per_token(
-            config.model, setup.sources.tokenizer.vocab_size, config.batch.sequence_length
-        ),
-        peak_flops=_total_peak(),
-        log_every=config.logging.every_steps,
-        save_every=resolve_interval(config.checkpoint.every_steps, num_steps),
-        save=save,
-        wait=setup.checkpoints.wait,
-        hooks=make_hooks(
-            Surroundings(
-                config=config,
-                model=setup.model,
-                dataset=setup.sources.dataset,
-                tokenizer=setup.sources.tokenizer,
-                mesh=setup.mesh,
-                log=log,
-                progress=setup.progress,
-                pause=pause,
-            ),
-            check_replicas,
-        ),
-        recovery=config.recovery,
-        is_finite=setup.is_finite,
-        batch_offset=start.batch_offset,
-        goodput=setup.goodput,
-        pause=pause,
-    )
-
-
-def _advice(start: ResumePoint) -> str:
-    """Return the advice for a run that cannot go on: it depends on whether the run was changed."""
-    if not start.changes:
-        return ADVICE
-    return (
-        f"Since step {start.changed_at} the run has another objective, which may be the cause "
-        f"({start.describe_changes()}). Look at the new text and settings, or lower "
-        "schedule.peak_learning_rate, and resume"
-    )
-
-
-def _total_peak() -> float | None:
-    peaks = [peak_flops(device) for device in jax.devices()]
-    return None if None in peaks else sum(peak for peak in peaks if peak is not None)

@@ -1,46 +1,34 @@
-"""A run's state: made anew or read from a checkpoint, and saved as one."""
+"""Make the state of a run, or read it from a checkpoint; save it as one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
-import optax
 
 from jaxgpt.checkpoints.lineage import differences, objective
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.names.type_tags import with_current_tags
-from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.setup import Lineages, TrainingSetup
 from jaxgpt.training.metrics import MetricsLog
 from jaxgpt.training.rollback import SkippedBatches
-from jaxgpt.training.state import StatePlan, TrainState, init_state, make_parameters
+from jaxgpt.training.state import TrainState, init_state, make_parameters
 
 _SHOWN = 3
 
 
-class Lineages(NamedTuple):
-    """Lineages of a run so far and of what continues it; the first is empty where it begins."""
-
-    then: Mapping[str, Any]
-    now: Mapping[str, Any]
-
-
-NO_LINEAGES = Lineages({}, {})
-
-
 @dataclass(frozen=True, kw_only=True)
 class ResumePoint:
-    """Where a run starts from, or goes on.
+    """A step at which a run starts or resumes.
 
     Attributes:
         state: at that moment.
         step: steps done.
         seconds: already spent on it.
-        skipped_batches: batches that the run has passed over until there; see training/rollback.py.
+        skipped_batches: batches that rollbacks have skipped until there; see training/rollback.py.
         tokens: read by the run until there.
         objective: what the steps from here on are measured by; see `lineage.objective`.
-        changed_at: step since which it has been so; the run never goes back behind it.
+        changed_at: step since which it has been so; the run never rolls back behind it.
         changes: how it differs from what it was before, one line each.
     """
 
@@ -55,12 +43,12 @@ class ResumePoint:
 
     @property
     def batch_offset(self) -> int:
-        """The next step reads the batch of this number more than steps are done."""
+        """Batch index minus step: how many batches rollbacks have skipped."""
         return sum(skipped.num_batches for skipped in self.skipped_batches)
 
     @property
     def is_rolled_back_to(self) -> bool:
-        """Return whether the run went back to here, and has not got on since."""
+        """Return whether the run was rolled back to here, and has not got on since."""
         return bool(self.skipped_batches) and self.skipped_batches[-1].step == self.step
 
     def describe_changes(self) -> str:
@@ -73,34 +61,24 @@ class ResumePoint:
         return self.tokens - self.step * tokens_per_step
 
 
-def start_state(
-    config: TrainConfig,
-    plan: StatePlan,
-    optimizer: optax.GradientTransformation,
-    model: nn.Module,
-    checkpoints: Checkpoints,
-    step: int | None,
-    lineages: Lineages = NO_LINEAGES,
-    is_usual: bool = True,
-) -> ResumePoint:
+def start_or_restore(setup: TrainingSetup, step: int | None, is_usual: bool = True) -> ResumePoint:
     """Read the checkpoint of a step, or make the state of step 0 if that is None.
 
     Args:
-        config: of the run.
-        plan, optimizer, model: what it describes.
-        checkpoints: where the step is.
+        setup: of the run.
         step: which.
-        lineages: of the run so far, and of what continues it.
         is_usual: whether losses are still what they were before the step.
     """
+    config, plan, lineages = setup.config, setup.plan, setup.lineages
     now = objective(lineages.now) if lineages.now else {}
     if step is None:
-        params = make_parameters(model, plan.abstract.trainable, config.seed)
-        return ResumePoint(state=init_state(params, optimizer, plan, config.seed), objective=now)
+        params = make_parameters(setup.model, plan.abstract.trainable, config.seed)
+        state = init_state(params, setup.optimizer, plan, config.seed)
+        return ResumePoint(state=state, objective=now)
     abstract = plan.abstract
     averaging = config.optimizer.averaging
     stored, rest = averaging.to_stored(abstract.trainable, abstract.opt_state)
-    params, rest, metadata = checkpoints.restore(
+    params, rest, metadata = setup.checkpoints.restore(
         step, stored, {"step": abstract.step, "rng": abstract.rng, **rest}
     )
     trainable, opt_state = averaging.from_stored(params, rest)
@@ -151,10 +129,9 @@ def _history(
 
 
 def save_state(
-    checkpoints: Checkpoints,
-    log: MetricsLog,
-    config: TrainConfig,
+    setup: TrainingSetup,
     start: ResumePoint,
+    log: MetricsLog,
     step: int,
     state: TrainState,
     metadata: dict[str, Any],
@@ -163,6 +140,7 @@ def save_state(
 
     What recovery needs is a few hundred numbers; as JSON they need not fit the next run's settings.
     """
+    config = setup.config
     params, rest = config.optimizer.averaging.to_stored(state.trainable, state.opt_state)
     rest = {"step": state.step, "rng": state.rng, **rest}
     metadata = metadata | {
@@ -173,9 +151,9 @@ def save_state(
         "changed_at": start.changed_at,
         "changes": start.changes,
     }
-    if checkpoints.save(step, params, rest, metadata):
+    if setup.checkpoints.save(step, params, rest, metadata):
         log.event("save", step)
-    log_checkpoint_events(checkpoints, log, step)
+    log_checkpoint_events(setup.checkpoints, log, step)
 
 
 def log_checkpoint_events(checkpoints: Checkpoints, log: MetricsLog, step: int) -> None:

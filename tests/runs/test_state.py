@@ -1,7 +1,8 @@
 """A start knows the run before it: tokens read, and since when its objective holds."""
 
 from jaxgpt.checkpoints.lineage import objective
-from jaxgpt.runs.state import Lineages, ResumePoint, _history
+from jaxgpt.runs.setup import Lineages
+from jaxgpt.runs.state import ResumePoint, _history
 
 
 def _lineage(global_batch_size: int = 8, z_loss: float = 0.0, data: str = "aaaa") -> dict:

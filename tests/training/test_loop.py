@@ -20,6 +20,7 @@ from jaxgpt.training.metrics import MetricsLog, TrainingProgress, read_records
 from jaxgpt.training.recovery import Skips, SkipSpikes
 from jaxgpt.training.rollback import UnstableError
 from jaxgpt.training.step import StepMetrics
+from jaxgpt.training.step_reports import ReportSettings
 
 
 class _State(SimpleNamespace):
@@ -54,12 +55,15 @@ def _loop(saves, num_steps=10, losses=None, hooks=(), stop=None, save_every=4) -
 
     return Loop(
         step=step,
-        learning_rates=np.linspace(1, 0, num_steps),
         num_steps=num_steps,
-        tokens_per_step=8,
-        flops_per_token=1.0,
-        peak_flops=None,
-        log_every=1,
+        reports=ReportSettings(
+            num_steps=num_steps,
+            every_steps=1,
+            learning_rates=np.linspace(1, 0, num_steps),
+            tokens_per_step=8,
+            flops_per_token=1.0,
+            peak_flops=None,
+        ),
         save_every=save_every,
         save=lambda step, state, metadata: saves.append((step, metadata)),
         hooks=hooks,
@@ -99,7 +103,11 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, bad: float, at: int
 
 def test_what_hooks_measure_is_saved_with_the_state(tmp_path) -> None:
     saves: list = []
-    hook = Hook(name="evaluation", every_steps=2, run=lambda step, state: {"eval_loss": step / 10})
+    hook = Hook(
+        name="evaluation",
+        every_steps=2,
+        run=lambda step, state, heartbeat: {"eval_loss": step / 10},
+    )
     _fit(tmp_path, _loop(saves, hooks=(hook,)))
     assert [metadata["eval_loss"] for _, metadata in saves] == [0.4, 0.8, 1.0]
 
@@ -110,7 +118,7 @@ def test_a_hook_that_fails_costs_no_training_and_hangs_no_host(
 ) -> None:
     """Where there are several, it may have failed at one of them; a save needs all."""
 
-    def fail(step, state):
+    def fail(step, state, heartbeat):
         raise RuntimeError("the evaluation died")
 
     monkeypatch.setattr(jax, "process_count", lambda: num_hosts)
@@ -135,7 +143,7 @@ def test_a_signal_saves_the_newest_step(tmp_path, number, error) -> None:
 def test_a_signal_during_a_hook_is_obeyed_after_it(tmp_path) -> None:
     stop = _Stop(at=None)
 
-    def evaluate(step, state):
+    def evaluate(step, state, heartbeat):
         stop.at = 0
         return {}
 
@@ -149,21 +157,20 @@ def test_a_signal_during_a_hook_is_obeyed_after_it(tmp_path) -> None:
 def test_who_signals_during_a_long_hook_does_not_wait_for_its_end(tmp_path) -> None:
     stop = _Stop(at=None)
     saves: list = []
-    loop = _loop(saves, stop=stop)
     seen: list = []
 
-    def evaluate(step, state):
-        loop.pause()
+    def evaluate(step, state, heartbeat):
+        heartbeat()
         stop.at = 0
         seen.append(list(saves))
-        loop.pause()
+        heartbeat()
         seen.append([step for step, _ in saves])
-        loop.pause()
+        heartbeat()
         return {}
 
-    loop.hooks = (Hook(name="evaluation", every_steps=5, run=evaluate),)
+    hook = Hook(name="evaluation", every_steps=5, run=evaluate)
     with pytest.raises(UnfinishedError):
-        _fit(tmp_path, loop, stop)
+        _fit(tmp_path, _loop(saves, hooks=(hook,), stop=stop), stop)
     assert [len(seen[0]), seen[1]] == [1, [4, 5]]
     assert [step for step, _ in saves] == [4, 5]
 
@@ -227,7 +234,8 @@ def test_a_skipped_step_is_told_with_its_batch_and_takes_no_step_of_the_schedule
         now = int(after.step in skipped)
         return after, metrics._replace(skips=Skips(now, now, total, total))
 
-    loop = dataclasses.replace(plain, step=step, batch_offset=100, recovery=SkipSpikes())
+    reports = dataclasses.replace(plain.reports, batch_offset=100, recovery=SkipSpikes())
+    loop = dataclasses.replace(plain, step=step, reports=reports)
     _fit(tmp_path, loop)
     records = [r for r in read_records(tmp_path / "metrics.jsonl") if "loss" in r]
     events = read_records(tmp_path / "events.jsonl")
@@ -240,14 +248,15 @@ def test_a_skipped_step_is_told_with_its_batch_and_takes_no_step_of_the_schedule
 
 
 def test_a_loss_that_is_not_finite_is_null_in_the_log(tmp_path) -> None:
-    loop = dataclasses.replace(_loop([], losses={2: float("nan")}), recovery=SkipSpikes())
-    _fit(tmp_path, loop)
+    loop = _loop([], losses={2: float("nan")})
+    reports = dataclasses.replace(loop.reports, recovery=SkipSpikes())
+    _fit(tmp_path, dataclasses.replace(loop, reports=reports))
     lines = (tmp_path / "metrics.jsonl").read_text().split("\n")
     assert json.loads(lines[1], parse_constant=pytest.fail)["loss"] is None
 
 
 def test_every_second_of_fit_is_accounted_for(tmp_path) -> None:
-    def work(step, state):
+    def work(step, state, heartbeat):
         time.sleep(0.05)
         return {}
 
