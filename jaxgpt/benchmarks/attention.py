@@ -17,16 +17,12 @@ from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interle
 from jaxgpt.benchmarks.peers.torch_process import TorchProcess, require_torch
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError, JaxgptError
-from jaxgpt.model.attention.kernels import (
-    AttentionKernel,
-    CpuBlockwise,
-    Cudnn,
-    Fastest,
-    Reference,
-    SavedProbabilities,
-)
+from jaxgpt.model.attention.cpu import CpuBlockwise
+from jaxgpt.model.attention.gpu import Cudnn
+from jaxgpt.model.attention.kernel import AttentionInputs, AttentionKernel, Scores
+from jaxgpt.model.attention.kernels import Fastest
 from jaxgpt.model.attention.masks import AttentionMask
-from jaxgpt.model.attention.reference import Scores
+from jaxgpt.model.attention.reference import Reference, SavedProbabilities
 from jaxgpt.model.gpt import Dtype
 from jaxgpt.runtime.settings import RuntimeConfig, configure_runtime
 
@@ -129,7 +125,7 @@ class AttentionBenchmark:
             batch = sample_batch(self.batch_size, self.sequence_length, 100, 0, self.document)
             mask = AttentionMask(segment_ids_BT=jnp.asarray(batch.segment_ids_BT))
         scores = Scores(self.head_dim**-0.5)
-        if reason := kernel.refuses(q, mask, scores, None):
+        if reason := kernel.refuses(AttentionInputs(q, k, v, mask, scores)):
             raise ConfigError(f"the kernel {self.kernel} cannot compute this here: {reason}")
         return _Passes(kernel, (q, k, v), mask, scores)
 
@@ -170,7 +166,8 @@ class _Passes:
     ) -> None:
         def objective(inputs: Any, mask: AttentionMask) -> jax.Array:
             q_BTNH, k_BTNH, v_BTNH = inputs
-            out_BTNH = kernel.attend(q_BTNH, k_BTNH, v_BTNH, mask, scores).astype(jnp.float32)
+            attention = AttentionInputs(q_BTNH, k_BTNH, v_BTNH, mask, scores)
+            out_BTNH = kernel.attend(attention).astype(jnp.float32)
             # A gradient of the output that is no constant.
             return jnp.sum(out_BTNH * q_BTNH.astype(jnp.float32))
 

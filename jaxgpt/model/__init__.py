@@ -9,18 +9,14 @@ from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
     from jaxgpt.model.attention.attention import Attention, AttentionContext, GroupedQueryAttention
+    from jaxgpt.model.attention.cpu import CpuBlockwise, OneQuery
     from jaxgpt.model.attention.gpu import Cudnn, Pallas
-    from jaxgpt.model.attention.kernel import AttentionKernel
-    from jaxgpt.model.attention.kernels import (
-        CpuBlockwise,
-        Fastest,
-        OneQuery,
-        Reference,
-        Ring,
-        SavedProbabilities,
-    )
+    from jaxgpt.model.attention.kernel import AttentionInputs, AttentionKernel
+    from jaxgpt.model.attention.kernels import Fastest
     from jaxgpt.model.attention.kv_cache import KVCache
     from jaxgpt.model.attention.masks import AttentionMask
+    from jaxgpt.model.attention.reference import Reference, SavedProbabilities
+    from jaxgpt.model.attention.ring import Ring
     from jaxgpt.model.cost import (
         abstract_params,
         flops_per_token,

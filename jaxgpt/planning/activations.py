@@ -16,19 +16,13 @@ from jax.sharding import AbstractMesh
 from jaxgpt.batch import Batch
 from jaxgpt.config import replace
 from jaxgpt.model.attention.attention import GroupedQueryAttention
-from jaxgpt.model.attention.kernels import (
-    AttentionKernel,
-    CpuBlockwise,
-    Cudnn,
-    Fastest,
-    Pallas,
-    Reference,
-    Ring,
-    SavedProbabilities,
-    choose_kernel,
-)
+from jaxgpt.model.attention.cpu import CpuBlockwise
+from jaxgpt.model.attention.gpu import Cudnn, Pallas
+from jaxgpt.model.attention.kernel import AttentionInputs, AttentionKernel, Scores
+from jaxgpt.model.attention.kernels import Fastest, choose_kernel
 from jaxgpt.model.attention.masks import AttentionMask
-from jaxgpt.model.attention.reference import Scores
+from jaxgpt.model.attention.reference import Reference, SavedProbabilities
+from jaxgpt.model.attention.ring import Ring
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Unrolled
 from jaxgpt.model.remat import NoRemat
@@ -95,7 +89,7 @@ def attention_kernel(
     window = next((window for window in attention.windows if window is not None), None)
     mask = AttentionMask(segment_ids_BT=segments_BT, window=window)
     with compiling_for(target):
-        return choose_kernel(q_BTNH, mask, scores, None)[0]
+        return choose_kernel(AttentionInputs(q_BTNH, q_BTNH, q_BTNH, mask, scores))[0]
 
 
 def with_kernel(config: TrainConfig, mesh: AbstractMesh, target: CompileTarget) -> GptConfig:

@@ -28,7 +28,7 @@ from jaxgpt.config import (
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.attention.kernel import AttentionKernel
-from jaxgpt.model.attention.kernels import Reference
+from jaxgpt.model.attention.reference import Reference
 from jaxgpt.model.cost import abstract_params
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import LayerStack, Scanned

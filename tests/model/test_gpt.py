@@ -84,7 +84,7 @@ def test_layers_start_different_and_may_start_as_nothing():
 class NeverReached(AttentionKernel):
     """A kernel that raises wherever it is asked."""
 
-    def attend(self, *inputs, **options):
+    def attend(self, inputs):
         raise AssertionError("attention was traced")
 
 

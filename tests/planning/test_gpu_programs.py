@@ -18,9 +18,9 @@ from jaxgpt.inference.decode import Decoder, _decode_block, _prefill
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.model.attention.attention import GroupedQueryAttention
-from jaxgpt.model.attention.kernels import Cudnn
+from jaxgpt.model.attention.gpu import Cudnn
+from jaxgpt.model.attention.kernel import AttentionInputs, Scores
 from jaxgpt.model.attention.masks import AttentionMask
-from jaxgpt.model.attention.reference import Scores
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import LayerStack, Scanned
 from jaxgpt.model.layers.feed_forward import SwiGlu
@@ -184,11 +184,11 @@ def test_cudnn_refuses_whatever_jax_would_refuse(card: str) -> None:
         mask = AttentionMask(window=window)
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask=mask) -> jax.Array:
-            out_BTNH = kernel.compute(q, k, v, mask, Scores(1.0), None)
+            out_BTNH = kernel.compute(AttentionInputs(q, k, v, mask, Scores(1.0)))
             return jnp.sum(out_BTNH.astype(jnp.float32))
 
         with compiling_on(device):
-            if kernel.refuses(q_BTNH, mask, Scores(1.0), None) is None:
+            if kernel.refuses(AttentionInputs(q_BTNH, k_BSKH, k_BSKH, mask, Scores(1.0))) is None:
                 accepted += 1
                 jax.eval_shape(jax.grad(attend, argnums=(0, 1, 2)), q_BTNH, k_BSKH, k_BSKH)
     # Lengths 1,024, both numbers of heads, with and without a window.

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import load_config, replace
-from jaxgpt.model.attention.kernels import Fastest, Reference
+from jaxgpt.model.attention.kernels import Fastest
+from jaxgpt.model.attention.reference import Reference
 from jaxgpt.model.layer_stack import Scanned, Unrolled
 from jaxgpt.model.layers.projection import Dropout
 from jaxgpt.model.remat import FullRemat

@@ -13,10 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import Execution, configclass
-from jaxgpt.model.attention.kernels import AttentionKernel, Fastest
+from jaxgpt.model.attention.kernel import (
+    AttentionInputs,
+    AttentionKernel,
+    ProbabilityDropout,
+    Scores,
+)
+from jaxgpt.model.attention.kernels import Fastest
 from jaxgpt.model.attention.kv_cache import KVCache, empty_cache
 from jaxgpt.model.attention.masks import AttentionMask
-from jaxgpt.model.attention.reference import ProbabilityDropout, Scores
 from jaxgpt.model.layers.norms import Norm
 from jaxgpt.model.layers.positions import Position, Rotation, rotate
 from jaxgpt.model.layers.projection import LayerSettings, Projection
@@ -233,9 +238,9 @@ class GroupedQueryAttentionLayer(nn.Module):
             out_BTNH = jnp.zeros_like(q_BTNH)
         else:
             kernel = config.kernel if cache is None else Fastest()
-            out_BTNH = kernel.attend(
-                q_BTNH, k_BSKH, v_BSKH, mask, Scores(scale, config.soft_cap), dropout
-            )
+            scores = Scores(scale, config.soft_cap)
+            inputs = AttentionInputs(q_BTNH, k_BSKH, v_BSKH, mask, scores, dropout)
+            out_BTNH = kernel.attend(inputs)
         output = Projection(
             inputs=(config.num_heads, head_dim),
             outputs=(settings.d_model,),

@@ -1,4 +1,4 @@
-"""Attention row by row and block by block: what a CPU's cache wants.
+"""Attention on CPUs: row by row and block by block in training, one query per row in decoding.
 
 A loop over the rows of the batch keeps the scores of one row in the cache, where computing all
 rows at once would stream them through memory a dozen times. Within a row, blocks of queries stop
@@ -18,13 +18,89 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxgpt.config import configclass
+from jaxgpt.model.attention.kernel import HIDDEN, AttentionInputs, AttentionKernel, Scores
 from jaxgpt.model.attention.masks import AttentionMask, visible_keys
-from jaxgpt.model.attention.reference import HIDDEN, Scores
+from jaxgpt.model.attention.reference import masked_softmax, spell_out, swap_time_and_heads
+from jaxgpt.model.attention.sharding import attend_on_shards, is_time_split
 from jaxgpt.model.cpu.bf16_bits import from_uint16, to_uint16
 from jaxgpt.model.layers.dtypes import accumulator_dtype
+from jaxgpt.model.layers.placement import is_in_stage, placement
 
 _BLOCK = 128
 _MAX_BLOCKS = 16
+
+
+@configclass
+class CpuBlockwise(AttentionKernel):
+    """Keeps one row's scores in the processor's cache: the fast kernel of CPUs."""
+
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        if inputs.dropout is not None:
+            return "it has no dropout of probabilities"
+        if inputs.mask.query_slots_BT is not None:
+            return "queries stand in the slots of a cache"
+        if is_time_split(inputs.q_BTNH):
+            return "the tokens of a row lie on several devices"
+        if is_in_stage():
+            return "it does not work inside a pipeline's stages"
+        return None
+
+    def compute(self, inputs: AttentionInputs) -> jax.Array:
+        def attend(
+            q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, segments_BT: jax.Array | None
+        ) -> jax.Array:
+            own = AttentionMask(segment_ids_BT=segments_BT, window=inputs.mask.window)
+            return row_attention(q_BTNH, k_BSKH, v_BSKH, own, inputs.scores)
+
+        segments_BT = inputs.mask.segment_ids_BT
+        return attend_on_shards(attend, inputs.q_BTNH, inputs.k_BSKH, inputs.v_BSKH, segments_BT)
+
+
+@configclass
+class OneQuery(AttentionKernel):
+    """One query per row, as in decoding: reads the cache in its stored layout; fastest on CPUs."""
+
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        if inputs.dropout is not None:
+            return "it has no dropout of probabilities"
+        if inputs.mask.query_slots_BT is None or inputs.q_BTNH.shape[1] != 1:
+            return "there is more than one query a row, or no cache"
+        spec = placement(inputs.q_BTNH.shape, ("batch", "time", "heads", "head_dim"))
+        if spec is not None and any(spec[2:]):
+            return "heads lie on several devices"
+        return None
+
+    def compute(self, inputs: AttentionInputs) -> jax.Array:
+        return one_query_attention(inputs)
+
+
+def one_query_attention(inputs: AttentionInputs) -> jax.Array:
+    """Return out_BTNH of one query per row, T = 1; there is no gradient.
+
+    Keys stand on the left of their product and batch axes are one, so that XLA's CPU backend reads
+    keys and values as they lie: otherwise it transposes all keys first.
+    """
+    q_BTNH, k_BSKH, v_BSKH = inputs.q_BTNH, inputs.k_BSKH, inputs.v_BSKH
+    num_rows, num_keys, num_kv_heads, head_dim = k_BSKH.shape
+    groups = q_BTNH.shape[2] // num_kv_heads
+    accumulator = accumulator_dtype(q_BTNH.dtype)
+    k_XSH, v_XSH = (
+        swap_time_and_heads(kept).reshape(-1, num_keys, head_dim) for kept in (k_BSKH, v_BSKH)
+    )
+    q_XGH = q_BTNH.reshape(-1, groups, head_dim)
+    products_XSG = jax.lax.dot_general(
+        k_XSH, q_XGH, (((2,), (2,)), ((0,), (0,))), preferred_element_type=accumulator
+    )
+    products = products_XSG.swapaxes(1, 2).reshape(num_rows, num_kv_heads, groups, 1, num_keys)
+    probabilities = masked_softmax(inputs.scores(products), spell_out(inputs.mask, products))
+    out_XGH = jax.lax.dot_general(
+        probabilities.astype(q_BTNH.dtype).reshape(-1, groups, num_keys),
+        v_XSH,
+        (((2,), (1,)), ((0,), (0,))),
+        preferred_element_type=accumulator,
+    )
+    return out_XGH.reshape(q_BTNH.shape).astype(q_BTNH.dtype)
 
 
 def row_attention(

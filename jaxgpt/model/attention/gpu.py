@@ -7,11 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import configclass
-from jaxgpt.model.attention.kernel import AttentionKernel
-from jaxgpt.model.attention.masks import AttentionMask
-from jaxgpt.model.attention.reference import ProbabilityDropout, Scores
-from jaxgpt.model.attention.ring import is_time_split
-from jaxgpt.model.attention.sharding import attend_on_shards
+from jaxgpt.model.attention.kernel import AttentionInputs, AttentionKernel
+from jaxgpt.model.attention.sharding import attend_on_shards, is_time_split
 from jaxgpt.model.layers.placement import is_in_stage
 from jaxgpt.runtime.target import compile_target
 
@@ -23,15 +20,8 @@ _TILE = 128
 class Cudnn(AttentionKernel):
     """cuDNN's flash attention, on NVIDIA GPUs from compute capability 8.0 on."""
 
-    def refuses(
-        self,
-        q_BTNH: jax.Array,
-        mask: AttentionMask,
-        scores: Scores,
-        dropout: ProbabilityDropout | None,
-    ) -> str | None:
-        """See `AttentionKernel.refuses`."""
-        capability = compile_target().compute_capability
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        q_BTNH, mask, capability = inputs.q_BTNH, inputs.mask, compile_target().compute_capability
         head_dim = q_BTNH.shape[-1]
         largest_head = 256 if capability >= 9.0 else 128
         reasons = {
@@ -45,32 +35,24 @@ class Cudnn(AttentionKernel):
             # The rule by which JAX divides it among devices fails there.
             "it does not work inside a pipeline's stages": is_in_stage(),
             "the tokens of a row lie on several devices": is_time_split(q_BTNH),
-            "scores are soft-capped": scores.soft_cap is not None,
-            "it has no dropout of probabilities here": dropout is not None,
+            "scores are soft-capped": inputs.scores.soft_cap is not None,
+            "it has no dropout of probabilities here": inputs.dropout is not None,
             f"head_dim {head_dim} is no multiple of 8 up to {largest_head}": (
                 head_dim % 8 != 0 or head_dim > largest_head
             ),
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
-    def compute(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        mask: AttentionMask,
-        scores: Scores,
-        dropout: ProbabilityDropout | None,
-    ) -> jax.Array:
-        """See `AttentionKernel.compute`."""
+    def compute(self, inputs: AttentionInputs) -> jax.Array:
+        window = inputs.mask.window
         return jax.nn.dot_product_attention(
-            q_BTNH,
-            k_BSKH,
-            v_BSKH,
-            scale=scores.scale,
+            inputs.q_BTNH,
+            inputs.k_BSKH,
+            inputs.v_BSKH,
+            scale=inputs.scores.scale,
             is_causal=True,
             # Keys to the left, the query itself not counted.
-            local_window_size=None if mask.window is None else (mask.window - 1, 0),
+            local_window_size=None if window is None else (window - 1, 0),
             implementation="cudnn",
         )
 
@@ -83,15 +65,8 @@ class Pallas(AttentionKernel):
     do (`jax.experimental.pallas.ops.gpu.attention`).
     """
 
-    def refuses(
-        self,
-        q_BTNH: jax.Array,
-        mask: AttentionMask,
-        scores: Scores,
-        dropout: ProbabilityDropout | None,
-    ) -> str | None:
-        """See `AttentionKernel.refuses`."""
-        capability = compile_target().compute_capability
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        q_BTNH, mask, capability = inputs.q_BTNH, inputs.mask, compile_target().compute_capability
         num_tokens, head_dim = q_BTNH.shape[1], q_BTNH.shape[-1]
         reasons = {
             "there is no NVIDIA GPU of compute capability 8.0 or above": capability < 8.0,
@@ -103,22 +78,14 @@ class Pallas(AttentionKernel):
             # Its gradient is not marked as different in each stage, which JAX asks for there.
             "it does not work inside a pipeline's stages": is_in_stage(),
             "the tokens of a row lie on several devices": is_time_split(q_BTNH),
-            "scores are soft-capped": scores.soft_cap is not None,
-            "it has no dropout of probabilities": dropout is not None,
+            "scores are soft-capped": inputs.scores.soft_cap is not None,
+            "it has no dropout of probabilities": inputs.dropout is not None,
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
-    def compute(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        mask: AttentionMask,
-        scores: Scores,
-        dropout: ProbabilityDropout | None,
-    ) -> jax.Array:
-        """See `AttentionKernel.compute`."""
-        return pallas_attention(q_BTNH, k_BSKH, v_BSKH, mask.segment_ids_BT, scores.scale)
+    def compute(self, inputs: AttentionInputs) -> jax.Array:
+        segments_BT, scale = inputs.mask.segment_ids_BT, inputs.scores.scale
+        return pallas_attention(inputs.q_BTNH, inputs.k_BSKH, inputs.v_BSKH, segments_BT, scale)
 
 
 def pallas_attention(

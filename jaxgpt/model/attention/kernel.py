@@ -1,60 +1,99 @@
-"""`AttentionKernel`: what every way to compute attention promises.
+"""`AttentionKernel`: the contract of every way to compute attention, and its inputs.
 
 Axes: B batch, T query time, S key time, N query heads, K key/value heads, H head.
 """
 
+from typing import Any, NamedTuple
+
+import flax.struct
 import jax
+import jax.numpy as jnp
 
 from jaxgpt.config import configclass
 from jaxgpt.model.attention.masks import AttentionMask
-from jaxgpt.model.attention.reference import ProbabilityDropout, Scores
+
+# Stands for minus infinity where a difference of two of them must not be NaN.
+HIDDEN = -1e30
+
+
+class Scores(NamedTuple):
+    """How scores are made from products of queries and keys.
+
+    Attributes:
+        scale: factor of each product.
+        soft_cap: `cap * tanh(score / cap)` bounds the scores; None leaves them.
+    """
+
+    scale: float
+    soft_cap: float | None = None
+
+    def __call__(self, products: jax.Array) -> jax.Array:
+        """Turn products of queries and keys into scores."""
+        scaled = products * self.scale
+        if self.soft_cap is None:
+            return scaled
+        return self.soft_cap * jnp.tanh(scaled / self.soft_cap)
+
+    def derivative(self, products: jax.Array) -> jax.Array | float:
+        """Derivative of the scores by the products, at these products."""
+        if self.soft_cap is None:
+            return self.scale
+        tanh = jnp.tanh(products * (self.scale / self.soft_cap))
+        return self.scale * (1 - tanh * tanh)
+
+
+@flax.struct.dataclass
+class ProbabilityDropout:
+    """Dropout on attention probabilities: its rate and the key of its mask."""
+
+    key: jax.Array
+    rate: float = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
+class AttentionInputs:
+    """What attention is computed from; without data, shapes and dtypes do.
+
+    Attributes:
+        q_BTNH: queries.
+        k_BSKH: keys; query head n reads key/value head n // (N / K).
+        v_BSKH: values.
+        mask: which keys each query sees.
+        scores: how scores are made from products of queries and keys.
+        dropout: of the probabilities; None for none.
+    """
+
+    q_BTNH: Any
+    k_BSKH: Any
+    v_BSKH: Any
+    mask: AttentionMask
+    scores: Scores = flax.struct.field(pytree_node=False)
+    dropout: ProbabilityDropout | None = None
 
 
 @configclass
 class AttentionKernel:
     """Base of the kernels."""
 
-    def attend(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        mask: AttentionMask,
-        scores: Scores,
-        dropout: ProbabilityDropout | None = None,
-    ) -> jax.Array:
+    def attend(self, inputs: AttentionInputs) -> jax.Array:
         """Return out_BTNH in the dtype of the queries.
 
         A key that the mask hides has no share in the output and gets a gradient of exactly 0;
-        a query that sees no key gets zeros. Query head n reads key/value head n // (N / K).
+        a query that sees no key gets zeros.
 
         Raises:
             ValueError: the kernel cannot compute this.
         """
-        if reason := self.refuses(q_BTNH, mask, scores, dropout):
+        if reason := self.refuses(inputs):
             raise ValueError(f"{type(self).__name__} cannot compute this attention: {reason}")
-        return self.compute(q_BTNH, k_BSKH, v_BSKH, mask, scores, dropout)
+        return self.compute(inputs)
 
-    def refuses(
-        self,
-        q_BTNH: jax.Array,
-        mask: AttentionMask,
-        scores: Scores,
-        dropout: ProbabilityDropout | None,
-    ) -> str | None:
+    def refuses(self, inputs: AttentionInputs) -> str | None:
         """Return why the kernel cannot compute an attention, or None if it can."""
         return None
 
-    def compute(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        mask: AttentionMask,
-        scores: Scores,
-        dropout: ProbabilityDropout | None,
-    ) -> jax.Array:
-        """Compute what `refuses` does not refuse; see `attend`."""
+    def compute(self, inputs: AttentionInputs) -> jax.Array:
+        """Return out_BTNH of an attention that `refuses` does not refuse."""
         raise NotImplementedError(f"{type(self).__name__} has no compute")
 
     def workspace_bytes(

@@ -1,58 +1,41 @@
-"""Softmax attention as pure functions: the definition, and one with a hand-written gradient.
+"""Attention on any device: the definition, and one with a hand-written gradient.
 
 Heads stand before time in here, [B, K, G, T, H], so that each product is one plain matrix product
-per head. Scores and softmax are float32. `kernels.py` chooses between these functions.
+per head. Scores and softmax are float32.
 
 Axes: B batch, T query time, S key time, N query heads, K key/value heads, G = N / K query heads per
 key/value head, X = B * K, H head.
 """
 
 import functools
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.config import configclass
+from jaxgpt.model.attention.kernel import HIDDEN, AttentionInputs, AttentionKernel, Scores
 from jaxgpt.model.attention.masks import AttentionMask, visible_keys
 from jaxgpt.model.layers.dtypes import accumulator_dtype
 
-# Stands for minus infinity where a difference of two of them must not be NaN.
-HIDDEN = -1e30
+
+@configclass
+class Reference(AttentionKernel):
+    """The definition, written out and differentiated automatically: slow, refuses nothing."""
+
+    def compute(self, inputs: AttentionInputs) -> jax.Array:
+        return reference_attention(inputs)
 
 
-class Scores(NamedTuple):
-    """How scores are made from products of queries and keys.
+@configclass
+class SavedProbabilities(AttentionKernel):
+    """Keeps the probabilities for a hand-written backward pass; runs anywhere, memory O(T S)."""
 
-    Attributes:
-        scale: factor of each product.
-        soft_cap: `cap * tanh(score / cap)` bounds the scores; None leaves them.
-    """
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        return None if inputs.dropout is None else "it has no dropout of probabilities"
 
-    scale: float
-    soft_cap: float | None = None
-
-    def __call__(self, products: jax.Array) -> jax.Array:
-        """Turn products of queries and keys into scores."""
-        scaled = products * self.scale
-        if self.soft_cap is None:
-            return scaled
-        return self.soft_cap * jnp.tanh(scaled / self.soft_cap)
-
-    def derivative(self, products: jax.Array) -> jax.Array | float:
-        """Derivative of the scores by the products, at these products."""
-        if self.soft_cap is None:
-            return self.scale
-        tanh = jnp.tanh(products * (self.scale / self.soft_cap))
-        return self.scale * (1 - tanh * tanh)
-
-
-@flax.struct.dataclass
-class ProbabilityDropout:
-    """Dropout on attention probabilities: its rate and the key of its mask."""
-
-    key: jax.Array
-    rate: float = flax.struct.field(pytree_node=False)
+    def compute(self, inputs: AttentionInputs) -> jax.Array:
+        return saved_probabilities_attention(inputs)
 
 
 def split_heads(x_BTNH: jax.Array, num_kv_heads: int) -> jax.Array:
@@ -84,78 +67,36 @@ def masked_softmax(values_BKGTS: jax.Array, visible: jax.Array) -> jax.Array:
     return weights / jnp.where(total > 0, total, 1.0)
 
 
-def reference_attention(
-    q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    mask: AttentionMask,
-    scores: Scores,
-    dropout: ProbabilityDropout | None = None,
-) -> jax.Array:
+def reference_attention(inputs: AttentionInputs) -> jax.Array:
     """Attention by its definition, differentiated automatically; out_BTNH."""
-    accumulator = accumulator_dtype(q_BTNH.dtype)
-    q_BKGTH = split_heads(q_BTNH, k_BSKH.shape[2]).astype(accumulator)
-    k_BKSH = swap_time_and_heads(k_BSKH).astype(accumulator)
-    v_BKSH = swap_time_and_heads(v_BSKH).astype(accumulator)
+    dtype, dropout = inputs.q_BTNH.dtype, inputs.dropout
+    accumulator = accumulator_dtype(dtype)
+    q_BKGTH = split_heads(inputs.q_BTNH, inputs.k_BSKH.shape[2]).astype(accumulator)
+    k_BKSH = swap_time_and_heads(inputs.k_BSKH).astype(accumulator)
+    v_BKSH = swap_time_and_heads(inputs.v_BSKH).astype(accumulator)
     products = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH)
-    probabilities = masked_softmax(scores(products), _spell_out(mask, products))
+    probabilities = masked_softmax(inputs.scores(products), spell_out(inputs.mask, products))
     if dropout is not None:
         keep = jax.random.bernoulli(dropout.key, 1 - dropout.rate, probabilities.shape)
         probabilities = jnp.where(keep, probabilities / (1 - dropout.rate), 0.0)
     out_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", probabilities, v_BKSH)
-    return merge_heads(out_BKGTH).astype(q_BTNH.dtype)
+    return merge_heads(out_BKGTH).astype(dtype)
 
 
-def saved_probabilities_attention(
-    q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    mask: AttentionMask,
-    scores: Scores,
-) -> jax.Array:
+def saved_probabilities_attention(inputs: AttentionInputs) -> jax.Array:
     """Attention that keeps its probabilities for a hand-written backward pass; out_BTNH.
 
     Products take operands in the dtype of the queries and accumulate float32. Needs memory for
     B * N * T * S probabilities.
     """
-    return cast(jax.Array, _attend(q_BTNH, k_BSKH, v_BSKH, mask, scores))
-
-
-def one_query_attention(
-    q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    mask: AttentionMask,
-    scores: Scores,
-) -> jax.Array:
-    """Attention of one query a row, T = 1, for whoever needs no gradient; out_BTNH.
-
-    Keys stand on the left of their product and batch axes are one, so that XLA's CPU backend reads
-    keys and values as they lie: otherwise it transposes all keys first.
-    """
-    num_rows, num_keys, num_kv_heads, head_dim = k_BSKH.shape
-    groups = q_BTNH.shape[2] // num_kv_heads
-    accumulator = accumulator_dtype(q_BTNH.dtype)
-    k_XSH, v_XSH = (
-        swap_time_and_heads(kept).reshape(-1, num_keys, head_dim) for kept in (k_BSKH, v_BSKH)
+    return cast(
+        jax.Array,
+        _attend(inputs.q_BTNH, inputs.k_BSKH, inputs.v_BSKH, inputs.mask, inputs.scores),
     )
-    q_XGH = q_BTNH.reshape(-1, groups, head_dim)
-    products_XSG = jax.lax.dot_general(
-        k_XSH, q_XGH, (((2,), (2,)), ((0,), (0,))), preferred_element_type=accumulator
-    )
-    products = products_XSG.swapaxes(1, 2).reshape(num_rows, num_kv_heads, groups, 1, num_keys)
-    probabilities = masked_softmax(scores(products), _spell_out(mask, products))
-    out_XGH = jax.lax.dot_general(
-        probabilities.astype(q_BTNH.dtype).reshape(-1, groups, num_keys),
-        v_XSH,
-        (((2,), (1,)), ((0,), (0,))),
-        preferred_element_type=accumulator,
-    )
-    return out_XGH.reshape(q_BTNH.shape).astype(q_BTNH.dtype)
 
 
-def _spell_out(mask: AttentionMask, products_BKGTS: jax.Array) -> jax.Array:
-    """The mask as an array, broadcastable to [B, K, G, T, S]."""
+def spell_out(mask: AttentionMask, products_BKGTS: jax.Array) -> jax.Array:
+    """Return the mask as an array, broadcastable to [B, K, G, T, S]."""
     num_queries, num_keys = products_BKGTS.shape[-2:]
     visible_BTS = visible_keys(mask, slice(0, num_queries), slice(0, num_keys))
     return visible_BTS[:, None, None, :, :]
@@ -176,7 +117,7 @@ def _attend_forward(
     q_BKGTH = split_heads(q_BTNH, k_BSKH.shape[2])
     k_BKSH, v_BKSH = swap_time_and_heads(k_BSKH), swap_time_and_heads(v_BSKH)
     products = multiply("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH)
-    probabilities = masked_softmax(scores(products), _spell_out(mask, products)).astype(dtype)
+    probabilities = masked_softmax(scores(products), spell_out(mask, products)).astype(dtype)
     out_BKGTH = multiply("BKGTS,BKSH->BKGTH", probabilities, v_BKSH).astype(dtype)
     return merge_heads(out_BKGTH), (q_BKGTH, k_BKSH, v_BKSH, probabilities, out_BKGTH)
 

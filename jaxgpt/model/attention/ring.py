@@ -15,10 +15,9 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.model.attention.masks import AttentionMask
+from jaxgpt.config import configclass
+from jaxgpt.model.attention.kernel import HIDDEN, AttentionInputs, AttentionKernel
 from jaxgpt.model.attention.reference import (
-    HIDDEN,
-    Scores,
     merge_heads,
     split_heads,
     swap_time_and_heads,
@@ -29,13 +28,13 @@ from jaxgpt.model.attention.ring_exchange import (
     normaliser_spec,
     on_shards,
     over_pieces,
+    piece_size,
     ring_size,
     send,
     time_spec,
 )
 from jaxgpt.model.attention.sharding import placed_alike
 from jaxgpt.model.layers.dtypes import accumulator_dtype
-from jaxgpt.model.layers.placement import placement
 
 
 class _Softmax(NamedTuple):
@@ -46,22 +45,41 @@ class _Softmax(NamedTuple):
     largest_BKGT1: jax.Array
 
 
-def is_time_split(q_BTNH: Any) -> bool:
-    """Whether the rules in force split the tokens of these rows over devices."""
-    spec = placement(q_BTNH.shape, ("batch", "time", "heads", "head_dim"))
-    return spec is not None and spec[1] is not None
+@configclass
+class Ring(AttentionKernel):
+    """Keys and values travel between the devices that share a row: memory O(T / devices)."""
+
+    def refuses(self, inputs: AttentionInputs) -> str | None:
+        if inputs.dropout is not None:
+            return "it has no dropout of probabilities"
+        if inputs.mask.query_slots_BT is not None:
+            return "queries stand in the slots of a cache"
+        return None
+
+    def compute(self, inputs: AttentionInputs) -> jax.Array:
+        return ring_attention(inputs)
+
+    def workspace_bytes(
+        self, num_rows: float, num_tokens: int, num_heads: float, itemsize: int
+    ) -> float:
+        """Estimate the bytes of arrays of a piece's scores, in the backward pass.
+
+        Three in float32: products, probabilities, their gradient. Or, where that is more, while
+        they are multiplied: one in float32, and two in the compute dtype, each also transposed.
+        """
+        scores = num_rows * num_heads * num_tokens * piece_size(num_tokens)
+        return scores * max(3 * 4, 4 + 4 * itemsize)
 
 
-def ring_attention(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: AttentionMask, scores: Scores
-) -> jax.Array:
+def ring_attention(inputs: AttentionInputs) -> jax.Array:
     """Return out_BTNH. Query t must stand in slot t: no `query_slots_BT`."""
-    assert mask.query_slots_BT is None, "queries must stand at their own index"
-    segments_BT = mask.segment_ids_BT
+    assert inputs.mask.query_slots_BT is None, "queries must stand at their own index"
+    q_BTNH, k_BSKH, v_BSKH = inputs.q_BTNH, inputs.k_BSKH, inputs.v_BSKH
+    segments_BT = inputs.mask.segment_ids_BT
     if segments_BT is None:
         segments_BT = jnp.ones(q_BTNH.shape[:2], jnp.int32)
     k_BSKH, v_BSKH, spec_BTNH, spec_BSKH = placed_alike(q_BTNH, k_BSKH, v_BSKH)
-    settings = RingSettings(scores, mask.window, spec_BTNH, spec_BSKH)
+    settings = RingSettings(inputs.scores, inputs.mask.window, spec_BTNH, spec_BSKH)
     return cast(jax.Array, _attend(q_BTNH, k_BSKH, v_BSKH, segments_BT, settings))
 
 

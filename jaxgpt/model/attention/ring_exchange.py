@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxgpt.model.attention.reference import Scores
+from jaxgpt.model.attention.kernel import Scores
 
 # Scores are computed for so many keys at a time at most.
 _MAX_KEYS = 1024

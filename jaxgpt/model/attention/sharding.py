@@ -7,7 +7,7 @@ Axes: B batch, T query time, S key time, N query heads, K key/value heads, H hea
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,12 @@ from jax.sharding import PartitionSpec
 from jaxgpt.model.layers.placement import placement
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
+
+
+def is_time_split(q_BTNH: Any) -> bool:
+    """Return whether the rules in force split the tokens of these rows over devices."""
+    spec = placement(q_BTNH.shape, ("batch", "time", "heads", "head_dim"))
+    return spec is not None and spec[1] is not None
 
 
 def attend_on_shards(

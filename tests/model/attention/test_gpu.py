@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from jaxgpt.model.attention.gpu import pallas_attention
+from jaxgpt.model.attention.kernel import Scores
 from jaxgpt.model.attention.masks import AttentionMask, visible_keys
-from jaxgpt.model.attention.reference import Scores
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh
 from tests.model.attention.test_kernels import attend_float64

@@ -10,18 +10,12 @@ import numpy as np
 import pytest
 
 from jaxgpt.model.attention import kernels
-from jaxgpt.model.attention.kernels import (
-    CpuBlockwise,
-    Cudnn,
-    Fastest,
-    OneQuery,
-    Pallas,
-    Reference,
-    SavedProbabilities,
-    choose_kernel,
-)
+from jaxgpt.model.attention.cpu import CpuBlockwise, OneQuery
+from jaxgpt.model.attention.gpu import Cudnn, Pallas
+from jaxgpt.model.attention.kernel import AttentionInputs, ProbabilityDropout, Scores
+from jaxgpt.model.attention.kernels import Fastest, choose_kernel
 from jaxgpt.model.attention.masks import AttentionMask, visible_keys
-from jaxgpt.model.attention.reference import ProbabilityDropout, Scores
+from jaxgpt.model.attention.reference import Reference, SavedProbabilities
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh
 from jaxgpt.runtime.target import CompileTarget, compiling_for
@@ -71,7 +65,9 @@ def random_inputs(seed=0):
 
 @functools.partial(jax.jit, static_argnames=("kernel", "scores"))
 def _run(kernel, q, k, v, dout, mask, scores):
-    out, pull_back = jax.vjp(lambda q, k, v: kernel.attend(q, k, v, mask, scores), q, k, v)
+    out, pull_back = jax.vjp(
+        lambda q, k, v: kernel.attend(AttentionInputs(q, k, v, mask, scores)), q, k, v
+    )
     return out, *pull_back(dout)
 
 
@@ -135,12 +131,12 @@ def test_queries_without_keys_give_zeros(kernel):
 
 def test_queries_of_a_cache_stand_in_slots():
     q, k, v, _ = (jnp.asarray(x, jnp.float32) for x in random_inputs())
-    full = Reference().attend(q, k, v, AttentionMask(), SCORES["plain"])
+    full = Reference().attend(AttentionInputs(q, k, v, AttentionMask(), SCORES["plain"]))
     slots = jnp.asarray([[100, 101], [37, -1]])
     chosen = jnp.stack([q[0, 100:102], q[1, 37:39]])
     mask = AttentionMask(query_slots_BT=slots)
     for kernel in (Reference(), SavedProbabilities(), Fastest()):
-        out = kernel.attend(chosen, k, v, mask, SCORES["plain"])
+        out = kernel.attend(AttentionInputs(chosen, k, v, mask, SCORES["plain"]))
         np.testing.assert_allclose(out[0], full[0, 100:102], atol=1e-6)
         np.testing.assert_allclose(out[1, 0], full[1, 37], atol=1e-6)
         assert not out[1, 1].any()
@@ -157,12 +153,12 @@ def test_one_query_a_row_against_float64(window, scores, dtype):
     expected = expected[np.arange(B), slots]
     q, k, v, _ = (jnp.asarray(x, dtype) for x in inputs)
     mask = AttentionMask(query_slots_BT=jnp.asarray(slots)[:, None], window=window)
-    found = OneQuery().attend(q[np.arange(B), slots][:, None], k, v, mask, scores)
+    found = OneQuery().attend(AttentionInputs(q[np.arange(B), slots][:, None], k, v, mask, scores))
     assert found.dtype == jnp.dtype(dtype)
     error = np.linalg.norm(np.asarray(found[:, 0], np.float64) - expected)
     assert error <= RELATIVE_ERROR[dtype] * np.linalg.norm(expected)
     nowhere = AttentionMask(query_slots_BT=jnp.full((B, 1), -1))
-    assert not OneQuery().attend(q[:, :1], k, v, nowhere, scores).any()
+    assert not OneQuery().attend(AttentionInputs(q[:, :1], k, v, nowhere, scores)).any()
 
 
 def test_dropout_of_probabilities_keeps_the_mean_and_its_key_decides():
@@ -171,7 +167,9 @@ def test_dropout_of_probabilities_keeps_the_mean_and_its_key_decides():
 
     def attend(seed):
         dropout = ProbabilityDropout(jax.random.key(seed), 0.25)
-        return Fastest().attend(q, k, ones, AttentionMask(), SCORES["plain"], dropout)
+        return Fastest().attend(
+            AttentionInputs(q, k, ones, AttentionMask(), SCORES["plain"], dropout)
+        )
 
     first, again, other = attend(0), attend(0), attend(1)
     np.testing.assert_array_equal(first, again)
@@ -194,7 +192,7 @@ def _choice(
     mask = mask or AttentionMask()
     scores = scores or Scores(1.0)
     with compiling_for(TARGETS[backend]):
-        kernel, reasons = choose_kernel(q, mask, scores, dropout)
+        kernel, reasons = choose_kernel(AttentionInputs(q, q, q, mask, scores, dropout))
     return type(kernel), reasons
 
 
@@ -261,7 +259,7 @@ def test_what_splits_rows_itself_is_not_chosen_inside_of_a_pipelines_stages(back
 def test_a_named_kernel_computes_or_says_why_not():
     q, k, v, _ = (jnp.asarray(x, jnp.float32) for x in random_inputs())
     with pytest.raises(ValueError, match="Cudnn cannot compute this attention: there is no NVIDIA"):
-        Cudnn().attend(q, k, v, AttentionMask(), Scores(1.0))
+        Cudnn().attend(AttentionInputs(q, k, v, AttentionMask(), Scores(1.0)))
 
 
 def test_the_choice_is_logged_once(caplog):
@@ -269,5 +267,5 @@ def test_the_choice_is_logged_once(caplog):
     q, k, v, _ = (jnp.asarray(x, jnp.float32) for x in random_inputs())
     with caplog.at_level(logging.INFO, logger=kernels.logger.name):
         for _ in range(2):
-            Fastest().attend(q, k, v, AttentionMask(), Scores(1.0))
+            Fastest().attend(AttentionInputs(q, k, v, AttentionMask(), Scores(1.0)))
     assert [record.getMessage() for record in caplog.records] == ["attention kernel: CpuBlockwise"]

@@ -1,5 +1,7 @@
 """Attention over rows that lie on several devices: the same numbers as on one."""
 
+import dataclasses
+
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -7,9 +9,12 @@ import numpy as np
 import pytest
 
 from jaxgpt.model.attention import ring_exchange
-from jaxgpt.model.attention.kernels import Cudnn, Reference, Ring, choose_kernel
+from jaxgpt.model.attention.gpu import Cudnn
+from jaxgpt.model.attention.kernel import AttentionInputs, ProbabilityDropout, Scores
+from jaxgpt.model.attention.kernels import choose_kernel
 from jaxgpt.model.attention.masks import AttentionMask, visible_keys
-from jaxgpt.model.attention.reference import ProbabilityDropout, Scores
+from jaxgpt.model.attention.reference import Reference
+from jaxgpt.model.attention.ring import Ring
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh
 from jaxgpt.runtime.target import CompileTarget, compiling_for
@@ -35,7 +40,9 @@ def _run(config, rules, inputs, mask, scores, dtype):
 
     @jax.jit
     def run(q, k, v, dout, mask):
-        out, pull_back = jax.vjp(lambda q, k, v: Ring().attend(q, k, v, mask, scores), q, k, v)
+        out, pull_back = jax.vjp(
+            lambda q, k, v: Ring().attend(AttentionInputs(q, k, v, mask, scores)), q, k, v
+        )
         return out, *pull_back(dout)
 
     with on_mesh(mesh, rules):
@@ -103,7 +110,7 @@ def test_no_device_holds_the_keys_of_a_whole_row():
         ]
 
         def attend(q, k, v):
-            return Ring().attend(q, k, v, AttentionMask(), Scores(1.0))
+            return Ring().attend(AttentionInputs(q, k, v, AttentionMask(), Scores(1.0)))
 
         program = jax.jit(attend).lower(*arrays).compile().as_text()
     assert "collective-permute" in program
@@ -118,7 +125,7 @@ def test_a_loop_over_layers_keeps_no_masks_of_whole_rows():
 
     def loss(q, k, v):
         def layer(x, _):
-            return Ring().attend(x, k, v, segments, Scores(1.0)), None
+            return Ring().attend(AttentionInputs(x, k, v, segments, Scores(1.0))), None
 
         return jnp.sum(jax.lax.scan(layer, q, length=4)[0])
 
@@ -140,17 +147,18 @@ def _outside_of_shards(program):
 
 def test_it_is_chosen_where_rows_are_split():
     q = jax.ShapeDtypeStruct((2, 16, 4, 8), jnp.bfloat16)
+    inputs = AttentionInputs(q, q, q, AttentionMask(), Scores(1.0))
     mesh = make_mesh(MeshConfig(data=2, context=4))
     hopper = CompileTarget(platform="gpu", compute_capability=9.0)
     with compiling_for(hopper), on_mesh(mesh, ShardingRules()):
-        assert choose_kernel(q, AttentionMask(), Scores(1.0), None) == (Ring(), "")
+        assert choose_kernel(inputs) == (Ring(), "")
         dropout = ProbabilityDropout(jax.random.key(0), 0.1)
-        kernel, why = choose_kernel(q, AttentionMask(), Scores(1.0), dropout)
+        kernel, why = choose_kernel(dataclasses.replace(inputs, dropout=dropout))
         assert kernel == Reference()
         assert why.startswith("Ring cannot: it has no dropout")
-        assert Cudnn().refuses(q, AttentionMask(), Scores(1.0), None) is not None
+        assert Cudnn().refuses(inputs) is not None
     with on_mesh(make_mesh(MeshConfig()), ShardingRules()):
-        assert choose_kernel(q, AttentionMask(), Scores(1.0), None)[0] != Ring()
+        assert choose_kernel(inputs)[0] != Ring()
 
 
 def _on(mesh, spec):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.attention.kernels import CpuBlockwise
+from jaxgpt.model.attention.cpu import CpuBlockwise
+from jaxgpt.model.attention.kernel import AttentionInputs, Scores
 from jaxgpt.model.attention.masks import AttentionMask
-from jaxgpt.model.attention.reference import Scores
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh, single_device_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh
 
@@ -23,7 +23,10 @@ def _attend_and_gradients(mesh, num_kv_heads, dtype, rules=ShardingRules()):  # 
     @jax.jit
     def run(q, k, v, dout):
         out, gradients = jax.vjp(
-            lambda q, k, v: CpuBlockwise().attend(q, k, v, mask, Scores(H**-0.5)), q, k, v
+            lambda q, k, v: CpuBlockwise().attend(AttentionInputs(q, k, v, mask, Scores(H**-0.5))),
+            q,
+            k,
+            v,
         )
         return (out, *gradients(dout))
 
