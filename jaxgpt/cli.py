@@ -12,23 +12,29 @@ from jaxgpt.errors import UsageError, did_you_mean
 
 # Module and description of each verb; only the one that is asked for is imported.
 VERBS = {
-    "quickstart": ("jaxgpt.quickstart", "the whole way on this machine's own text, in minutes"),
-    "build-dataset": ("jaxgpt.tools.build_dataset", "raw text to a dataset folder"),
-    "append-dataset": ("jaxgpt.tools.append_dataset", "more text for a finished dataset"),
-    "merge-shards": ("jaxgpt.tools.merge_shards", "few full shards in place of many small ones"),
+    "quickstart": (
+        "jaxgpt.quickstart",
+        "go from text to a trained model on this machine, in minutes",
+    ),
+    "build-dataset": ("jaxgpt.tools.build_dataset", "build a dataset folder from raw text"),
+    "append-dataset": ("jaxgpt.tools.append_dataset", "add text to a finished dataset"),
+    "merge-shards": ("jaxgpt.tools.merge_shards", "merge small shards into full ones"),
     "takedown": ("jaxgpt.tools.takedown", "take documents out of a dataset"),
-    "inspect-dataset": ("jaxgpt.tools.inspect_dataset", "documents, and why one was dropped"),
-    "export-dataset": ("jaxgpt.tools.export_dataset", "documents as Parquet or ArrayRecord"),
-    "import-tokens": ("jaxgpt.tools.import_tokens", "token files of other programs to a dataset"),
-    "train-tokenizer": ("jaxgpt.tools.train_tokenizer", "a tokenizer alone, measured"),
-    "plan": ("jaxgpt.plan", "memory, time and cost of a run, before it is started"),
+    "inspect-dataset": ("jaxgpt.tools.inspect_dataset", "show documents, or why one was dropped"),
+    "export-dataset": ("jaxgpt.tools.export_dataset", "write documents as Parquet or ArrayRecord"),
+    "import-tokens": (
+        "jaxgpt.tools.import_tokens",
+        "make a dataset from token files of other programs",
+    ),
+    "train-tokenizer": ("jaxgpt.tools.train_tokenizer", "train a tokenizer alone, and measure it"),
+    "plan": ("jaxgpt.plan", "predict memory, time and cost of a run before it starts"),
     "train": ("jaxgpt.train", "train a model, or continue a run"),
-    "supervise": ("jaxgpt.supervise", "run a command again whenever it ends unfinished"),
-    "eval": ("jaxgpt.eval", "loss, perplexity and bits per byte of a checkpoint"),
+    "supervise": ("jaxgpt.supervise", "restart a command each time it ends unfinished"),
+    "eval": ("jaxgpt.eval", "measure loss, perplexity and bits per byte of a checkpoint"),
     "generate": ("jaxgpt.generate", "continue a text with a checkpoint"),
-    "report": ("jaxgpt.report", "report.html of a run, finished or not"),
-    "verify": ("jaxgpt.verify", "hash the files of a run or dataset again"),
-    "benchmark": ("jaxgpt.tools.benchmark", "speed of a part, next to a reference"),
+    "report": ("jaxgpt.report", "write report.html of a run, finished or not"),
+    "verify": ("jaxgpt.verify", "check the hashes of a run or dataset"),
+    "benchmark": ("jaxgpt.tools.benchmark", "measure the speed of a part against a reference"),
 }
 
 

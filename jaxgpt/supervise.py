@@ -46,7 +46,7 @@ def _default_run_dir(command: Sequence[str]) -> str:
     """Where `jaxgpt train` puts a run that is not told where."""
     config = find_option(command, "--config")
     if config is None:
-        raise UsageError("--run-dir is missing: nothing else tells whether COMMAND gets on")
+        raise UsageError("--run-dir is missing; without it the progress of COMMAND is unknown")
     return f"runs/{Path(config).stem}"
 
 

@@ -58,7 +58,7 @@ def _describe(run: str, found: Verification) -> list[str]:
     whole = [str(step) for step, is_whole in found.steps.items() if is_whole]
     lines.append(f"{run}: whole steps: {', '.join(whole) or 'none'}")
     if found.set_aside:
-        lines.append(f"{run}: not looked into: {', '.join(found.set_aside)}")
+        lines.append(f"{run}: not checked: {', '.join(found.set_aside)}")
     lines.append(f"{run}: {format_count(found.files, 'file')}, {format_count(found.bytes, 'byte')}")
     return lines
 

@@ -222,9 +222,11 @@ def _check_equal(ours: list[list[int]], theirs: list[list[int]], dtype: Dtype) -
         JaxgptError: in float32 not even the first tokens are the same.
     """
     if [len(row) for row in ours] != [len(row) for row in theirs]:
-        raise JaxgptError("the sides did not write equally many tokens")
+        raise JaxgptError("the sides did not write the same number of tokens")
     differ = (np.asarray(ours) != np.asarray(theirs)).any(axis=0)
     common = int(np.argmax(differ)) if differ.any() else len(differ)
     if common == 0 and dtype == "float32":
-        raise JaxgptError("the sides write other tokens from the first on: not the same model")
+        raise JaxgptError(
+            "the sides write different tokens from the first one on, so their models differ"
+        )
     return common

@@ -118,7 +118,7 @@ def _seconds_to_first_step(command: Sequence[str], run_dir: Path, cache: Path) -
             while not (metrics.exists() and metrics.stat().st_size):
                 if process.poll() is not None:
                     errors.seek(0)
-                    last = (errors.read().strip().splitlines() or ["without a word"])[-1]
+                    last = (errors.read().strip().splitlines() or ["without a message"])[-1]
                     raise JaxgptError(f"the run ended before its first step: {last}")
                 if time.perf_counter() - start > _TIMEOUT_SECONDS:
                     raise JaxgptError(f"no step within {_TIMEOUT_SECONDS} seconds")

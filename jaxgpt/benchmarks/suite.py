@@ -123,7 +123,7 @@ def run_suite(
         if left > 0:
             found[measure] = _measure(arguments, left)
         else:
-            found[measure] = {"error": f"not begun: the {seconds:g} seconds were over"}
+            found[measure] = {"error": f"not started: the {seconds:g} seconds had passed"}
         write_json(folder / f"{measure}.json", found[measure])
         # Whoever waits sees how far it is.
         print(f"{measure}: {_line(found[measure])}", file=sys.stderr, flush=True)

@@ -218,7 +218,7 @@ def _check_fall(side: str, losses: list[float]) -> None:
     if not np.mean(tail) < losses[0]:
         raise JaxgptError(
             f"the loss of {side} did not fall ({losses[0]:.4f}, then {np.mean(tail):.4f}): a step "
-            "that does not learn is no fast step; give it more --steps"
+            "that does not learn cannot be compared; give it more --steps"
         )
 
 

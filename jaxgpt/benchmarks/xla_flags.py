@@ -64,7 +64,7 @@ class FlagsBenchmark:
             raise ValueError("steps and rounds must be at least 1")
         for flag in self.flags:
             if not all(word.startswith("--xla") for word in flag.split()) or not flag.strip():
-                raise ValueError(f"{flag!r} is no flag of XLA; they begin with --xla")
+                raise ValueError(f"{flag!r} is not an XLA flag; those begin with --xla")
 
     def run(self) -> Measurement:
         """Measure.
@@ -160,7 +160,7 @@ class _Child:
             said = self._process.stderr.read()
             if "Unknown flag" in said:
                 raise JaxgptError("unknown to this XLA")
-            last = (said.strip().splitlines() or ["without a word"])[-1]
+            last = (said.strip().splitlines() or ["without a message"])[-1]
             raise JaxgptError(f"the process ended: {last}")
         return json.loads(line)
 

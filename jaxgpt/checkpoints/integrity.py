@@ -81,7 +81,7 @@ def hash_written(root: Path, paths: Sequence[str]) -> dict[str, FileHash]:
         sync_file(root / path, forget=True)
     for path, found in hash_files(root, paths).items():
         if found != written[path]:
-            raise OSError(f"the storage does not give back what was written to {root / path}")
+            raise OSError(f"the storage does not return what was written to {root / path}")
     return written
 
 
@@ -124,12 +124,12 @@ def parse_manifest(text: bytes, root: Path | str) -> dict[str, FileHash] | Damag
     except (ValueError, AttributeError, KeyError, TypeError):
         return Damage(MANIFEST, "is empty" if not text else "is damaged")
     if stated != _hash_content(content) or text.decode() != _spell(content | {"hash": stated}):
-        return Damage(MANIFEST, "is damaged: its own hash does not fit")
+        return Damage(MANIFEST, "is damaged: its own checksum does not match")
     format_of = (content.get("version"), content.get("algorithm"))
     if format_of != (MANIFEST_VERSION, ALGORITHM):
         raise MismatchError(
             f"{root}/{MANIFEST} has format {format_of}; this version of jaxgpt reads "
-            f"{(MANIFEST_VERSION, ALGORITHM)}: use the one that wrote it"
+            f"{(MANIFEST_VERSION, ALGORITHM)}: use the version that wrote it"
         )
     return {path: FileHash(**entry) for path, entry in content["files"].items()}
 
@@ -173,9 +173,7 @@ def compare_files(
 ) -> list[Damage]:
     """Return what is missing, what is too much, and what `compare` says of the rest, by path."""
     found = set(found)
-    damage = [
-        Damage(path, "was not there when the rest was written") for path in found - {*expected}
-    ]
+    damage = [Damage(path, "was added after the rest was written") for path in found - {*expected}]
     damage += [Damage(path, "is missing") for path in expected.keys() - found]
     for path in expected.keys() & found:
         if problem := compare(path):
@@ -210,7 +208,7 @@ def describe_difference(expected: FileHash, found: FileHash) -> str | None:
     if found.bytes != expected.bytes:
         return f"has {found.bytes} bytes instead of {expected.bytes}"
     if found.hash != expected.hash:
-        return f"has other content than was written ({found.bytes} bytes)"
+        return f"has different content from what was written ({found.bytes} bytes)"
     return None
 
 

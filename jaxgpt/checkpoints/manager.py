@@ -267,7 +267,7 @@ class Checkpoints:
 
     def _leave_out(self, step: int, problem: str) -> None:
         if self._read_only:
-            logger.warning("step %d is left out, it is damaged: %s", step, problem)
+            logger.warning("step %d is skipped because it is damaged: %s", step, problem)
             return
         self._happened("quarantine", step, problem)
         is_renamed = True
@@ -276,7 +276,7 @@ class Checkpoints:
                 step_folders.quarantine(self.directory, step, problem)
         except OSError as error:
             is_renamed = False
-            logger.warning("step %d is damaged, cannot be renamed: %s", step, error.strerror)
+            logger.warning("step %d is damaged and cannot be renamed: %s", step, error.strerror)
         if broadcast_from_first("a damaged checkpoint", is_renamed):
             self._stored.forget(step)
 

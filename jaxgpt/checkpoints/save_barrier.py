@@ -45,4 +45,4 @@ class SaveBarrier:
             raise
         if first := next(filter(None, problems), None):
             self._is_sealed = True
-            raise OSError(f"at another host: {first}" if not problem else first)
+            raise OSError(f"on another host: {first}" if not problem else first)

@@ -76,7 +76,7 @@ class Saver:
             self._has_begun = False
             with suppress(Exception):
                 self._files.finish()
-        self._barrier.fail("not begun at all hosts")
+        self._barrier.fail("the save did not begin on all hosts")
         with suppress(OSError):
             self._discard(step)
 

@@ -47,7 +47,7 @@ def read_document(folder: Path) -> dict[str, Any]:
     if version not in (STEP_VERSION, _UNHASHED_VERSION):
         raise MismatchError(
             f"{folder} has checkpoint format {version}; this version of jaxgpt reads formats "
-            f"{_UNHASHED_VERSION} and {STEP_VERSION}: use the one that wrote it"
+            f"{_UNHASHED_VERSION} and {STEP_VERSION}: use the version that wrote it"
         )
     if version == STEP_VERSION and not (folder / MANIFEST).exists():
         raise ValueError(describe_damage(folder, [Damage(MANIFEST, "is missing")]))
@@ -91,7 +91,7 @@ def find_content_problem(folder: Path, items: Sequence[str], share: tuple[int, i
     """
     try:
         if read_document(folder)["version"] == _UNHASHED_VERSION:
-            logger.warning("%s was saved without hashes: whether it is whole is unknown", folder)
+            logger.warning("%s was saved without hashes, so damage cannot be detected", folder)
             return find_obvious_problem(folder)
         unread = [item for item in ITEMS if item not in items]
         if damage := find_damage(folder, unread=unread, share=share):

@@ -85,7 +85,7 @@ def quarantine(directory: Path, step: int, reason: str) -> Path:
         number += 1
         target = path.with_name(f"{_DAMAGED}{step}-{number}")
     os.rename(path, target)
-    logger.warning("%s is not whole, renamed to %s: %s", path, target.name, reason)
+    logger.warning("%s is incomplete and was renamed to %s: %s", path, target.name, reason)
     try:
         write_json(target / REASON_FILE, {"step": step, "reason": reason})
     except OSError as error:  # Such as a full disk: the name alone keeps it from being used.

@@ -175,7 +175,9 @@ class StoredSteps:
         try:
             stored = self._files.specs(folder, item) if item in document["items"] else {}
             if difference := describe_difference(stored, wanted, cast_floats):
-                raise MismatchError(f"{item} of checkpoint {folder} do not fit: {difference}")
+                raise MismatchError(
+                    f"{item} of checkpoint {folder} do not match this config: {difference}"
+                )
             arrays = self._files.read(folder, item, specs) if specs else {}
         except MismatchError:
             raise

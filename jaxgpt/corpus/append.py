@@ -100,8 +100,9 @@ def append_to_dataset(
         check_settings(stored, config)
         if not isinstance(assignment, HashAssignment):
             raise MismatchError(
-                f"{dataset} has the two ends of a document in different splits; only a dataset "
-                f"of whole documents (split=HashSplit) can be added to: build it again of all text"
+                f"{dataset} has one document in both training and validation; only a dataset that "
+                "is split by whole documents (split=HashSplit) can be appended to: build it "
+                "again from all text"
             )
         if has_part(dataset, inputs, settings_of_parts(account), changed_settings(stored, config)):
             logger.info("%s has this text already; nothing to do", dataset)
@@ -217,9 +218,9 @@ def _leave_out_taken_down(
         arguments=(removed,),
         num_bytes=1,
     )
-    (listed,) = stages.run("listing what was taken down", list_taken_down, [task])
+    (listed,) = stages.run("listing earlier takedowns", list_taken_down, [task])
     documents.leave_out(
-        "keeping out what was taken down",
+        "excluding documents of earlier takedowns",
         leave_out_taken_down,
         listed.folder,
         depends_on=listed.key,

@@ -33,7 +33,7 @@ def recorded_config(dataset: Path) -> DatasetConfig:
     if settings is None:
         raise MismatchError(
             f"{dataset} has no settings in its manifest: it was imported, and nothing can be "
-            f"appended to it; build a dataset of its text"
+            "appended to it; build a dataset from its text"
         )
     return from_dict(settings, DatasetConfig)
 
@@ -68,6 +68,6 @@ def check_settings(stored: TokenDataset, config: DatasetConfig) -> None:
     ]
     if differences:
         raise MismatchError(
-            f"{stored.directory} decides these settings for all that is added to it: "
+            f"text that is added to {stored.directory} must have these settings of the dataset: "
             f"{name_some(differences)}"
         )

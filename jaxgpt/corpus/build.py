@@ -153,7 +153,9 @@ def _write_shards(
     shards = write_shards(output, encoded, tokenizer, config.shards.max_tokens, progress.advance)
     progress.finish()
     if not shards["train"]:
-        raise BadInputError("no training text is left; give more, or greater mixture.weights")
+        raise BadInputError("no training text is left; give more text, or raise mixture.weights")
     if not shards["val"]:
-        raise BadInputError("there is too little text to hold any out for validation; give more")
+        raise BadInputError(
+            "there is too little text to hold any out for validation; give more text"
+        )
     return shards

@@ -58,6 +58,6 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if self.mixture.weights and not isinstance(self.split, HashSplit):
             raise ValueError(
-                "mixture.weights need a split by whole documents (split=HashSplit): what is held "
-                "out is neither dropped nor repeated"
+                "mixture.weights need a split by whole documents (split=HashSplit): validation "
+                "documents are neither dropped nor repeated"
             )

@@ -83,8 +83,8 @@ def check_disk_space(
     said = f"{output} has {format_bytes(free)} free, and this may take {taken}"
     if free < total * _SURELY_TOO_SMALL and config.executor.when_disk_is_small == "refuse":
         raise UsageError(
-            f"{said}; make room, choose a folder on another disk, or try all the same with "
-            f"--executor.when-disk-is-small warn"
+            f"{said}; make room, choose a folder on another disk, or try anyway with "
+            "--executor.when-disk-is-small warn"
         )
     logger.warning("%s", said)
 
@@ -112,7 +112,7 @@ def explaining_full_disk(
             more += f"{format_bytes(sum(needed.values()))} ({_list_stages(needed)})"
         raise JaxgptError(
             f"the disk is full: cannot write below {output}: {os.strerror(error.errno)}; {free} "
-            f"are free{more}. What was finished is kept: make room and run the same command again"
+            f"are free{more}. Finished work is kept: make room and run the same command again"
         ) from error
 
 

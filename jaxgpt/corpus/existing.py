@@ -45,8 +45,8 @@ def check_finished(output: Path, config: DatasetConfig, inputs: Inputs) -> dict[
     differences += _input_differences(_of_part(read_listing(output / INPUTS_NAME), 0), inputs)
     if differences:
         raise MismatchError(
-            f"{output} is a finished dataset of something else: {name_some(differences)}. Choose "
-            f"another --output, or remove it"
+            f"{output} already holds a dataset built from other input or settings: "
+            f"{name_some(differences)}. Choose another --output, or remove it"
         )
     return manifest
 

@@ -140,9 +140,9 @@ def read_manifest(directory: Path) -> tuple[dict[str, Any], Manifest]:
     path = directory / MANIFEST
     if not path.is_file():
         raise MismatchError(
-            f"{directory} is not a complete dataset: it has no {MANIFEST} (beside which lie "
+            f"{directory} is not a complete dataset: it has no {MANIFEST} (next to "
             f"{TOKENIZER_FOLDER}/, train/ and val/); {_HOW_TO_BUILD}; if one was interrupted, run "
-            f"its command again"
+            "its command again"
         )
     content = path.read_bytes()
     try:
@@ -167,7 +167,7 @@ def read_manifest(directory: Path) -> tuple[dict[str, Any], Manifest]:
         for shard in split.shards:
             parts = PurePosixPath(shard.path)
             if parts.is_absolute() or ".." in parts.parts:
-                raise MismatchError(f"{path} names {shard.path}, outside of the dataset's folder")
+                raise MismatchError(f"{path} names {shard.path}, outside the dataset's folder")
     found = _fingerprint(manifest.tokenizer.sha256, manifest.dtype, manifest.splits)
     if manifest.fingerprint != found:
         raise MismatchError(

@@ -231,7 +231,7 @@ class TokenDataset:
             if (found := path.stat().st_size) != expected:
                 raise MismatchError(
                     f"{path} has {found} bytes and {expected} in the manifest: it is truncated or "
-                    f"of another dataset; build the dataset again"
+                    "belongs to another dataset; build the dataset again"
                 )
 
 

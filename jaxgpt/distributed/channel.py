@@ -82,7 +82,7 @@ class HostChannel:
                 missing = [host for host in range(len(self.names)) if host not in here]
                 who = describe_hosts(missing if self.host == 0 else [0], self.names)
                 raise UnfinishedError(
-                    f"no word from {who} about {topic.partition('#')[0]} for "
+                    f"no message from {who} about {topic.partition('#')[0]} for "
                     f"{timeout_seconds:g} s; see that host's log, and start all hosts again"
                 )
             return self._answers.pop(topic)
@@ -183,7 +183,7 @@ class HostChannel:
             now = time.monotonic()
             for other, link in self._links.items():
                 if now - link.last_heard > self._heartbeat_seconds:
-                    self._lose(other, f"no sign of life for {self._heartbeat_seconds:g} s")
+                    self._lose(other, f"no heartbeat for {self._heartbeat_seconds:g} s")
             if now - self._first_failure > _GRACE_SECONDS:
                 self._pass_on_failure()
 

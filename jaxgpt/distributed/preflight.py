@@ -155,7 +155,7 @@ def measure_collective(mesh: Mesh) -> float:
         total = add(parts)
         if not np.all(np.asarray(total) == n * (n + 1) / 2):
             raise JaxgptError(
-                f"a sum over {n} devices is wrong; do not train on them before that is understood"
+                f"a sum over {n} devices is wrong; do not train on them before the cause is known"
             )
         seconds = min(_seconds_of(lambda: jax.block_until_ready(add(parts))) for _ in range(3))
     return 2 * (n - 1) / n * 4 * num_values / seconds

@@ -150,8 +150,9 @@ def _missing_message(missing: list[int], names: dict[int, str], timeout_seconds:
     numbers = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
     return (
         f"host{'s' if len(missing) > 1 else ''} {numbers} of {len(missing) + len(names)} did not "
-        f"come within {timeout_seconds:g} s; here are {describe_hosts(sorted(names), names)}. "
-        "Look at the log of what is missing, and start all hosts again"
+        f"connect within {timeout_seconds:g} s; connected are "
+        f"{describe_hosts(sorted(names), names)}. Look at the logs of the missing ones, and start "
+        "all hosts again"
     )
 
 

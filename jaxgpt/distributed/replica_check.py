@@ -54,9 +54,9 @@ class ReplicaCheck:
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             raise ReplicasDifferError(
                 f"step {step}: copies that must be equal differ between devices: "
-                f"{'; '.join(found[:_SHOWN])}{more}. A device computes wrong numbers; nothing of "
-                "this is saved. Run the same command again to go on from the last checkpoint, "
-                "without that device if it happens again"
+                f"{'; '.join(found[:_SHOWN])}{more}. A device computes wrong numbers; nothing is "
+                "saved. Run the same command again to continue from the last checkpoint, without "
+                "that device if it happens again"
             )
         self._checked_step = step
 

@@ -73,7 +73,7 @@ def read_lineage(run_dir: Path) -> dict[str, Any]:
         if is_machine_error(error):
             raise
         raise MismatchError(
-            f"{run_dir}/lineage.json, which says what the run was made from, is missing or damaged "
+            f"{run_dir}/lineage.json, which records the origin of the run, is missing or damaged "
             f"({error}); restore it, or choose another --run-dir"
         ) from None
 

@@ -123,7 +123,7 @@ def train_run(
                         start, details = roll_back(setup, start, error)
                         event, number = "rollback", details["batches"][1]
                         setup.progress.say(
-                            f"{error}. Going on from step {start.step}, past {number} batches"
+                            f"{error}. Continuing from step {start.step}, skipping {number} batches"
                         )
 
             # ---- Write the report.
@@ -222,8 +222,8 @@ def _announce(setup: TrainingSetup, start: ResumePoint) -> None:
         setup.progress.say(f"WARNING {warning}")
     if _is_changed_here(start):
         setup.progress.say(
-            f"from step {start.step} on the run has another objective: what losses and "
-            f"gradients are usual is learned again ({start.describe_changes()})"
+            f"from step {start.step} on the run has another objective, so usual losses and "
+            f"gradients are learned again ({start.describe_changes()})"
         )
 
 

@@ -223,7 +223,7 @@ def _failure(title: str, returncode: int, hint: str) -> StepFailedError:
             why = ", perhaps by the system because memory ran out"
         return StepFailedError(f"the step {title!r} was killed by {name}{why}. {again}")
     error = StepFailedError(
-        f"the step {title!r} ended with exit code {returncode}; it says why above. {again}{hint}"
+        f"the step {title!r} ended with exit code {returncode}; its error is above. {again}{hint}"
     )
     error.exit_code = returncode
     return error

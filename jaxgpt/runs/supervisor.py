@@ -90,12 +90,13 @@ def supervise(
             restarts = restarts + 1 if after == before else 0
             if restarts > patience.max_restarts:
                 logger.warning(
-                    "ended with %s; no new checkpoint in %d restarts (newest: %s), not again",
+                    "ended with %s; no new checkpoint in %d restarts (newest: %s); not restarted "
+                    "again",
                     _describe(code), patience.max_restarts, "none" if after is None else after,
                 )  # fmt: skip
                 return _exit_code(code)
             seconds = patience.wait_seconds(restarts)
-            logger.info("ended with %s; again in %.0f s", _describe(code), seconds)
+            logger.info("ended with %s; restarting in %.0f s", _describe(code), seconds)
             _wait(seconds, child, pause)
             if child.told_to_stop:
                 return _exit_code(code)

@@ -43,10 +43,10 @@ def _clean(folder: Path) -> None:
     try:
         removed = remove_cut_programs(folder)
     except OSError as error:  # Of others, perhaps; programs can be read from there all the same.
-        logger.info("%s is not looked through: %s", folder, error)
+        logger.info("%s was not checked: %s", folder, error)
         return
     if removed:
-        logger.info("%s: %d programs were cut off, and are compiled anew", folder, len(removed))
+        logger.info("%s: %d programs were truncated and are compiled again", folder, len(removed))
 
 
 def remove_cut_programs(folder: Path) -> list[str]:
@@ -74,7 +74,7 @@ def remove_cut_programs(folder: Path) -> list[str]:
                 os.unlink(entry)
                 removed.append(entry.name)
         except OSError as error:
-            logger.debug("%s is not looked at: %s", entry.path, error)
+            logger.debug("%s was not checked: %s", entry.path, error)
     # Last: who is killed before has looked at nothing.
     os.utime(next_stamp, ns=(until, until))
     os.replace(next_stamp, stamp)

@@ -39,7 +39,7 @@ def keep_freed_memory() -> None:
     if may_reserve():
         _ask_for_huge_pages(libc)
     else:
-        logger.info("large arrays lie in small pages: address space is limited, or set aside")
+        logger.info("large arrays use small pages: address space is limited or reserved")
 
 
 def may_reserve() -> bool:

@@ -147,7 +147,9 @@ def describe_devices() -> dict[str, object]:
 def _divide_cpu(num_devices: int) -> None:
     # JAX would refuse the setting beside the environment's own flag.
     if _CPU_DEVICES_FLAG in os.environ.get("XLA_FLAGS", ""):
-        logger.warning("cpu_devices=%d is left to %s in XLA_FLAGS", num_devices, _CPU_DEVICES_FLAG)
+        logger.warning(
+            "cpu_devices=%d is overridden by %s in XLA_FLAGS", num_devices, _CPU_DEVICES_FLAG
+        )
         return
     # JAX refuses to be told again once it runs, even the same number.
     settings: Any = jax.config

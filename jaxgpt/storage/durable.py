@@ -94,7 +94,7 @@ class RecordFile:
             self._is_told = False
         except OSError as error:
             if not self._is_told:
-                logger.warning("cannot write to %s: %s; going on", self._path, error.strerror)
+                logger.warning("cannot write to %s: %s; continuing", self._path, error.strerror)
             self._is_told = True
 
 

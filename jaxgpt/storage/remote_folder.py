@@ -107,7 +107,9 @@ class RemoteFolder:
         except FileExistsError:
             return False
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise UsageError(f"{self.url}: {error}; make it first, or give another URL") from error
+            raise UsageError(
+                f"{self.url}: {error}; create it first, or give another URL"
+            ) from error
         return True
 
     def upload(self, file: Path, path: str) -> None:

@@ -86,8 +86,8 @@ class Lease:
         if now is None or now["writer"] != self._writer:
             who = "nobody" if now is None else _describe(now)
             raise ReplacedError(
-                f"{self._folder.url} is written by {who} now, who took over while this process "
-                "gave no sign of life; nothing more is written there"
+                f"{self._folder.url} is now written by {who}, since this process sent no "
+                "heartbeat for too long; it writes nothing more there"
             )
 
     def release(self) -> None:
@@ -117,7 +117,7 @@ class Lease:
                 self._write(held=True)
             except (StoreError, OSError) as error:
                 # If for long, another may take over, and `require` will tell.
-                logger.warning("not renewed as the writer of %s: %s", self._folder.url, error)
+                logger.warning("cannot renew the lease to write %s: %s", self._folder.url, error)
             except ReplacedError:
                 return
 

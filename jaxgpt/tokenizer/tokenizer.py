@@ -199,7 +199,7 @@ class Tokenizer:
         ids = list(ids)
         if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
             wrong = next(id for id in ids if not 0 <= id < self.vocab_size)
-            raise ValueError(f"token id {wrong} is outside of 0..{self.vocab_size - 1}")
+            raise ValueError(f"token id {wrong} is outside 0..{self.vocab_size - 1}")
         return b"".join(map(self._bytes.__getitem__, ids))
 
     @functools.cached_property
@@ -261,6 +261,6 @@ def _refuse_surrogates(text: str) -> None:
     if found := _SURROGATE.search(text):
         raise BadInputError(
             f"the text has a lone surrogate U+{ord(found.group()):04X} at character "
-            f"{found.start()}; that is half of a UTF-16 pair and no text: decode the input as "
-            f"UTF-8, or replace it by U+FFFD"
+            f"{found.start()}; which is half of a UTF-16 pair and not text: decode the input as "
+            "UTF-8, or replace it with U+FFFD"
         )

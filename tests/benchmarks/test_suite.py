@@ -70,7 +70,7 @@ def test_measures_run_in_turn_and_one_that_fails_stops_no_other(
 
 
 def test_of_nothing_that_was_measured_there_is_no_figure(tmp_path: Path) -> None:
-    assert SuiteReport("cpu", tmp_path, {"late": {"error": "not begun"}}).figures() == {}
+    assert SuiteReport("cpu", tmp_path, {"late": {"error": "not started"}}).figures() == {}
 
 
 def test_time_is_kept(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_time_is_kept(tmp_path: Path) -> None:
     report = run_suite("cpu", measures, tmp_path, seconds=0.2, measure_seconds=0.1)
     assert report.found["slow"]["error"] == "given up after 0 seconds"
     report = run_suite("cpu", measures, tmp_path, seconds=0.0, measure_seconds=0.1)
-    assert "not begun" in report.found["late"]["error"]
+    assert "not started" in report.found["late"]["error"]
 
 
 def test_settings_that_name_no_measure_are_refused() -> None:

@@ -54,6 +54,6 @@ def test_a_writer_that_was_replaced_writes_no_more_and_ends(tmp_path: Path, monk
         before = stores.content()
         copy.push()
         assert ended == [75]
-        with pytest.raises(UnfinishedError, match="took over"):
+        with pytest.raises(UnfinishedError, match="is now written by"):
             copy.__exit__(None, None, None)
         assert stores.content() == before

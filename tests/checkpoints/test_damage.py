@@ -271,7 +271,7 @@ def test_a_step_that_the_storage_does_not_give_back_never_counts(folder, open_th
     with monkeypatch.context() as patch:
         patch.setattr(integrity, "sync_file", rot)
         save(checkpoints, 4)
-        with pytest.raises(JaxgptError, match="does not give back what was written"):
+        with pytest.raises(JaxgptError, match="does not return what was written"):
             checkpoints.wait()
     assert checkpoints.latest_verified() == 3  # nothing was deleted for the sake of step 4
     assert names(folder) == ["1", "2", "3"]

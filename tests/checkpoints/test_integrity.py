@@ -84,7 +84,7 @@ def test_each_kind_of_damage_is_named(folder):
         "empty": "is missing",
         "sub/b": "has 257 bytes instead of 256",
         "sub/deep/c": "is missing",
-        "sub/new": "was not there when the rest was written",
+        "sub/new": "was added after the rest was written",
     }
 
 
@@ -95,7 +95,7 @@ def test_each_kind_of_damage_is_named(folder):
         (b"", "is empty"),
         (b"[]", "is damaged"),
         (b"{}", "is damaged"),
-        (b'{"hash": 1}', "its own hash does not fit"),
+        (b'{"hash": 1}', "its own checksum does not match"),
         (b"\xff\xfe", "is damaged"),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_manifest_of_another_format_is_refused_by_name(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(integrity, "ALGORITHM", "md6")
         write_manifest(folder, {})
-    with pytest.raises(MismatchError, match=r"md6.*use the one that wrote it"):
+    with pytest.raises(MismatchError, match=r"md6.*use the version that wrote it"):
         read_manifest(folder)
 
 
@@ -141,7 +141,7 @@ def test_what_the_storage_does_not_give_back_is_an_error(folder, monkeypatch):
     monkeypatch.setattr(
         integrity, "sync_file", lambda path, forget: path.name == "b" and flip(path, 0)
     )
-    with pytest.raises(OSError, match=r"does not give back what was written to .*sub/b"):
+    with pytest.raises(OSError, match=r"does not return what was written to .*sub/b"):
         hash_written(folder, ["a", "sub/b"])
 
 

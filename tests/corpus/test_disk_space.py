@@ -175,7 +175,7 @@ def test_a_disk_that_is_really_full_is_said_at_every_stage_and_room_is_all_it_ta
     said = (
         r"the disk is full: cannot write below small/out: No space left on device; \S+ [kM]?B "
         r"are free, and the rest may take \S+ MB of \S+ MB \(reading .*, near duplicates .*\)\. "
-        r"What was finished is kept: make room and run the same command again"
+        r"Finished work is kept: make room and run the same command again"
     )
     assert [str(error) for error in errors if not re.fullmatch(said, str(error))] == []
     assert {error.exit_code for error in errors} == {1}

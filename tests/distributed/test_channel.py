@@ -95,7 +95,7 @@ def test_silence_counts_as_loss():
     assert done.wait(10.0)
     assert 1.0 <= time.monotonic() - begun < 6.0
     assert ends[0][0] == 75
-    assert "no sign of life for 1 s" in ends[0][1]
+    assert "no heartbeat for 1 s" in ends[0][1]
 
 
 def test_beats_keep_hosts_together_through_long_silence():
@@ -123,7 +123,7 @@ def test_a_missing_host_is_named_at_both_ends():
     errors = _all(lambda one: connect_hosts(one, f"node-{one.host_id}", 2.0), [first, second])
     for error in errors:
         assert isinstance(error, UnfinishedError)
-        assert "host 2 of 3 did not come" in str(error)
+        assert "host 2 of 3 did not connect" in str(error)
 
 
 def test_no_first_host():

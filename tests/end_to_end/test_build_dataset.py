@@ -175,7 +175,7 @@ def test_a_continued_build_does_not_start_over(run):
     patch = COUNT.format(number=1, action="raise AssertionError('read again')") + AT_DOCUMENT
     continued = run(*ARGUMENTS, "--output", "out", patch=patch)
     assert continued.returncode == 0, continued.stderr
-    assert "parts were done before" in continued.stderr
+    assert "parts were already done" in continued.stderr
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_a_host_that_does_not_come_is_named(world):
         ends = hosts.ends()
     for code, _, errors in ends:
         assert code == 75
-        assert "host 2 of 3 did not come within 5 s" in errors
+        assert "host 2 of 3 did not connect within 5 s" in errors
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_a_killed_peer_costs_two_supervised_hosts_no_bit(world) -> None:
         ends = hosts.ends()
     assert [code for code, _, _ in ends] == [0, 0], ends
     for host, (_, _, errors) in enumerate(ends):
-        assert "again in" in errors, f"host {host} was not started again: {errors}"
+        assert "restarting in" in errors, f"host {host} was not started again: {errors}"
     assert 8 <= events_of(run_dir, "resume")[0]["step"] < NUM_STEPS
     for ours, theirs in zip(params_of(run_dir, NUM_STEPS), params_of(calm, NUM_STEPS), strict=True):
         np.testing.assert_array_equal(ours, theirs)

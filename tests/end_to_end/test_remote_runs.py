@@ -190,7 +190,7 @@ def test_for_reading_only_parameters_are_fetched_and_compared(calm: Path, capsys
         stores.flip_bit(name)
         code, _, err = outcome(capsys, evaluation.main, *argv, stores.URL)
         assert code == 81, name
-        assert f"{name} has other content" in err
+        assert f"{name} has different content" in err
         stores.flip_bit(name)
 
 
@@ -204,13 +204,13 @@ def test_reading_leaves_damaged_steps_out_and_names_what_is_missing(
     assert (code, json.loads(out)["step"]) == (0, 9)
     code, _, err = outcome(capsys, evaluation.main, *argv, "--step", "12")
     assert code == 81
-    assert "checkpoints/12/metadata.json has other content" in err
+    assert "checkpoints/12/metadata.json has different content" in err
     code, _, err = outcome(capsys, evaluation.main, *argv, "--step", "5")
     assert code == 2
     assert "no checkpoint of step 5 at stand-in://bucket/run; there are 9, 12" in err
     code, out, err = outcome(capsys, verify.main, "--checkpoint", stores.URL)
     assert code == 81
-    assert "checkpoints/12/metadata.json has other content" in out
+    assert "checkpoints/12/metadata.json has different content" in out
     for main in (evaluation.main, verify.main):
         code, _, err = outcome(capsys, main, "--checkpoint", "stand-in://bucket/none")
         assert code == 2

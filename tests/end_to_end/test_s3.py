@@ -70,7 +70,7 @@ def test_objects_are_written_whole_read_listed_deleted_and_created_once(
     assert folder.list() == {}
     with pytest.raises(FileNotFoundError):
         folder.read("a")
-    with pytest.raises(UsageError, match="bucket does not exist; make it first"):
+    with pytest.raises(UsageError, match="bucket does not exist; create it first"):
         RemoteFolder("s3://nowhere/run").create("lock", b"")
 
 

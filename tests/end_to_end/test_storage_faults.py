@@ -93,7 +93,7 @@ def test_a_run_whose_newest_steps_have_rotted_goes_on_from_a_whole_one(
     for step in (9, 12):
         assert ("quarantine", 6, step) in events
         reason = json.loads((run_dir / f"checkpoints/damaged-{step}/damaged.json").read_text())
-        assert "other content" in reason["reason"]
+        assert "different content" in reason["reason"]
 
 
 def test_a_run_of_which_nothing_is_whole_is_not_started_over(
@@ -111,7 +111,7 @@ def test_a_run_of_which_nothing_is_whole_is_not_started_over(
 def test_a_rotten_lineage_is_named_as_such(config: TrainConfig, run_dir: Path) -> None:
     (run_dir / "lineage.json").write_text((run_dir / "lineage.json").read_text().replace("1", "2"))
     flip(largest(run_dir / "checkpoints" / "12"))
-    with pytest.raises(MismatchError, match=r"lineage.json has other content"):
+    with pytest.raises(MismatchError, match=r"lineage.json has different content"):
         train_run(config, run_dir, "auto", False)
 
 

@@ -89,6 +89,6 @@ def test_a_killed_command_is_not_said_to_have_spoken() -> None:
     assert "above" not in str(killed)
     assert killed.exit_code == 1
     failed = _failure("1. Text to tokens", 79, "; for other text choose another --run-dir")
-    assert "exit code 79; it says why above" in str(failed)
+    assert "exit code 79; its error is above" in str(failed)
     assert str(failed).endswith("choose another --run-dir")
     assert failed.exit_code == 79

@@ -61,11 +61,11 @@ def test_a_program_that_is_cut_off_is_made_anew_once(tmp_path: Path, share: floa
     _age(program, 90)
     (tmp_path / ".looked-at").unlink()
     told = _compile(str(tmp_path), tmp_path)
-    assert "1 programs were cut off" in told
+    assert "1 programs were truncated" in told
     assert "Error reading" not in told
     (again,) = tmp_path.glob("jit__lambda*-cache")
     assert len(again.read_bytes()) > 0.9 * len(whole)
-    assert "cut off" not in _compile(str(tmp_path), tmp_path)
+    assert "truncated" not in _compile(str(tmp_path), tmp_path)
 
 
 def test_an_empty_place_is_none(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_processor_is_divided_unless_the_environment_says_how(flags, num_devic
         text=True,
     )
     assert result.stdout.split() == [num_devices], result.stderr
-    assert ("cpu_devices=3 is left to" in result.stderr) == bool(flags)
+    assert ("cpu_devices=3 is overridden by" in result.stderr) == bool(flags)
 
 
 def test_a_division_after_jax_has_started_is_refused(monkeypatch):

@@ -80,7 +80,7 @@ def run_to_the_end(
     for code, log in zip(codes, logs, strict=True):
         if code != 0:
             raise SystemExit(f"{run_dir.name} ended with {code}; see {log}")
-    restarts = tuple(log.read_text().count("; again in") for log in logs)
+    restarts = tuple(log.read_text().count("; restarting in") for log in logs)
     return Outcome(run_dir, restarts, time.monotonic() - began)
 
 

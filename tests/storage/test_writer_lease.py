@@ -60,7 +60,7 @@ def test_a_silent_writer_is_replaced_and_notices(folder) -> None:
     kill(silent)
     newcomer = Lease(folder, "two")
     assert newcomer.take() is False
-    with pytest.raises(ReplacedError, match="who took over"):
+    with pytest.raises(ReplacedError, match="is now written by"):
         silent.require()
     with pytest.raises(ReplacedError):
         silent.release()

@@ -115,7 +115,7 @@ def test_a_lone_surrogate_is_refused(tokenizer: Tokenizer, text: str) -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 10**6])
 def test_an_id_outside_of_the_vocabulary_is_refused(tokenizer: Tokenizer, wrong: int) -> None:
-    with pytest.raises(ValueError, match=f"token id {wrong} is outside of 0.."):
+    with pytest.raises(ValueError, match=f"token id {wrong} is outside 0.."):
         tokenizer.decode([10, wrong])
 
 

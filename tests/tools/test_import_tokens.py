@@ -225,7 +225,7 @@ def test_ids_of_another_vocabulary_are_refused_even_if_they_are_small(
     write_nanogpt(tmp_path / "a.bin", documents, tokenizer().eos_id)
     status, error = fail(arguments(tmp_path, "nanogpt"), capsys)
     assert status == 79
-    assert "does not read as text with this tokenizer" in error
+    assert "does not decode to text with this tokenizer" in error
 
 
 def damage(path: Path, place: int, data: bytes) -> None:
@@ -283,7 +283,7 @@ def test_truncated_files_are_refused(
     ("content", "more", "status", "message"),
     [
         (b"", [], 82, "is empty"),
-        (b"abc", [], 79, "has 3 bytes, which are no whole number of uint16"),
+        (b"abc", [], 79, "has 3 bytes, which is not a whole number of ids of type uint16"),
         (struct.pack("<3H", 3, 3, 3), [], 82, "no document with text in it"),
         (None, [], 2, "cannot read --input"),
         (b"ab", ["--eos-id", "320"], 2, "--eos-id 320 is not in the vocabulary"),
@@ -312,7 +312,7 @@ def test_a_megatron_file_without_its_index_is_refused(
     (tmp_path / "a.bin").write_bytes(b"ab")
     status, error = fail(arguments(tmp_path, "megatron"), capsys)
     assert status == 2
-    assert "a.idx, the index that lies beside a Megatron .bin" in error
+    assert "a.idx, the index next to a Megatron .bin" in error
 
 
 def test_a_folder_with_something_in_it_is_left_as_it_is(

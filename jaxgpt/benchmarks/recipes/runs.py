@@ -93,7 +93,8 @@ class Runs:
             kept = json.loads(path.read_text("utf-8"))
             if with_current_tags(kept["config"]) != to_dict(config):
                 raise MismatchError(
-                    f"{path} is of another config than {trial.name} has now; choose another folder"
+                    f"{path} holds a run of another config than that of {trial.name}; choose "
+                    "another folder"
                 )
             return TrialResult(**kept["outcome"])
         result = self._train(trial, config)

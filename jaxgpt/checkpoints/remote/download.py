@@ -52,7 +52,7 @@ def fetch_run(url: str, name: str) -> Path:
         if step_of(name) is not None:
             raise NoCheckpointError(f"step {step} is damaged: {problem}")
         shutil.rmtree(target / CHECKPOINTS / str(step), ignore_errors=True)
-        logger.warning("step %d is left out, it is damaged: %s", step, problem)
+        logger.warning("step %d is skipped because it is damaged: %s", step, problem)
     raise NoCheckpointError(f"no whole checkpoint at {url}; python -m jaxgpt.verify says why")
 
 

@@ -128,7 +128,7 @@ class RemoteCopy:
                 self._steps.download(step, self._directory)
                 here.append(step)
             except DamagedError as error:
-                logger.warning("step %d is left out, it is damaged: %s", step, error)
+                logger.warning("step %d is skipped because it is damaged: %s", step, error)
                 damaged.add(step)
                 if self._steps.read_manifest(step) is not None:
                     self._steps.set_aside(step, str(error))
@@ -184,7 +184,9 @@ class RemoteCopy:
             own = self._manifest(step)
             if own is None or own != self._steps.read_manifest(step):
                 aside = step_folders.abandon(self._directory, step)
-                logger.warning("%s: step %d is another one there", aside, step)
+                logger.warning(
+                    "%s: set aside, since step %d at the URL is another one", aside, step
+                )
 
     def _whole_steps(self) -> list[int]:
         """Return the local steps, the newest of them whole: rot here is mended from there."""
@@ -217,7 +219,7 @@ class RemoteCopy:
         there = [step for step in damaged if self._steps.read_manifest(step) is not None]
         if not there:
             raise StoreError(
-                f"{self._folder.url}: what was listed is not there: steps "
+                f"{self._folder.url}: these steps were listed but are missing: "
                 f"{', '.join(map(str, damaged))}; run the same command again"
             )
         raise NoCheckpointError(

@@ -87,7 +87,7 @@ class RemoteSteps:
         manifest = (local / MANIFEST).read_bytes()
         files = parse_manifest(manifest, local)
         if isinstance(files, Damage):
-            raise StoreError(f"not copied, it is damaged here: {local}/{files}")
+            raise StoreError(f"not copied because it is damaged on this machine: {local}/{files}")
         self.delete(step)  # What an attempt that failed, or a path that was left, has there.
         for path, written in files.items():
             self._upload(local / path, _path(step, path), written)
@@ -115,7 +115,7 @@ class RemoteSteps:
         staging = step_folders.staging_folder(directory, step)
         for path, written in files.items():
             if not (staging / path).resolve().is_relative_to(staging.resolve()):
-                raise DamagedError(f"{where}{path} would lie outside of the step")
+                raise DamagedError(f"{where}{path} would lie outside the step's folder")
             (staging / path).parent.mkdir(parents=True, exist_ok=True)
             if problem := self._download(_path(step, path), staging, path, written):
                 raise DamagedError(f"{where}{path} {problem}")
@@ -167,7 +167,7 @@ class RemoteSteps:
             problem = describe_difference(written, self._hash(path))
             if problem is None:
                 return
-        raise StoreError(f"{self._folder.url}/{path} {problem}, after it was copied there twice")
+        raise StoreError(f"{self._folder.url}/{path} {problem}even after it was copied there twice")
 
     def _download(self, path: str, root: Path, name: str, written: FileHash) -> str | None:
         problem: str | None = ""

@@ -38,7 +38,7 @@ _NUM_SAMPLES = 64
 _SAMPLE_TOKENS = 2048
 _OTHER_VOCABULARY = (
     "it was made with another vocabulary: decode it with the tool that made it, and build a "
-    "dataset of the text"
+    "dataset from the text"
 )
 
 
@@ -106,8 +106,8 @@ def open_megatron(path: Path, tokenizer: Tokenizer, eos_id: int) -> TokenFile:
         )
     if (described := int(ends_S[-1]) if len(ends_S) else 0) != len(tokens):
         raise MismatchError(
-            f"{path} has {len(tokens)} tokens, and {index_path} describes {described}: one of them "
-            f"is truncated or of another data set; copy both again"
+            f"{path} has {len(tokens)} tokens, and {index_path} describes {described}: one of "
+            "them is truncated or belongs to another dataset; copy both again"
         )
     is_index = len(entries_E) > 0 and entries_E[0] == 0 and entries_E[-1] == len(lengths_S)
     if not is_index or (np.diff(entries_E) < 0).any():
@@ -141,8 +141,8 @@ def check_vocabulary(file: TokenFile, tokenizer: Tokenizer) -> None:
         num_compared += len(ids)
     if 2 * num_equal < num_compared:
         raise MismatchError(
-            f"{file.path} does not read as text with this tokenizer: of its first {num_compared} "
-            f"tokens, {num_equal} are those that the tokenizer gives their text; "
+            f"{file.path} does not decode to text with this tokenizer: of its first "
+            f"{num_compared} tokens, {num_equal} are those that the tokenizer gives their text; "
             f"{_OTHER_VOCABULARY}"
         )
 
@@ -157,7 +157,7 @@ def _read_megatron_index(
         size = path.stat().st_size
     except OSError as error:
         raise UsageError(
-            f"cannot read {path}, the index that lies beside a Megatron .bin: {error.strerror}"
+            f"cannot read {path}, the index next to a Megatron .bin: {error.strerror}"
         ) from None
     if len(header) < _MEGATRON_HEADER.size or not header.startswith(MEGATRON_MAGIC):
         raise MismatchError(f"{path} is not the index of Megatron token files (MMIDIDX)")
@@ -190,8 +190,8 @@ def _map_tokens(path: Path, dtype: np.dtype) -> np.ndarray:
             raise BadInputError(f"{path} is empty")
         if size % dtype.itemsize:
             raise MismatchError(
-                f"{path} has {size} bytes, which are no whole number of {dtype.name}: it is "
-                f"truncated or of another format; copy it again"
+                f"{path} has {size} bytes, which is not a whole number of ids of type "
+                f"{dtype.name}: it is truncated or has another format; copy it again"
             )
         return map_array(path, dtype)
     except OSError as error:

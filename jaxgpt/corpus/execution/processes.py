@@ -109,11 +109,11 @@ class ProcessExecutor:
         how = _describe_exit(worker.process.exitcode)
         if num_attempts[number] >= MAX_ATTEMPTS:
             raise JaxgptError(
-                f"a worker process {how} {MAX_ATTEMPTS} times at the same task; if memory ran out, "
-                f"use fewer with --executor.workers; what was finished is kept: run the same "
-                f"command again to continue"
+                f"a worker process {how} {MAX_ATTEMPTS} times at the same task; if memory ran "
+                "out, use fewer workers (--executor.workers); finished work is kept: run the "
+                "same command again to continue"
             )
-        logger.warning("a worker process %s; its task is done again", how)
+        logger.warning("a worker process %s; its task runs again", how)
 
 
 class _Worker:

@@ -80,8 +80,8 @@ class RayExecutor:
             raise error.cause from None
         except self._ray.exceptions.RayError as error:
             raise JaxgptError(
-                f"Ray gave a task up after {MAX_RETRIES} retries: {error}; what was finished is "
-                f"kept: run the same command again to continue"
+                f"Ray gave up a task after {MAX_RETRIES} retries: {error}; finished work is kept: "
+                "run the same command again to continue"
             ) from error
 
 

@@ -106,7 +106,7 @@ class TaskRunner:
             # Of workers that were stopped in the middle; a full disk needs the room.
             _remove_leftovers(stage)
         if num_reused:
-            logger.info("%s: %d of %d parts were done before", title, num_reused, len(tasks))
+            logger.info("%s: %d of %d parts were already done", title, num_reused, len(tasks))
         return [results[task.name] for task in tasks]
 
 
@@ -175,7 +175,7 @@ def _reuse(stage: Path, task: Task) -> TaskResult | None:
         if record["key"] != task_key(stage.name, task):
             return None
         if any(_checksum(folder / name) != sum for name, sum in record["files"].items()):
-            logger.warning("%s is damaged and is made again", folder)
+            logger.warning("%s is damaged and is computed again", folder)
             return None
     except (OSError, ValueError):
         return None

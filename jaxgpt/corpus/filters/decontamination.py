@@ -172,8 +172,8 @@ def _load(config: DecontaminationConfig) -> tuple[BenchmarkNgrams, int]:
             if is_fault_of_machine(error):
                 raise explain(error, name) from None
             raise UsageError(
-                f"no evaluation file at {name}: {error.strerror}; --decontamination.files names "
-                f"files that exist"
+                f"no evaluation file at {name}: {error.strerror}; name existing files with "
+                "--decontamination.files"
             ) from None
         stamps.append((status.st_mtime_ns, status.st_size))
     return _load_files(config.files, tuple(stamps), config.ngram), config.ngram

@@ -48,7 +48,7 @@ def read_benchmark(path: str | Path) -> Iterator[list[str]]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UsageError(
-            f"{path} is no evaluation file that can be read; allowed: {', '.join(_READERS)}"
+            f"{path} is not a readable kind of evaluation file; allowed: {', '.join(_READERS)}"
         )
     if (size := path.stat().st_size) > MAX_FILE_BYTES:
         raise BadInputError(f"{path} has {size} bytes; at most {MAX_FILE_BYTES} are allowed")
@@ -58,7 +58,7 @@ def read_benchmark(path: str | Path) -> Iterator[list[str]]:
             if (length := sum(map(len, texts))) > MAX_ITEM_CHARACTERS:
                 raise BadInputError(
                     f"{path}:{place} has {length} characters; at most {MAX_ITEM_CHARACTERS} are "
-                    f"allowed: give one item a line, or split it"
+                    "allowed: put one item on each line, or split it"
                 )
             yield texts
     except UnicodeDecodeError as error:

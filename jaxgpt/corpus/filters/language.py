@@ -47,7 +47,7 @@ class LanguageConfig:
         if not 0 <= self.min_score <= 1:
             raise ValueError(f"min_score = {self.min_score}; it must lie in [0, 1]")
         if not self.languages:
-            raise ValueError("languages = (); name one at least, or switch the gate off with None")
+            raise ValueError("languages = (); name at least one, or switch the gate off with None")
         if self.fasttext_model is None and (unknown := sorted(set(self.languages) - LANGUAGES)):
             raise ValueError(
                 f"languages = {', '.join(unknown)}: not among the built-in ones "
@@ -190,8 +190,8 @@ def _ask_fasttext(batch: TextBatch, path: str) -> list[tuple[str, float]]:
 def _load_fasttext(path: str) -> Any:
     if not Path(path).is_file():
         raise UsageError(
-            f"--filters.language.fasttext-model {path}: no such file; it must be a model of "
-            "languages, such as fastText's lid.176.bin"
+            f"--filters.language.fasttext-model {path}: no such file; it must be a language "
+            "identification model, such as fastText's lid.176.bin"
         )
     try:
         fasttext = importlib.import_module("fasttext")

@@ -199,7 +199,9 @@ class _Finder:
             self._add_folder(path)
             return
         if not os.path.isfile(path):
-            kind = "a broken link" if os.path.islink(path) else "no regular file or folder"
+            kind = (
+                "a broken link" if os.path.islink(path) else "neither a regular file nor a folder"
+            )
             raise UsageError(f"--input {path} is {kind}")
         # A file that the user names is followed if a link, and read as text if it looks like it.
         path_kind, compression = kind_of(path)

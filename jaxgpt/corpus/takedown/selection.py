@@ -177,8 +177,8 @@ def _say_what_was_kept(dataset: TokenDataset, kept: Mapping[str, tuple[str, str]
     more = f" (and {len(kept) - 1} more like it)" if len(kept) > 1 else ""
     return (
         f"{origin!r} was removed from {dataset.directory} as a duplicate of {own_id!r}, which is "
-        f"in it and has the same text, or nearly{more}: name that one too, by --location "
-        f"{location}, or take all such along by --with-kept"
+        f"in it and has the same text, or nearly{more}: also name that one, with --location "
+        f"{location}, or take down all such documents with --with-kept"
     )
 
 

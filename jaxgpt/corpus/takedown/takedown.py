@@ -76,7 +76,7 @@ def take_down(directory: Path, takedown: Takedown) -> dict[str, Any]:
         InterruptedByUser, UnfinishedError: a signal came; the same call does it.
     """
     if not any(takedown.names().values()):
-        raise UsageError("name what is to be taken down: --source, --id or --location")
+        raise UsageError("name the documents to take down: --source, --id or --location")
     TokenDataset.open(directory)
     with FolderLock(directory), StopSignal() as stop, explaining_full_disk(directory):
         finish_version(directory)

@@ -28,7 +28,7 @@ class Cudnn(AttentionKernel):
             "there is no NVIDIA GPU of compute capability 8.0 or above": capability < 8.0,
             f"queries are {q_BTNH.dtype}, not bfloat16": q_BTNH.dtype != jnp.bfloat16,
             # Its mask argument would become a dense [T, S] bias with a gradient of its own.
-            "rows are packed: it knows no segments": mask.segment_ids_BT is not None,
+            "rows are packed, and it does not support segments": mask.segment_ids_BT is not None,
             "queries stand in the slots of a cache": mask.query_slots_BT is not None,
             # JAX refuses their gradient.
             f"rows of {q_BTNH.shape[1]} tokens are of odd length": q_BTNH.shape[1] % 2 != 0,
@@ -36,8 +36,8 @@ class Cudnn(AttentionKernel):
             "it does not work inside a pipeline's stages": is_in_stage(),
             "the tokens of a row lie on several devices": is_time_split(q_BTNH),
             "scores are soft-capped": inputs.scores.soft_cap is not None,
-            "it has no dropout of probabilities here": inputs.dropout is not None,
-            f"head_dim {head_dim} is no multiple of 8 up to {largest_head}": (
+            "dropout of probabilities is not used with it": inputs.dropout is not None,
+            f"head_dim {head_dim} is not a multiple of 8 up to {largest_head}": (
                 head_dim % 8 != 0 or head_dim > largest_head
             ),
         }
@@ -71,9 +71,9 @@ class Pallas(AttentionKernel):
         reasons = {
             "there is no NVIDIA GPU of compute capability 8.0 or above": capability < 8.0,
             f"queries are {q_BTNH.dtype}, not bfloat16": q_BTNH.dtype != jnp.bfloat16,
-            f"rows of {num_tokens} tokens are no multiple of {_TILE}": num_tokens % _TILE != 0,
+            f"rows of {num_tokens} tokens are not a multiple of {_TILE}": num_tokens % _TILE != 0,
             f"head_dim {head_dim} is above 128": head_dim > 128,
-            "it has no window": mask.window is not None,
+            "it does not support windows": mask.window is not None,
             "queries stand in the slots of a cache": mask.query_slots_BT is not None,
             # Its gradient is not marked as different in each stage, which JAX asks for there.
             "it does not work inside a pipeline's stages": is_in_stage(),

@@ -148,7 +148,7 @@ def test_a_step_that_comes_back_changed_does_not_count(tmp_path: Path, monkeypat
         assert copy.push() is None, "once may happen"
         save(tmp_path / "a", 20)
         lies = 2
-        assert "after it was copied there twice" in str(copy.push())
+        assert "even after it was copied there twice" in str(copy.push())
         assert RemoteSteps(RemoteFolder(stores.URL)).counted() == [10]
 
 
@@ -165,7 +165,7 @@ def test_a_listing_of_some_time_ago_gives_no_wrong_step_and_no_new_start(
     with open_copy(tmp_path / "a"):
         save(tmp_path / "a", 30, 40)  # 10 and 20 are deleted there
     monkeypatch.setattr(stores.StandInStore, "find", lambda store, path, detail: old.get(path, {}))
-    with pytest.raises(StoreError, match="not there: steps 10, 20; run the same command again"):
+    with pytest.raises(StoreError, match="missing: 10, 20; run the same command again"):
         open_copy(tmp_path / "b").__enter__()
     monkeypatch.setattr(stores.StandInStore, "find", listing)
     with open_copy(tmp_path / "b"):

@@ -81,7 +81,7 @@ def test_the_tables_are_sound():
 def test_an_unknown_language_is_refused_with_those_known():
     with pytest.raises(ConfigError, match=r"tlh: not among the built-in ones \(am, ar"):
         LanguageConfig(languages=("en", "tlh"))
-    with pytest.raises(ConfigError, match="name one at least"):
+    with pytest.raises(ConfigError, match="name at least one"):
         LanguageConfig(languages=())
     assert LanguageConfig(languages=("tlh",), fasttext_model="x.bin").files_read == ("x.bin",)
 

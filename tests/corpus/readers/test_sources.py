@@ -164,7 +164,7 @@ def test_a_pipe_or_a_broken_link_that_is_named_is_refused(tree):
         names("pipe.txt")
     with pytest.raises(UsageError, match=r"broken\.txt"):
         names("broken.txt")
-    with pytest.raises(UsageError, match="/dev/zero is no regular file"):
+    with pytest.raises(UsageError, match="/dev/zero is neither a regular file"):
         names("/dev/zero")
 
 

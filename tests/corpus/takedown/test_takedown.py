@@ -329,7 +329,7 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing():
     before = everything("out")
     with pytest.raises(BadInputError, match="nothing would be left of"):
         take_down(Path("out"), Takedown(sources=("s0", "s1", "s2")))
-    with pytest.raises(UsageError, match="name what is to be taken down"):
+    with pytest.raises(UsageError, match="name the documents to take down"):
         take_down(Path("out"), Takedown())
     with FolderLock("out"), pytest.raises(UsageError, match="being written"):
         take_down(Path("out"), Takedown(ids=("d1",)))
