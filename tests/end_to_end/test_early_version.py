@@ -62,9 +62,10 @@ def test_its_dataset_counts_as_built_and_its_text_as_appended(expected) -> None:
 
 
 def test_other_settings_of_its_dataset_are_still_refused_by_name(expected) -> None:
-    with pytest.raises(MismatchError, match=r"dataset built from other input or settings: seed = 0 there, 1 here\."):
+    other = r"dataset built from other input or settings: seed = 0 there, 1 here\."
+    with pytest.raises(MismatchError, match=other):
         build_dataset(["text"], DATA, replace(recorded_config(DATA), seed=1))
-    with pytest.raises(MismatchError, match="of the dataset: seed = 0 there, 1 here$"):
+    with pytest.raises(MismatchError, match="seed = 0 there, 1 here"):
         append_to_dataset(["more"], DATA, replace(recorded_config(DATA), seed=1))
 
 
