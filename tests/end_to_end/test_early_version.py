@@ -65,7 +65,7 @@ def test_other_settings_of_its_dataset_are_still_refused_by_name(expected) -> No
     other = r"dataset built from other input or settings: seed = 0 there, 1 here\."
     with pytest.raises(MismatchError, match=other):
         build_dataset(["text"], DATA, replace(recorded_config(DATA), seed=1))
-    with pytest.raises(MismatchError, match="seed = 0 there, 1 here"):
+    with pytest.raises(MismatchError, match=r"of the dataset: seed = 0 there, 1 here$"):
         append_to_dataset(["more"], DATA, replace(recorded_config(DATA), seed=1))
 
 
