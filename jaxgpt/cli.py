@@ -12,20 +12,14 @@ from jaxgpt.errors import UsageError, did_you_mean
 
 # Module and description of each verb; only the one that is asked for is imported.
 VERBS = {
-    "quickstart": (
-        "jaxgpt.quickstart",
-        "go from text to a trained model on this machine, in minutes",
-    ),
+    "quickstart": ("jaxgpt.quickstart", "go from text to a trained model, in minutes"),
     "build-dataset": ("jaxgpt.tools.build_dataset", "build a dataset folder from raw text"),
     "append-dataset": ("jaxgpt.tools.append_dataset", "add text to a finished dataset"),
     "merge-shards": ("jaxgpt.tools.merge_shards", "merge small shards into full ones"),
     "takedown": ("jaxgpt.tools.takedown", "take documents out of a dataset"),
     "inspect-dataset": ("jaxgpt.tools.inspect_dataset", "show documents, or why one was dropped"),
     "export-dataset": ("jaxgpt.tools.export_dataset", "write documents as Parquet or ArrayRecord"),
-    "import-tokens": (
-        "jaxgpt.tools.import_tokens",
-        "make a dataset from token files of other programs",
-    ),
+    "import-tokens": ("jaxgpt.tools.import_tokens", "make a dataset from existing token files"),
     "train-tokenizer": ("jaxgpt.tools.train_tokenizer", "train a tokenizer alone, and measure it"),
     "plan": ("jaxgpt.plan", "predict memory, time and cost of a run before it starts"),
     "train": ("jaxgpt.train", "train a model, or continue a run"),
