@@ -143,6 +143,22 @@ def test_every_page_is_linked_from_the_roadmap_or_the_readme() -> None:
     assert set(PAGES) <= linked
 
 
+# Files that a reader of a page is told to write.
+YOUR_OWN = {"links.py", "maxout.py"}
+
+
+def test_python_files_that_a_page_names_exist() -> None:
+    """Tables name files from the folder in their heading on: `masks.py`, `layers/norms.py`."""
+    folders = ("jaxgpt", "tests", "configs", "tools")
+    files = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
+    endings = {
+        "/".join(path.parts[-count:]) for path in files for count in range(1, len(path.parts))
+    }
+    for page in PAGES:
+        names = set(re.findall(r"`([\w/-]+\.py)`", page.read_text())) - YOUR_OWN
+        assert names <= endings, f"{page.name} names {names - endings}"
+
+
 def test_files_that_the_docs_and_the_code_name_exist() -> None:
     for page in (*PAGES, *(REPOSITORY / "jaxgpt").rglob("*.py")):
         for name in re.findall(
