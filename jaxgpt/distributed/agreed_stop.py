@@ -1,7 +1,7 @@
-"""Stopping on several hosts: a signal to one of them stops all, after the same step.
+"""Stop on several hosts: a signal to one of them stops all, after the same step.
 
 Before each step every host contributes the signal it has received, if any, to a maximum over the
-devices. The result is read one step later, when it has long been there, so that nobody waits.
+devices. The result is read one step later, when it is ready, so that no host waits.
 """
 
 import signal
@@ -32,7 +32,7 @@ class AgreedStop(StopSignal):
         self._asked: jax.Array | None = None
 
     def agree(self) -> None:
-        """Take over what was asked before the last step, and ask again."""
+        """Read the agreement of the last step, and start the next one."""
         if self._asked is not None and (number := int(self._asked)):
             self.received = signal.Signals(number)
         own = 0 if self._own.received is None else int(self._own.received)
@@ -43,5 +43,5 @@ class AgreedStop(StopSignal):
 
 
 def stop_of_all_hosts(own: StopSignal, mesh: Mesh) -> StopSignal:
-    """`own` where there is one process; else one that all hosts agree on."""
+    """Return `own` for one process, else a stop signal that all hosts agree on."""
     return own if jax.process_count() == 1 else AgreedStop(own, mesh)

@@ -1,8 +1,8 @@
-"""What the hosts of a run tell each other besides arrays: facts, signs of life, and the end.
+"""Messages between the hosts of a run: facts, heartbeats, and the end. Arrays travel elsewhere.
 
-A star around host 0. Every host sends a beat each second. A host whose connection closes, or
-from which nothing comes for `heartbeat_seconds`, is lost: all others end with exit code 75, the
-lost one named, even while their main threads wait in a collective that will never finish.
+The connections form a star around host 0. Every host sends a heartbeat each second. A host whose
+connection closes, or that is silent for `heartbeat_seconds`, is lost: all others name it and end
+with exit code 75, even while their main threads wait in a collective that will never finish.
 
     {"kind": "beat"}                            I am alive
     {"kind": "value", "topic", "value"}         to host 0: my part of a gathering
@@ -37,7 +37,7 @@ class HostChannel:
         names: of all hosts.
         links: as `connect_hosts` returns them.
         heartbeat_seconds: silence after which a host counts as lost.
-        end: leaves the process with (exit code, message); another one in tests.
+        end: leaves the process with (exit code, message); replaced in tests.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class HostChannel:
             timeout_seconds: for all parts to come.
 
         Raises:
-            UnfinishedError: a part did not come in time; its host is named.
+            UnfinishedError: a host did not answer in time; it is named.
         """
         self._send_first({"kind": "value", "topic": topic, "value": value})
         with self._changed:
@@ -88,10 +88,10 @@ class HostChannel:
             return self._answers.pop(topic)
 
     def over(self, code: int = 0, message: str = "") -> bool:
-        """Say that this host's work is over, and wait until that of all hosts is.
+        """Announce the end of this host's work, and wait until all hosts have ended theirs.
 
         Returns:
-            Whether all came to their end by themselves; False: at least one did not answer.
+            Whether all hosts ended by themselves; False: at least one did not answer.
         """
         with self._changed:
             self._over[self.host] = (code, message)
@@ -188,7 +188,7 @@ class HostChannel:
                 self._pass_on_failure()
 
     def _pass_on_failure(self) -> None:
-        """One host has failed and others go on or hang: end them with its code and message."""
+        """End the other hosts with the code and message of one that has failed."""
         host, (code, message) = next(item for item in self._over.items() if item[1][0] != 0)
         self._end_all(code, f"{describe_hosts([host], self.names)} failed: {message}")
 
@@ -211,7 +211,7 @@ class HostChannel:
         self._end(code, message)
 
     def _end(self, code: int, message: str) -> None:
-        """End this process, unless it has failed itself and is about to say so."""
+        """End this process, unless it has failed itself and is about to report that."""
         with self._changed:
             if self._ended or self._done:
                 return

@@ -1,12 +1,12 @@
-"""Several processes, on one machine or many, that compute one thing together.
+"""Several processes, on one machine or many, that compute together.
 
-`joined_hosts` is entered before the first use of a device. A process on its own passes through it:
-nothing is started, and every function here answers as for one host.
+`joined_hosts` is entered before the first use of a device. In a process on its own it starts
+nothing, and every function here answers as for one host.
 
     with joined_hosts(HostsConfig()):
-        facts = gather("facts", {"cpus": 8})        # what each host says, at all hosts
-        steps = broadcast_from_first("steps", 100)                 # what host 0 says, at all hosts
-        if is_first_host(): ...                     # who writes files
+        facts = gather("facts", {"cpus": 8})            # the value of each host, on all hosts
+        steps = broadcast_from_first("steps", 100)      # the value of host 0, on all hosts
+        if is_first_host(): ...                         # writes files
 """
 
 import atexit
@@ -38,7 +38,7 @@ _NEWS_SECONDS = 1.0
 
 @configclass
 class HostsConfig:
-    """Which host this is. Under Slurm, Open MPI and a Kubernetes JobSet nothing need be given."""
+    """Place of this process among the hosts; Slurm, Open MPI and a Kubernetes JobSet set it."""
 
     coordinator: str | None = None
     """Address of host 0, HOST:PORT, as all hosts reach it; JAX uses the next port as well."""
@@ -67,7 +67,7 @@ class HostsConfig:
 
 
 class _State:
-    """What this process has joined, if it is one of several."""
+    """Membership of this process in a group of hosts, if it is one of several."""
 
     def __init__(self) -> None:
         self.channel: HostChannel | None = None
@@ -80,7 +80,7 @@ _joined = _State()
 
 
 def place(config: HostsConfig, environment: dict[str, str]) -> HostPlacement | None:
-    """Combine what is given with what the launcher says; None for a process on its own.
+    """Combine the given fields with the launcher's variables; None for a process on its own.
 
     Raises:
         ConfigError: not enough is known, or this host's number is not below their count.
@@ -112,10 +112,10 @@ def place(config: HostsConfig, environment: dict[str, str]) -> HostPlacement | N
 
 @contextlib.contextmanager
 def joined_hosts(config: HostsConfig) -> Iterator[None]:
-    """Find the other hosts and stay in touch until the work of all is over.
+    """Find the other hosts and stay connected until the work of all has ended.
 
-    Whatever is raised inside is told to the others: they end with the same exit code, unless they
-    raise something themselves. A lost host ends all others with exit code 75.
+    An exception inside is sent to the others, which end with the same exit code unless they raise
+    one themselves. A lost host ends all others with exit code 75.
 
     Raises:
         ConfigError: see `place`.
@@ -137,22 +137,22 @@ def joined_hosts(config: HostsConfig) -> Iterator[None]:
 
 
 def is_first_host() -> bool:
-    """Whether this is host 0, or the only one: who writes files and talks to the user."""
+    """Return whether this is host 0, or the only one, which writes files and talks to the user."""
     return _joined.channel is None or _joined.channel.host == 0
 
 
 def host_names() -> list[str]:
-    """What the hosts are called in messages, by their number."""
+    """Return the names of the hosts in messages, by their number."""
     return [_own_name()] if _joined.channel is None else _joined.channel.names
 
 
 def settings() -> HostsConfig:
-    """What this process was joined with; the defaults where it is alone."""
+    """Return the settings that this process has joined with; the defaults if it is alone."""
     return _joined.config
 
 
 def abandon(code: int, message: str) -> None:
-    """End this process and all other hosts at once, from any thread, whatever they are doing."""
+    """End this process and all other hosts at once, from any thread."""
     if _joined.channel is None:
         end_process(code, message)
     else:
@@ -160,15 +160,15 @@ def abandon(code: int, message: str) -> None:
 
 
 def gather(topic: str, value: Any, timeout_seconds: float | None = None) -> list[Any]:
-    """Return what each host says, in their order, at every host; all must call it alike.
+    """Return the values of all hosts, in order, on every host; all must make the same call.
 
     Args:
-        topic: what it is about, for messages.
+        topic: name of the exchange, for messages.
         value: plain JSON values; on several hosts they come back as JSON gives them.
-        timeout_seconds: how long to wait for the others; None: `start_timeout_seconds`.
+        timeout_seconds: longest wait for the others; None: `start_timeout_seconds`.
 
     Raises:
-        UnfinishedError: a host did not say anything in that time.
+        UnfinishedError: a host did not answer in that time.
     """
     channel = _joined.channel
     if channel is None:
@@ -179,7 +179,7 @@ def gather(topic: str, value: Any, timeout_seconds: float | None = None) -> list
 
 
 def broadcast_from_first(topic: str, value: Any) -> Any:
-    """Return what host 0 says; all must call it alike, and the others' values do not matter."""
+    """Return the value of host 0; all must make the same call, but other values are ignored."""
     return gather(topic, value if is_first_host() else None)[0]
 
 
@@ -259,7 +259,7 @@ def _exit_unfinished_on_abort() -> None:
 
 
 def _keep_stdout_for_results() -> None:
-    """Send what libraries print to stdout, such as Gloo's greetings, to stderr instead."""
+    """Redirect output of libraries on stdout, such as Gloo's greetings, to stderr."""
     sys.stdout.flush()
     results = os.dup(1)
     os.dup2(2, 1)

@@ -1,8 +1,8 @@
-"""Which host this is: read from what a launcher puts into the environment.
+"""Place of this process among the hosts, as a launcher's environment variables tell it.
 
 Slurm (`srun`), Open MPI (`mpirun`), Kubernetes JobSet, or the three variables that JAX's own tools
-use. One process a host is the rule; several on one node take one device each. Nothing is asked of
-the network, and a variable that is missing means "not launched by this".
+use. The rule is one process per host; several on one node take one device each. The network is not
+used, and a missing variable means "not launched by this".
 """
 
 import re
@@ -26,7 +26,7 @@ class HostPlacement:
         num_hosts: processes of the run.
         host_id: this one's number, from 0.
         local_id: its number on its node where several run there, else None.
-        launcher: who said so, for messages.
+        launcher: its name, for messages.
     """
 
     coordinator: str
@@ -37,7 +37,7 @@ class HostPlacement:
 
 
 def detect_placement(environment: Mapping[str, str]) -> HostPlacement | None:
-    """Return what the launcher says, or None for a process on its own.
+    """Return the placement that the launcher gives, or None for a process on its own.
 
     Raises:
         ConfigError: the launcher's variables are there, but not all, or not numbers.
@@ -61,7 +61,7 @@ def _from_jax_variables(environment: Mapping[str, str]) -> HostPlacement | None:
 
 
 def _from_jobset(environment: Mapping[str, str]) -> HostPlacement | None:
-    """Pods of an indexed job in a JobSet find pod 0 by its name in the headless service."""
+    """Return the placement of a pod of an indexed job in a JobSet; pod 0 is found by name."""
     if "JOBSET_NAME" not in environment or "JOB_COMPLETION_INDEX" not in environment:
         return None
     launcher = "Kubernetes JobSet"
@@ -122,7 +122,7 @@ def _from_open_mpi(environment: Mapping[str, str]) -> HostPlacement | None:
 
 
 def _first_node(nodes: str) -> str:
-    """`node[003-004,7],b1` -> `node003`."""
+    """Return the first node of a list: `node[003-004,7],b1` -> `node003`."""
     match = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", nodes)
     if match is None:
         raise ConfigError(f"no node in SLURM_STEP_NODELIST={nodes}; give --hosts.coordinator")

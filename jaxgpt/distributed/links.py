@@ -1,6 +1,5 @@
-"""A connection between two hosts over which both send messages: JSON objects, one a line.
-
-Small messages only: who is there, what was found, who has gone. Arrays travel by XLA's own means.
+"""Connection between two hosts over which both send messages: JSON objects, one per line. Messages
+are small: facts, heartbeats, ends. Arrays travel by XLA's own means.
 """
 
 import contextlib
@@ -31,12 +30,12 @@ class Link:
         self.last_heard = time.monotonic()
 
     def send(self, message: Message) -> bool:
-        """Send one message; whether the connection took it. Waits while the other end is full."""
+        """Send one message and return whether it was taken; wait while the other end is full."""
         with self._sending:
             return self._send(message)
 
     def send_if_free(self, message: Message) -> bool:
-        """As `send`, but a message that would have to wait for another one is left out."""
+        """Send one message as `send` does, but drop it if it would have to wait for another one."""
         if not self._sending.acquire(blocking=False):
             return True
         try:
@@ -45,7 +44,7 @@ class Link:
             self._sending.release()
 
     def receive(self, timeout_seconds: float | None = None) -> Message | None:
-        """The next message, or None: the end of the connection, a timeout, or not our language."""
+        """Return the next message; None at the end, after a timeout, or for another protocol."""
         try:
             self._socket.settimeout(timeout_seconds)
             message = json.loads(self._file.readline(_MAX_LINE_BYTES))

@@ -1,8 +1,8 @@
-"""What must hold on all hosts before the first step, checked in seconds and with names.
+"""Checks that all hosts must pass before the first step; they take seconds and name the host.
 
 A host with another config, dataset, version or number of devices does not fail by itself: it
-compiles another program, and all wait for each other for ever. A clock that is off makes logs and
-file times lie. The last check is a sum over all devices, whose bandwidth is measured.
+compiles another program, and all hosts wait for each other forever. A wrong clock makes logs and
+file times wrong. The last check is a sum over all devices, whose bandwidth is measured.
 """
 
 import hashlib
@@ -33,14 +33,14 @@ _DEFAULT_COLLECTIVE_BYTES = 64 << 20
 
 
 def preflight(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Check everything on this page; a process on its own passes.
+    """Run all checks of this file; a process on its own passes.
 
     Returns:
-        What was measured: `hosts` and `all_reduce_bytes_per_second`; empty for one process.
+        The measurements: `hosts` and `all_reduce_bytes_per_second`; empty for one process.
 
     Raises:
-        MismatchError: hosts differ; one of them and both sides' values are named.
-        JaxgptError: the devices add up wrong.
+        MismatchError: hosts differ; a host and both values are named.
+        JaxgptError: a sum over the devices is wrong.
     """
     names = host_names()
     if len(names) == 1:
@@ -59,13 +59,13 @@ def preflight(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_equal_on_hosts(facts: Mapping[str, Any]) -> None:
-    """Refuse hosts that are about to compute different things. No device is used.
+    """Refuse hosts that are about to compute different programs. No device is used.
 
     Args:
         facts: plain JSON values by what they describe ("config", "dataset"), equal everywhere.
 
     Raises:
-        MismatchError: one host's differ from host 0's; both sides' values are shown.
+        MismatchError: one host's facts differ from host 0's; both values are shown.
     """
     names = host_names()
     if len(names) == 1:
@@ -184,7 +184,7 @@ def _digest(value: Any) -> str:
 
 
 def _differences(first: Any, other: Any, name: str = "") -> list[str]:
-    """`batch.sequence_length: 16 there, 32 at host 0` for each value that differs."""
+    """Return `batch.sequence_length: 16 there, 32 at host 0` for each value that differs."""
     if isinstance(first, Mapping) and isinstance(other, Mapping):
         lines = []
         for key in dict.fromkeys([*first, *other]):

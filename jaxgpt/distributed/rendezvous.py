@@ -1,7 +1,6 @@
-"""Where the hosts of a run find each other: all come to host 0, or those that did not are named.
-
-Host 0 listens, the others call until they are answered; nobody is let in before all are there.
-JAX's own start-up aborts the process when a host is missing, without saying which.
+"""Rendezvous of the hosts of a run: all connect to host 0, or the missing ones are named. Host 0
+listens, the others call until they are answered; none continues before all are connected. JAX's own
+start-up aborts the process when a host is missing, without saying which.
 """
 
 import os
@@ -22,16 +21,16 @@ _HELLO_SECONDS = 5.0
 def connect_hosts(
     placement: HostPlacement, name: str, timeout_seconds: float
 ) -> tuple[list[str], dict[int, Link]]:
-    """Return the names of all hosts in order, and links: host 0's to all others, theirs to host 0.
+    """Return the names of all hosts in order, and links: from host 0 to all others, or to host 0.
 
     Args:
-        placement: who this is and where host 0 listens.
-        name: what this host is called in messages.
-        timeout_seconds: for all to come.
+        placement: this process's number, and the address of host 0.
+        name: of this host, in messages.
+        timeout_seconds: until all hosts must be connected.
 
     Raises:
-        UnfinishedError: some host did not come in time; it is named.
-        ConfigError: two processes have one number, or hosts count differently.
+        UnfinishedError: a host did not connect in time; it is named.
+        ConfigError: two processes have one number, or hosts were given different counts.
     """
     if placement.host_id == 0:
         return _wait_for_others(placement, name, timeout_seconds)
@@ -52,12 +51,12 @@ def address_of(coordinator: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone."""
+    """Return whether an address is of this machine alone."""
     return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
 def describe_hosts(hosts: Sequence[int], names: Sequence[str] | dict[int, str]) -> str:
-    """`host 1 (node-b), host 2 (node-c)`, at most eight of them."""
+    """Return `host 1 (node-b), host 2 (node-c)`, with at most eight hosts."""
     shown = ", ".join(f"host {host} ({names[host]})" for host in hosts[:8])
     return f"{shown} and {len(hosts) - 8} more" if len(hosts) > 8 else shown
 

@@ -1,8 +1,8 @@
-"""Copies of one array on several devices must be equal, bit for bit; a device that computes wrong
-numbers now and then says nothing else.
+"""Comparison of the copies of one array on several devices, which must be equal bit for bit; a
+device that computes wrong numbers now and then shows no other sign.
 
-Each device hashes what it holds itself: the sum modulo 2^32 of its words, each mixed with its
-place. A change of one word always changes the sum, for the mixing is one-to-one (the finaliser of
+Each device hashes its own data: the sum modulo 2^32 of its words, each mixed with its place. A
+change of one word always changes the sum, because the mixing is one-to-one (the finaliser of
 MurmurHash3, Appleby 2011).
 """
 
@@ -85,7 +85,7 @@ class ReplicaCheck:
         return jax.jit(hash_here, out_shardings=replicated(mesh))
 
     def _differences(self, hashes: np.ndarray) -> Iterator[str]:
-        """Hashes [*mesh, number of arrays] -> a line per array and shard whose copies differ."""
+        """Return a line per array shard whose copies differ, from hashes [*mesh, arrays]."""
         axes = list(self._mesh.axis_names)
         for number, (name, spec) in enumerate(zip(self._names, self._specs, strict=True)):
             split = [axes.index(axis) for axis in _axes(spec)]
@@ -102,7 +102,7 @@ class ReplicaCheck:
 
 
 def _odd_ones(values: np.ndarray, devices: np.ndarray) -> str:
-    """The devices that are outvoted; all of them where no side has more."""
+    """Return the devices in the minority; all of them where no side has more."""
     (common, most), (_, next_most), *_ = Counter(values.tolist()).most_common()
     outvoted = most > next_most
     named = [
@@ -128,13 +128,13 @@ def _spec_of(leaf: Any) -> PartitionSpec:
 
 
 def _axes(spec: PartitionSpec) -> list[str]:
-    """The mesh axes that a spec names."""
+    """Return the mesh axes that a spec names."""
     parts = [part if isinstance(part, tuple) else (part,) for part in spec if part is not None]
     return [axis for part in parts for axis in part]
 
 
 def _hash(values: Array) -> Array:
-    """Hash of an array, uint32 scalar."""
+    """Return the hash of an array, a uint32 scalar."""
     if values.dtype == jnp.bool_:
         values = values.astype(jnp.uint8)
     size = values.dtype.itemsize

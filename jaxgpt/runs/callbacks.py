@@ -1,6 +1,6 @@
 """Hooks of a training run: evaluation on held-out text, samples to read, comparison of replicas.
 
-The loop knows none of them; they are composed here and given to it.
+The loop knows none of them: they are made here and passed to it.
 """
 
 import math
@@ -48,7 +48,7 @@ def make_hooks(
 
 
 def replica_check(setup: TrainingSetup, log: MetricsLog) -> StateCheck | None:
-    """Return what compares the devices' copies of a state; None where nothing is to be compared."""
+    """Return a check that compares the devices' copies of a state; None if none is needed."""
     if setup.config.runtime.check_replicas_steps is None or setup.mesh.size == 1:
         return None
     replicas = ReplicaCheck(setup.mesh)
@@ -121,7 +121,7 @@ def _evaluation(setup: TrainingSetup, log: MetricsLog) -> HookFunction:
 
 
 def _evaluation_settings(setup: TrainingSetup) -> dict[str, Any]:
-    """Return all that makes evaluations of one run comparable, as JSON values."""
+    """Return the settings that evaluations must share to be comparable, as JSON values."""
     config, split = setup.config, setup.sources.dataset.splits["val"]
     most = config.evaluation.max_tokens
     return {

@@ -42,10 +42,7 @@ CONFIG_VERSION = 1
 
 @configclass
 class EvaluationConfig:
-    """What a run measures about itself while it trains.
-
-    Of a mixture, the validation split of the first dataset is measured.
-    """
+    """Evaluations and samples during training; of a mixture, only the first dataset is used."""
 
     every_steps: int | None = None
     """Steps between evaluations on the validation split; None: a tenth of the run."""
@@ -101,7 +98,7 @@ class Run:
         directory: the folder.
         config: the run's config, from its config.json.
         tokenizer: the one that the run was trained with.
-        lineage: what the run was made from.
+        lineage: origin of the run (data, tokenizer, config, code).
         checkpoints: opened read-only.
     """
 
@@ -112,11 +109,11 @@ class Run:
     checkpoints: Checkpoints
 
     def build_model(self) -> Gpt:
-        """The model, without parameters."""
+        """Return the model, without parameters."""
         return self.config.model.build(self.tokenizer.vocab_size)
 
     def own_dataset(self) -> str:
-        """The folder that the run was trained on.
+        """Return the dataset folder that the run was trained on.
 
         Raises:
             UsageError: it was a mixture, or is not where it was.

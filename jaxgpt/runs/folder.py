@@ -1,6 +1,6 @@
-"""What a run folder says of its run: config, lineage, tokenizer; and whether a run may go on there.
+"""Description of a run in its folder: config, lineage, tokenizer; and checks before it continues.
 
-Checkpoints and what they hold are in state.py.
+Checkpoints and their content are in state.py.
 """
 
 import json
@@ -26,9 +26,10 @@ Resume = Literal["auto", "never", "must"]
 def write_description(
     run_dir: Path, config: TrainConfig, tokenizer: Tokenizer, lineage: dict[str, Any]
 ) -> None:
-    """Everything that eval, generate and a later resume need besides the checkpoints.
+    """Write all files that eval, generate and a later resume need in addition to checkpoints.
 
-    The manifest goes first and comes last: a kill leaves no file beside the hash of another.
+    The manifest is deleted first and written last: a kill leaves no file next to another one's
+    hash.
     """
     (run_dir / MANIFEST).unlink(missing_ok=True)
     tokenizer.save(run_dir / "tokenizer")
@@ -39,7 +40,7 @@ def write_description(
 
 
 def check_folder_is_shared(run_dir: Path) -> None:
-    """On several hosts: all must see the folder that host 0 has locked.
+    """Check that all of several hosts see the folder that host 0 has locked.
 
     Raises:
         UsageError: this host sees another one, or none.
@@ -59,9 +60,9 @@ def check_folder_is_shared(run_dir: Path) -> None:
 
 
 def read_lineage(run_dir: Path) -> dict[str, Any]:
-    """What the run was made from.
+    """Read the origin of the run.
 
-    The other files of the description may be damaged: a run that goes on writes them anew.
+    The other files of the description may be damaged: a run that continues writes them again.
 
     Raises:
         MismatchError: lineage.json is missing or damaged.
@@ -79,7 +80,7 @@ def read_lineage(run_dir: Path) -> dict[str, Any]:
 
 
 def check_resume_mode(resume: Resume, latest: int | None, run_dir: Path) -> None:
-    """Refuse a folder that holds what `resume` forbids, or lacks what it demands.
+    """Raise if the folder holds what `resume` forbids, or lacks what it demands.
 
     Raises:
         UsageError: `resume` is "never" and there is a checkpoint.

@@ -47,12 +47,12 @@ _SMALL_MODEL = (
 
 
 class StepFailedError(JaxgptError):
-    """A command of the tour failed; the exit code is the command's."""
+    """A command of the quickstart failed; the exit code is the command's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quickstart:
-    """Where the tour reads and writes.
+    """Inputs and outputs of the quickstart.
 
     Attributes:
         inputs: files and folders of text; empty for the Python standard library.
@@ -96,11 +96,11 @@ class Quickstart:
 
 
 def run_quickstart(quickstart: Quickstart) -> dict[str, Any]:
-    """Take the whole way and return what `quickstart.json` holds.
+    """Run all steps and return the content of `quickstart.json`.
 
     Raises:
-        UsageError: configs and tools do not lie beside the package, or an input does not exist.
-        StepFailedError: a command failed; it has said why.
+        UsageError: configs and tools do not lie next to the package, or an input does not exist.
+        StepFailedError: a command failed; its error is above.
     """
     start = time.monotonic()
     if not (_CLONE / "tools" / "build_dataset.py").is_file():
@@ -184,7 +184,7 @@ def _beginning(text: str) -> str:
 
 
 def measure_baseline(dataset: Path) -> float:
-    """Bits per byte of a Witten-Bell byte model fitted on the dataset's own training split."""
+    """Return the bits per byte of a Witten-Bell byte model of the dataset's training split."""
     opened = TokenDataset.open(dataset)
     tokenizer = opened.load_tokenizer()
     model = WittenBellModel().fit(read_documents(opened.splits["train"], tokenizer))
@@ -242,7 +242,7 @@ def _wait(process: subprocess.Popen[str], stop: StopSignal) -> str:
 
 
 def _located(arguments: Sequence[str]) -> list[str]:
-    """The same command from any working directory: tools and configs lie beside the package."""
+    """Return the command for any working directory: tools and configs lie next to the package."""
     located = list(arguments)
     places = [0] if located[0] == _TOOL else []
     places += [located.index("--config") + 1] if "--config" in located else []

@@ -35,9 +35,10 @@ def local_folder(place: str) -> tuple[Path, str | None]:
 def copied(
     run_dir: Path, url: str | None, config: CheckpointConfig
 ) -> Iterator[Callable[[], str | None]]:
-    """A context in which a run folder is, and stays, what a URL holds; without one, nothing is.
+    """Keep a run folder and a URL equal within the context; do nothing without a URL.
 
-    Yields what copies the newest step; see `RemoteCopy.push`. Of several hosts, the first copies.
+    Yields a function that copies the newest step; see `RemoteCopy.push`. Only the first host
+    copies.
 
     Raises:
         see `RemoteCopy`; UnfinishedError: at the end, the URL lacks something.

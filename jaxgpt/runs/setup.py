@@ -168,7 +168,7 @@ def set_up_training(
 
 
 def compile_setup(setup: TrainingSetup) -> TrainingSetup:
-    """Return the setup with its step compiled, rather than at the step's first call."""
+    """Return the setup with its step compiled now, instead of at the step's first call."""
     batch = setup.config.batch
     shape = (batch.global_batch_size, batch.sequence_length)
     step = compile_ahead(

@@ -29,7 +29,7 @@ class ResumePoint:
         tokens: read by the run until there.
         objective: what the steps from here on are measured by; see `lineage.objective`.
         changed_at: step since which it has been so; the run never rolls back behind it.
-        changes: how it differs from what it was before, one line each.
+        changes: differences from the objective before, one line each.
     """
 
     state: TrainState
@@ -43,21 +43,21 @@ class ResumePoint:
 
     @property
     def batch_offset(self) -> int:
-        """Batch index minus step: how many batches rollbacks have skipped."""
+        """Return batch index minus step: the number of batches that rollbacks have skipped."""
         return sum(skipped.num_batches for skipped in self.skipped_batches)
 
     @property
     def is_rolled_back_to(self) -> bool:
-        """Return whether the run was rolled back to here, and has not got on since."""
+        """Return whether the run was rolled back to this step and has made no progress since."""
         return bool(self.skipped_batches) and self.skipped_batches[-1].step == self.step
 
     def describe_changes(self) -> str:
-        """Return the first of `changes`, and how many there are besides."""
+        """Return the first of `changes`, and the number of further ones."""
         more = len(self.changes) - _SHOWN
         return "; ".join(self.changes[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
     def tokens_offset(self, tokens_per_step: int) -> int:
-        """Return what has been read besides `step * tokens_per_step`, by steps of other sizes."""
+        """Return tokens read in addition to `step * tokens_per_step`, by steps of other sizes."""
         return self.tokens - self.step * tokens_per_step
 
 
@@ -138,7 +138,7 @@ def save_state(
 ) -> None:
     """Begin saving a state as the checkpoint of `step`; see `Checkpoints.save`.
 
-    What recovery needs is a few hundred numbers; as JSON they need not fit the next run's settings.
+    Recovery needs a few hundred numbers; as JSON they need not fit the next run's settings.
     """
     config = setup.config
     params, rest = config.optimizer.averaging.to_stored(state.trainable, state.opt_state)
@@ -157,6 +157,6 @@ def save_state(
 
 
 def log_checkpoint_events(checkpoints: Checkpoints, log: MetricsLog, step: int) -> None:
-    """Log what has happened to checkpoints, under the step at which it was noticed."""
+    """Log events of checkpoints, under the step at which they were noticed."""
     for event in checkpoints.take_events():
         log.event(event.name, step, checkpoint=event.step, detail=event.detail)

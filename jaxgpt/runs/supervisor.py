@@ -1,9 +1,9 @@
-"""Running a command until it is done: again when it may go on, not when it cannot.
+"""Run a command until it is done, and restart it as long as that can help.
 
 The command says by its exit code what to do. 75 means that the same command continues; so does a
 death by a signal that nobody here has sent: the machine ran out of memory, or a peer was lost.
-Every other code is final. Progress is what checkpoints show: a run that dies again and again at
-the same step is not started for ever.
+Every other code is final. Progress is measured by checkpoints: a run that always dies at the same
+step is not restarted forever.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """When to start a command again, and when no more."""
+    """Limits on restarts of a command."""
 
     first_wait_seconds: float = 2.0
     """Wait before the first restart, in seconds; doubled at each restart without progress."""
@@ -46,12 +46,12 @@ class Patience:
                 raise UsageError(f"--{option} {getattr(self, name)} must not be negative")
 
     def wait_seconds(self, restarts: int) -> float:
-        """How long to wait before a restart that comes after so many without progress."""
+        """Return the wait before a restart, after this many restarts without progress."""
         return min(self.longest_wait_seconds, self.first_wait_seconds * 2.0 ** min(restarts, 60))
 
 
 def newest_step(run_dir: Path) -> int | None:
-    """The newest complete checkpoint by its name; None if there is none."""
+    """Return the newest complete checkpoint by its name; None if there is none."""
     folder = run_dir / "checkpoints"
     if not folder.is_dir():
         return None
@@ -64,15 +64,16 @@ def supervise(
     progress: Callable[[], int | None],
     pause: Callable[[float], object] = time.sleep,
 ) -> int:
-    """Run a command to its end, again and again if need be, and return its last exit code.
+    """Run a command to its end, with restarts if necessary, and return its last exit code.
 
     SIGTERM, SIGINT and SIGHUP are passed on to the command, and it is not started again then.
-    Whatever it leaves behind in its process group is killed before it is started again.
+    Processes that it leaves in its process group are killed before a restart.
 
     Args:
         command: program and arguments.
         patience: when to give up.
-        progress: something that grows as the command gets on, such as its newest checkpoint.
+        progress: returns a value that grows with the command's progress, such as its newest
+            checkpoint.
         pause: waits; another function only in tests.
 
     Raises:
@@ -103,7 +104,7 @@ def supervise(
 
 
 class _Child:
-    """One process at a time, in a group of its own; signals that come here go there."""
+    """Child process in a group of its own; signals to this process are passed on to it."""
 
     def __init__(self) -> None:
         self.told_to_stop = False
@@ -126,7 +127,7 @@ class _Child:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def run(self, command: Sequence[str]) -> int:
-        """Run to the end; a negative result is the signal that it died of."""
+        """Run to the end and return the exit code; a negative one is the signal that killed it."""
         try:
             self._process = subprocess.Popen(
                 command, start_new_session=True, preexec_fn=_die_with_parent(os.getpid())
@@ -155,7 +156,7 @@ class _Child:
 
 
 def _wait(seconds: float, child: _Child, pause: Callable[[float], object]) -> None:
-    """Wait in small parts: a signal must not wait."""
+    """Wait in short intervals, so that a signal is handled at once."""
     while seconds > 0 and not child.told_to_stop:
         pause(min(_POLL_SECONDS, seconds))
         seconds -= _POLL_SECONDS
@@ -184,7 +185,7 @@ def _describe(code: int) -> str:
 
 
 def _die_with_parent(parent: int) -> Callable[[], None]:
-    """Asks, in the child, that it be told to stop when its parent is killed."""
+    """Ask the kernel, in the child, to stop it when its parent is killed."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
 
     def ask() -> None:

@@ -1,8 +1,8 @@
-"""Averages of the weights over steps: another set of weights that generalises better than the last.
+"""Averages of the weights over steps, which generalise better than the last weights.
 
 The average is part of the optimiser's state, so it is placed, saved, skipped and resumed with it. A
-checkpoint's parameters are the averaged ones: who evaluates, continues text or exports needs to
-know nothing of this.
+checkpoint's parameters are the averaged ones, so evaluation, generation and export need no code for
+averages.
 """
 
 from typing import Any, NamedTuple
@@ -31,18 +31,18 @@ class AverageState(NamedTuple):
 
 @configclass
 class Averaging:
-    """Base of what is done about averages; choose `NoAveraging` or `ExponentialAverage`."""
+    """Base of the kinds of averaging; choose `NoAveraging` or `ExponentialAverage`."""
 
     def wrap(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
         """Return the optimiser with the average in its state; its updates stay as they are."""
         raise TypeError("choose an averaging: NoAveraging or ExponentialAverage")
 
     def weights(self, trainable: Any, opt_state: Any) -> Any:
-        """Return the parameters that the model is to be used with."""
+        """Return the parameters to evaluate and use the model with."""
         return trainable
 
     def to_stored(self, trainable: Any, opt_state: Any) -> tuple[Any, dict[str, Any]]:
-        """Return what a checkpoint holds: the parameters of the model, and the rest by name."""
+        """Return the content of a checkpoint: the parameters of the model, and the rest by name."""
         return trainable, {"opt_state": opt_state}
 
     def from_stored(self, params: Any, rest: dict[str, Any]) -> tuple[Any, Any]:

@@ -1,9 +1,9 @@
-"""Heads of the loss: from hidden states to sums over tokens, with all logits at once or never.
+"""Linear cross-entropy: hidden states to sums over tokens, with all logits at once or in chunks.
 
 Logits are the largest array of a step: B T V numbers, 26 GB in float32 for 131,072 tokens of a
-vocabulary of 50,304. `TokenChunks` makes them for some tokens at a time and takes their gradient
-there and then, in the forward pass (as Liger Kernel does, arXiv:2410.10989, section 3.2): the same
-three matrix products as the plain way, and nothing is kept or computed twice.
+vocabulary of 50,304. `TokenChunks` makes them for some tokens at a time and takes their gradient at
+once, in the forward pass (as Liger Kernel does, arXiv:2410.10989, section 3.2): the same three
+matrix products as the plain way, and nothing is kept or computed twice.
 
 Axes: B rows, T time, N tokens of all rows, C chunks, D model, V padded vocabulary.
 """
@@ -25,7 +25,7 @@ class TokenSums(NamedTuple):
     """Sums over tokens, each times its weight: float32 scalars.
 
     Attributes:
-        objective: what is minimised.
+        objective: the minimised loss.
         loss: cross-entropy alone, in nats; without a gradient.
     """
 
@@ -39,7 +39,7 @@ Score = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], TokenSums]
 
 @configclass
 class LinearCrossEntropy:
-    """Base of the ways to get from hidden states to sums."""
+    """Base of the methods that turn hidden states into sums."""
 
     def sums(
         self,
@@ -49,15 +49,14 @@ class LinearCrossEntropy:
         targets_BT: jax.Array,
         weights_BT: jax.Array,
     ) -> TokenSums:
-        """Score every token; differentiable in `x_BTD` and `kernel`, of whatever shape."""
+        """Score every token; differentiable in `x_BTD` and `kernel`, which may have any shape."""
         raise NotImplementedError(f"{type(self).__name__} has no sums")
 
     def workspace_bytes(
         self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
     ) -> int:
-        """Estimate what a device needs only while it scores, for plans.
-
-        Beside what the forward pass keeps for the backward pass, and the final gradients.
+        """Estimate the bytes that a device needs only while it scores, for plans. Arrays kept for
+        the backward pass and the final gradients are not included.
 
         Args:
             num_tokens: of a micro-batch on the device, N.
@@ -158,7 +157,7 @@ def _forward(
     targets_BT: jax.Array,
     weights_BT: jax.Array,
 ) -> tuple[TokenSums, tuple[jax.Array, jax.Array]]:
-    """Return the sums, and the gradients of the objective as what the backward pass needs."""
+    """Return the sums, and the gradients of the objective, which the backward pass needs."""
 
     def objective(x_ND: jax.Array, kernel: jax.Array, *tokens: jax.Array) -> Any:
         sums = score(x_ND, kernel, *tokens)
@@ -205,7 +204,7 @@ _chunked.defvjp(_forward, _backward)
 
 
 def _split(arrays_BT: tuple[jax.Array, ...], chunk_tokens: int) -> tuple[jax.Array, ...]:
-    """Leaves [B, T, ...] to [C, N / C, ...]; zeros, which weigh nothing, fill the last chunk."""
+    """Reshape leaves [B, T, ...] to [C, N / C, ...]; zeros of no weight fill the last chunk."""
     num_rows, length = arrays_BT[0].shape[:2]
     num_tokens = num_rows * length
     num_chunks, size = _divide(num_tokens, chunk_tokens)
@@ -219,7 +218,7 @@ def _split(arrays_BT: tuple[jax.Array, ...], chunk_tokens: int) -> tuple[jax.Arr
 
 
 def _divide(num_tokens: int, chunk_tokens: int) -> tuple[int, int]:
-    """How many chunks, and of how many tokens each."""
+    """Return the number of chunks, and the number of tokens per chunk."""
     num_chunks = -(-num_tokens // chunk_tokens)
     return num_chunks, -(-num_tokens // num_chunks)
 
@@ -227,9 +226,10 @@ def _divide(num_tokens: int, chunk_tokens: int) -> tuple[int, int]:
 def _on_each_device(
     run: Callable[..., Any], x_BTD: jax.Array, are_rows: tuple[bool, ...]
 ) -> Callable[..., Any]:
-    """Let each device run over its own tokens, then add up what is no array of rows.
+    """Run on each device over its own tokens, then sum the results that are not arrays of rows.
 
-    Left to XLA, devices would exchange tokens to fill each chunk, and sums of kernels after each.
+    XLA alone would make devices exchange tokens to fill each chunk, and kernel sums after each
+    chunk.
 
     Args:
         run: from (x_BTD, kernel, targets_BT, weights_BT) to a tuple of results.

@@ -1,18 +1,18 @@
-"""Where the time of a run goes: every second belongs to one purpose, across kills and restarts.
+"""Goodput of a run: every second is booked to one purpose, across kills and restarts.
 
     init        from the start of the process to the first of the purposes below
     compile     the first call of the training step
     restore     making the state, or reading it from a checkpoint
     data_wait   waiting for a batch that is not there yet
-    step        steps that bring the run forward: what all else is for
-    replay      steps that an earlier process, or the run before it went back, had done already
+    step        steps that bring the run forward
+    replay      steps that had been done already, by an earlier process or before a rollback
     eval        evaluations and samples, with their compilation
-    save        what the loop waits for when it saves
+    save        the time that the loop waits for a save
     report      writing the report
-    down        between the last sign of life of one process and the start of the next
+    down        between the last heartbeat of one process and the start of the next
 
-Goodput is the share of `step` in all of them. The account lies in `goodput.json` of the run folder,
-written anew every few seconds; what a killed process did after that counts as down.
+Goodput is the share of `step` in all of them. The account is kept in `goodput.json` of the run
+folder, which is rewritten every few seconds; time of a killed process after that counts as down.
 """
 
 import json
@@ -37,10 +37,10 @@ _REMEMBERED_STEPS = 101
 
 
 class GoodputTracker:
-    """Books each moment to the purpose that is current; one thread spends, others may look.
+    """Books each moment to the current purpose; one thread sets the purpose, others may read.
 
     Args:
-        run_dir: where the account of earlier processes lies, and this one's goes; None keeps none.
+        run_dir: folder of the account, of earlier processes and this one; None keeps none.
         began: `time.monotonic()` at which this process began.
     """
 
@@ -60,36 +60,36 @@ class GoodputTracker:
 
     @property
     def purpose(self) -> str:
-        """What time is being spent on."""
+        """Return the purpose that time is being booked to."""
         return self._purpose
 
     @property
     def steps_done(self) -> int:
-        """The newest step that this process has finished; 0 if none."""
+        """Return the newest step that this process has finished; 0 if none."""
         return self._steps_done
 
     @property
     def median_step_seconds(self) -> float:
-        """The median time between the ends of the last steps; 0 before there are two."""
+        """Return the median time between the ends of the last steps; 0 before there are two."""
         return statistics.median(self._durations) if self._durations else 0.0
 
     def idle_seconds(self) -> float:
-        """Time since the last sign of progress: a step, or another purpose."""
+        """Return the time since the last progress: a step, a heartbeat, or another purpose."""
         return time.monotonic() - self._last_heartbeat
 
     def enter(self, purpose: str) -> None:
-        """From now on, time is spent on this."""
+        """Book time to this purpose from now on."""
         with self._lock:
             self._book()
             self._purpose = purpose
             self._last_heartbeat = self._mark
 
     def enter_step(self, step: int) -> None:
-        """From now on, time is spent on the step with this number, counted from 1."""
+        """Book time from now on to the step with this number, counted from 1."""
         self.enter("replay" if step <= self._furthest else "step")
 
     def finish_step(self, step: int) -> None:
-        """A step is done; the host knows its loss."""
+        """Note the end of a step, whose loss the host has read."""
         now = time.monotonic()
         if self._last_step is not None:
             self._durations.append(now - self._last_step)
@@ -98,16 +98,16 @@ class GoodputTracker:
         self._furthest = max(self._furthest, step)
 
     def heartbeat(self) -> None:
-        """Something got on within what time is being spent on."""
+        """Note progress within the current purpose."""
         self._last_heartbeat = time.monotonic()
 
     def discard_next_duration(self) -> None:
-        """Something other than a step comes between: the next duration is none."""
+        """Leave out the next duration, because something other than a step comes between."""
         self._last_step = None
 
     @contextmanager
     def spending(self, purpose: str) -> Iterator[None]:
-        """Within the context, time is spent on this; then on what it was spent on before."""
+        """Book time to this purpose within the context, and to the one before on exit."""
         before = self._purpose
         self.enter(purpose)
         try:
@@ -116,13 +116,13 @@ class GoodputTracker:
             self.enter(before)
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by purpose up to this moment, of all processes of the run."""
+        """Return seconds by purpose up to this moment, of all processes of the run."""
         with self._lock:
             self._book()
             return dict(self._seconds)
 
     def record(self) -> dict[str, Any]:
-        """The account for a log: seconds by purpose, their sum, and the goodput."""
+        """Return the account for a log: seconds by purpose, their sum, and the goodput."""
         seconds = self.seconds()
         total = sum(seconds.values())
         return {
@@ -132,7 +132,7 @@ class GoodputTracker:
         }
 
     def write(self) -> None:
-        """Write the account down. A disk that refuses costs the account, not the run."""
+        """Write the account to disk. A failure is ignored: it costs the account, not the run."""
         if self._path is None:
             return
         document = {
@@ -148,9 +148,8 @@ class GoodputTracker:
 
     @contextmanager
     def written(self) -> Iterator[None]:
-        """Write the account down at both ends of the context, however it ends.
-
-        At the beginning as well: of a process killed soon after, there is the moment it was seen.
+        """Write the account at both ends of the context, however it ends. At the beginning as well,
+        so that a process killed soon after has left its time.
         """
         self.write()
         try:
@@ -159,7 +158,7 @@ class GoodputTracker:
             self.write()
 
     def _carry_on(self, began: float) -> None:
-        """Take over the account of earlier processes, the last of which was seen before `began`."""
+        """Load the account of earlier processes, the last of which was seen before `began`."""
         if self._path is None:
             return
         try:
@@ -179,9 +178,9 @@ class GoodputTracker:
 
 
 def process_start() -> float:
-    """`time.monotonic()` at which this process began, to a hundredth of a second.
+    """Return `time.monotonic()` at the start of this process, to a hundredth of a second.
 
-    Where the kernel does not tell (it does on Linux), the moment of the call.
+    Where the kernel does not tell (Linux does), return the moment of the call.
     """
     try:
         fields = Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()

@@ -1,8 +1,8 @@
 """The training loop: step, report, evaluate, save, stop. Knows no model, no data format, no text.
 
-It never waits for the step just dispatched: metrics of step k-1 are read while step k runs.
-Before anything is saved the newest loss and gradient are read, and the state is looked through:
-what is not finite is never saved. Every moment is booked in the run's `GoodputTracker`.
+It never waits for the step just dispatched: metrics of step k-1 are read while step k runs. Before
+a save, the newest loss and gradient are read and the state is checked: a state that is not finite
+is never saved. Every moment is booked in the run's `GoodputTracker`.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Losses as sums: (sum of weighted losses, sum of weights), divided once by whoever accumulates.
+"""Losses as sums: (sum of weighted losses, sum of weights), divided once after accumulation.
 
 Axes: B rows, T tokens of a row, V vocabulary.
 """
@@ -19,14 +19,14 @@ _LEAST = -3e38
 
 
 class LossSums(NamedTuple):
-    """What one (micro-)batch contributes; every field adds up, and all but the last are scalars.
+    """Sums of one (micro-)batch; every field adds up, and all but the last are scalars.
 
     Attributes:
-        objective: what is minimised, times weight.
+        objective: minimised loss, times weight.
         loss: cross-entropy alone, in nats, times weight.
         weight: sum of loss weights, i.e. the number of predicted tokens.
         num_bytes: bytes of text that the predicted tokens stand for.
-        routing: what routers did; None for a model without experts.
+        routing: statistics of the routers; None for a model without experts.
     """
 
     objective: jax.Array
@@ -37,14 +37,14 @@ class LossSums(NamedTuple):
 
 
 class LossFunction(Protocol):
-    """Forward pass and loss of one micro-batch; `rng` None means: no dropout."""
+    """Forward pass and loss of one micro-batch; `rng` None means no dropout."""
 
     def __call__(self, params: Any, batch: Batch, rng: jax.Array | None) -> LossSums: ...
 
 
 @configclass
 class LossConfig:
-    """What is minimised."""
+    """Training loss."""
 
     z_loss: float = 0.0
     """Weight of the squared log-normaliser (PaLM, arXiv:2204.02311, section 5); 1e-4 is usual."""
@@ -59,7 +59,7 @@ class LossConfig:
 def cross_entropy(
     logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float = 0.0
 ) -> TokenSums:
-    """Cross-entropy in float32 of each target, on targets with weight only.
+    """Return the cross-entropy in float32 of each target, on targets with weight only.
 
     Args:
         logits: [..., V]; padding columns of the vocabulary hold -1e30.
@@ -128,7 +128,7 @@ def log_sum_exp(logits: jax.Array) -> jax.Array:
 
 
 def with_counts(sums: TokenSums, batch: Batch, bytes_per_token_V: jax.Array) -> LossSums:
-    """Add what the predicted tokens are: their weight, and the bytes of text they stand for."""
+    """Add the weight of the predicted tokens, and the bytes of text that they stand for."""
     weights_BT = batch.loss_weights_BT
     bytes_BT = bytes_per_token_V[batch.targets_BT] * (weights_BT > 0)
     num_bytes = jnp.sum(bytes_BT.astype(jnp.float32))
@@ -136,10 +136,9 @@ def with_counts(sums: TokenSums, batch: Batch, bytes_per_token_V: jax.Array) -> 
 
 
 def language_model_loss(model: Any, bytes_per_token_V: jax.Array, config: LossConfig) -> Any:
-    """The `LossFunction` of next-token prediction with `model`, a `Gpt`.
-
-    Every predicted token adds the auxiliary losses that the routers of a model with experts have
-    of its row: a sum over tokens like the cross-entropy, and divided with it.
+    """Return the `LossFunction` of next-token prediction with `model`, a `Gpt`. Every predicted
+    token adds the auxiliary router losses of its row, if the model has experts: a sum over tokens
+    like the cross-entropy, and divided with it.
     """
 
     def score(

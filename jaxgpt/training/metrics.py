@@ -1,7 +1,7 @@
-"""What a run writes about itself: `metrics.jsonl` first, then TensorBoard and the terminal.
+"""Metrics of a run: `metrics.jsonl` first, then TensorBoard and the terminal.
 
 Lines are appended and flushed one at a time; after a crash, lines past the restored step are
-dropped so that no step stands twice. What befell a process, such as a hang, stays.
+dropped so that no step stands twice. Events of a process, such as a hang, stay.
 """
 
 import json
@@ -23,7 +23,7 @@ _OF_STEPS = ("skip", "sample", "save", "diverged", "rollback", "finished")
 
 @configclass
 class LoggingConfig:
-    """How often and where a run reports."""
+    """Reports of a run: interval and places."""
 
     every_steps: int = 10
     """Steps between lines of metrics.jsonl."""
@@ -43,7 +43,7 @@ class MetricsLog:
     Args:
         run_dir: an existing folder; None at a host that leaves writing to another.
         last_step: records of later steps, left by a run that was killed, are dropped, but not
-            events that tell of a process or a checkpoint rather than of a step.
+            events of a process or a checkpoint rather than of a step.
         tensorboard: also write event files below `run_dir/tensorboard`.
 
     Attributes:
@@ -88,18 +88,18 @@ class MetricsLog:
     def evaluation(
         self, step: int, result: dict[str, float], settings: Mapping[str, Any] | None = None
     ) -> None:
-        """Append one evaluation, and what it must share with others to be compared."""
+        """Append one evaluation, and the settings that comparable ones share."""
         about = {} if settings is None else {"eval_settings": settings}
         self.evaluations.append({"step": step, **result, **about})
         self._append("metrics", {"step": step, "eval": result, **about})
         self._scalars("eval", step, result)
 
     def goodput(self, step: int, account: dict[str, float]) -> None:
-        """Append what the run's time was spent on so far; see goodput.py."""
+        """Append the seconds of the run by purpose; see goodput.py."""
         self._append("metrics", {"step": step, "goodput": account})
 
     def event(self, name: str, step: int, **details: Any) -> None:
-        """Append something that happened: start, resume, save, skip, rollback, sample, stop."""
+        """Append an event: start, resume, save, skip, rollback, sample, stop."""
         self._append("events", {"event": name, "step": step, **details})
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ def record_line(record: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
+    """Replace NaN and infinity, which JSON does not have, with None."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -155,9 +155,8 @@ def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def comparable_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return those with a loss that were measured as the newest was.
-
-    Records of older versions do not say how; they are taken by the number of tokens.
+    """Return the evaluations with a loss that were measured like the newest one. Records of older
+    versions have no settings; they are compared by the number of tokens.
     """
     measured = [one for one in evaluations if one.get("loss") is not None]
     alike = "eval_settings" if measured and "eval_settings" in measured[-1] else "tokens"
@@ -186,7 +185,7 @@ class TrainingProgress:
         num_steps: of the run.
         seconds: between plain lines.
         tokens_per_epoch: tokens of the training text; None: epochs are not shown.
-        silent: show nothing, at a host that leaves talking to another.
+        silent: show nothing, because another host does.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from jaxgpt.training.orthogonalization import STACKING, Axes, scale_by_muon
 
 @configclass
 class Optimizer:
-    """What every optimiser has; choose `AdamW` or `Muon`."""
+    """Base of the optimisers; choose `AdamW` or `Muon`."""
 
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices and embeddings, but not of norms and biases."""
@@ -61,7 +61,7 @@ class Optimizer:
         raise TypeError("choose an optimizer: AdamW or Muon")
 
     def adamw(self, schedule: optax.Schedule, decays: Any) -> optax.GradientTransformation:
-        """AdamW with this section's settings; `decays` is a tree of bools."""
+        """Return AdamW with this section's settings; `decays` is a tree of bools."""
         return optax.adamw(
             schedule,
             b1=self.b1,
@@ -121,10 +121,9 @@ class Muon(Optimizer):
 
 
 def clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
-    """Scale gradients whose global norm is larger down to it, as `optax.clip_by_global_norm` does.
-
-    By one factor, and with the norm that a step has computed already (`grad_norm`): an array of
-    every weight, of clipped gradients, would be written and read again.
+    """Scale gradients with a larger global norm down to it, as `optax.clip_by_global_norm` does.
+    The updates take one factor from the norm that a step has already computed (`grad_norm`),
+    because clipped gradients would be one more array of all weights to write and read.
     """
 
     def update(
@@ -139,7 +138,7 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
 
 
 def is_matrix(axes: Axes) -> bool:
-    """Whether a parameter maps from or to the model's width: it is what decays.
+    """Return whether a parameter maps from or to the model's width; those decay.
 
     A norm's scale has the axis "norm", and a bias has no "embed" or nothing else.
     """
@@ -147,7 +146,7 @@ def is_matrix(axes: Axes) -> bool:
 
 
 def is_orthogonalized(axes: Axes) -> bool:
-    """Whether Muon treats a parameter: a matrix inside of the blocks.
+    """Return whether Muon updates a parameter: a matrix inside the blocks.
 
     Embeddings, heads, norms and biases get AdamW.
     """
@@ -155,7 +154,7 @@ def is_orthogonalized(axes: Axes) -> bool:
 
 
 def _own_axes(axes: Axes) -> list[int]:
-    """Positions of the axes of one layer's, and one expert's, parameter."""
+    """Return the positions of a parameter's axes within one layer and one expert."""
     return [position for position, name in enumerate(axes) if name not in STACKING]
 
 

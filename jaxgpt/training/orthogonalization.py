@@ -1,11 +1,11 @@
-"""The orthogonal matrix nearest to each of many: Newton-Schulz, spread over the devices.
+"""Nearest orthogonal matrices of many matrices at once, by Newton-Schulz, spread over the devices.
 
-A matrix that `fsdp` or `tensor` splits is needed whole by whoever multiplies it with itself. To
-gather it in every product would give every device all of the work's traffic; instead the matrices
-of one shape are dealt out, so that each device gets some of them whole, works alone, and deals the
-results back: two exchanges, and 1/n of the products for each of n devices.
+A device must hold a matrix whole to multiply it with itself, also if `fsdp` or `tensor` splits it.
+To gather it in every product would send all traffic through every device. Instead, the matrices of
+one shape are distributed: each device gets some of them whole, works alone, and sends the results
+back. That takes two exchanges, and 1/n of the products on each of n devices.
 
-Axes: M matrices, D width of the model, X whatever a matrix maps it from or to.
+Axes: M matrices, D width of the model, X the other side of a matrix.
 """
 
 import functools
@@ -32,7 +32,7 @@ _EPS = 1e-8
 
 
 def orthogonalize(arrays: Sequence[jax.Array], axes: Sequence[Axes]) -> list[jax.Array]:
-    """Replace every matrix by about the nearest orthogonal one: singular values of 0.7 to 1.2.
+    """Replace every matrix with about the nearest orthogonal one: singular values of 0.7 to 1.2.
 
     Args:
         arrays: each a matrix with its width along "embed", or several stacked along `STACKING`;
@@ -60,11 +60,11 @@ def orthogonalize(arrays: Sequence[jax.Array], axes: Sequence[Axes]) -> list[jax
 
 
 class _Layout(NamedTuple):
-    """How an array holds its matrices, and how devices share them.
+    """Layout of the matrices in an array, and on the devices.
 
     Attributes:
-        order: of the array's axes that makes it [stacked..., width, other...].
-        num_stacked: how many axes are stacked.
+        order: permutation of the array's axes to [stacked..., width, other...].
+        num_stacked: number of stacked axes.
         spec: mesh axes that split the array.
         group: equal for arrays whose matrices can be stacked: the sizes of both sides, and the
             mesh axes that split the stack, the width, and the other side.
@@ -97,7 +97,7 @@ def _layout(shape: tuple[int, ...], axes: Axes) -> _Layout:
 
 
 def _orthogonalize_shares(layouts: Sequence[_Layout], *shares: jax.Array) -> tuple[jax.Array, ...]:
-    """What one device does: from its shares of some arrays to its shares of the results."""
+    """Orthogonalise on one device: from its shares of some arrays to its shares of the results."""
     *_, width, other = layouts[0].group
     ordered = [share.transpose(layout.order) for share, layout in zip(shares, layouts, strict=True)]
     matrices = [
@@ -126,7 +126,7 @@ def _orthogonalize_shares(layouts: Sequence[_Layout], *shares: jax.Array) -> tup
 
 
 def newton_schulz(x_MDX: jax.Array) -> jax.Array:
-    """Five iterations on every matrix by itself, along its shorter side."""
+    """Run five iterations on every matrix, along its shorter side."""
     is_tall = x_MDX.shape[1] > x_MDX.shape[2]
     x = jnp.swapaxes(x_MDX, 1, 2) if is_tall else x_MDX
     x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + _EPS)
@@ -138,7 +138,7 @@ def newton_schulz(x_MDX: jax.Array) -> jax.Array:
 
 
 def _stack(share: jax.Array, num_stacked: int) -> jax.Array:
-    """[stacked..., D, other...] -> [M, D, X]."""
+    """Reshape [stacked..., D, other...] to [M, D, X]."""
     stacked, width = math.prod(share.shape[:num_stacked]), share.shape[num_stacked]
     return share.reshape(stacked, width, -1)
 

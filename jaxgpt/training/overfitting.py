@@ -1,4 +1,4 @@
-"""Signs that a model learns its text by heart, and what to do about it.
+"""Signs that a model learns its text by heart, and advice.
 
 A model that reads its text over and over goes on to lower its training loss by remembering it,
 while the loss on held-out text rises. The step with the lowest held-out loss is the better model.
@@ -34,7 +34,7 @@ class Rise(NamedTuple):
     loss: float
 
     def describe(self) -> str:
-        """Return both losses and what to do, without a period at the end."""
+        """Return both losses and advice, without a period at the end."""
         return (
             f"the held-out loss has risen from {self.best_loss:.4f} at step {self.best_step:,} to "
             f"{self.loss:.4f} at step {self.step:,}: the model learns its text by heart. "
@@ -44,7 +44,7 @@ class Rise(NamedTuple):
 
 
 def find_rise(evaluations: Sequence[Mapping[str, Any]]) -> Rise | None:
-    """Return how the held-out loss has risen, or None if its newest value is near the lowest.
+    """Return the rise of the held-out loss, or None if its newest value is near the lowest.
 
     Args:
         evaluations: of `read_evaluations`. Only those measured as the newest one are compared.
@@ -59,7 +59,7 @@ def find_rise(evaluations: Sequence[Mapping[str, Any]]) -> Rise | None:
 
 
 def warn_of_text(num_epochs: float, num_held_out_tokens: int) -> list[str]:
-    """Return sentences about a run's text that is little for its steps, or to measure by."""
+    """Return warnings if a run has little text for its steps, or for its evaluation."""
     warnings = []
     if num_epochs > MANY_EPOCHS:
         warnings.append(

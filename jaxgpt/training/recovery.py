@@ -1,9 +1,9 @@
 """Decide which updates a run skips: losses and gradients that are not finite, or far off.
 
 The decision is made on the device, inside the step: a refused update leaves parameters and
-optimiser as if the batch had not been, and no step waits for the host. What the decision needs, the
-losses and gradient norms of the steps accepted lately, is part of the train state and of every
-checkpoint. What repeated refusals lead to is in rollback.py.
+optimiser as if the batch had not been there, and no step waits for the host. The decision needs the
+losses and gradient norms of recent accepted steps, which are part of the train state and of every
+checkpoint. Rollbacks after repeated refusals are in rollback.py.
 
 Axes: W steps of the window; 2: loss, gradient norm.
 """
@@ -34,13 +34,13 @@ _MOST_TIMES_THE_MEAN_NORM = 10.0
 
 
 class Skips(NamedTuple):
-    """Updates that were left out; scalars, on the device or read from it.
+    """Skipped updates: scalars, on the device or read from it.
 
     Attributes:
-        now: 1 if this step's was, else 0; int32, like the next three.
-        in_a_row: those up to this step, without one accepted between.
-        in_window: those among the last W steps.
-        total: those of the whole run.
+        now: 1 if this step's update was skipped, else 0; int32, like the next three.
+        in_a_row: number of consecutive skipped updates up to this step.
+        in_window: number of skipped updates among the last W steps.
+        total: number of skipped updates of the whole run.
         loss_limit: largest loss that this step was allowed; float32, infinity for no limit.
         grad_norm_limit: largest gradient norm that it was allowed.
     """
@@ -68,20 +68,20 @@ class Skips(NamedTuple):
 
 @configclass
 class Recovery:
-    """What becomes of an update that would do harm; choose `SkipSpikes` or `NoSkipping`."""
+    """Treatment of harmful updates; choose `SkipSpikes` or `NoSkipping`."""
 
     def rollback_step(self, steps: Sequence[int], now: int, num_rollbacks: int) -> int | None:
-        """The step that an unstable run goes back to; None if it must end.
+        """Return the step that an unstable run rolls back to; None if it must end.
 
         Args:
             steps: those that can be restored.
             now: steps done.
-            num_rollbacks: how often it has gone back before.
+            num_rollbacks: number of earlier rollbacks.
         """
         return None
 
     def init(self) -> dict[str, jax.Array]:
-        """What is remembered from step to step, before the first one."""
+        """Return the memory that is passed from step to step, before the first one."""
         return {}
 
     def accept(
@@ -105,11 +105,11 @@ class Recovery:
         raise TypeError("choose a recovery: SkipSpikes or NoSkipping")
 
     def is_level(self, skips: Skips, num_steps: int) -> bool:
-        """Return whether the refusals of a start's `num_steps` steps tell of another level."""
+        """Return whether the refusals in the `num_steps` steps since a start show another level."""
         return False
 
     def state_to_json(self, memory: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The memory as JSON values, exactly."""
+        """Return the memory as JSON values, exactly."""
         return {name: np.asarray(value).tolist() for name, value in memory.items()}
 
     def state_from_json(
@@ -117,11 +117,11 @@ class Recovery:
     ) -> dict[str, np.ndarray]:
         """Return the memory that `state_to_json` was given.
 
-        What was kept by other settings starts again, and so does all that is not usual any more.
+        Values stored under other settings start again, and so do those that are no longer usual.
 
         Args:
             values: what `state_to_json` returned.
-            is_usual: whether what was usual then still is: the same objective on the same text.
+            is_usual: whether the usual values still hold: the same objective on the same text.
         """
         memory = {name: np.asarray(value) for name, value in self.init().items()}
         read = {
@@ -152,9 +152,9 @@ class SkipSpikes(Recovery):
     """Leave out updates whose loss or gradient norm is not finite or a spike.
 
     A spike lies more than `sigmas` standard deviations above the mean of the last `window` accepted
-    steps, and a norm above three times that mean, too. If many updates are left out, the run goes
-    back to an older checkpoint and passes over the batches since (as for PaLM, arXiv:2204.02311,
-    section 5.1).
+    steps, and a norm above three times that mean, too. If many updates are skipped, the run rolls
+    back to an older checkpoint and skips the batches since (as for PaLM, arXiv:2204.02311, section
+    5.1).
 
     A large gradient under a usual loss is refused, too, but remembered: gradient norms of a healthy
     run can rise for good within a few steps, and must become usual then. A spike that stands alone
@@ -290,17 +290,17 @@ class SkipSpikes(Recovery):
 
 
 def choose(accepted: jax.Array | bool, new: Any, old: Any) -> Any:
-    """The new tree where an update is accepted, else the old one, bit for bit."""
+    """Return the new tree where an update is accepted, else the old one, bit for bit."""
     return jax.tree.map(lambda after, before: jnp.where(accepted, after, before), new, old)
 
 
 def all_finite(tree: Any) -> jax.Array:
-    """Whether every floating value of a tree of arrays is finite; to be compiled."""
+    """Return whether every floating value of a tree of arrays is finite; to be compiled."""
     floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats] or [jnp.array(True)]))
 
 
 def _put(values_W: jax.Array, seen: jax.Array, value: jax.Array, wanted: jax.Array) -> jax.Array:
-    """Put a value in the place of the oldest, if it is wanted."""
+    """Replace the oldest value with a new one, if it is wanted."""
     place = seen % values_W.shape[0]
     return values_W.at[place].set(jnp.where(wanted, value, values_W[place]))

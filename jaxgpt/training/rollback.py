@@ -1,10 +1,10 @@
-"""Going back: to which step, and which batches are then passed over.
+"""Rollbacks: the step to return to, and the batches to skip after it.
 
 A run that goes back to step S at step K must not read the same batches again: from the same state
 they would lead to the same place. So step S + 1 reads the batch after the last one read, and all
-later steps follow from there: batch index = steps done + batches passed over. What is passed over
-is recorded in every checkpoint after the jump, so the sequence of batches stays a pure function of
-what a checkpoint holds (as for PaLM, arXiv:2204.02311, section 5.1).
+later steps follow from there: batch index = steps done + batches skipped. The number of skipped
+batches is recorded in every checkpoint after the rollback, so the sequence of batches stays a pure
+function of what a checkpoint holds (as for PaLM, arXiv:2204.02311, section 5.1).
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from jaxgpt.errors import DivergedError
 
 
 class SkippedBatches(NamedTuple):
-    """After `step` steps, `num_batches` batches were passed over."""
+    """Number of batches that were skipped after `step` steps."""
 
     step: int
     num_batches: int
 
 
 class UnstableError(DivergedError):
-    """The run cannot go on from here; from an older checkpoint it may.
+    """The run cannot continue from here, but perhaps from an older checkpoint.
 
     Attributes:
         step: steps done when it was noticed.
@@ -37,12 +37,12 @@ class UnstableError(DivergedError):
 
 
 def rollback_step(steps: Sequence[int], now: int, rewind_steps: int) -> int | None:
-    """The step to go back to: the newest at least `rewind_steps` ago, or the oldest there is.
+    """Return the step to roll back to: the newest at least `rewind_steps` ago, or the oldest.
 
     Args:
         steps: those that can be restored.
         now: steps done.
-        rewind_steps: how far back a run should go.
+        rewind_steps: fewest steps to roll back.
 
     Returns:
         One of `steps` before `now`; None if there is none.

@@ -13,7 +13,7 @@ from jaxgpt.config import configclass
 
 @configclass
 class Schedule:
-    """Warm-up from 0 to the peak, then what the subclass does."""
+    """Warm-up from 0 to the peak, then the decay of the subclass."""
 
     num_steps: int = 1000
     """Optimiser steps of the run."""
@@ -50,7 +50,7 @@ class Schedule:
         return optax.join_schedules([rise, after], [warmup])
 
     def values(self) -> np.ndarray:
-        """The rate of every step, float32 [num_steps], computed at once for the logs."""
+        """Return the rate of every step, float32 [num_steps], computed at once for the logs."""
         schedule = self.build()
         rates = jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))
         return np.asarray(jax.jit(rates)(jnp.arange(self.num_steps)))

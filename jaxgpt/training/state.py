@@ -1,4 +1,4 @@
-"""`TrainState`: everything that a step reads and writes, created sharded.
+"""`TrainState`: all arrays that a step reads and writes, created sharded.
 
 One state serves pretraining (`frozen` is empty) and any later method that trains a part.
 """
@@ -24,7 +24,7 @@ from jaxgpt.training.recovery import NoSkipping, Recovery
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """The whole of a run at one moment: arrays, or `ShapeDtypeStruct` where only planned.
+    """State of a run at one moment: arrays, or `ShapeDtypeStruct` in a plan.
 
     Attributes:
         step: int32 scalar, optimiser steps done.
@@ -32,7 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
         frozen: parameters that stay as they are.
         opt_state: the optimiser's, shaped and placed like `trainable`.
         rng: key from which every step's dropout key is derived by folding in the step.
-        memory: what `Recovery.judge` keeps from step to step; a few small arrays, or none.
+        memory: values that `Recovery.accept` passes from step to step; a few small arrays, or none.
     """
 
     step: Any
@@ -68,7 +68,7 @@ def abstract_parameters(model: nn.Module, rules: ShardingRules, mesh: AnyMesh) -
 
 
 def init_parameters(model: nn.Module, rules: ShardingRules, mesh: Mesh, seed: int) -> Any:
-    """Initialise a model's parameters, each created where it will live.
+    """Initialise a model's parameters, each created on its own devices.
 
     The values depend on the seed alone, not on the mesh.
     """
@@ -76,7 +76,7 @@ def init_parameters(model: nn.Module, rules: ShardingRules, mesh: Mesh, seed: in
 
 
 def make_parameters(model: nn.Module, abstract: Any, seed: int) -> Any:
-    """Initialise what `abstract_parameters`, or a plan, has described already."""
+    """Initialise parameters that `abstract_parameters` or a plan describes."""
     initialise = _initialiser(model)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     make = jax.jit(lambda key: nn.unbox(initialise(key)), out_shardings=shardings)
@@ -95,7 +95,7 @@ def plan_state(
     Args:
         model: a linen module with logical axes on its parameters.
         make_optimizer: from the parameters' logical axes to an optax transformation.
-        recovery: what decides about updates; None: as `NoSkipping`.
+        recovery: decides about updates; None: as `NoSkipping`.
     """
     params, axes = abstract_parameters(model, rules, mesh)
     optimizer = make_optimizer(axes)

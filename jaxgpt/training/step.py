@@ -29,7 +29,7 @@ class StepMetrics(NamedTuple):
         bits_per_byte: the same sum over the bytes that the predicted tokens stand for.
         grad_norm: global norm of the mean gradient before clipping.
         weight: number of predicted tokens.
-        skips: whether this update was left out, and how many were; int32.
+        skips: whether this update was skipped, and counts of skipped ones; int32.
         routing: see `RoutingSums.metrics`; None for a model without experts.
     """
 
@@ -51,10 +51,10 @@ def make_train_step(
     """Return the pure step; wrap it with `compile_step` to run it.
 
     Args:
-        loss_function: what is minimised.
+        loss_function: minimised loss.
         optimizer: from mean gradients to updates; may take their norm as `grad_norm`.
-        num_micro_batches: parts that a batch is computed in.
-        recovery: which updates are left out; None: as `NoSkipping`.
+        num_micro_batches: parts of a batch, computed one after the other.
+        recovery: decides which updates are skipped; None: as `NoSkipping`.
         copies: of weights, that all micro-batches use.
     """
     accept = (recovery or NoSkipping()).accept
@@ -162,7 +162,7 @@ def compile_ahead(
     has_segments: bool,
     mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """Compile what `compile_step` returned, for batches of one shape [B, T], with segments or none.
+    """Compile the result of `compile_step` for batches of one shape [B, T], with segments or none.
 
     Called while the device is still busy with the first state, it costs no time of its own.
     """

@@ -1,4 +1,4 @@
-"""Figures for TensorBoard, written by the thread that has them, each record at once.
+"""Scalars for TensorBoard, written at once by the calling thread.
 
 tensorboardX's `SummaryWriter` has a buffer that a kill loses, and a thread with a queue of ten: on
 a full disk the thread ends, the queue fills, and a call that adds to it never returns.
@@ -37,17 +37,17 @@ def record(event: bytes) -> bytes:
 
 
 def version_event(wall_time: float) -> bytes:
-    """The first event of every file."""
+    """Return the first event of every file."""
     return _event(wall_time) + _bytes(3, b"brain.Event:2")
 
 
 def start_event(wall_time: float, step: int) -> bytes:
-    """What earlier files say of this step and later ones no longer holds."""
+    """Return the event that makes earlier files' values invalid from this step on."""
     return _event(wall_time, step) + _bytes(7, _key(1, _VARINT) + _varint(1))
 
 
 def scalars_event(wall_time: float, step: int, values: Mapping[str, float]) -> bytes:
-    """Numbers by their tags."""
+    """Return an event with values by tag."""
     entries = (
         _bytes(1, _bytes(1, tag.encode()) + _key(2, _FIXED32) + _float32(value))
         for tag, value in values.items()
@@ -76,7 +76,7 @@ def _key(field: int, kind: int) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, lowest first; the eighth says that more follow."""
+    """Encode an integer, seven bits per byte, lowest first; the eighth bit means more follow."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
@@ -98,7 +98,7 @@ class TensorBoardFile:
     """Appends scalars to a new event file.
 
     Args:
-        folder: where; made if need be.
+        folder: of the file; made if it does not exist.
         first_step: TensorBoard hides what earlier files have from this step on.
     """
 
@@ -116,7 +116,7 @@ class TensorBoardFile:
             self._write(scalars_event(time.time(), step, tagged))
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining records and close the file."""
         self._file.close()
 
     def _write(self, event: bytes) -> None:

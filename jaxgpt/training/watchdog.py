@@ -1,6 +1,6 @@
 """A thread that ends a process which makes no progress, and says where it hangs.
 
-It reads the run's `GoodputTracker`: what is being done, since when, and how long steps take.
+It reads the run's `GoodputTracker`: the current purpose, its start, and the time of steps.
 """
 
 import faulthandler
@@ -24,7 +24,7 @@ _STEP_PURPOSES = ("step", "replay", "data_wait")
 
 @configclass
 class WatchdogConfig:
-    """When a run counts as hanging; it then ends with exit code 75."""
+    """Limits after which a run counts as hung and ends with exit code 75."""
 
     medians: float = 10.0
     """Longest time of a step, as a multiple of the median time of the steps before it."""
@@ -39,18 +39,18 @@ class WatchdogConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
 
     def allowed_seconds(self, purpose: str, median_step_seconds: float) -> float:
-        """How long a purpose may go on without a sign of progress."""
+        """Return how long a purpose may last without progress."""
         least = max(self.least_seconds, self.medians * median_step_seconds)
         return least if purpose in _STEP_PURPOSES else max(least, self.slow_seconds)
 
 
 class Watchdog:
-    """Watches within its context; every few seconds it also writes the account down.
+    """Watch the run within the context, and write the goodput account every few seconds.
 
     Args:
-        config: what is too long.
+        config: limits.
         goodput: of the run.
-        run_dir: where the stacks of all threads go, besides stderr.
+        run_dir: folder that the stacks of all threads go to, as well as to stderr.
         leave: ends the process; another function only in tests.
     """
 

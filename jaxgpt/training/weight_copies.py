@@ -1,11 +1,11 @@
-"""Copies of weights as the micro-batches of a step use them: made once a step.
+"""Copies of weights for the micro-batches of a step, made once per step.
 
-Parameters are float32, all layers in one array, and split along `fsdp`. So each micro-batch would
-round them, cut them into layers and collect them from other devices again. A copy is in the compute
-type, in one array a layer, and whole along `fsdp`. A gradient is that of the parameter, in its type
-and split as it is; where copies are cut into layers, so are sums of gradients, until the end of the
-step. XLA then adds up the sums of devices along `data` once a step, too: it sees the same addition
-in each micro-batch, and moves the exchange behind the last one.
+Parameters are float32, all layers in one array, and split along `fsdp`. Each micro-batch would
+round them, cut them into layers and gather them from other devices again. A copy has the compute
+type, is one array per layer, and is whole along `fsdp`. A gradient is that of the parameter, in its
+type and split as it is; where copies are cut into layers, so are sums of gradients, until the end
+of the step. XLA then adds up the sums of devices along `data` once a step, too: it sees the same
+addition in each micro-batch, and moves the exchange behind the last one.
 
 Axes: L layers.
 """
@@ -35,11 +35,11 @@ _EMBED = "embed"
 
 
 class _Leaf(NamedTuple):
-    """How one parameter is copied.
+    """Layout of the copy of one parameter.
 
     Attributes:
         axes: names of a layer's axes.
-        num_layers: arrays that it is cut into; None for a parameter that all layers share.
+        num_layers: number of arrays to cut it into; None for a parameter that all layers share.
     """
 
     axes: tuple[str | None, ...]
@@ -48,11 +48,11 @@ class _Leaf(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class WeightCopies:
-    """Which parameters are copied, and how; made by `plan_copies`.
+    """Parameters to copy, and layouts of the copies; made by `plan_copies`.
 
     Attributes:
         leaves: by path of the parameter.
-        dtype: that the model computes in.
+        dtype: compute type of the model.
         num_bytes: of the copies on one device.
     """
 
@@ -70,7 +70,7 @@ class WeightCopies:
         return _spell(path) in self.leaves
 
     def make(self, params: Any) -> Any:
-        """Return the parameters, copies in the place of those that are copied."""
+        """Return the parameters, with copies in place of those that are copied."""
 
         def copy(leaf: jax.Array, how: _Leaf) -> Any:
             return [gather_for_use(piece, self.dtype, *how.axes) for piece in _cut(leaf, how)]
@@ -98,7 +98,7 @@ class WeightCopies:
         return self._map(lambda _, how, pieces: _join(pieces, how), like, grads)
 
     def in_use(self) -> contextlib.AbstractContextManager[None]:
-        """Let the model take what `restore` returns as collected."""
+        """Make the model treat the arrays of `restore` as gathered, within the context."""
         return collected(frozenset(how.axes for how in self.leaves.values()))
 
     def _map(self, function: Any, tree: Any, *others: Any) -> Any:

@@ -16,7 +16,7 @@ _STEEP_SHARE = 0.05
 
 
 def learning_figures(steps: _Records, evaluations: _Records, baseline: float | None) -> list[str]:
-    """Loss and bits per byte over steps, with the held-out text and a baseline if there is one."""
+    """Plot loss and bits per byte over steps, with held-out values and a baseline, if any."""
     figures = []
     for key, label in (("loss", "loss (nats per token)"), ("bits_per_byte", "bits per byte")):
         x, y = _series(steps, key)
@@ -32,7 +32,7 @@ def learning_figures(steps: _Records, evaluations: _Records, baseline: float | N
 
 
 def course_figures(steps: _Records) -> list[str]:
-    """Learning rate, gradient norm, throughput, and time spent waiting for data."""
+    """Plot learning rate, gradient norm, throughput, and time spent waiting for data."""
     if not steps:
         return []
     x, y = _series(steps, "learning_rate")
@@ -54,7 +54,7 @@ def course_figures(steps: _Records) -> list[str]:
 
 
 def mean_throughput(steps: _Records) -> float:
-    """Tokens a second over all steps that are recorded, evaluations and saves left out."""
+    """Return tokens per second over all recorded steps, without evaluations and saves."""
     _, seconds, tokens, _ = _timings(steps)
     return sum(tokens) / sum(seconds) if sum(seconds) else 0.0
 
@@ -79,7 +79,7 @@ def _small_chart(
 
 
 def _timings(steps: _Records) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Step, seconds, tokens and seconds waited of each record that has a rate."""
+    """Return step, seconds, tokens and seconds waited of each record that has a rate."""
     x: list[int] = []
     seconds: list[float] = []
     tokens: list[float] = []
@@ -102,7 +102,7 @@ def _series(records: _Records, key: str) -> tuple[list[int], list[float]]:
 
 
 def _with_mean(x: Sequence[int], y: Sequence[float], name: str) -> list[Line]:
-    """Faint values behind their running mean; a few values stand for themselves."""
+    """Return faint values and their running mean; a few values alone are returned as they are."""
     if len(x) < 20:
         return [Line(name=name, x=x, y=y, color=0)] if x else []
     mean = running_mean(y, max(5, len(y) // 30))
@@ -110,14 +110,14 @@ def _with_mean(x: Sequence[int], y: Sequence[float], name: str) -> list[Line]:
 
 
 def _moving_sums(values: Sequence[float]) -> list[float]:
-    """For each value the sum of a twentieth of all values around it, as many at both ends."""
+    """Sum, for each value, the twentieth of all values around it, as many on both sides."""
     width = min(len(values), max(3, len(values) // 20))
     starts = (min(max(0, i - width // 2), len(values) - width) for i in range(len(values)))
     return [sum(values[start : start + width]) for start in starts]
 
 
 def _top(x: Sequence[int], y: Sequence[float], levels: Sequence[float] = ()) -> float | None:
-    """A top of the axis that shows all but the steep beginning; None: as the values are."""
+    """Return an axis limit that leaves out the steep beginning only; None: no limit."""
     steep = _STEEP_SHARE * max(x, default=0)
     shown = [b for a, b in zip(x, y, strict=True) if a > steep and math.isfinite(b)]
     return 1.05 * max([*shown, *levels]) if len(shown) > 10 else None

@@ -12,12 +12,12 @@ _LAST_SECTIONS = ("mesh", "sharding", "runtime", "logging", "checkpoint")
 
 
 def describe_data(run: RunFolder) -> list[Section]:
-    """What came in, what was dropped and why, and how it was split; a section for each dataset."""
+    """Describe each dataset: documents read, dropped by reason, and splits."""
     return [_dataset(path, manifest) for path, manifest in run.manifests.items()]
 
 
 def describe_config(run: RunFolder) -> Section | None:
-    """Every field of the config, one small table a section."""
+    """Describe every field of the config, in one small table per section."""
     general: list[list[str]] = []
     tables: dict[str, Table] = {}
     for name, value in run.config.items():
@@ -40,7 +40,7 @@ def describe_config(run: RunFolder) -> Section | None:
 
 
 def describe_environment(run: RunFolder) -> Section | None:
-    """The machine, the software, and what the run was made from."""
+    """Describe the machine, the software, and the origin of the run."""
     environment = run.environment
     machine = [[name, _plain(value)] for name, value in environment.get("devices", {}).items()]
     versions = {name: environment[name] for name in ("python", "platform") if name in environment}
@@ -95,7 +95,7 @@ def _dataset(path: str, manifest: Mapping[str, Any]) -> Section:
 
 
 def _fields(section: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
-    """Rows (path, value) of a section; a variant is a row with its class, then its fields."""
+    """Return rows (path, value) of a section; a variant's class stands above its fields."""
     rows: list[list[str]] = []
     for name, value in section.items():
         path = f"{prefix}{name}"
@@ -114,7 +114,7 @@ def _class_name(section: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value of the config as a person would write it."""
+    """Return a value of the config as a person would write it."""
     if value is None:
         return "none"
     if isinstance(value, list):

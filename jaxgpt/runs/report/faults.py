@@ -1,4 +1,4 @@
-"""The parts of a run report on what went wrong, what it cost, and where the time went."""
+"""Sections of a run report on faults, what they cost, and where the time went."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +33,7 @@ _MOST = 50
 
 
 def describe_time(run: RunFolder) -> Section | None:
-    """Seconds by purpose over all processes of the run, largest first."""
+    """Describe the seconds by purpose over all processes of the run, largest first."""
     seconds = {name: float(run.goodput.get(name, 0.0)) for name in _PURPOSES}
     total = sum(seconds.values())
     if not total:
@@ -53,7 +53,7 @@ def describe_time(run: RunFolder) -> Section | None:
 
 
 def describe_faults(run: RunFolder) -> Section | None:
-    """Events that are not the ordinary course of a run, in order."""
+    """Describe the events that are not the ordinary course of a run, in order."""
     faults = [event for event in run.events if event.get("event") in _SHOWN]
     if not faults:
         return None

@@ -1,6 +1,5 @@
-"""What a run folder says about itself, as plain values; what is not there is named, not an error.
-
-Nothing of the model is opened, so a report can be written anywhere and at any moment of a run.
+"""Content of a run folder as plain values; a missing file is named, and is no error. The model is
+not opened, so a report can be written anywhere and at any moment of a run.
 """
 
 import json
@@ -32,7 +31,7 @@ class RunFolder:
         goodput: seconds by purpose, of all processes of the run; empty if not recorded.
         manifests: of the datasets, by the path that the config gives.
         baseline: bits per byte of the n-gram model on its held-out text; None if not measured.
-        missing: sentences that name what could not be read.
+        missing: sentences that name the files that could not be read.
     """
 
     directory: Path
@@ -49,7 +48,7 @@ class RunFolder:
 
     @property
     def samples(self) -> dict[int, list[dict[str, Any]]]:
-        """What the model wrote during training, by step."""
+        """Return the samples that the model wrote during training, by step."""
         found: dict[int, list[dict[str, Any]]] = {}
         for event in self.events:
             if event.get("event") == "sample":
@@ -65,7 +64,7 @@ class RunFolder:
 
 
 def read_run_folder(directory: str | Path) -> RunFolder:
-    """Read whatever is there."""
+    """Read the files of a run folder that exist."""
     directory = Path(directory)
     missing: list[str] = []
     documents = {
@@ -92,13 +91,13 @@ def read_run_folder(directory: str | Path) -> RunFolder:
 
 
 def write_baseline(directory: Path, dataset: str, ngram_bits_per_byte: float) -> None:
-    """Keep what the n-gram model scores on the dataset of that fingerprint, for later reports."""
+    """Store the n-gram model's score on the dataset of this fingerprint, for later reports."""
     record = {"version": 1, "dataset": dataset, "ngram_bits_per_byte": ngram_bits_per_byte}
     write_json(directory / _BASELINE, record)
 
 
 def _read_baseline(directory: Path, lineage: Mapping[str, Any]) -> float | None:
-    """Read the n-gram model's score, if it is of the dataset that the run is trained on now."""
+    """Read the n-gram model's score, if it belongs to the run's present dataset."""
     record = _read_json(directory / _BASELINE, [])
     datasets = lineage.get("data", {}).get("datasets", ())
     if record.get("dataset") in [dataset.get("fingerprint") for dataset in datasets[:1]]:

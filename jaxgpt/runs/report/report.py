@@ -1,4 +1,4 @@
-"""`report.html` of a run: how it learned, what it scores, what it writes, from what, on what.
+"""`report.html` of a run: learning curves, scores, samples, data and machine.
 
 One file that needs nothing from elsewhere, for screen and paper. What a run folder holds is read
 in records.py; curves.py draws; description.py says what the run is made of; this file says what
@@ -93,7 +93,7 @@ def _headline(run: RunFolder, extra: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _subtitle(run: RunFolder) -> str:
-    """Whether the run is finished, and on what it ran."""
+    """Return a line on the state of the run and its devices."""
     planned, last = run.config_at("schedule", "num_steps"), run.steps[-1] if run.steps else None
     if last is None:
         state = "No step is recorded yet"
@@ -131,7 +131,7 @@ def _epochs(run: RunFolder) -> float | None:
 def _evaluation(
     run: RunFolder, evaluation: Mapping[str, Any] | None, baseline: float | None
 ) -> Section | None:
-    """Rows from the best-founded figure to the baselines."""
+    """Return table rows, from the best-founded figure to the baselines."""
     rows: list[list[str]] = []
     bars: dict[str, float | None] = {}
     if evaluation:
@@ -184,7 +184,7 @@ def _figure(value: float | None, form: str) -> str:
 
 
 def _samples(run: RunFolder, final: Sequence[Mapping[str, Any]]) -> Section | None:
-    """What the model wrote, newest first; all but the newest folded away."""
+    """Return a section with the model's samples, newest first; older ones are folded away."""
     groups: dict[str, list[dict[str, str]]] = {}
     if final:
         groups["After training"] = [_sample(sample) for sample in final]
@@ -208,7 +208,7 @@ def _course(run: RunFolder) -> Section | None:
 
 
 def _short(count: float) -> str:
-    """1234567 -> "1.23 M"."""
+    """Abbreviate a number: 1234567 -> "1.23 M"."""
     for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
         if count >= limit:
             return f"{count / (1e3 if unit == 'k' else limit):.3g} {unit}"
