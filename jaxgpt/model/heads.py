@@ -89,6 +89,10 @@ class LanguageModelHead(Head):
         """Names of the axes of the table [V, D] if tied, else of the kernel [D, V]."""
         return ("vocab", "embed") if self.tied else ("embed", "vocab")
 
+    def multiply(self, x: jax.Array, weights: Kernel) -> jax.Array:
+        """Return float32 logits [..., V] without the bound, padding columns among them."""
+        return project(x, weights, transposed=self.tied, axes=self.axes)
+
     def logits(self, x: jax.Array, weights: Kernel, vocab_size: int) -> jax.Array:
         """Return float32 logits [..., V] of hidden states [..., D].
 
@@ -97,9 +101,14 @@ class LanguageModelHead(Head):
             weights: the table [V, D] if tied, else the kernel [D, V].
             vocab_size: columns from here on only pad the vocabulary, and get -1e30.
         """
-        logits = project(x, weights, transposed=self.tied, axes=self.axes)
+        logits = self.multiply(x, weights)
         if self.soft_cap is not None:
             logits = self.soft_cap * jnp.tanh(logits / self.soft_cap)
+        return self.pad(logits, vocab_size)
+
+    @staticmethod
+    def pad(logits: jax.Array, vocab_size: int) -> jax.Array:
+        """Put -1e30 into the columns from `vocab_size` on."""
         if vocab_size == logits.shape[-1]:
             return logits
         return jnp.where(jnp.arange(logits.shape[-1]) < vocab_size, logits, PADDING_LOGIT)

@@ -13,6 +13,11 @@ from jaxgpt.config import Execution, configclass
 from jaxgpt.model.moe.routing_stats import ROUTING, RoutingSums, routing_of
 from jaxgpt.runtime.target import compile_target
 from jaxgpt.training.chunked_loss import LinearCrossEntropy, TokenChunks, TokenSums
+from jaxgpt.training.cross_entropy_kernel import (
+    KernelSettings,
+    runs_cross_entropy_kernel,
+    with_gradient_kernel,
+)
 
 # A logit that is never reached: exp(_LEAST - x) is 0 for every x.
 _LEAST = -3e38
@@ -144,7 +149,17 @@ def language_model_loss(model: Any, bytes_per_token_V: jax.Array, config: LossCo
     def score(
         x: jax.Array, head_weights: jax.Array, targets: jax.Array, weights: jax.Array
     ) -> TokenSums:
-        logits = model.config.head.logits(x, head_weights, model.vocab_size)
+        head, vocab_size = model.config.head, model.vocab_size
+        if head.soft_cap is None and runs_cross_entropy_kernel():
+            settings = KernelSettings(config.z_loss, vocab_size, x.dtype)
+            logits = head.multiply(x, head_weights)
+
+            def sums(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> TokenSums:
+                logits = head.pad(logits, vocab_size)
+                return cross_entropy(logits, targets, weights, config.z_loss)
+
+            return with_gradient_kernel(settings, sums, logits, targets, weights)
+        logits = head.logits(x, head_weights, vocab_size)
         return cross_entropy(logits, targets, weights, config.z_loss)
 
     def loss(params: Any, batch: Batch, rng: jax.Array | None) -> LossSums:
