@@ -1,11 +1,11 @@
-"""Hashes of a folder's files: written when the files are right, compared before they are believed.
+"""Hashes of a folder's files: written with the files, compared before the files are used.
 
     integrity.json      {"version", "algorithm", "files": {PATH: {"bytes", "hash"}}, "hash"}
 
 `hash` is of the manifest itself, which has one spelling only: no byte of it can change unnoticed.
-The hash is XXH3 of 128 bits: against storage that changes bits it is as good as SHA-256, which
-six times slower would cost minutes on a large checkpoint. Neither is a signature: who can write
-the files can write the manifest.
+The hash is XXH3 of 128 bits: it detects changed bits as well as SHA-256 does, which is six times
+slower and would cost minutes on a large checkpoint. Neither is a signature: with access to the
+files one can rewrite the manifest.
 """
 
 import json
@@ -28,7 +28,7 @@ _BUFFER_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class FileHash:
-    """What a file was when it was written."""
+    """Size and hash of a file when it was written."""
 
     bytes: int
     hash: str
@@ -36,7 +36,7 @@ class FileHash:
 
 @dataclass(frozen=True)
 class Damage:
-    """One file that is not what was written; `path` is relative to the folder."""
+    """One file that differs from what was written; `path` is relative to the folder."""
 
     path: str
     problem: str
@@ -71,7 +71,7 @@ def hash_files(root: Path, paths: Iterable[str]) -> dict[str, FileHash]:
 
 
 def hash_written(root: Path, paths: Sequence[str]) -> dict[str, FileHash]:
-    """Hash files just written, make them durable, and compare with what the storage gives back.
+    """Hash files just written, make them durable, and compare with what the storage returns.
 
     Raises:
         OSError: one cannot be written or read, or comes back changed.
@@ -96,7 +96,7 @@ def write_manifest(root: Path, files: Mapping[str, FileHash]) -> None:
 
 
 def read_manifest(root: Path) -> dict[str, FileHash] | Damage:
-    """Return what `root`'s manifest says, or what is wrong with it.
+    """Return the content of `root`'s manifest, or what is wrong with it.
 
     Raises:
         MismatchError: it is whole, and of another format.
@@ -113,7 +113,7 @@ def read_manifest(root: Path) -> dict[str, FileHash] | Damage:
 
 
 def parse_manifest(text: bytes, root: Path | str) -> dict[str, FileHash] | Damage:
-    """Return what a manifest's bytes say, or what is wrong with them; `root` is for messages.
+    """Return the content of a manifest's bytes, or what is wrong with them; `root` is for messages.
 
     Raises:
         MismatchError: it is whole, and of another format.
@@ -140,14 +140,14 @@ def find_damage(
     unread: Sequence[str] = (),
     share: tuple[int, int] = (0, 1),
 ) -> list[Damage]:
-    """Compare a folder with its manifest; an empty list says that it is whole.
+    """Compare a folder with its manifest; an empty result means that it is whole.
 
     Args:
         root: the folder.
-        within: files or folders of it to compare; what lies elsewhere may be as it likes.
-        unread: of those, files or folders whose sizes are compared, and not their content.
-        share: (n, of): hash only the n-th part, of as many, of the bytes; so that hosts divide
-            them. Everything else is compared in every share.
+        within: files or folders of it to compare; others are ignored.
+        unread: files or folders of these whose sizes are compared, but not their content.
+        share: (n, of): hash only the n-th of `of` parts of the bytes, so that hosts divide them.
+            Everything else is compared in every share.
 
     Raises:
         MismatchError: the manifest is of another format.
@@ -171,7 +171,7 @@ def find_damage(
 def compare_files(
     expected: Mapping[str, FileHash], found: Iterable[str], compare: Callable[[str], str | None]
 ) -> list[Damage]:
-    """Return what is missing, what is too much, and what `compare` says of the rest, by path."""
+    """Return the damage by path: missing and additional files, and what `compare` finds."""
     found = set(found)
     damage = [Damage(path, "was added after the rest was written") for path in found - {*expected}]
     damage += [Damage(path, "is missing") for path in expected.keys() - found]
@@ -188,7 +188,7 @@ def describe_damage(root: Path | str, damage: Sequence[Damage], shown: int = 3) 
 
 
 def is_within(path: str, names: Sequence[str]) -> bool:
-    """Whether a relative path is one of these files, or lies in one of these folders."""
+    """Return whether a relative path is one of these files, or lies in one of these folders."""
     return any(name == "." or path == name or path.startswith(f"{name}/") for name in names)
 
 
@@ -204,7 +204,7 @@ def _compare(path: Path, expected: FileHash, is_read: bool) -> str | None:
 
 
 def describe_difference(expected: FileHash, found: FileHash) -> str | None:
-    """Say how a file differs from what was written, if it does."""
+    """Describe how a file differs from what was written; None if it does not."""
     if found.bytes != expected.bytes:
         return f"has {found.bytes} bytes instead of {expected.bytes}"
     if found.hash != expected.hash:
@@ -213,7 +213,7 @@ def describe_difference(expected: FileHash, found: FileHash) -> str | None:
 
 
 def hash_pieces(pieces: Iterable[bytes]) -> FileHash:
-    """Hash what comes piece by piece."""
+    """Hash a sequence of pieces as one file."""
     digest, size = xxhash.xxh3_128(), 0
     for piece in pieces:
         digest.update(piece)

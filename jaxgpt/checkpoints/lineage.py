@@ -1,4 +1,4 @@
-"""What binds a run to its text, tokenizer, config and code, and what may change when it goes on.
+"""Lineage of a run: its text, tokenizer, config and code, and the changes allowed at resume.
 
 Plain JSON values in, plain JSON values out; this file imports no JAX, and reads no run folder.
 """
@@ -38,13 +38,13 @@ def make_lineage(
     tokenizer: str,
     devices: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what a run is made of.
+    """Return the lineage of a run.
 
     Args:
         config: the whole config, as `to_dict` gives it; its section `model` has the architecture.
-        data: `TrainingBatches.fingerprint`: `datasets` is what is read, `order` is in what order.
+        data: `TrainingBatches.fingerprint`: `datasets` that are read, and their `order`.
         tokenizer: the tokenizer's fingerprint.
-        devices: what the run computes on.
+        devices: devices of the run.
 
     Returns:
         A dict of plain JSON values: version, config, data, tokenizer, environment (packages,
@@ -68,12 +68,12 @@ def make_lineage(
 def check_resume(
     then: Mapping[str, Any], now: Mapping[str, Any], allow_data_change: bool = False
 ) -> list[str]:
-    """Refuse to continue a run as something else.
+    """Refuse to continue a run with another tokenizer, architecture or dataset.
 
-    A run keeps its tokenizer and its architecture (`config.py`), always, and its datasets,
-    unless `allow_data_change`. All else may change (steps, devices, dropout, logging, versions),
-    and every difference is returned for the log; where one of them changes the numbers, such as
-    another seed, the run still goes on, but no longer as the undisturbed one would have.
+    A run keeps its tokenizer and its architecture (`config.py`), always, and its datasets, unless
+    `allow_data_change`. All else may change (steps, devices, dropout, logging, versions), and every
+    difference is returned for the log. After one that changes the numbers, such as another seed,
+    the run continues, but no longer as it would have without the change.
 
     Args:
         then: lineage of the run so far.
@@ -116,10 +116,9 @@ def check_resume(
 
 
 def objective(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the losses and gradients of a run's steps depend on besides its parameters.
-
-    It is the text, how it is put into batches, and what is minimised. What was usual under one
-    objective says nothing under another.
+    """Return the settings that losses and gradients depend on, apart from the parameters. They are
+    the text, how it is put into batches, and the minimised loss. Values that are usual under one
+    objective say nothing about another.
     """
     config, data = lineage["config"], lineage["data"]
     order = {key: value for key, value in data.get("order", {}).items() if key != "seed"}
@@ -216,7 +215,7 @@ def package_versions() -> dict[str, str | None]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Output of a git command, or None where git or a checkout is missing."""
+    """Return the output of a git command; None where git or a checkout is missing."""
     try:
         result = subprocess.run(
             ["git", "-C", str(folder), *arguments],

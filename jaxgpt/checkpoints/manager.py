@@ -1,7 +1,8 @@
-"""The checkpoints of a run: save without stopping, find, restore on any devices.
+"""Checkpoints of a run: save in the background, find, restore on any devices.
 
-A step counts once everything of it is durable and hashed: it is written beside (`saver.py`),
-then renamed (`step_folders.py`). What is read was compared with its hashes (`integrity.py`).
+A step counts once all of it is durable and hashed: it is written under another name (`saver.py`),
+then renamed (`step_folders.py`). Files are compared with their hashes before they are read
+(`integrity.py`).
 
     checkpoints/100/params/ training_state/     arrays, as Orbax writes them
     checkpoints/100/metadata.json               {"version", "step", "items", "metadata"}
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @configclass
 class CheckpointConfig:
-    """When to save and what to keep."""
+    """Interval of saves, and checkpoints to keep."""
 
     every_steps: int | None = None
     """Steps between checkpoints; None: a tenth of the run."""
@@ -75,7 +76,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class CheckpointEvent:
-    """What befell a checkpoint: "quarantine", "abandon", "save_failed", "copy_failed"."""
+    """Event of a checkpoint: "quarantine", "abandon", "save_failed" or "copy_failed"."""
 
     name: str
     step: int
@@ -85,11 +86,11 @@ class CheckpointEvent:
 class Checkpoints:
     """The checkpoints in one directory. One writer at a time; any number of readers.
 
-    With several hosts every one of them makes the same calls in the same order.
+    All of several hosts make the same calls in the same order.
 
     Args:
-        directory: holds one folder per step; made if it is to be written.
-        config: what to keep.
+        directory: one folder per step; made unless `read_only`.
+        config: checkpoints to keep.
         read_only: never write, nor create, nor rename anything.
         copy: called in the thread, on the first host, when a step counts and old ones are deleted;
             what it returns went wrong, and is no failure of the save.
@@ -123,22 +124,22 @@ class Checkpoints:
     def save(self, step: int, params: Any, training_state: Any, metadata: dict[str, Any]) -> bool:
         """Begin saving; returns once the arrays may be donated, long before the save counts.
 
-        Waits for the save before this one. Does nothing if the step is saved already. A save that
-        fails, or for which there is no room, is logged and counted, and does not stop the training:
-        the next one may succeed.
+        The call waits for the save before it, and does nothing if the step is saved already. A save
+        that fails or finds no room is logged and counted, and training continues, because the next
+        save may succeed.
 
         Args:
             step: what the checkpoint is called; steps done.
             params: pytree of arrays.
-            training_state: pytree of arrays; whatever else is needed to go on.
-            metadata: JSON values; `eval_loss`, if any, decides which checkpoint is best, among
-                those whose `eval_settings` are alike.
+            training_state: pytree of all other arrays that a resume needs.
+            metadata: JSON values; `eval_loss`, if any, decides which checkpoint is best among those
+                with equal `eval_settings`.
 
         Returns:
             Whether the step is saved or being saved.
 
         Raises:
-            JaxgptError: as many saves in a row as the config allows have failed.
+            JaxgptError: too many saves in a row have failed.
         """
         if self._read_only:
             raise ValueError(f"{self.directory} was opened read-only")
@@ -168,16 +169,16 @@ class Checkpoints:
         self._attempts.wait()
 
     def close(self) -> None:
-        """Wait for the last save and end the threads. Raises as `wait` does."""
+        """Wait for the last save and end the threads; raise as `wait` does."""
         self._attempts.close()
 
     def take_events(self) -> list[CheckpointEvent]:
-        """Return what has happened since the last call, for the run's log."""
+        """Return the events since the last call, for the run's log."""
         events, self._events = self._events, []
         return events
 
     def steps(self) -> list[int]:
-        """Return the complete steps, ascending. One still being saved is none of them."""
+        """Return the complete steps, ascending, without one that is still being saved."""
         return self._stored.complete()
 
     def latest(self) -> int | None:
@@ -185,10 +186,9 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def latest_verified(self, before: int | None = None) -> int | None:
-        """Return the newest step that is, to the byte, what was saved; None if none is.
-
-        Those found damaged on the way are renamed to `damaged-STEP`, or left out with a warning if
-        this was opened read-only.
+        """Return the newest step whose every byte is as saved; None if there is none. Damaged steps
+        found on the way are renamed to `damaged-STEP`, or skipped with a warning if this was opened
+        read-only.
 
         Args:
             before: only steps before this one.
@@ -198,9 +198,9 @@ class Checkpoints:
         return self._stored.first_whole(reversed(steps), ITEMS)
 
     def abandon_after(self, step: int) -> list[int]:
-        """Set aside all steps after `step`, so that nothing finds them; return them.
-
-        For a run that goes back. They are kept as `abandoned-STEP` until the run is past them.
+        """Set aside all steps after `step`, so that no search finds them; return them. A run that
+        rolls back calls this. The steps are kept as `abandoned-STEP` until the run has passed them
+        again.
         """
         if self._read_only:
             raise ValueError(f"{self.directory} was opened read-only")
@@ -218,7 +218,7 @@ class Checkpoints:
         return later
 
     def best(self) -> int | None:
-        """Return the step with the lowest finite `eval_loss` measured as the newest, or None."""
+        """Return the step of the lowest finite `eval_loss` measured like the newest, or None."""
         evaluations = self._stored.evaluations()
         ranked = rank_by_loss(evaluations, comparable_losses(evaluations))
         return ranked[0] if ranked else None
@@ -226,7 +226,7 @@ class Checkpoints:
     def resolve(self, name: str | int) -> int:
         """Turn "latest", "best" or a number into a step whose parameters are whole.
 
-        Of several, damaged ones are left out with a warning; one named by its number must be whole.
+        Damaged steps are skipped with a warning, but one named by its number must be whole.
 
         Raises:
             NoCheckpointError: there is none, or none with an evaluation, or it is damaged: its
@@ -244,9 +244,9 @@ class Checkpoints:
 
         Args:
             step: a complete step.
-            abstract_params: pytree of `ShapeDtypeStruct`. Its shardings say where each array
-                goes, on any number of devices; one without a sharding gives a NumPy array. A
-                floating dtype other than the stored one casts.
+            abstract_params: pytree of `ShapeDtypeStruct`. Its shardings place each array, on any
+                number of devices; an array without one becomes a NumPy array. An array is cast if
+                its floating dtype differs from the stored one.
 
         Raises:
             MismatchError: other names, shapes or dtypes are stored; both sides are named.
@@ -257,9 +257,8 @@ class Checkpoints:
     def restore(
         self, step: int, abstract_params: Any, abstract_training_state: Any
     ) -> tuple[Any, Any, dict[str, Any]]:
-        """Read everything: (params, training_state, metadata), exactly as saved.
-
-        As `restore_params`, but dtypes must be equal too.
+        """Read (params, training_state, metadata), exactly as saved. The call is like
+        `restore_params`, but dtypes must be equal, too.
         """
         wanted = {PARAMS: abstract_params, TRAINING_STATE: abstract_training_state}
         trees = self._stored.restore(step, wanted)
@@ -286,9 +285,9 @@ class Checkpoints:
             self._happened("copy_failed", step, problem)
 
     def _apply_policy(self) -> None:
-        """Delete what the policy does not keep; runs in the thread, after a step was committed.
-
-        That step was read back from the storage, so one whole step stays whatever is deleted.
+        """Delete the steps that the policy does not keep; runs in the thread, after a step was
+        committed. That step was read back from the storage, so at least one whole step always
+        stays.
         """
         try:
             evaluations = self._stored.evaluations()

@@ -1,9 +1,7 @@
-"""Any pytree <-> its leaves under readable names, and the difference of two sets of them.
-
-What is stored is a nested dict of arrays, whatever the tree's own containers are: optax's named
-tuples, its empty and masked states and None leaves hold no arrays, so they come from the tree
-that a restore is asked for; so do arrays without elements. Random keys are stored as their
-integers. This file knows nothing of files.
+"""Any pytree <-> its leaves under readable names, and the difference of two sets of names. A tree
+is stored as a nested dict of arrays. Containers such as optax's named tuples, its empty and masked
+states, None leaves and arrays without elements come from the tree that a restore is asked for.
+Random keys are stored as their integers. This file knows nothing of files.
 """
 
 from collections.abc import Mapping
@@ -32,7 +30,7 @@ class ArraySpec:
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:
-    """Return what is stored of a tree of arrays: by path, such as `0/mu/blocks/kernel`."""
+    """Return the stored arrays of a tree by path, such as `0/mu/blocks/kernel`."""
     arrays = {}
     for name, leaf in _named_leaves(tree).items():
         if _is_key(leaf):
@@ -43,7 +41,7 @@ def named_arrays(tree: Any) -> dict[str, Any]:
 
 
 def named_specs(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the same for a tree of `ShapeDtypeStruct`: what the stored arrays must look like."""
+    """Return the specs of the arrays to store, by path, for a tree of `ShapeDtypeStruct`."""
     specs = {}
     for name, leaf in _named_leaves(tree).items():
         if _is_key(leaf):
@@ -86,7 +84,7 @@ def unnest(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def describe_difference(
     stored: Mapping[str, ArraySpec], wanted: Mapping[str, ArraySpec], cast_floats: bool
 ) -> str | None:
-    """Say how `stored` (a checkpoint) and `wanted` (this program) differ; None if they match.
+    """Describe how `stored` (a checkpoint) and `wanted` (this program) differ; None if they match.
 
     Args:
         stored: arrays of the checkpoint by name.
@@ -152,7 +150,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _key_implementation(dtype: Any) -> str:
-    """The name of the generator whose keys have `dtype`."""
+    """Return the name of the generator whose keys have `dtype`."""
     for name in ("threefry2x32", "rbg", "unsafe_rbg"):
         if jax.eval_shape(lambda name=name: jax.random.key(0, impl=name)).dtype == dtype:
             return name

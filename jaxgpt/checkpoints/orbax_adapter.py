@@ -1,4 +1,4 @@
-"""The inside of a step folder: arrays as Orbax writes them. The only file that imports Orbax.
+"""Arrays of a step folder, as Orbax writes them. Only this file imports Orbax.
 
     params/  training_state/     one Orbax item each (OCDBT), so that one is read without the other
 
@@ -18,10 +18,10 @@ from jaxgpt.checkpoints.named_trees import ArraySpec, nest, unnest
 
 
 class OrbaxFiles:
-    """Writes and reads named arrays. Orbax is imported when first needed: it takes a while.
+    """Writes and reads named arrays. Orbax is imported at first use, because the import is slow.
 
     Args:
-        wait: waits, in the thread that writes, until every host has come there; may raise.
+        wait: barrier of all hosts, called in the thread that writes; may raise.
     """
 
     def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
@@ -37,7 +37,7 @@ class OrbaxFiles:
         self._writer.save(_orbax_path(folder), args=ocp.args.Composite(**trees))
 
     def finish(self) -> None:
-        """Wait until what `start` began is on disk, at all hosts; raise what went wrong."""
+        """Wait until the writes of `start` are on disk, on all hosts; raise their errors."""
         self._writer.wait_until_finished()
 
     def specs(self, folder: Path, item: str) -> dict[str, ArraySpec]:
@@ -92,7 +92,7 @@ class OrbaxFiles:
 
 
 def is_item_whole(folder: Path, item: str) -> bool:
-    """Whether the files are there without which the item's arrays cannot be found."""
+    """Return whether the files exist that are needed to find the item's arrays."""
     return all((folder / item / name).is_file() for name in ("_METADATA", "manifest.ocdbt"))
 
 

@@ -1,7 +1,7 @@
 """Choose which saved steps to keep and which is best. Pure functions; they delete nothing.
 
 Evaluation losses say which step is better only if they were measured alike: on the same text, cut
-into rows of the same length. Those measured as the newest one was are compared, no others.
+into rows of the same length. Only those measured like the newest one are compared.
 """
 
 import math
@@ -25,7 +25,7 @@ def read_evaluation(metadata: Mapping[str, Any]) -> Evaluation | None:
 
 
 def comparable_losses(evaluations: Mapping[int, Evaluation | None]) -> dict[int, float]:
-    """Return the finite losses, by step, that were measured as the newest one was."""
+    """Return the finite losses, by step, that were measured like the newest one."""
     measured = _measured(evaluations)
     newest = measured[max(measured)].settings if measured else None
     return {step: one.loss for step, one in measured.items() if one.settings == newest}
@@ -39,8 +39,8 @@ def evaluated_steps_to_keep(
 ) -> set[int]:
     """Return `steps_to_keep` of steps with these evaluations.
 
-    The best of those that an older version saved stays, too, though it cannot be compared with
-    newer ones: a run that goes on in this version must not lose it.
+    The best step that an older version saved is also kept, although it cannot be compared with
+    newer ones: a run that continues in this version must not lose it.
     """
     unrecorded = {
         step: one.loss for step, one in _measured(evaluations).items() if one.settings is None
@@ -51,7 +51,7 @@ def evaluated_steps_to_keep(
 
 
 def describe_left_out(evaluations: Mapping[int, Evaluation | None]) -> str | None:
-    """Say which evaluated steps `comparable_losses` leaves out, and why; None if it leaves none."""
+    """Describe the evaluated steps that `comparable_losses` leaves out; None for none."""
     measured, compared = _measured(evaluations), comparable_losses(evaluations)
     left_out = [step for step in measured if step not in compared]
     if not left_out:
@@ -87,9 +87,9 @@ def steps_to_keep(
         steps: all complete steps.
         losses: evaluation loss by step; steps without one, or with one that is not finite, are
             never among the best.
-        keep_latest: how many of the newest to keep.
+        keep_latest: number of newest steps to keep.
         keep_every_steps: also keep multiples of this; None keeps none for that reason.
-        keep_best: how many of those with the lowest loss to keep; of equal ones, the newer.
+        keep_best: number of steps with the lowest loss to keep; of equal ones, the newer.
     """
     ordered = sorted(steps)
     newest = set(ordered[-keep_latest:]) if keep_latest > 0 else set()

@@ -1,6 +1,5 @@
-"""Where the hosts of a save wait for each other: if one of them has failed, all fail there.
-
-A barrier knows no failure: who has failed does not come, and the others wait out its limit, while
+"""Barrier of the hosts of a save that propagates failure: if one host has failed, all fail. At a
+plain barrier, a failed host would be missing, and the others would wait until its time limit, while
 the whole run waits for them.
 """
 
@@ -11,26 +10,26 @@ _TIMEOUT_SECONDS = 1200.0
 
 
 class SaveBarrier:
-    """The points of one save after another; every host comes to the same ones in the same order."""
+    """Barriers of one save after another; every host passes the same ones in the same order."""
 
     def __init__(self) -> None:
         self._is_sealed = False
 
     def begin(self) -> None:
-        """A new save."""
+        """Begin a new save."""
         self._is_sealed = False
 
     def wait(self) -> None:
-        """Wait until all hosts have come to this point.
+        """Wait until all hosts have reached this barrier.
 
         Raises:
-            OSError: one has failed on the way; what it says is passed on.
-            UnfinishedError: one has not come in time.
+            OSError: another host has failed; its message is passed on.
+            UnfinishedError: a host did not come in time.
         """
         self._exchange("")
 
     def fail(self, problem: str) -> None:
-        """Let the others fail at the next point, where this host will not come; raises nothing."""
+        """Make the others fail at the next barrier, without this host; raise nothing."""
         if not self._is_sealed:
             try:
                 self._exchange(problem)

@@ -1,7 +1,6 @@
-"""Saves that may fail: each failure is named and counted, and as many as are too many are raised.
-
-A full disk for a while costs checkpoints and not the training. What fails at one host has failed
-at all of them, so that they count alike.
+"""Saves that may fail: each failure is logged and counted, and too many in a row are raised. A disk
+that is full for a while costs checkpoints, not the training. A save that fails on one host counts
+as failed on all, so that their counts agree.
 """
 
 import logging
@@ -18,13 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 class SaveAttempts:
-    """Starts saves and counts those that fail. Hosts make the same calls in the same order.
+    """Starts saves and counts failed ones. All hosts make the same calls in the same order.
 
     Args:
         directory: of the checkpoints, for messages.
         saver: does the saving.
-        stored: the steps that there are, for messages.
-        allowed: as many failures in a row are raised.
+        stored: existing steps, for messages.
+        allowed: number of failures in a row that is raised.
         failed: called with (step, what went wrong) for each.
     """
 
@@ -59,10 +58,10 @@ class SaveAttempts:
             step: which.
             items: arrays by name, by item.
             document: what `metadata.json` will hold.
-            obstacle: what makes it fail before it is begun, if anything.
+            obstacle: reason to fail before the save begins, if any.
 
         Raises:
-            JaxgptError: it is one failure in a row too many.
+            JaxgptError: too many saves in a row have failed.
         """
         self._step = step
         problem = (
@@ -80,7 +79,7 @@ class SaveAttempts:
         return False
 
     def settle(self) -> None:
-        """Wait for the save under way, at all hosts; if it failed at one, it has failed."""
+        """Wait for the save under way, on all hosts; a failure on one host is a failure."""
         if problem := next(filter(None, gather("the last save", self._settle_own())), None):
             self._fail(problem)
         elif self._own_succeeded:  # and so has that of every other host
@@ -88,7 +87,7 @@ class SaveAttempts:
         self._own_succeeded = False
 
     def wait(self) -> None:
-        """Wait for the save under way, at this host; raise if the last one failed."""
+        """Wait for the save under way, on this host; raise if the last one failed."""
         if problem := self._settle_own():
             self._fail(problem)
         elif self._own_succeeded:
@@ -98,24 +97,24 @@ class SaveAttempts:
             raise failure
 
     def close(self) -> None:
-        """Wait for the last save and end the threads. Raises as `wait` does."""
+        """Wait for the last save and end the threads; raise as `wait` does."""
         try:
             self.wait()
         finally:
             self._saver.close()
 
     def forgive(self) -> None:
-        """Do not raise the last failure: the run goes back to before it."""
+        """Forget the last failure, because the run rolls back behind it."""
         self._failure = None
 
     def raise_if_too_many(self) -> None:
-        """Raise when as many in a row as are allowed have failed; then count anew."""
+        """Raise if too many saves in a row have failed, and reset the count."""
         if self._failures_in_a_row >= self._allowed:
             self._failures_in_a_row, failure, self._failure = 0, self._failure, None
             raise JaxgptError(f"{self._allowed} saves in a row have failed; {failure}")
 
     def _settle_own(self) -> str:
-        """Wait for the save under way; return what went wrong at this host, or nothing."""
+        """Wait for the save under way; return what went wrong on this host, or None."""
         step, error = self._saver.settle() or (None, None)
         if step is not None:
             self._own_succeeded = error is None
@@ -133,7 +132,7 @@ class SaveAttempts:
 
 
 def _problem_at_any_host(act: Callable[[], None]) -> str:
-    """Do something at all hosts; return what went wrong at the first of those where it did."""
+    """Run a function on all hosts; return the error of the first host where it failed."""
     problem = ""
     try:
         act()

@@ -1,4 +1,4 @@
-"""A save beside the training: arrays, hashes, one rename; in a thread, on every host alike.
+"""Background save: arrays, hashes, one rename; in a thread, on every host alike.
 
 Each host hashes the files that it wrote, makes them durable and reads them back; the first host
 puts all hashes into the manifest and gives the folder its name.
@@ -27,10 +27,9 @@ _HASHES = ".hashes-"
 
 
 class Saver:
-    """Saves one step at a time into a directory: `prepare`, `begin`, then `go_on` or `give_up`.
-
-    All hosts go from one to the next together, and from point to point in the thread: what fails at
-    one of them fails at all.
+    """Saves one step at a time into a directory: `prepare`, `begin`, then `go_on` or `give_up`. All
+    hosts make these calls together and meet at barriers in the thread: a failure on one host is a
+    failure on all.
 
     Args:
         directory: of the checkpoints.
@@ -66,12 +65,12 @@ class Saver:
         self._has_begun = True
 
     def go_on(self, step: int, document: Mapping[str, Any]) -> None:
-        """Do the rest in the thread; `document` is what `metadata.json` will hold."""
+        """Do the rest in the thread; `document` is the content of `metadata.json`."""
         self._has_begun = False
         self._pending = step, self._thread.submit(self._finish, step, document)
 
     def give_up(self, step: int) -> None:
-        """Clear away what has been begun, if anything; what cannot be is left to `prepare`."""
+        """Delete the written files; those that cannot be deleted are left to `prepare`."""
         if self._has_begun:
             self._has_begun = False
             with suppress(Exception):
@@ -109,7 +108,7 @@ class Saver:
             raise
 
     def _hash_own(self, step: int, document: Mapping[str, Any]) -> dict[str, FileHash]:
-        """Hash what this host has written; leave the hashes to the first host."""
+        """Hash the files that this host has written; pass the hashes to the first host."""
         staging = step_folders.staging_folder(self._directory, step)
         index, count = jax.process_index(), jax.process_count()
         if index == 0:

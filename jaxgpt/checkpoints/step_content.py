@@ -1,4 +1,4 @@
-"""What lies in a step's folder besides arrays, and whether all of it is what was written.
+"""Content of a step's folder apart from arrays, and checks that all of it is as written.
 
     metadata.json     {"version", "step", "items", "metadata"}
     integrity.json    hashes of every file; since format 2
@@ -38,7 +38,7 @@ def read_document(folder: Path) -> dict[str, Any]:
 
     Raises:
         MismatchError: it is of a format that this version does not know.
-        OSError, ValueError: it is not there, or not what was written.
+        OSError, ValueError: it is missing, or not what was written.
     """
     if (folder / MANIFEST).exists() and (damage := find_damage(folder, (METADATA_FILE,))):
         raise ValueError(describe_damage(folder, damage))
@@ -55,10 +55,9 @@ def read_document(folder: Path) -> dict[str, Any]:
 
 
 def find_obvious_problem(folder: Path) -> str | None:
-    """Say why a folder is not a whole step, as far as names, sizes and small files show it.
-
-    Arrays are not read: of their files, whether they are there and how long they are is compared.
-    A step of a later format is none of our business; reading it is refused by name.
+    """Describe why a folder is not a whole step, as far as names, sizes and small files show. Array
+    files are not read; only their presence and size are compared. Steps of a newer format are not
+    checked here; reading one raises MismatchError.
     """
     try:
         document = read_document(folder)
@@ -79,12 +78,12 @@ def find_obvious_problem(folder: Path) -> str | None:
 
 
 def find_content_problem(folder: Path, items: Sequence[str], share: tuple[int, int]) -> str | None:
-    """Say what is wrong with a step; every byte is read but for the items not named.
+    """Describe what is wrong with a step; every byte is read, except of items that are not named.
 
     Args:
         folder: of the step.
-        items: `ITEMS`, or some of them; of the files of the others, only sizes are compared.
-        share: (n, of): read only the n-th part, of as many; every host calls this with its own.
+        items: `ITEMS`, or some of them; for files of the others, only sizes are compared.
+        share: (n, of): read only the n-th of `of` parts; every host passes its own.
 
     Raises:
         MismatchError: it is of a format that this version does not know.
@@ -104,7 +103,7 @@ def find_content_problem(folder: Path, items: Sequence[str], share: tuple[int, i
 
 
 def stored_bytes(folder: Path) -> int | None:
-    """Return how much room a step takes, or None where its manifest does not say."""
+    """Return the bytes that a step takes; None if its manifest does not tell."""
     try:
         manifest = read_manifest(folder)
     except MismatchError:
@@ -117,11 +116,11 @@ def stored_bytes(folder: Path) -> int | None:
 def find_shortage(
     directory: Path, newest: int | None, items: Mapping[str, Mapping[str, Any]]
 ) -> str | None:
-    """Say that there is no room, or return None.
+    """Return a message if there is no room for a step, else None.
 
     Args:
-        directory: of the checkpoints.
-        newest: the last complete step, whose size is the best forecast.
+        directory: of the checkpoints. newest: the last complete step, whose size is the best
+            forecast.
         items: arrays by name, by item; their sizes are the next best.
     """
     arrays = (array for named in items.values() for array in named.values())

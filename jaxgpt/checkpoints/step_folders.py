@@ -1,4 +1,4 @@
-"""The folders of a checkpoint directory: what is complete, how one appears and disappears.
+"""Folders of a checkpoint directory: which steps are complete, how one is committed and deleted.
 
     100/             a complete step; it got this name by one rename, when all of it was durable
     .saving-200/     being written, or left by a save that was killed
@@ -32,17 +32,17 @@ FindProblem = Callable[[Path], str | None]
 
 
 def staging_folder(directory: Path, step: int) -> Path:
-    """Where a step is written until it is complete."""
+    """Return the folder that a step is written to until it is complete."""
     return directory / f"{_SAVING}{step}"
 
 
 def step_folder(directory: Path, step: int) -> Path:
-    """Where a complete step is."""
+    """Return the folder of a complete step."""
     return directory / str(step)
 
 
 def named_steps(directory: Path) -> list[int]:
-    """Return the steps that there are folders of, whole or not, in ascending order."""
+    """Return the steps that have a folder, whole or not, in ascending order."""
     if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in _numbered(directory, ""))
@@ -58,7 +58,7 @@ def complete_steps(directory: Path, find_problem: FindProblem) -> list[int]:
 
 
 def commit(directory: Path, step: int) -> None:
-    """Make a staging folder, whose files are durable, the complete step, in one rename."""
+    """Rename a staging folder, whose files are durable, to the complete step."""
     staging = staging_folder(directory, step)
     for folder, _, _ in os.walk(staging, topdown=False):
         sync_folder(folder)
@@ -67,14 +67,14 @@ def commit(directory: Path, step: int) -> None:
 
 
 def delete(directory: Path, step: int) -> None:
-    """Remove a step such that no moment shows a part of it under its name."""
+    """Delete a step such that a part of it never stands under its name."""
     doomed = directory / f"{_DELETING}{step}"
     os.rename(step_folder(directory, step), doomed)
     shutil.rmtree(doomed)
 
 
 def quarantine(directory: Path, step: int, reason: str) -> Path:
-    """Rename a step that is not what was written, and record why; return where it is now.
+    """Rename a damaged step, and record why; return its new path.
 
     Raises:
         OSError: it cannot be renamed.
@@ -94,7 +94,7 @@ def quarantine(directory: Path, step: int, reason: str) -> Path:
 
 
 def abandon(directory: Path, step: int) -> Path:
-    """Rename a whole step that the run has gone back from; return where it is now."""
+    """Rename a whole step that the run has rolled back behind; return its new path."""
     target = directory / f"{_ABANDONED}{step}"
     if target.exists():
         shutil.rmtree(target)
@@ -103,14 +103,14 @@ def abandon(directory: Path, step: int) -> Path:
 
 
 def delete_abandoned(directory: Path, newest: int) -> None:
-    """Remove abandoned steps that the run, now at step `newest`, has passed again."""
+    """Delete abandoned steps that the run, now at step `newest`, has passed again."""
     for path in _numbered(directory, _ABANDONED):
         if int(path.name.removeprefix(_ABANDONED)) <= newest:
             shutil.rmtree(path)
 
 
 def discard_staging(directory: Path, step: int) -> None:
-    """Remove what a failed save of this step has left, if anything."""
+    """Delete the files that a failed save of this step has left, if any."""
     staging = staging_folder(directory, step)
     # Orbax writes to a folder with a suffix of its own, and renames that when its part is done.
     for path in [staging, *directory.glob(f"{staging.name}.*")]:
@@ -119,7 +119,7 @@ def discard_staging(directory: Path, step: int) -> None:
 
 
 def prepare(directory: Path, find_problem: FindProblem) -> None:
-    """Make `directory` ready to be written: it exists, and killed work is cleared away.
+    """Make `directory` and delete the remains of killed saves and deletions.
 
     Raises:
         UsageError: it cannot be made or written to.
@@ -142,13 +142,13 @@ def prepare(directory: Path, find_problem: FindProblem) -> None:
 
 
 def step_of(name: str) -> int | None:
-    """The step that a name means: plain digits without a leading zero; None for other names."""
+    """Return the step of a name of plain digits without a leading zero; None for other names."""
     is_number = name.isascii() and name.isdigit() and str(int(name)) == name
     return int(name) if is_number else None
 
 
 def _numbered(directory: Path, prefix: str) -> list[Path]:
-    """Entries named `prefix` and a step."""
+    """Return the entries named `prefix` and a step."""
     return [
         path
         for path in directory.iterdir()

@@ -1,8 +1,7 @@
-"""The steps in a directory, found and read so that a wrong number is never returned.
-
-Files are compared with their hashes before they are read, and again afterwards: what rots does not
-heal, so if they are whole after the read, they were while it went on. Hosts divide the hashing, and
-agree on its result, so that all of them read the same step or none does.
+"""Steps in a directory, found and read so that a wrong number is never returned. Files are compared
+with their hashes before they are read, and again afterwards: damage stays, so files that are whole
+after the read were whole during it. Hosts divide the hashing and agree on the result, so that all
+read the same step, or none.
 """
 
 import errno
@@ -74,13 +73,13 @@ class StoredSteps:
         return {step: self._evaluations[step] for step in steps}
 
     def forget(self, step: int) -> None:
-        """A folder of this name, if there will be one, will be another."""
+        """Forget what is known of a step, because a new folder may get its name."""
         self._evaluations.pop(step, None)
         self._damaged.discard(step)
         self._fresh = None
 
     def find_problem(self, step: int, items: Sequence[str]) -> str | None:
-        """Hash some items of a step; say what is wrong. Every host calls this and gets the same."""
+        """Hash some items of a step; return what is wrong, alike on all hosts."""
         part = (jax.process_index(), jax.process_count())
         problem = find_content_problem(self._folder(step), items, part)
         problem = next(filter(None, gather(f"damage of checkpoint {step}", problem)), None)
@@ -222,14 +221,13 @@ class StoredSteps:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's type and text, short and without line breaks."""
+    """Return an exception's type and text, short and without line breaks."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return one line that says why a save failed; if for want of room, in the system's words.
-
-    What has no room is cleared away, and that may fail too, with an error that hides the first.
+    """Return one line on why a save failed; for a lack of room, in the system's words. Deleting
+    what has no room may fail as well, with an error that hides the first one.
     """
     for link in _chain(error):
         for number in _errno_of(link) & _NO_ROOM:
@@ -239,7 +237,7 @@ def describe_failure(error: BaseException) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it was raised from or in the handling of, and so on."""
+    """Yield an error, the error that it was raised from or while handling, and so on."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

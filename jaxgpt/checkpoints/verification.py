@@ -1,7 +1,6 @@
-"""Every byte of a run that was hashed when it was written, hashed again.
-
-That is all of each step below checkpoints/, the manifests included, and what all steps depend on:
-config, lineage, tokenizer. What a run goes on writing (metrics, events, report) has no hashes.
+"""Verification of a run: every byte that has a hash is read and hashed again. That is each whole
+step below checkpoints/, with its manifest, and the files that all steps depend on: config, lineage,
+tokenizer. Files that a run appends to (metrics, events, report) have no hashes.
 """
 
 from dataclasses import dataclass, field
@@ -19,14 +18,14 @@ RUN_FILES = ("config.json", "env.json", "lineage.json", "tokenizer")
 
 @dataclass
 class Verification:
-    """What was found in a run folder.
+    """Result of verifying a run folder.
 
     Attributes:
         damage: each damaged file, relative to the run folder, and what is wrong with it.
-        steps: all steps, and whether each is whole.
+        steps: all steps, with whether each is whole.
         set_aside: other folders below checkpoints/, which no command reads: damaged, abandoned or
-            unfinished steps; they are not looked into.
-        files, bytes: how much was compared.
+            unfinished steps; they are not checked.
+        files, bytes: amount that was compared.
     """
 
     damage: dict[str, str] = field(default_factory=dict)
@@ -60,7 +59,7 @@ def verify_run(run_dir: Path) -> Verification:
 
 
 def _add(found: Verification, folder: Path, prefix: str, within: tuple[str, ...] = (".",)) -> bool:
-    """Add what is in a folder; False if it was deleted meanwhile, as old steps are."""
+    """Add the result of a folder; return False if it was deleted meanwhile, as old steps are."""
     damage = find_damage(folder, within)
     try:
         sizes = [

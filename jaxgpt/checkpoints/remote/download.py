@@ -1,4 +1,4 @@
-"""The parameters of a run at a URL, fetched to be read here; the run may be training meanwhile."""
+"""Parameters of a run at a URL, downloaded to be read; the run may be training meanwhile."""
 
 import atexit
 import logging
@@ -20,18 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 def fetch_run(url: str, name: str) -> Path:
-    """Copy what a run says of itself, and a step's parameters, to a folder removed at the end.
-
-    The training state, twice as large with AdamW, stays there: nothing can be trained from this.
-    Every host calls this, and gets the same step into a folder of its own.
+    """Copy a run's description and a step's parameters to a folder that is removed at the end. The
+    training state, which is twice as large with AdamW, is not copied, so the copy cannot be
+    trained. Every host calls this and gets the same step in a folder of its own.
 
     Args:
         url: of the run.
-        name: of the step: latest, best or a number; damaged ones are left out unless numbered.
+        name: of the step: latest, best or a number; damaged ones are skipped unless numbered.
 
     Raises:
         UsageError: there is no such run or step.
-        NoCheckpointError: of no step the parameters are whole, or not of the one asked for.
+        NoCheckpointError: no step has whole parameters, or the requested one has not.
         StoreError: the store does not answer.
     """
     folder = RemoteFolder(url)

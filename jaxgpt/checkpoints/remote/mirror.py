@@ -1,8 +1,7 @@
-"""A run that is written to a local folder and, step by step, copied to a URL.
-
-The local folder has all the guarantees that it has without a URL. `fetch`, at a start, makes it
-what the URL holds; `push`, after each save, makes the URL what it holds. A push that fails is told,
-and made up for by the next: it copies whatever is not there yet.
+"""Mirror of a run: written to a local folder and, step by step, copied to a URL. The local folder
+has the same guarantees as without a URL. `fetch` updates it from the URL at a start; `push` updates
+the URL from it after each save. A failed push is reported, and the next one makes up for it,
+because it copies all that is missing.
 """
 
 import json
@@ -91,10 +90,9 @@ class RemoteCopy:
             )
 
     def push(self) -> str | None:
-        """Copy what is not there yet; return what went wrong.
-
-        Called in the thread that saves, after each step: the next save waits for it. A process that
-        was replaced as the writer ends here.
+        """Copy all that is missing at the URL; return what went wrong. It is called after each step
+        in the thread that saves, and the next save waits for it. A process that was replaced as the
+        writer ends here.
         """
         try:
             self._lease.require()
@@ -109,10 +107,10 @@ class RemoteCopy:
         return None
 
     def fetch(self, is_ours: bool) -> None:
-        """Make the local folder what the URL holds.
+        """Update the local folder from the URL.
 
         Args:
-            is_ours: the URL was written from this folder: what is here is the same, or newer.
+            is_ours: the URL was written from this folder, which is the same or newer.
         """
         step_folders.prepare(self._directory, find_obvious_problem)
         counted = self._steps.counted()
@@ -152,7 +150,7 @@ class RemoteCopy:
             self._steps.delete(step)
 
     def _copy_files(self) -> None:
-        """Copy everything but the checkpoints that has changed since the last time."""
+        """Copy all changed files except checkpoints."""
         stamps = {}
         for path in self._run_dir.rglob("*"):
             name = path.relative_to(self._run_dir).as_posix()
@@ -179,7 +177,7 @@ class RemoteCopy:
             write_atomically(target, self._folder.read(name))
 
     def _leave_other_steps(self) -> None:
-        """Set local steps aside that are not those at the URL, which others have written."""
+        """Set aside local steps that differ from those at the URL, which others have written."""
         for step in step_folders.named_steps(self._directory):
             own = self._manifest(step)
             if own is None or own != self._steps.read_manifest(step):
@@ -189,7 +187,7 @@ class RemoteCopy:
                 )
 
     def _whole_steps(self) -> list[int]:
-        """Return the local steps, the newest of them whole: rot here is mended from there."""
+        """Return the local steps, with a whole newest one: damage here is repaired from the URL."""
         here = step_folders.complete_steps(self._directory, find_obvious_problem)
         while here:
             folder = step_folders.step_folder(self._directory, here[-1])
@@ -202,7 +200,7 @@ class RemoteCopy:
     def _missing_steps(self, here: list[int], damaged: set[int], newer_only: bool) -> list[int]:
         """Return the steps to fetch, the newest first.
 
-        Those that are kept for good are left there: nothing but going far back would read them.
+        Steps that are kept for good are not fetched: only a far rollback would read them.
         """
         newest = max(here, default=-1) if newer_only else -1
         kept = self._to_keep({*self._steps.counted()} - damaged, None)
@@ -243,13 +241,13 @@ class RemoteCopy:
 
 
 def _is_copied(name: str) -> bool:
-    """Whether an object or file of a run folder, but no step, is at both places."""
+    """Return whether a file of a run folder is kept in both places; steps are not."""
     parts = name.split("/")
     return parts[0] not in (CHECKPOINTS, FILE_NAME) and not any(p.startswith(".") for p in parts)
 
 
 def _identity(run_dir: Path) -> str:
-    """A name of this folder that no other has; made once."""
+    """Return the unique name of this folder, made once."""
     path = run_dir / _IDENTITY
     try:
         return json.loads(path.read_text("utf-8"))["writer"]

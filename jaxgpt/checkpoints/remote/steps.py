@@ -1,8 +1,7 @@
-"""The steps of a run at a URL: how one appears, counts and disappears where nothing can be renamed.
-
-A step counts if its manifest is there. So the manifest is written last, when everything else was
-read back as it should be, and deleted first. What is found damaged gets a `damaged.json` beside,
-and counts no more. A step is downloaded beside, compared with its manifest, then renamed.
+"""Steps of a run at a URL: written, counted and deleted in a store that cannot rename. A step
+counts if its manifest is there. So the manifest is written last, after all else was read back and
+compared, and deleted first. A damaged step gets a `damaged.json` and no longer counts. A download
+goes to a folder of another name, is compared with its manifest, then renamed.
 """
 
 import json
@@ -30,7 +29,7 @@ from jaxgpt.storage.remote_folder import RemoteFolder, StoreError
 
 
 class DamagedError(Exception):
-    """What the store holds is not what was written; it says which object, and how it differs."""
+    """The store holds other bytes than were written; the message names the object."""
 
 
 class RemoteSteps:
@@ -77,10 +76,10 @@ class RemoteSteps:
         Args:
             directory: of the local checkpoints.
             step: which.
-            before_it_counts: called when all but the manifest is there.
+            before_it_counts: called when all but the manifest is written.
 
         Raises:
-            StoreError: the store does not take it, or does not give back what was written.
+            StoreError: the store refuses the write, or does not return what was written.
             OSError: a local file cannot be read.
         """
         local = step_folders.step_folder(directory, step)
@@ -95,15 +94,15 @@ class RemoteSteps:
         self._folder.write(_path(step, MANIFEST), manifest)
 
     def download(self, step: int, directory: Path, without: Sequence[str] = ()) -> None:
-        """Copy a step from there to a local folder of checkpoints, which has none of its name.
+        """Download a step to a local folder of checkpoints, which has no step of its name.
 
         Args:
             step: which.
             directory: of the local checkpoints.
-            without: folders of the step to leave there; the local manifest does not name them.
+            without: folders of the step to leave out, also from the local manifest.
 
         Raises:
-            DamagedError: what is there is not what was written.
+            DamagedError: the store holds other bytes than were written.
             StoreError: the store does not answer.
         """
         where = self._where(step)
@@ -124,12 +123,12 @@ class RemoteSteps:
         step_folders.commit(directory, step)
 
     def set_aside(self, step: int, reason: str) -> None:
-        """Mark a step as damaged: it counts no more, and stays for a person to look at."""
+        """Mark a step as damaged: it no longer counts, and is kept for inspection."""
         content = json.dumps({"step": step, "reason": reason}, indent=2) + "\n"
         self._folder.write(_path(step, step_folders.REASON_FILE), content.encode())
 
     def delete(self, step: int) -> None:
-        """Remove a step; it does not count from the first moment on."""
+        """Delete a step; it stops counting at once."""
         names = self.objects().get(step, {})
         last = sorted(names, key=lambda name: name != MANIFEST)
         self._folder.delete(_path(step, name) for name in last)

@@ -1,4 +1,4 @@
-"""Every object of a run at a URL that was hashed when it was written, read and hashed again."""
+"""Verification of a run at a URL: every object that has a hash is read and hashed again."""
 
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.integrity import (
@@ -17,7 +17,7 @@ from jaxgpt.storage.remote_folder import RemoteFolder
 
 
 def verify_remote_run(url: str) -> Verification:
-    """Do what `verify_run` does for a folder; nothing is kept on this machine.
+    """Verify a run at a URL as `verify_run` does for a folder; nothing is kept on this machine.
 
     Raises:
         UsageError: there is no run.
@@ -55,7 +55,7 @@ def _add(found: Verification, prefix: str, sizes: dict[str, int], damage: list[D
 
 
 def _find_damage(folder: RemoteFolder, sizes: dict[str, int]) -> list[Damage]:
-    """Compare what a run says of itself with its manifest."""
+    """Compare a run's description with its manifest."""
     if MANIFEST not in sizes:
         return [Damage(MANIFEST, "is missing")]
     expected = parse_manifest(folder.read(MANIFEST), folder.url)
