@@ -1,15 +1,17 @@
 """Adding new text to a finished dataset, as if it had been there when the dataset was built.
 
-    restore_documents     stored tokens -> the documents of the dataset, in partitions
-    read_part             new files -> repaired documents, in as many partitions
-    leave_out_taken_down  a partition -> without what was taken down from the dataset
-    remove_duplicates     a partition, new and stored -> which new documents are kept
-    filter_documents      a partition -> the documents that are good enough
-    edit_documents        a partition -> without private data and benchmark texts
-    dedup/near/           all partitions -> which new documents repeat a stored or another new one
-    weigh_partition       a partition -> documents of some sources fewer or several times
-    encode_partition      a partition -> token ids, with the dataset's tokenizer, in final order
-    write_shards          token ids -> further shards; then the files that tell of all, the manifest
+    restore_documents       stored tokens -> the documents of the dataset, in partitions
+    read_documents          new files -> repaired documents, in as many partitions
+    exclude_taken_down      what was taken down from the dataset is dropped
+    remove_duplicates       one of each text is kept, and none that the dataset has
+    filter_documents        documents that are not good enough are dropped
+    edit_documents          private data is taken out, benchmark texts are dropped
+    remove_near_duplicates  none that is nearly the same as a stored or another new one is kept
+    measure_documents       what documents are like, for the report
+    weigh_sources           documents of some sources are dropped or repeated
+    encode_documents        texts -> token ids, with the dataset's tokenizer, in final order
+    write_shards            token ids -> further shards
+    finalize_dataset        the files that tell of all documents, the manifest
 
 Stored documents and their shards stay as they are. Edits come before near duplicates, other than
 in a build: stored texts are edited, and are to be compared with the like.
@@ -18,14 +20,12 @@ What lies in `.append` is from an append that goes on when it is started again.
 """
 
 import contextlib
-import dataclasses
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.corpus.account import Account, read_account
 from jaxgpt.corpus.append_settings import (
     APPEND_OPERATION,
     changed_settings,
@@ -41,31 +41,33 @@ from jaxgpt.corpus.disk_space import (
     forecast_build,
     forecast_restoring,
 )
-from jaxgpt.corpus.documents.partition import gather_partitions
 from jaxgpt.corpus.documents.splits import SPLITS, Assignment, HashAssignment
 from jaxgpt.corpus.execution.progress import BuildProgress
-from jaxgpt.corpus.execution.tasks import Task, TaskRunner, combined_key
+from jaxgpt.corpus.execution.tasks import TaskRunner
 from jaxgpt.corpus.existing import has_part
 from jaxgpt.corpus.finalize import BuildResult, finalize_dataset, summarize_benchmarks
-from jaxgpt.corpus.input_checks import check_left
-from jaxgpt.corpus.processing import ExistingDocuments, Processing
 from jaxgpt.corpus.readers.sources import Inputs, find_inputs
-from jaxgpt.corpus.readers.text_estimate import TextEstimate, estimate_text
-from jaxgpt.corpus.stages.encode import Stored, write_shards
-from jaxgpt.corpus.stages.exclude_taken_down import (
-    TAKEDOWN_OPERATION,
-    leave_out_taken_down,
-    list_taken_down,
-)
-from jaxgpt.corpus.stages.read import batches_of, plan_num_partitions
-from jaxgpt.corpus.stages.restore import plan_index_ranges, restore_documents
+from jaxgpt.corpus.readers.text_estimate import estimate_text
+from jaxgpt.corpus.stages.documents import EncodedDocuments
+from jaxgpt.corpus.stages.encode import Stored, encode_documents, write_shards
+from jaxgpt.corpus.stages.exact_duplicates import remove_duplicates
+from jaxgpt.corpus.stages.exclude_taken_down import exclude_taken_down
+from jaxgpt.corpus.stages.filter import edit_documents, filter_documents
+from jaxgpt.corpus.stages.measure import measure_documents
+from jaxgpt.corpus.stages.mixture import weigh_sources
+from jaxgpt.corpus.stages.near_duplicates import remove_near_duplicates
+from jaxgpt.corpus.stages.read import ReadPlan, plan_num_partitions, read_documents
+from jaxgpt.corpus.stages.restore import restore_documents
+from jaxgpt.corpus.stages.train_tokenizer import TokenizerFile
+from jaxgpt.corpus.stats.account import Account, read_account
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
+from jaxgpt.corpus.stats.input_checks import check_left
 from jaxgpt.data.manifest import TOKENIZER_FOLDER, Shard
 from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import MismatchError
 from jaxgpt.stop_signal import StopSignal
 from jaxgpt.storage.durable import FolderLock
-from jaxgpt.tokenizer.tokenizer import FILE_NAME as TOKENIZER_FILE
+from jaxgpt.tokenizer.tokenizer import FILE_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ def append_to_dataset(
     Args:
         arguments: files, folders, globs and fsspec URLs.
         dataset: the dataset folder.
-        config: as `part_settings.recorded_config`, perhaps with changes for the new text.
+        config: as `append_settings.recorded_config`, perhaps with changes for the new text.
 
     Raises:
         UsageError: an argument names nothing; there is no dataset, or it is in use.
@@ -107,57 +109,86 @@ def append_to_dataset(
         if has_part(dataset, inputs, settings_of_parts(account), changed_settings(stored, config)):
             logger.info("%s has this text already; nothing to do", dataset)
         else:
-            work, tally = dataset / APPEND_WORK, account.tally
-            needed = forecast_restoring(tally.num_kept, tally.kept_bytes, config)
-            text = estimate_text(inputs.files, config.sources)
-            needed |= forecast_build(text, config)
-            check_disk_space(dataset, work, needed, config)
-            with (
-                explaining_full_disk(dataset, work, needed),
-                contextlib.closing(config.executor.build()) as executor,
-            ):
-                # Workers elsewhere need a path that is right from wherever they run.
-                progress = BuildProgress(stop)
-                stages = TaskRunner(work.resolve(), executor, progress)
-                _append(inputs, text, stored, (account, assignment), config, stages, progress)
+            _run(inputs, stored, (account, assignment), config, stop)
         shutil.rmtree(dataset / APPEND_WORK, ignore_errors=True)
         return TokenDataset.open(dataset).manifest
 
 
-def _append(
+def _run(
     inputs: Inputs,
-    text: TextEstimate,
     stored: TokenDataset,
     known: tuple[Account, Assignment],
     config: DatasetConfig,
-    stages: TaskRunner,
-    progress: BuildProgress,
+    stop: StopSignal,
 ) -> None:
-    """All stages in their order."""
+    """Check that there is room, then append."""
+    dataset, tally = stored.directory, known[0].tally
+    work = dataset / APPEND_WORK
+    text = estimate_text(inputs.files, config.sources)
+    needed = forecast_restoring(tally.num_kept, tally.kept_bytes, config)
+    needed |= forecast_build(text, config)
+    check_disk_space(dataset, work, needed, config)
+    with (
+        explaining_full_disk(dataset, work, needed),
+        contextlib.closing(config.executor.build()) as executor,
+    ):
+        # Workers elsewhere need a path that is right from wherever they run.
+        progress = BuildProgress(stop)
+        runner = TaskRunner(work.resolve(), executor, progress)
+        num_partitions = plan_num_partitions(text.add(tally.kept_bytes, tally.num_kept))
+        encoded = _process(inputs, stored, known, config, num_partitions, runner)
+        _publish(encoded, stored, known, config, progress)
+
+
+def _process(
+    inputs: Inputs,
+    stored: TokenDataset,
+    known: tuple[Account, Assignment],
+    config: DatasetConfig,
+    num_partitions: int,
+    runner: TaskRunner,
+) -> EncodedDocuments:
+    """Run all stages in their order, up to token ids."""
     account, assignment = known
-    tally = account.tally
-    num_partitions = plan_num_partitions(text.add(tally.kept_bytes, tally.num_kept))
-    older = _restore(stored, config, num_partitions, stages)
-    documents = Processing(inputs, config, stages, num_partitions)
-    documents.read(tally)
-    _leave_out_taken_down(documents, stored, account, stages)
-    documents.remove_duplicates(older)
-    documents.apply_steps("filter_documents", [config.filters])
-    documents.apply_steps("edit_documents", [config.privacy, config.decontamination])
-    documents.remove_near_duplicates(older)
-    documents.measure()
+    plan = ReadPlan(
+        sources=config.sources,
+        repair=config.repair,
+        num_partitions=num_partitions,
+        seed=config.seed,
+    )
+    with_text = config.near_duplicates.enabled
+    existing = restore_documents(runner, stored, num_partitions, config.seed, with_text)
+    documents = read_documents(runner, inputs, plan, config.mixture, account.tally)
+    documents = exclude_taken_down(runner, documents, stored, account)
+    documents = remove_duplicates(runner, documents, existing)
+    documents = filter_documents(runner, documents, config.filters)
+    documents = edit_documents(runner, documents, [config.privacy, config.decontamination])
+    documents = remove_near_duplicates(runner, documents, config.near_duplicates, existing)
+    documents = measure_documents(runner, documents)
     if not inputs.files:
         check_left(documents.account.tally, inputs)
-    documents.weigh(assignment)
-    tokenizer_file = stored.directory.resolve() / TOKENIZER_FOLDER / TOKENIZER_FILE
-    key = f"{documents.key} {stored.manifest['tokenizer']['sha256']} {assignment.to_json()}"
-    encoded = documents.encode(assignment, tokenizer_file, key)
+    divided = weigh_sources(runner, documents, assignment, config.mixture, config.seed)
+    tokenizer = TokenizerFile(
+        path=stored.directory.resolve() / TOKENIZER_FOLDER / FILE_NAME,
+        key=stored.manifest["tokenizer"]["sha256"],
+    )
+    return encode_documents(runner, divided, tokenizer)
+
+
+def _publish(
+    encoded: EncodedDocuments,
+    stored: TokenDataset,
+    known: tuple[Account, Assignment],
+    config: DatasetConfig,
+    progress: BuildProgress,
+) -> None:
+    """Write the next version of the dataset, and put it in place."""
+    account, assignment = known
+    part = 1 + sum(entry["operation"] == APPEND_OPERATION for entry in account.history)
     with next_version(stored.directory) as folder:
-        progress.begin("writing shards", documents.account.tally.kept_bytes)
         shards = _write_shards(folder, stored, encoded, config, progress)
-        part = 1 + sum(entry["operation"] == APPEND_OPERATION for entry in account.history)
-        documents.account.history.append(_entry(part, stored, documents.account, config))
-        account.add(documents.account)
+        account.add(encoded.documents.account)
+        account.history.append(_entry(part, stored, encoded.documents.account, config))
         result = BuildResult(
             name=stored.directory.resolve().name,
             settings=stored.manifest["settings"],
@@ -166,71 +197,16 @@ def _append(
             assignment=assignment,
             shards=shards,
             tokenizer=stored.load_tokenizer(),
-            files=_files(stored.directory, documents.files, part),
-            removed=[
-                stored.directory / REMOVED_NAME,
-                *(done.folder / REMOVED_NAME for done in documents.removing),
-            ],
+            files=_files(stored.directory, encoded.documents.files, part),
+            removed=[stored.directory / REMOVED_NAME, *encoded.documents.drop_logs],
         )
         finalize_dataset(folder, result)
-
-
-def _restore(
-    stored: TokenDataset, config: DatasetConfig, num_partitions: int, stages: TaskRunner
-) -> ExistingDocuments:
-    """The documents that are there already."""
-    with_text = config.near_duplicates.enabled
-    tasks = [
-        Task(
-            name=f"{number:05d}",
-            depends_on=[
-                stored.manifest["fingerprint"],
-                dataclasses.astuple(piece),
-                [num_partitions, config.seed, with_text],
-            ],
-            arguments=(
-                stored.directory.resolve(),
-                piece,
-                num_partitions,
-                config.seed,
-                with_text,
-            ),
-            num_bytes=piece.num_bytes,
-        )
-        for number, piece in enumerate(plan_index_ranges(stored))
-    ]
-    done = stages.run("restoring stored documents", restore_documents, tasks)
-    partitions = gather_partitions(map(batches_of, done), num_partitions)
-    return ExistingDocuments(partitions=partitions, key=combined_key(done))
-
-
-def _leave_out_taken_down(
-    documents: Processing, stored: TokenDataset, account: Account, stages: TaskRunner
-) -> None:
-    """Texts that were taken down must not come back."""
-    num_takedowns = sum(entry["operation"] == TAKEDOWN_OPERATION for entry in account.history)
-    if not num_takedowns:
-        return
-    removed = stored.directory.resolve() / REMOVED_NAME
-    task = Task(
-        name="hashes",
-        depends_on=[stored.manifest["fingerprint"], num_takedowns],
-        arguments=(removed,),
-        num_bytes=1,
-    )
-    (listed,) = stages.run("listing earlier takedowns", list_taken_down, [task])
-    documents.leave_out(
-        "excluding documents of earlier takedowns",
-        leave_out_taken_down,
-        listed.folder,
-        depends_on=listed.key,
-    )
 
 
 def _write_shards(
     folder: Path,
     stored: TokenDataset,
-    encoded: Sequence[Path],
+    encoded: EncodedDocuments,
     config: DatasetConfig,
     progress: BuildProgress,
 ) -> dict[str, list[Shard]]:
@@ -238,9 +214,10 @@ def _write_shards(
     splits = stored.splits
     history = stored.manifest.get("history", ())
     first_shards = {name: first_free_number(name, splits[name].shards, history) for name in SPLITS}
+    progress.begin("writing shards", encoded.documents.account.tally.kept_bytes)
     added = write_shards(
         stored.directory,
-        encoded,
+        encoded.folders,
         stored.load_tokenizer(),
         config.shards.max_tokens,
         progress.advance,
@@ -282,7 +259,7 @@ def _files(
 def _benchmarks(
     stored: TokenDataset, account: Account, config: DatasetConfig
 ) -> list[dict[str, Any]]:
-    """What was found of evaluation files; of those that are read no more, as it was told."""
+    """Return the overlap with evaluation files; entries of files no longer configured stay."""
     summary = summarize_benchmarks(account, config)
     names = {entry["file"] for entry in summary}
     return [

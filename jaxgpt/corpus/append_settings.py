@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.config import from_dict, with_defaults
-from jaxgpt.corpus.account import Account
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.existing import (
     differing,
@@ -13,6 +12,7 @@ from jaxgpt.corpus.existing import (
     settings_differences,
     stored_settings,
 )
+from jaxgpt.corpus.stats.account import Account
 from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import MismatchError
 from jaxgpt.names.type_tags import with_current_tags

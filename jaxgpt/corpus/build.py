@@ -1,19 +1,20 @@
-"""The order of the stages, from input files to a finished dataset folder.
+"""The recipe of a build: its stages in order, from input files to a finished dataset folder.
 
-    read_part           files -> repaired documents, in partitions by content hash
-    remove_duplicates   a partition -> which of its documents are kept
-    filter_documents    a partition -> the documents that are good enough
-    dedup/near/         all partitions -> which documents repeat another one that is kept
-    edit_documents      a partition -> without private data and benchmark texts
-    measure_partition   some partitions -> what their documents are like, for the report
-    weigh_partition     a partition -> documents of some sources fewer or several times
-    settle_vocabulary   training text -> tokenizer
-    encode_partition    a partition -> token ids, in final order
-    write_shards        token ids -> shards; then removed.jsonl.zst, the report, the manifest
+    read_documents          files -> repaired documents, in partitions by content hash
+    remove_duplicates       one of each text is kept
+    filter_documents        documents that are not good enough are dropped
+    remove_near_duplicates  one of texts that are nearly the same is kept
+    edit_documents          private data is taken out, benchmark texts are dropped
+    measure_documents       what documents are like, for the report
+    weigh_sources           documents of some sources are dropped or repeated
+    provide_tokenizer       training text -> tokenizer
+    encode_documents        texts -> token ids, in final order
+    write_shards            token ids -> shards
+    finalize_dataset        the list of dropped documents, the reports, the manifest
 
-How each stage is carried out is in `processing.py`. All results of stages lie in `.work` in the
-dataset folder until the manifest is written; see `execution/tasks.py` for how an interrupted build
-goes on, and `execution/` for who does the work.
+Each stage is one function in a file of `stages/`. All results lie in `.work` in the dataset
+folder until the manifest is written; see `execution/tasks.py` for how an interrupted build goes on,
+and `execution/` for what runs the tasks.
 """
 
 import contextlib
@@ -32,18 +33,22 @@ from jaxgpt.corpus.execution.progress import BuildProgress
 from jaxgpt.corpus.execution.tasks import TaskRunner
 from jaxgpt.corpus.existing import check_finished, recorded_settings, refuse_foreign_folder
 from jaxgpt.corpus.finalize import BuildResult, finalize_dataset, summarize_benchmarks
-from jaxgpt.corpus.input_checks import check_left
-from jaxgpt.corpus.processing import Processing
 from jaxgpt.corpus.readers.sources import Inputs, find_inputs
 from jaxgpt.corpus.readers.text_estimate import TextEstimate, estimate_text
-from jaxgpt.corpus.stages.encode import write_shards
-from jaxgpt.corpus.stages.read import plan_num_partitions
-from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
+from jaxgpt.corpus.stages.documents import EncodedDocuments
+from jaxgpt.corpus.stages.encode import encode_documents, write_shards
+from jaxgpt.corpus.stages.exact_duplicates import remove_duplicates
+from jaxgpt.corpus.stages.filter import edit_documents, filter_documents
+from jaxgpt.corpus.stages.measure import measure_documents
+from jaxgpt.corpus.stages.mixture import weigh_sources
+from jaxgpt.corpus.stages.near_duplicates import remove_near_duplicates
+from jaxgpt.corpus.stages.read import ReadPlan, plan_num_partitions, read_documents
+from jaxgpt.corpus.stages.train_tokenizer import provide_tokenizer
+from jaxgpt.corpus.stats.input_checks import check_left
 from jaxgpt.data.manifest import MANIFEST, TOKENIZER_FOLDER, Shard
 from jaxgpt.errors import BadInputError
 from jaxgpt.stop_signal import StopSignal
 from jaxgpt.storage.durable import FolderLock
-from jaxgpt.tokenizer.tokenizer import FILE_NAME as TOKENIZER_FILE
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -102,44 +107,48 @@ def _build(
     executor: Executor,
     progress: BuildProgress,
 ) -> dict[str, Any]:
-    """All stages in their order."""
+    """Run all stages in their order; return the manifest."""
     # Workers elsewhere need a path that is right from wherever they run.
-    stages = TaskRunner((output / WORK).resolve(), executor, progress)
-    documents = Processing(inputs, config, stages, plan_num_partitions(text))
-    documents.read()
-    documents.remove_duplicates()
-    documents.apply_steps("filter_documents", [config.filters])
-    documents.remove_near_duplicates()
-    documents.apply_steps("edit_documents", [config.privacy, config.decontamination])
+    runner = TaskRunner((output / WORK).resolve(), executor, progress)
+    plan = ReadPlan(
+        sources=config.sources,
+        repair=config.repair,
+        num_partitions=plan_num_partitions(text),
+        seed=config.seed,
+    )
+    documents = read_documents(runner, inputs, plan, config.mixture)
+    documents = remove_duplicates(runner, documents)
+    documents = filter_documents(runner, documents, config.filters)
+    documents = remove_near_duplicates(runner, documents, config.near_duplicates)
+    documents = edit_documents(runner, documents, [config.privacy, config.decontamination])
     check_left(documents.account.tally, inputs)
-    documents.measure()
+    documents = measure_documents(runner, documents)
     assignment = config.split.plan(documents.hashes(), config.seed)
     if assignment.note:
         logger.info("%s", assignment.note)
-    documents.weigh(assignment)
-    vocabulary = documents.settle_vocabulary(assignment, given_tokenizer)
-    tokenizer_file = vocabulary.folder / TOKENIZER_FILE
-    encoded = documents.encode(assignment, tokenizer_file, vocabulary.key)
-    tokenizer = Tokenizer.load(tokenizer_file)
-    progress.begin("writing shards", documents.account.tally.kept_bytes)
+    divided = weigh_sources(runner, documents, assignment, config.mixture, config.seed)
+    tokenizer_file = provide_tokenizer(runner, divided, config.tokenizer, given_tokenizer)
+    encoded = encode_documents(runner, divided, tokenizer_file)
+    tokenizer = Tokenizer.load(tokenizer_file.path)
     shards = _write_shards(output, encoded, tokenizer, config, progress)
+    account = encoded.documents.account
     result = BuildResult(
         name=output.resolve().name,
         settings=recorded_settings(config),
-        benchmarks=summarize_benchmarks(documents.account, config),
-        account=documents.account,
+        benchmarks=summarize_benchmarks(account, config),
+        account=account,
         assignment=assignment,
         shards=shards,
         tokenizer=tokenizer,
-        files=documents.files,
-        removed=[done.folder / REMOVED_NAME for done in documents.removing],
+        files=encoded.documents.files,
+        removed=encoded.documents.drop_logs,
     )
     return finalize_dataset(output, result)
 
 
 def _write_shards(
     output: Path,
-    encoded: Sequence[Path],
+    encoded: EncodedDocuments,
     tokenizer: Tokenizer,
     config: DatasetConfig,
     progress: BuildProgress,
@@ -150,7 +159,9 @@ def _write_shards(
     for path in output.glob(".*.tmp"):
         path.unlink()
     tokenizer.save(output / TOKENIZER_FOLDER)
-    shards = write_shards(output, encoded, tokenizer, config.shards.max_tokens, progress.advance)
+    progress.begin("writing shards", encoded.documents.account.tally.kept_bytes)
+    max_tokens = config.shards.max_tokens
+    shards = write_shards(output, encoded.folders, tokenizer, max_tokens, progress.advance)
     progress.finish()
     if not shards["train"]:
         raise BadInputError("no training text is left; give more text, or raise mixture.weights")

@@ -10,7 +10,6 @@ from typing import Any
 
 import zstandard
 
-from jaxgpt.corpus.account import Account, write_account
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.dataset.listings import INPUTS_NAME
 from jaxgpt.corpus.documents.document import RemovedWriter
@@ -18,6 +17,7 @@ from jaxgpt.corpus.documents.splits import Assignment, TailAssignment
 from jaxgpt.corpus.filters.decontamination import Decontamination, summarize
 from jaxgpt.corpus.report.licenses import list_licenses
 from jaxgpt.corpus.report.page import write_reports
+from jaxgpt.corpus.stats.account import Account, write_account
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from jaxgpt.data.manifest import Shard, write_manifest
 from jaxgpt.tokenizer.tokenizer import Tokenizer

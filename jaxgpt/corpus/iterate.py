@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from jaxgpt.corpus.cleaning.repair import RepairConfig, clean
 from jaxgpt.corpus.documents.document import Document
-from jaxgpt.corpus.input_checks import check_left, check_read
 from jaxgpt.corpus.readers.readers import FileReader
 from jaxgpt.corpus.readers.sources import Inputs, SourcesConfig
 from jaxgpt.corpus.stats.counts import DocumentCounts, make_sample
+from jaxgpt.corpus.stats.input_checks import check_left, check_read
 
 
 def read_documents(inputs: Inputs, config: SourcesConfig) -> Iterator[Document]:

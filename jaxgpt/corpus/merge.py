@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.corpus.account import Account, read_account
 from jaxgpt.corpus.dataset.document_index import IndexWriter, index_rows
 from jaxgpt.corpus.dataset.listings import INPUTS_NAME, read_listing
 from jaxgpt.corpus.dataset.rewrite import Marked, rewrite_split
@@ -27,6 +26,7 @@ from jaxgpt.corpus.disk_space import explaining_full_disk
 from jaxgpt.corpus.documents.splits import Assignment
 from jaxgpt.corpus.execution.progress import BuildProgress
 from jaxgpt.corpus.finalize import BuildResult, finalize_dataset
+from jaxgpt.corpus.stats.account import Account, read_account
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from jaxgpt.data.manifest import Shard
 from jaxgpt.data.shards import TokenDataset

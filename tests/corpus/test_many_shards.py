@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import replace
-from jaxgpt.corpus.account import read_account
 from jaxgpt.corpus.build import build_dataset
 from jaxgpt.corpus.config import ShardsConfig
 from jaxgpt.corpus.dataset.export import export_dataset
 from jaxgpt.corpus.dataset.inspect import Selection, inspect
+from jaxgpt.corpus.stats.account import read_account
 from jaxgpt.corpus.takedown.takedown import Takedown, take_down
 from jaxgpt.data import shards
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset, open_training_batches
@@ -113,7 +113,7 @@ def read_index(many):
     ("function", "read"),
     [
         ("jaxgpt.corpus.dataset.document_index.pq.ParquetFile", read_index),
-        ("jaxgpt.corpus.account.Path.read_text", read_account),
+        ("jaxgpt.corpus.stats.account.Path.read_text", read_account),
     ],
 )
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ETIMEDOUT])

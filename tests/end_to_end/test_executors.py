@@ -227,9 +227,9 @@ while __name__ == "__main__":
     if not os.WIFSIGNALED(status):
         os._exit(os.waitstatus_to_exitcode(status))
 """
-SINGLE = {"connect_documents", "settle_vocabulary", "verify_group"}
+SINGLE = {"connect_documents", "write_tokenizer", "verify_group"}
 SHARED = {
-    *("read_part", "remove_duplicates", "filter_documents", "sign_partition", "join_keys"),
+    *("read_part", "deduplicate_partition", "filter_documents", "sign_partition", "join_keys"),
     *("collect_members", "settle_partition", "edit_documents", "measure_partition"),
     "encode_partition",
 }

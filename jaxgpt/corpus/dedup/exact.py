@@ -1,4 +1,4 @@
-"""The stage that removes exact duplicates, one partition at a time.
+"""Exact duplicates, found one partition at a time.
 
 Copies of a text have one hash, so they lie in one partition, whichever files they came from.
 """
@@ -15,13 +15,14 @@ from jaxgpt.corpus.documents.document_files import hash_rows
 from jaxgpt.corpus.documents.partition import KEPT_NAME, Partition
 from jaxgpt.corpus.stats.counts import MAX_SAMPLES
 from jaxgpt.corpus.stats.drop_log import DropLog
+from jaxgpt.corpus.stats.stage_result import stage_result
 from jaxgpt.storage.array_files import save_array
 
 EXACT_DUPLICATE = "exact_duplicate"
 _COLUMNS = ("id", "location", "source", "num_bytes")
 
 
-def remove_duplicates(
+def deduplicate_partition(
     folder: Path,
     advance: Callable[[int], None],
     partition: Partition,
@@ -65,7 +66,7 @@ def remove_duplicates(
                 detail=f"same text as {kept['location']}",
             )
             advance(0)
-    return log.result()
+    return stage_result(log.counts)
 
 
 def _texts(partition: Partition, rows: Sequence[int]) -> Iterator[tuple[int, str]]:

@@ -27,7 +27,7 @@ from jaxgpt.storage.durable import sync_folder
 logger = logging.getLogger(__name__)
 
 # To be raised whenever a stage would write something else for the same key.
-WORK_VERSION = 7
+WORK_VERSION = 8
 _DONE = "done.json"
 
 

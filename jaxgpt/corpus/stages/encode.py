@@ -1,5 +1,6 @@
 """The stages that turn documents into token ids, in their final order, and these into shards."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,11 @@ from jaxgpt.corpus.dataset.document_index import NAMES, IndexWriter, read_index,
 from jaxgpt.corpus.documents.document_files import DOCUMENT_BYTES, hash_rows
 from jaxgpt.corpus.documents.partition import Partition
 from jaxgpt.corpus.documents.splits import SPLITS, Assignment
-from jaxgpt.corpus.stats.counts import SourceCounts
+from jaxgpt.corpus.execution.tasks import TaskRunner
+from jaxgpt.corpus.stages.documents import DividedDocuments, EncodedDocuments
+from jaxgpt.corpus.stages.train_tokenizer import TokenizerFile
+from jaxgpt.corpus.stats.counts import DocumentCounts, SourceCounts
+from jaxgpt.corpus.stats.stage_result import stage_result
 from jaxgpt.data.manifest import Shard, token_dtype
 from jaxgpt.data.shard_writer import ShardWriter
 from jaxgpt.tokenizer.tokenizer import Tokenizer
@@ -20,6 +25,27 @@ from jaxgpt.tokenizer.tokenizer import Tokenizer
 _COLUMNS = ("order", *NAMES, "num_bytes", "text")
 # What is encoded together: text, and what every document takes.
 _BATCH_BYTES = 4 << 20
+
+
+def encode_documents(
+    runner: TaskRunner, divided: DividedDocuments, tokenizer: TokenizerFile
+) -> EncodedDocuments:
+    """Turn texts into token ids."""
+    documents, assignment = divided.documents, divided.assignment
+    copies = divided.copies or [None] * len(documents.partitions)
+    tasks = documents.tasks(
+        lambda each: (each, copies[each.number], assignment, tokenizer.path),
+        [assignment.to_json(), tokenizer.key],
+    )
+    results = runner.run("encoding", encode_partition, tasks)
+    account = copy.deepcopy(documents.account)
+    for done in results:
+        account.tally.merge_later_stage(DocumentCounts.from_json(done.result["counts"]))
+    account.check()
+    return EncodedDocuments(
+        documents=dataclasses.replace(documents, account=account),
+        folders=tuple(done.folder for done in results),
+    )
 
 
 def encode_partition(
@@ -63,7 +89,7 @@ def encode_partition(
         sources.setdefault(source, SourceCounts()).count_repeats(tally)
     for output in outputs.values():
         output.close(names)
-    return {"sources": {name: tally.to_json() for name, tally in sources.items()}}
+    return stage_result(DocumentCounts(sources=sources))
 
 
 def _final_order(table: pa.Table) -> np.ndarray:

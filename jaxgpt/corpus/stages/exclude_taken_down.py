@@ -13,7 +13,12 @@ import numpy as np
 from jaxgpt.corpus.dataset.listings import read_listing
 from jaxgpt.corpus.documents.content_hash import HASH_BYTES
 from jaxgpt.corpus.documents.partition import KEPT_NAME, Partition
-from jaxgpt.corpus.stats.drop_log import DropLog
+from jaxgpt.corpus.execution.tasks import Task, TaskRunner
+from jaxgpt.corpus.stages.documents import Documents
+from jaxgpt.corpus.stats.account import Account
+from jaxgpt.corpus.stats.drop_log import REMOVED_NAME, DropLog
+from jaxgpt.corpus.stats.stage_result import stage_result
+from jaxgpt.data.shards import TokenDataset
 from jaxgpt.storage.array_files import save_array
 
 TAKEDOWN_OPERATION = "takedown"
@@ -23,6 +28,29 @@ TAKEDOWN_REASON = "takedown"
 TAKEN_DOWN_KEY = "taken_down"
 HASHES_NAME = "hashes.npy"
 _COLUMNS = ("id", "location", "source", "num_bytes")
+
+
+def exclude_taken_down(
+    runner: TaskRunner, documents: Documents, stored: TokenDataset, account: Account
+) -> Documents:
+    """Drop the texts that were taken down from a dataset.
+
+    Args:
+        account: of the dataset.
+    """
+    num_takedowns = sum(entry["operation"] == TAKEDOWN_OPERATION for entry in account.history)
+    if not num_takedowns:
+        return documents
+    task = Task(
+        name="hashes",
+        depends_on=[stored.manifest["fingerprint"], num_takedowns],
+        arguments=(stored.directory.resolve() / REMOVED_NAME,),
+        num_bytes=1,
+    )
+    (listed,) = runner.run("listing earlier takedowns", list_taken_down, [task])
+    tasks = documents.tasks(lambda each: (each, listed.folder), listed.key)
+    title = "excluding documents of earlier takedowns"
+    return documents.masked_by(runner.run(title, leave_out_taken_down, tasks))
 
 
 def list_taken_down(folder: Path, advance: Callable[[int], None], removed: Path) -> dict[str, Any]:
@@ -69,4 +97,4 @@ def leave_out_taken_down(
                 reason=TAKEDOWN_REASON,
                 detail="the same text was taken down before",
             )
-    return log.result()
+    return stage_result(log.counts)

@@ -11,11 +11,15 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from jaxgpt.corpus.documents.document_files import FILE_NAME, SCHEMA, write_options
+from jaxgpt.config import to_dict
+from jaxgpt.corpus.documents.document_files import FILE_NAME, SCHEMA, DocumentBatch, write_options
 from jaxgpt.corpus.documents.partition import Partition
-from jaxgpt.corpus.execution.tasks import TaskResult
+from jaxgpt.corpus.execution.tasks import TaskRunner
+from jaxgpt.corpus.stages.documents import Documents
 from jaxgpt.corpus.stats.drop_log import DropLog
+from jaxgpt.corpus.stats.stage_result import stage_result
 from jaxgpt.corpus.text.batch import Judged, Step, TextBatch
+from jaxgpt.storage.durable import hash_file
 
 EMPTIED = "empty_after_edits"
 
@@ -33,20 +37,37 @@ class Steps(Protocol):
         ...
 
 
+def filter_documents(runner: TaskRunner, documents: Documents, filters: Steps) -> Documents:
+    """Drop the documents that are not good enough."""
+    return _apply(runner, documents, [filters], "filtering documents", "filter_documents")
+
+
+def edit_documents(runner: TaskRunner, documents: Documents, edits: Sequence[Steps]) -> Documents:
+    """Take private data out of documents, and drop those with benchmark texts."""
+    return _apply(runner, documents, edits, "editing documents", "edit_documents")
+
+
+def _apply(
+    runner: TaskRunner, documents: Documents, configs: Sequence[Steps], title: str, name: str
+) -> Documents:
+    """Apply steps to documents; without any steps they stay as they are."""
+    if not any(config.build() for config in configs):
+        return documents
+    identity = [[to_dict(config), [*map(hash_file, config.files_read)]] for config in configs]
+    tasks = documents.tasks(lambda each: (each, configs), identity)
+    return documents.rewritten_by(runner.run(title, apply_steps, tasks, name))
+
+
 def apply_steps(
     folder: Path,
     advance: Callable[[int], None],
     partition: Partition,
     configs: Sequence[Steps],
 ) -> dict[str, Any]:
-    """Write the documents that pass, edited; list the others.
-
-    The result has the counts as `DropLog.result`, under "tally", and what steps counted, by
-    stage, under "counts".
-    """
+    """Write the documents that pass, edited; list the others."""
     steps = [step for config in configs for step in config.build()]
     counts: dict[str, dict[str, int]] = {}
-    num_bytes = num_batches = 0
+    batches: list[DocumentBatch] = []
     with (
         pa.OSFile(str(folder / FILE_NAME), "wb") as file,
         pa.ipc.new_file(file, SCHEMA, options=write_options()) as writer,
@@ -62,22 +83,15 @@ def apply_steps(
                 rows.apply(judged, step.stage, log)
             if len(rows.kept):
                 writer.write_batch(rows.to_batch())
-                num_batches += 1
-                num_bytes += sum(rows.num_bytes[row] for row in rows.kept)
+                batches.append(
+                    DocumentBatch(
+                        partition=partition.number,
+                        num_rows=len(rows.kept),
+                        num_bytes=sum(rows.num_bytes[row] for row in rows.kept),
+                    )
+                )
             advance(sum(batch.column("num_bytes").to_pylist()))
-    return {
-        "tally": log.result(),
-        "counts": counts,
-        "num_batches": num_batches,
-        "num_bytes": num_bytes,
-    }
-
-
-def partition_of(number: int, done: TaskResult) -> Partition:
-    """The partition that a finished task of such a stage has written."""
-    batches = tuple(range(done.result["num_batches"]))
-    files = ((done.folder / FILE_NAME, batches),) if batches else ()
-    return Partition(number=number, files=files, num_bytes=done.result["num_bytes"])
+    return stage_result(log.counts, batches, counts)
 
 
 class _Rows:

@@ -9,11 +9,12 @@ a fair sample, and the cost is the same however large a corpus is. All results a
 that are added up, so that it makes no difference who counted them.
 """
 
+import copy
+import dataclasses
 import functools
-import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,14 @@ from jaxgpt.corpus.documents.document import shorten
 from jaxgpt.corpus.documents.partition import Partition
 from jaxgpt.corpus.execution.tasks import Task, TaskRunner
 from jaxgpt.corpus.filters.language import UNKNOWN, guess_languages
+from jaxgpt.corpus.stages.documents import Documents
+from jaxgpt.corpus.stats.measures import (
+    EXTREMES,
+    FATES,
+    MEASURES,
+    extreme_documents,
+    merge_measures,
+)
 from jaxgpt.corpus.text.batch import TextBatch
 from jaxgpt.corpus.text.scripts import SCRIPTS
 
@@ -33,61 +42,28 @@ _MAX_DOCUMENTS = 4096
 _BEGINNING_CHARACTERS = 4096
 # Of a shorter text the compressor's own marks would be measured.
 _MIN_COMPRESSED_BYTES = 256
-_NUM_EXTREMES = 3
 _COLUMNS = ("order", "location", "num_bytes", "text")
 
-MEASURES = ("length", "language", "compression")
-FATES = ("kept", "dropped")
-EXTREMES = ("best", "least")
 
-
-def measure_documents(
-    stages: TaskRunner, read: Sequence[Partition], kept: Sequence[Partition], key: str
-) -> dict[str, Any]:
-    """Measure a sample of the documents.
-
-    Args:
-        read: partitions of all documents that were read.
-        kept: the same partitions when all stages have removed and edited.
-        key: stands for everything that both depend on.
-
-    Returns:
-        JSON: for each of MEASURES and FATES documents by bin; how many documents were read and were
-        measured; and `extremes`, the kept documents that compress best and least. Bins are: of a
-        length, the number of bits of its bytes; of compression, whole 5% of the size, rounded down.
-    """
+def measure_documents(runner: TaskRunner, documents: Documents) -> Documents:
+    """Measure a sample of the documents, those that were read and those that are left."""
+    read, kept = documents.read, documents.partitions
     num_partitions, last = _find_sample(read)
     tasks = [
         Task(
             name=f"{before.number:05d}",
-            depends_on=[key, before.number, last],
+            depends_on=[documents.key, before.number, last],
             arguments=(before, after, last),
             num_bytes=before.num_bytes,
         )
         for before, after in zip(read[:num_partitions], kept, strict=False)
     ]
-    done = stages.run("measuring", measure_partition, tasks)
+    results = runner.run("measuring", measure_partition, tasks)
     num_documents = sum(partition.num_rows() for partition in read)
-    return merge_measures([part.result for part in done]) | {"num_documents": num_documents}
-
-
-def merge_measures(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was measured of several parts, together; the order makes no difference."""
-    merged: dict[str, Any] = {
-        name: sum(part[name] for part in found) for name in ("num_documents", "num_measured")
-    }
-    for measure in MEASURES:
-        merged[measure] = {}
-        for fate in FATES:
-            bins: Counter[str] = Counter()
-            for part in found:
-                bins.update(part[measure][fate])
-            merged[measure][fate] = dict(sorted(bins.items()))
-    merged["extremes"] = {
-        name: _extreme(name, [entry for part in found for entry in part["extremes"][name]])
-        for name in EXTREMES
-    }
-    return merged
+    found = merge_measures([done.result for done in results]) | {"num_documents": num_documents}
+    account = copy.deepcopy(documents.account)
+    account.count_measures(found)
+    return dataclasses.replace(documents, account=account)
 
 
 def measure_partition(
@@ -121,7 +97,7 @@ def measure_partition(
             if share is not None and location in kept_locations
         ]
         for name, found in extremes.items():
-            extremes[name] = _extreme(name, found + kept_shares)
+            extremes[name] = extreme_documents(name, found + kept_shares)
         advance(sum(batch.column("num_bytes").to_pylist()))
     texts = _beginnings(kept, {entry["location"] for name in EXTREMES for entry in extremes[name]})
     for entry in itertools.chain.from_iterable(extremes.values()):
@@ -164,14 +140,6 @@ def _languages(texts: Sequence[str]) -> Iterator[str]:
             yield f"uncertain, {SCRIPTS[int(letters_S.argmax())]}"
         else:
             yield "no letters"
-
-
-def _extreme(name: str, found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The documents that compress best or least; their place settles ties."""
-    sign = 1 if name == "best" else -1
-    return heapq.nsmallest(
-        _NUM_EXTREMES, found, key=lambda entry: (sign * entry["share"], entry["location"])
-    )
 
 
 def _beginnings(kept: Partition, locations: Collection[str]) -> dict[str, str]:

@@ -8,7 +8,6 @@ change with the weights.
 Every copy draws a place in the dataset of its own, so copies of a text lie far apart.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -17,12 +16,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jaxgpt.config import configclass
+from jaxgpt.config import configclass, to_dict
 from jaxgpt.corpus.documents.document import Document
 from jaxgpt.corpus.documents.document_files import DocumentWriter
 from jaxgpt.corpus.documents.partition import KEPT_NAME, Partition
 from jaxgpt.corpus.documents.splits import Assignment, draw
+from jaxgpt.corpus.execution.tasks import TaskRunner
+from jaxgpt.corpus.stages.documents import DividedDocuments, Documents, written_partitions
 from jaxgpt.corpus.stats.drop_log import DropLog
+from jaxgpt.corpus.stats.stage_result import stage_result
 from jaxgpt.errors import ConfigError, did_you_mean
 from jaxgpt.storage.array_files import save_array
 
@@ -67,6 +69,29 @@ def num_copies(weight: float, content_hash: bytes, seed: int) -> int:
     return whole + drawn
 
 
+def weigh_sources(
+    runner: TaskRunner,
+    documents: Documents,
+    assignment: Assignment,
+    config: MixtureConfig,
+    seed: int,
+) -> DividedDocuments:
+    """Drop and repeat the training documents of sources that have a weight."""
+    if not config.weights:
+        return DividedDocuments(documents=documents, assignment=assignment)
+    num_partitions = len(documents.partitions)
+    tasks = documents.tasks(
+        lambda each: (each, assignment, config, num_partitions, seed),
+        [to_dict(config), seed, assignment.to_json()],
+    )
+    results = runner.run("weighing sources", weigh_partition, tasks)
+    return DividedDocuments(
+        documents=documents.masked_by(results),
+        assignment=assignment,
+        copies=written_partitions(results, num_partitions),
+    )
+
+
 def weigh_partition(
     folder: Path,
     advance: Callable[[int], None],
@@ -78,8 +103,7 @@ def weigh_partition(
 ) -> dict[str, Any]:
     """Write which rows are kept (bool), and the second and further copies of documents.
 
-    The result has the counts as `DropLog.result`, under "tally", and the batches of the copies
-    as `read_part` does; copies belong to all partitions.
+    Copies belong to all partitions.
     """
     weights = dict(config.weights)
     is_kept: list[bool] = []
@@ -100,8 +124,7 @@ def weigh_partition(
                     copies.write(document, num_bytes, digest, copy)
             advance(sum(batch.column("num_bytes").to_pylist()))
     save_array(folder / KEPT_NAME, np.array(is_kept, bool))
-    batches = [dataclasses.astuple(batch) for batch in copies.batches]
-    return {"tally": log.result(), "batches": batches}
+    return stage_result(log.counts, copies.batches)
 
 
 def _numbers(

@@ -4,20 +4,27 @@ Everything that happens to a record here is counted.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.config import to_dict
 from jaxgpt.corpus.cleaning.repair import RepairConfig, clean
 from jaxgpt.corpus.documents.document import Document, Rejected, RemovedWriter
-from jaxgpt.corpus.documents.document_files import FILE_NAME, DocumentBatch, DocumentWriter
-from jaxgpt.corpus.execution.tasks import TaskResult
+from jaxgpt.corpus.documents.document_files import DocumentWriter
+from jaxgpt.corpus.execution.tasks import Task, TaskResult, TaskRunner, combined_key
 from jaxgpt.corpus.readers.html import extract_text, find_excess, is_page
 from jaxgpt.corpus.readers.readers import FileReader
-from jaxgpt.corpus.readers.sources import InputFile, SourcesConfig
+from jaxgpt.corpus.readers.sources import InputFile, Inputs, SourcesConfig
 from jaxgpt.corpus.readers.text_estimate import TextEstimate
-from jaxgpt.corpus.stats.counts import DocumentCounts, make_sample
+from jaxgpt.corpus.stages.documents import Documents, written_partitions
+from jaxgpt.corpus.stages.mixture import MixtureConfig
+from jaxgpt.corpus.stats.account import Account
+from jaxgpt.corpus.stats.counts import OTHER_SOURCES, DocumentCounts, make_sample, named_sources
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
+from jaxgpt.corpus.stats.input_checks import check_read
+from jaxgpt.corpus.stats.stage_result import stage_result
 from jaxgpt.storage.durable import hash_file
 
 # Of text, roughly: a work unit of the first stage, and one of the stages after it.
@@ -61,10 +68,76 @@ def plan_num_partitions(text: TextEstimate) -> int:
     return min(max(by_bytes, by_documents, 1), MAX_PARTITIONS)
 
 
+def read_documents(
+    runner: TaskRunner,
+    inputs: Inputs,
+    plan: ReadPlan,
+    mixture: MixtureConfig,
+    stored: DocumentCounts | None = None,
+) -> Documents:
+    """Read files into repaired documents.
+
+    Args:
+        mixture: sources with a weight, which must exist.
+        stored: counts of the dataset that the documents are added to.
+
+    Raises:
+        BadInputError: too much of the input is bad.
+        ConfigError: a source has a weight and no documents, here or in the dataset.
+    """
+    results = runner.run("reading", read_part, _read_tasks(inputs.files, plan))
+    account = Account(skipped=Counter(inputs.skipped))
+    num_read = _count_read(account, results, stored)
+    files = tuple(file for done in results for file in done.result["files"])
+    account.count_files(files)
+    check_read(account.tally, files, plan.sources)
+    known = {} if stored is None else stored.sources
+    if OTHER_SOURCES not in known:
+        mixture.check_sources(num_read.keys() | known.keys())
+    partitions = written_partitions(results, plan.num_partitions)
+    return Documents(
+        partitions=partitions,
+        key=combined_key(results),
+        read=partitions,
+        account=account,
+        drop_logs=tuple(done.folder / REMOVED_NAME for done in results),
+        files=files,
+    )
+
+
+def _read_tasks(files: Sequence[InputFile], plan: ReadPlan) -> list[Task]:
+    # Limits that are applied after reading may change without reading again.
+    settings = to_dict(plan.sources) | {"max_bad_share": None, "truncated_files": None}
+    depends_on = [settings, to_dict(plan.repair), plan.num_partitions, plan.seed]
+    return [
+        Task(
+            name=f"{number:05d}",
+            depends_on=[depends_on, [dataclasses.astuple(file) for file in part]],
+            arguments=(part, plan),
+            num_bytes=sum(file.size for file in part),
+        )
+        for number, part in enumerate(plan_parts(files))
+    ]
+
+
+def _count_read(
+    account: Account, results: Sequence[TaskResult], stored: DocumentCounts | None
+) -> Counter[str]:
+    """Add up what was read; return the number of records of each source."""
+    num_read: Counter[str] = Counter()
+    for done in results:
+        sources = done.result["counts"]["sources"].items()
+        num_read.update({name: counts["read"] for name, counts in sources})
+    names = named_sources(num_read, stored)
+    for done in results:
+        account.tally.merge(DocumentCounts.from_json(done.result["counts"]).folded(names))
+    return num_read
+
+
 def read_part(
     folder: Path, advance: Callable[[int], None], files: Sequence[InputFile], plan: ReadPlan
 ) -> dict[str, Any]:
-    """Write the documents of `files` and what was removed; return tally and batches."""
+    """Write the documents of `files` and what was removed; list the files in the result."""
     tally = DocumentCounts()
     read_files = []
     with (
@@ -82,20 +155,7 @@ def read_part(
             advance(file.size - num_read_bytes)
             read_files.append(_describe(file, reader))
     tally.check()
-    return {
-        "tally": tally.to_json(),
-        "files": read_files,
-        "batches": [dataclasses.astuple(batch) for batch in documents.batches],
-    }
-
-
-def batches_of(done: TaskResult) -> tuple[Path, list[DocumentBatch]]:
-    """The file that a finished task of this stage has written, and its batches."""
-    names = [field.name for field in dataclasses.fields(DocumentBatch)]
-    batches = [
-        DocumentBatch(**dict(zip(names, row, strict=True))) for row in done.result["batches"]
-    ]
-    return done.folder / FILE_NAME, batches
+    return stage_result(tally, documents.batches, files=read_files)
 
 
 class _Gate:

@@ -13,7 +13,11 @@ from jaxgpt.corpus.dataset.document_index import index_groups, read_groups
 from jaxgpt.corpus.documents.document import Document
 from jaxgpt.corpus.documents.document_files import DocumentWriter
 from jaxgpt.corpus.documents.splits import SPLITS
+from jaxgpt.corpus.execution.tasks import Task, TaskRunner, combined_key
+from jaxgpt.corpus.stages.documents import ExistingDocuments, written_partitions
 from jaxgpt.corpus.stages.read import PART_BYTES
+from jaxgpt.corpus.stats.counts import DocumentCounts
+from jaxgpt.corpus.stats.stage_result import stage_result
 from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import MismatchError
 
@@ -82,6 +86,31 @@ def _index_range(
 
 
 def restore_documents(
+    runner: TaskRunner, stored: TokenDataset, num_partitions: int, seed: int, with_text: bool
+) -> ExistingDocuments:
+    """Bring back the documents of a dataset, in as many partitions as the new ones have.
+
+    Without `with_text` their texts are left out; hash, id and place are there.
+
+    Raises:
+        MismatchError: as `plan_index_ranges`.
+    """
+    settings = [num_partitions, seed, with_text]
+    tasks = [
+        Task(
+            name=f"{number:05d}",
+            depends_on=[stored.manifest["fingerprint"], dataclasses.astuple(index_range), settings],
+            arguments=(stored.directory.resolve(), index_range, *settings),
+            num_bytes=index_range.num_bytes,
+        )
+        for number, index_range in enumerate(plan_index_ranges(stored))
+    ]
+    results = runner.run("restoring stored documents", restore_range, tasks)
+    partitions = written_partitions(results, num_partitions)
+    return ExistingDocuments(partitions=partitions, key=combined_key(results))
+
+
+def restore_range(
     folder: Path,
     advance: Callable[[int], None],
     dataset: Path,
@@ -90,15 +119,12 @@ def restore_documents(
     seed: int,
     with_text: bool,
 ) -> dict[str, Any]:
-    """Write the documents of an index range; return batches as `read_part` does.
-
-    Without `with_text` their texts are left out; hash, id and place are there.
-    """
+    """Write the documents of an index range; nothing is counted."""
     with DocumentWriter(folder, num_partitions, seed) as writer:
         for document, digest, num_bytes in _stored(dataset, index_range, with_text):
             writer.write(document, num_bytes if with_text else 0, digest)
             advance(num_bytes)
-    return {"batches": [dataclasses.astuple(batch) for batch in writer.batches]}
+    return stage_result(DocumentCounts(), writer.batches)
 
 
 def _stored(

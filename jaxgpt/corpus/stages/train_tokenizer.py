@@ -1,13 +1,16 @@
-"""The stage that settles the tokenizer: trained on the training text, or an existing one."""
+"""The stage that provides the tokenizer: trained on the training text, or an existing one."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.config import configclass
+from jaxgpt.config import configclass, to_dict
 from jaxgpt.corpus.documents.partition import Partition
 from jaxgpt.corpus.documents.splits import Assignment
-from jaxgpt.tokenizer.tokenizer import Tokenizer
+from jaxgpt.corpus.execution.tasks import Task, TaskRunner
+from jaxgpt.corpus.stages.documents import DividedDocuments
+from jaxgpt.tokenizer.tokenizer import FILE_NAME, Tokenizer
 from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
 
 
@@ -20,7 +23,37 @@ class DatasetTokenizer(TokenizerConfig):
     folder."""
 
 
-def settle_vocabulary(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerFile:
+    """A tokenizer's model on the disk; `key` is a hash of everything that it depends on."""
+
+    path: Path
+    key: str
+
+
+def provide_tokenizer(
+    runner: TaskRunner,
+    divided: DividedDocuments,
+    config: DatasetTokenizer,
+    given: Tokenizer | None,
+) -> TokenizerFile:
+    """Train the tokenizer, or copy the given one."""
+    partitions, assignment = divided.documents.partitions, divided.assignment
+    task = Task(
+        name="tokenizer",
+        depends_on=[
+            to_dict(config) if given is None else given.fingerprint,
+            [divided.documents.key, assignment.to_json()],
+        ],
+        arguments=(partitions, assignment, config),
+        num_bytes=sum(partition.num_bytes for partition in partitions),
+    )
+    title = "training the tokenizer" if given is None else "copying the tokenizer"
+    (done,) = runner.run(title, write_tokenizer, [task])
+    return TokenizerFile(path=done.folder / FILE_NAME, key=done.key)
+
+
+def write_tokenizer(
     folder: Path,
     advance: Callable[[int], None],
     partitions: Sequence[Partition],

@@ -1,1 +1,1 @@
-"""Counts by source, and the log of documents that were dropped."""
+"""Counts by source, the account of a dataset, and the log of documents that were dropped."""

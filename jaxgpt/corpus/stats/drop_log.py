@@ -60,6 +60,7 @@ class DropLog:
         """A document was changed, and lost `num_bytes` (or, negative, gained)."""
         self._tally.count_edited(source, stage, num_bytes)
 
-    def result(self) -> dict[str, Any]:
-        """Return the counts as JSON; `DocumentCounts.merge_later_stage` adds them."""
-        return self._tally.to_json()
+    @property
+    def counts(self) -> DocumentCounts:
+        """Counts of what was dropped and edited, for `DocumentCounts.merge_later_stage`."""
+        return self._tally

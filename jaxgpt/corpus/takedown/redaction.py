@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.corpus.account import Account
 from jaxgpt.corpus.dedup.near.shingles import shingle
+from jaxgpt.corpus.stats.account import Account
 
 _NGRAM = 5
 # A text so short, or a sample, may have fewer words than that; it is looked for as it is.

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from jaxgpt.corpus.account import Account, read_account
 from jaxgpt.corpus.append import APPEND_WORK
 from jaxgpt.corpus.build import WORK
 from jaxgpt.corpus.dataset.document_index import IndexWriter, index_rows
@@ -47,6 +46,7 @@ from jaxgpt.corpus.stages.exclude_taken_down import (
     TAKEDOWN_STAGE,
     TAKEN_DOWN_KEY,
 )
+from jaxgpt.corpus.stats.account import Account, read_account
 from jaxgpt.corpus.stats.counts import OTHER_SOURCES, make_sample
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from jaxgpt.corpus.takedown.redaction import Scrubber

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from jaxgpt.corpus.execution import tasks as tasks_module
 from jaxgpt.corpus.execution.executor import SerialExecutor
 from jaxgpt.corpus.execution.progress import BuildProgress
 from jaxgpt.corpus.execution.tasks import Task, TaskRunner, carry_out
@@ -46,6 +47,15 @@ def test_results_come_in_order_and_are_not_made_twice(tmp_path):
     assert [done.result["length"] for done in first] == [1, 2]
     assert (first[1].folder / "out.txt").read_text() == "bb"
     assert run(tmp_path, function, "a", "bb") == first
+    assert function.calls == ["a", "bb"]
+
+
+def test_a_result_of_another_version_is_never_taken_for_one_of_this(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks_module, "WORK_VERSION", tasks_module.WORK_VERSION - 1)
+        run(tmp_path, CountingFunction(), "a", "bb")
+    function = CountingFunction()
+    run(tmp_path, function, "a", "bb")
     assert function.calls == ["a", "bb"]
 
 

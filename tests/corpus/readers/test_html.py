@@ -145,6 +145,6 @@ def test_a_page_beyond_the_limit_is_counted_with_its_own_reason(tmp_path):
         seed=0,
     )
     inputs = find_inputs([str(tmp_path / "in")], tmp_path / "out")
-    tally = read_part(tmp_path / "out", lambda _: None, inputs.files, plan)["tally"]
+    tally = read_part(tmp_path / "out", lambda _: None, inputs.files, plan)["counts"]
     assert (tally["num_read"], tally["dropped"]) == (2, {"page_too_complex": 1})
     assert "max_page_elements = 50" in tally["samples"]["page_too_complex"][0]["detail"]

@@ -9,7 +9,8 @@ from jaxgpt.corpus.documents.document import Document
 from jaxgpt.corpus.documents.document_files import FILE_NAME, DocumentWriter
 from jaxgpt.corpus.documents.partition import gather_partitions
 from jaxgpt.corpus.execution.tasks import TaskResult
-from jaxgpt.corpus.stages.filter import apply_steps, partition_of
+from jaxgpt.corpus.stages.documents import written_partitions
+from jaxgpt.corpus.stages.filter import apply_steps
 from jaxgpt.corpus.stats.counts import DocumentCounts
 from jaxgpt.corpus.text.batch import Judged, TextBatch
 
@@ -76,7 +77,8 @@ def test_documents_pass_all_steps_in_order_and_nothing_is_lost(tmp_path):
             reasons[location] = "has_a"
         else:
             expected[location] = edited
-    left = partition_of(0, TaskResult(folder=tmp_path / "out", key="", result=result))
+    done = TaskResult(folder=tmp_path / "out", key="", result=result)
+    (left,) = written_partitions([done], 1)
     rows = [row for batch in left.batches() for row in batch.to_pylist()]
     assert {row["location"]: row["text"] for row in rows} == expected
     assert len(expected) > 1
@@ -85,7 +87,7 @@ def test_documents_pass_all_steps_in_order_and_nothing_is_lost(tmp_path):
     with zstandard.open(tmp_path / "out" / "removed.jsonl.zst", "rb") as file:
         removed = file.read().decode().splitlines()
     assert len(removed) == len(reasons)
-    tally = DocumentCounts.from_json(result["tally"])
+    tally = DocumentCounts.from_json(result["counts"])
     assert tally.dropped.total() == len(reasons) == -tally.num_kept
     for reason in set(reasons.values()):
         assert tally.dropped[reason] == list(reasons.values()).count(reason)
@@ -94,4 +96,4 @@ def test_documents_pass_all_steps_in_order_and_nothing_is_lost(tmp_path):
     assert tally.dropped_bytes.total() + tally.edited_bytes.total() == num_bytes
     assert tally.kept_bytes == -num_bytes
     num_words = sum(text.count("ccc") for text in texts if "bb" not in text)
-    assert result["counts"]["edit"] == {"ccc": num_words}
+    assert result["steps"]["edit"] == {"ccc": num_words}

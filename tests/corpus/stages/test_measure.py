@@ -12,7 +12,8 @@ from jaxgpt.corpus.build import build_dataset
 from jaxgpt.corpus.cleaning.privacy import PrivacyConfig
 from jaxgpt.corpus.stages import measure as measuring
 from jaxgpt.corpus.stages import read
-from jaxgpt.corpus.stages.measure import FATES, MEASURES, compressed_share
+from jaxgpt.corpus.stages.measure import compressed_share
+from jaxgpt.corpus.stats.measures import FATES, MEASURES
 from tests.corpus.building import CONFIG, make_corpus, write_lines
 
 

@@ -154,7 +154,8 @@ def test_what_is_appended_need_not_have_every_source_that_has_a_weight():
 def test_a_weight_of_no_source_is_refused_when_all_is_read(monkeypatch):
     build()
     write_lines("b.jsonl", *records(240, 280))
-    monkeypatch.setattr("jaxgpt.corpus.processing.Processing.remove_duplicates", lambda *_: 1 / 0)
+    for verb in ("append", "build"):
+        monkeypatch.setattr(f"jaxgpt.corpus.{verb}.remove_duplicates", lambda *_: 1 / 0)
     with pytest.raises(ConfigError, match=r"source 'usal'; did you mean 'usual'"):
         append("b.jsonl", mixture=MixtureConfig(weights=(("usal", 2.0),)))
     with pytest.raises(ConfigError, match=r"source 'usal'; did you mean 'usual'"):

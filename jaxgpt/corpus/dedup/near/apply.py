@@ -11,6 +11,7 @@ from jaxgpt.corpus.dedup.near.verify import read_removed
 from jaxgpt.corpus.documents.partition import KEPT_NAME
 from jaxgpt.corpus.stats.counts import DocumentCounts
 from jaxgpt.corpus.stats.drop_log import DropLog
+from jaxgpt.corpus.stats.stage_result import stage_result
 from jaxgpt.storage.array_files import save_array
 
 NEAR_DUPLICATES_STAGE = "near_duplicates"
@@ -36,7 +37,7 @@ def settle_partition(
                 log.drop(reason=NEAR_DUPLICATE, detail=detail, **document)
             advance(0)
     save_array(folder / KEPT_NAME, is_kept)
-    return log.result()
+    return stage_result(log.counts)
 
 
 def find_depleted(tally: DocumentCounts) -> list[str]:

@@ -1,4 +1,4 @@
-"""The order of the stages that remove near duplicates from a corpus.
+"""The order of the stages that find near duplicates in a corpus.
 
 sign_partition      a partition -> signatures, sorted band keys
 join_keys           a range of keys of all partitions -> edges
@@ -36,19 +36,19 @@ class NearDuplicates:
     """What was found.
 
     Attributes:
-        done: for each partition; its folder has kept.npy and removed.jsonl.zst, its result is
-            that of `DropLog.result`.
+        results: for each partition; its folder has kept.npy and removed.jsonl.zst, its result is
+            that of `stage_result`.
         examples: for the report, JSON: families of a kept document and some removed for it.
         counts: for the report: candidates, comparisons, and what was not compared.
     """
 
-    done: list[TaskResult]
+    results: list[TaskResult]
     examples: list[dict[str, Any]]
     counts: dict[str, int]
 
 
-def remove_near_duplicates(
-    stages: TaskRunner,
+def find_near_duplicates(
+    runner: TaskRunner,
     partitions: Sequence[Partition],
     config: NearDuplicatesConfig,
     key: str,
@@ -61,27 +61,27 @@ def remove_near_duplicates(
         older: partitions of a dataset that exists already; their documents stay, and remove those
             that repeat them.
     """
-    signed, key = _sign(stages, [*older, *partitions], config, key)
+    signed, key = _sign(runner, [*older, *partitions], config, key)
     num_keys = sum(done.result["num_keys"] for done in signed)
     numbered = _number([*older, *partitions], signed)
     num_fixed = numbered[len(older)].first if partitions else 0
 
-    connected = _connect(stages, numbered, num_keys, key)
+    connected = _connect(runner, numbered, num_keys, key)
     tasks = _tasks(
         numbered, lambda each: (each, connected.folder, config.ngram), [connected.key, key]
     )
-    collected = stages.run("collecting candidates", collect_members, tasks)
-    verified = _verify(stages, numbered, collected, connected, num_fixed, config)
+    collected = runner.run("collecting candidates", collect_members, tasks)
+    verified = _verify(runner, numbered, collected, connected, num_fixed, config)
     folders = [done.folder for done in verified]
     tasks = _tasks(
         numbered[len(older) :], lambda each: (each, folders), [combined_key(verified), key]
     )
-    settled = stages.run("removing near duplicates", settle_partition, tasks)
+    settled = runner.run("removing near duplicates", settle_partition, tasks)
     return _report(connected, verified, settled)
 
 
 def _sign(
-    stages: TaskRunner, partitions: Sequence[Partition], config: NearDuplicatesConfig, key: str
+    runner: TaskRunner, partitions: Sequence[Partition], config: NearDuplicatesConfig, key: str
 ) -> tuple[list[TaskResult], str]:
     tasks = [
         Task(
@@ -92,7 +92,7 @@ def _sign(
         )
         for number, partition in enumerate(partitions)
     ]
-    done = stages.run("signing", sign_partition, tasks)
+    done = runner.run("signing", sign_partition, tasks)
     return done, combined_key(done)
 
 
@@ -111,7 +111,7 @@ def _number(partitions: Sequence[Partition], done: Sequence[TaskResult]) -> list
 
 
 def _connect(
-    stages: TaskRunner, signed: Sequence[SignedPartition], num_keys: int, key: str
+    runner: TaskRunner, signed: Sequence[SignedPartition], num_keys: int, key: str
 ) -> TaskResult:
     """Candidate clusters; how keys are divided depends on how many there are."""
     num_ranges = max(1, -(-num_keys // _RANGE_KEYS))
@@ -124,18 +124,18 @@ def _connect(
         )
         for number in range(num_ranges)
     ]
-    joined = stages.run("joining band keys", join_keys, tasks)
+    joined = runner.run("joining band keys", join_keys, tasks)
     task = Task(
         name="clusters",
         depends_on=[combined_key(joined), key],
         arguments=(signed, [done.folder for done in joined]),
         num_bytes=sum(done.result["num_edges"] for done in joined) * _EDGE_BYTES,
     )
-    return stages.run("finding clusters", connect_documents, [task])[0]
+    return runner.run("finding clusters", connect_documents, [task])[0]
 
 
 def _verify(
-    stages: TaskRunner,
+    runner: TaskRunner,
     signed: Sequence[SignedPartition],
     collected: Sequence[TaskResult],
     connected: TaskResult,
@@ -153,7 +153,7 @@ def _verify(
         )
         for group in range(connected.result["num_groups"])
     ]
-    return stages.run("comparing candidates", verify_group, tasks)
+    return runner.run("comparing candidates", verify_group, tasks)
 
 
 def _tasks(
@@ -190,4 +190,4 @@ def _report(
             counts["num_cut"],
         )
     examples = [example for done in verified for example in done.result["examples"]]
-    return NearDuplicates(done=settled, examples=merge_examples(examples), counts=counts)
+    return NearDuplicates(results=settled, examples=merge_examples(examples), counts=counts)

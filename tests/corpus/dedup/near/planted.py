@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxgpt.corpus.dedup.near.config import NearDuplicatesConfig
-from jaxgpt.corpus.dedup.near.pipeline import NearDuplicates, remove_near_duplicates
+from jaxgpt.corpus.dedup.near.pipeline import NearDuplicates, find_near_duplicates
 from jaxgpt.corpus.dedup.near.shingles import shingle
 from jaxgpt.corpus.documents.document import Document
 from jaxgpt.corpus.documents.document_files import FILE_NAME, DocumentWriter
@@ -71,9 +71,9 @@ def run(
     older: list[Partition] | None = None,
 ) -> NearDuplicates:
     """All stages, from stored documents on."""
-    stages = TaskRunner(folder / "work", executor or SerialExecutor(), BuildProgress(StopSignal()))
-    return remove_near_duplicates(
-        stages, partitions, config or NearDuplicatesConfig(), "key", older or []
+    runner = TaskRunner(folder / "work", executor or SerialExecutor(), BuildProgress(StopSignal()))
+    return find_near_duplicates(
+        runner, partitions, config or NearDuplicatesConfig(), "key", older or []
     )
 
 

@@ -69,7 +69,7 @@ THAI = (
 def num_left(folder: Path, texts: list[str]) -> int:
     partitions = store(folder / "documents", make_documents(texts), 3)
     found = run(folder, partitions)
-    return sum(int(np.load(done.folder / "kept.npy").sum()) for done in found.done)
+    return sum(int(np.load(done.folder / "kept.npy").sum()) for done in found.results)
 
 
 def draw(words: list[str], num_words: int, num_texts: int, between: str = " ") -> list[str]:

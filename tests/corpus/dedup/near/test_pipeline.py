@@ -46,7 +46,7 @@ def planted_texts(seed: int = 0, num_pairs: int = 40) -> list[str]:
 
 def removed_lines(found: NearDuplicates) -> dict[str, dict]:
     lines = {}
-    for done in found.done:
+    for done in found.results:
         raw = (done.folder / REMOVED_NAME).read_bytes()
         with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(raw)) as stream:
             for line in io.TextIOWrapper(stream, encoding="utf-8"):
@@ -59,7 +59,7 @@ def removed_lines(found: NearDuplicates) -> dict[str, dict]:
 def kept_ids(partitions: list[Partition], found: NearDuplicates) -> set[str]:
     left = [
         partition.without(done.folder).table(("id",))["id"].to_pylist()
-        for partition, done in zip(partitions, found.done, strict=True)
+        for partition, done in zip(partitions, found.results, strict=True)
     ]
     return set(itertools.chain(*left))
 
@@ -77,8 +77,8 @@ def check(texts: list[str], partitions: list[Partition], found: NearDuplicates) 
         similarity = jaccard(sets[id], sets[line["kept_id"]])
         assert line["similarity"] == similarity >= 0.7
     tally = DocumentCounts(num_read=len(texts), num_kept=len(texts))
-    for done in found.done:
-        tally.merge(DocumentCounts.from_json(done.result))
+    for done in found.results:
+        tally.merge(DocumentCounts.from_json(done.result["counts"]))
     assert tally.num_kept == len(kept)
     assert tally.dropped[NEAR_DUPLICATE] == len(removed)
     return removed
@@ -127,8 +127,8 @@ def test_processes_find_the_same(tmp_path: Path):
     finally:
         executor.close()
     alone = run(tmp_path / "one", partitions)
-    assert [done.key for done in found.done] == [done.key for done in alone.done]
-    for one, other in zip(found.done, alone.done, strict=True):
+    assert [done.key for done in found.results] == [done.key for done in alone.results]
+    for one, other in zip(found.results, alone.results, strict=True):
         for path in one.folder.iterdir():
             assert path.read_bytes() == (other.folder / path.name).read_bytes()
     assert found.examples == alone.examples
@@ -174,7 +174,7 @@ def test_a_corpus_without_documents(tmp_path: Path):
     partitions = store(tmp_path / "documents", [], 2)
     found = run(tmp_path, partitions)
     assert removed_lines(found) == {}
-    assert [np.load(done.folder / "kept.npy").tolist() for done in found.done] == [[], []]
+    assert [np.load(done.folder / "kept.npy").tolist() for done in found.results] == [[], []]
 
 
 def test_documents_of_an_older_dataset_stay_and_are_what_others_repeat(tmp_path: Path):
@@ -187,7 +187,7 @@ def test_documents_of_an_older_dataset_stay_and_are_what_others_repeat(tmp_path:
     old = store(tmp_path / "old", older, 2)
     new = store(tmp_path / "new", documents[12:], 3)
     found = run(tmp_path, new, older=old)
-    assert len(found.done) == 3
+    assert len(found.results) == 3
     removed = removed_lines(found)
     assert {int(id[3:]) for id in removed} == set(range(12, 22))
     assert {line["kept_id"] for line in removed.values()} == {f"id-{n}" for n in range(10)}

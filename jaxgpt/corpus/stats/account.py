@@ -13,8 +13,8 @@ from typing import Any
 
 from jaxgpt.corpus.documents.splits import Assignment
 from jaxgpt.corpus.execution.machine_errors import explain, is_fault_of_machine
-from jaxgpt.corpus.stages.measure import merge_measures
 from jaxgpt.corpus.stats.counts import DocumentCounts
+from jaxgpt.corpus.stats.measures import merge_measures
 from jaxgpt.corpus.stats.near_duplicate_examples import merge_examples
 from jaxgpt.errors import MismatchError
 from jaxgpt.storage.durable import write_json
