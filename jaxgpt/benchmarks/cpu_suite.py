@@ -50,10 +50,8 @@ class CpuBenchmark(Suite):
 
     @property
     def name(self) -> str:
-        """See `Suite.name`."""
         return "cpu"
 
     @property
     def measures(self) -> Mapping[str, Sequence[str]]:
-        """See `Suite.measures`."""
         return MEASURES

@@ -43,12 +43,10 @@ class GpuBenchmark(Suite):
 
     @property
     def name(self) -> str:
-        """See `Suite.name`."""
         return "gpu"
 
     @property
     def measures(self) -> Mapping[str, Sequence[str]]:
-        """See `Suite.measures`."""
         return MEASURES
 
     def run(self) -> SuiteReport:

@@ -18,7 +18,13 @@ from jaxgpt.errors import JaxgptError
 from jaxgpt.model.gpt import Dtype
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.runtime.settings import RuntimeConfig, configure_runtime
-from jaxgpt.training.chunked_loss import LinearCrossEntropy, TokenChunks, TokenSums, WholeLogits
+from jaxgpt.training.chunked_loss import (
+    LinearCrossEntropy,
+    LossInputs,
+    TokenChunks,
+    TokenSums,
+    WholeLogits,
+)
 from jaxgpt.training.loss import cross_entropy
 
 
@@ -122,15 +128,16 @@ class _Program:
     """
 
     def __init__(
-        self, head: LinearCrossEntropy, vocab_size: int, inputs: tuple[jax.Array, ...]
+        self, logits: LinearCrossEntropy, vocab_size: int, inputs: tuple[jax.Array, ...]
     ) -> None:
-        kind = LanguageModelHead()
+        head = LanguageModelHead()
 
-        def score(x: Any, kernel_VD: Any, targets: Any, weights: Any) -> TokenSums:
-            return cross_entropy(kind.logits(x, kernel_VD, vocab_size), targets, weights)
+        def score(inputs: LossInputs) -> TokenSums:
+            logits_NV = head.logits(inputs.x, inputs.kernel, vocab_size)
+            return cross_entropy(logits_NV, inputs.targets, inputs.weights)
 
         def objective(x_BTD: Any, kernel_VD: Any, targets_BT: Any, weights_BT: Any) -> jax.Array:
-            sums = head.sums(score, x_BTD, kernel_VD, targets_BT, weights_BT)
+            sums = logits.sums(score, LossInputs(x_BTD, kernel_VD, targets_BT, weights_BT))
             return sums.objective / weights_BT.size
 
         self._inputs = inputs

@@ -145,7 +145,7 @@ class Scanned(LayerStack):
     """The layers are a loop: one pattern of layers is compiled, whatever their number."""
 
     unroll: int = 1
-    """Rounds of the loop that are compiled as one."""
+    """Iterations of the loop that are unrolled into one."""
 
     def __post_init__(self) -> None:
         if self.unroll < 1:

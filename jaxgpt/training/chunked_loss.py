@@ -33,23 +33,31 @@ class TokenSums(NamedTuple):
     loss: jax.Array
 
 
-# (x [..., D], kernel of the head, targets [...], weights [...]) -> sums
-Score = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], TokenSums]
+class LossInputs(NamedTuple):
+    """What the losses of tokens are computed from.
+
+    Attributes:
+        x: hidden states after the final norm [..., D].
+        kernel: what the head multiplies them with, of whatever shape.
+        targets: ids of the predicted tokens [...].
+        weights: of their losses [...].
+    """
+
+    x: jax.Array
+    kernel: jax.Array
+    targets: jax.Array
+    weights: jax.Array
+
+
+Score = Callable[[LossInputs], TokenSums]
 
 
 @configclass
 class LinearCrossEntropy:
     """Base of the methods that turn hidden states into sums."""
 
-    def sums(
-        self,
-        score: Score,
-        x_BTD: jax.Array,
-        kernel: jax.Array,
-        targets_BT: jax.Array,
-        weights_BT: jax.Array,
-    ) -> TokenSums:
-        """Score every token; differentiable in `x_BTD` and `kernel`, which may have any shape."""
+    def sums(self, score: Score, inputs: LossInputs) -> TokenSums:
+        """Score the tokens [B, T]; differentiable in `inputs.x` and `inputs.kernel`."""
         raise NotImplementedError(f"{type(self).__name__} has no sums")
 
     def workspace_bytes(
@@ -59,9 +67,9 @@ class LinearCrossEntropy:
         the backward pass and the final gradients are not included.
 
         Args:
-            num_tokens: of a micro-batch on the device, N.
-            vocab_size: padded, the device's share of it, V.
-            width: of the model, D.
+            num_tokens: tokens of a micro-batch on the device, N.
+            vocab_size: the device's share of the padded vocabulary, V.
+            width: width of the model, D.
             gradient_bytes: size of a number of the logits' gradient.
         """
         raise NotImplementedError(f"{type(self).__name__} has no workspace_bytes")
@@ -71,16 +79,8 @@ class LinearCrossEntropy:
 class WholeLogits(LinearCrossEntropy):
     """All logits at once, differentiated automatically."""
 
-    def sums(
-        self,
-        score: Score,
-        x_BTD: jax.Array,
-        kernel: jax.Array,
-        targets_BT: jax.Array,
-        weights_BT: jax.Array,
-    ) -> TokenSums:
-        """See `LinearCrossEntropy.sums`."""
-        return score(x_BTD, kernel, targets_BT, weights_BT)
+    def sums(self, score: Score, inputs: LossInputs) -> TokenSums:
+        return score(inputs)
 
     def workspace_bytes(
         self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
@@ -100,24 +100,16 @@ class TokenChunks(LinearCrossEntropy):
         if self.num_tokens < 1:
             raise ValueError(f"num_tokens must be at least 1, not {self.num_tokens}")
 
-    def sums(
-        self,
-        score: Score,
-        x_BTD: jax.Array,
-        kernel: jax.Array,
-        targets_BT: jax.Array,
-        weights_BT: jax.Array,
-    ) -> TokenSums:
-        """See `LinearCrossEntropy.sums`."""
-        return _chunked(score, self.num_tokens, x_BTD, kernel, targets_BT, weights_BT)
+    def sums(self, score: Score, inputs: LossInputs) -> TokenSums:
+        return _chunked(score, self.num_tokens, inputs)
 
     def workspace_bytes(
         self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
     ) -> int:
-        """See `LinearCrossEntropy.workspace_bytes`.
+        """Return the bytes of a chunk's logits, their gradient, and the kernel's gradient.
 
-        A chunk's logits, their gradient, and the sum of the kernel's, whole on each device. Of a
-        single chunk the logits are gone when the kernel's gradient is made.
+        The sum of the kernel's gradients is whole on each device. The logits of a single chunk are
+        gone when the kernel's gradient is made.
         """
         num_chunks, size = _divide(num_tokens, self.num_tokens)
         logits, kernel = 4 * vocab_size * size, 4 * vocab_size * width
@@ -126,66 +118,46 @@ class TokenChunks(LinearCrossEntropy):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked(
-    score: Score,
-    chunk_tokens: int,
-    x_BTD: jax.Array,
-    kernel: jax.Array,
-    targets_BT: jax.Array,
-    weights_BT: jax.Array,
-) -> TokenSums:
-    def sum_chunks(
-        x_BTD: jax.Array, kernel: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
-    ) -> tuple[TokenSums]:
-        def add(total: TokenSums, chunk: tuple[jax.Array, ...]) -> tuple[TokenSums, None]:
-            x_ND, targets_N, weights_N = chunk
-            sums = score(x_ND, kernel, targets_N, weights_N)
-            return _add(total, sums), None
+def _chunked(score: Score, chunk_tokens: int, inputs: LossInputs) -> TokenSums:
+    def sum_chunks(inputs: LossInputs) -> tuple[TokenSums]:
+        def add(total: TokenSums, chunk: LossInputs) -> tuple[TokenSums, None]:
+            return _add(total, score(chunk._replace(kernel=inputs.kernel))), None
 
-        chunks = _split((x_BTD, targets_BT, weights_BT), chunk_tokens)
-        return (jax.lax.scan(add, _zero(), chunks)[0],)
+        return (jax.lax.scan(add, _zero(), _split(inputs, chunk_tokens))[0],)
 
-    run = _on_each_device(sum_chunks, x_BTD, are_rows=(False,))
-    return run(x_BTD, kernel, targets_BT, weights_BT)[0]
+    return _on_each_device(sum_chunks, inputs, are_rows=(False,))(inputs)[0]
 
 
 def _forward(
-    score: Score,
-    chunk_tokens: int,
-    x_BTD: jax.Array,
-    kernel: jax.Array,
-    targets_BT: jax.Array,
-    weights_BT: jax.Array,
+    score: Score, chunk_tokens: int, inputs: LossInputs
 ) -> tuple[TokenSums, tuple[jax.Array, jax.Array]]:
     """Return the sums, and the gradients of the objective, which the backward pass needs."""
 
-    def objective(x_ND: jax.Array, kernel: jax.Array, *tokens: jax.Array) -> Any:
-        sums = score(x_ND, kernel, *tokens)
+    def objective(x_ND: jax.Array, kernel: jax.Array, chunk: LossInputs) -> Any:
+        sums = score(chunk._replace(x=x_ND, kernel=kernel))
         return sums.objective, sums
 
-    def sum_chunks(
-        x_BTD: jax.Array, kernel: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
-    ) -> tuple[TokenSums, jax.Array, jax.Array]:
+    def sum_chunks(inputs: LossInputs) -> tuple[TokenSums, jax.Array, jax.Array]:
         gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
+        x_BTD, kernel = inputs.x, inputs.kernel
         # Rounded once, not in every chunk; the gradient is that of the unrounded one.
         rounded = kernel.astype(x_BTD.dtype)
 
-        def add(carry: Any, chunk: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+        def add(carry: Any, chunk: LossInputs) -> tuple[Any, jax.Array]:
             total, dkernel = carry
-            x_ND, targets_N, weights_N = chunk
-            (dx_ND, one), sums = gradient(x_ND, rounded.astype(kernel.dtype), targets_N, weights_N)
+            (dx_ND, one), sums = gradient(chunk.x, rounded.astype(kernel.dtype), chunk)
             return (_add(total, sums), dkernel + one.astype(dkernel.dtype)), dx_ND
 
         zero = jnp.zeros(kernel.shape, accumulator_dtype(kernel.dtype))
-        chunks = _split((x_BTD, targets_BT, weights_BT), chunk_tokens)
+        chunks = _split(inputs, chunk_tokens)
         (total, dkernel), dx_CND = jax.lax.scan(add, (_zero(), zero), chunks)
         num_tokens = x_BTD.shape[0] * x_BTD.shape[1]
         dx_BTD = dx_CND.reshape(-1, x_BTD.shape[2])[:num_tokens].reshape(x_BTD.shape)
         return total, dx_BTD, dkernel
 
-    run = _on_each_device(sum_chunks, x_BTD, are_rows=(False, True, False))
-    sums, dx_BTD, dkernel = run(x_BTD, kernel, targets_BT, weights_BT)
-    return sums, (dx_BTD, dkernel.astype(kernel.dtype))
+    run = _on_each_device(sum_chunks, inputs, are_rows=(False, True, False))
+    sums, dx_BTD, dkernel = run(inputs)
+    return sums, (dx_BTD, dkernel.astype(inputs.kernel.dtype))
 
 
 def _backward(
@@ -193,19 +165,23 @@ def _backward(
     chunk_tokens: int,
     gradients: tuple[jax.Array, jax.Array],
     cotangents: TokenSums,
-) -> tuple[jax.Array | None, ...]:
+) -> tuple[LossInputs]:
     dx_BTD, dkernel = gradients
     factor = cotangents.objective
     dx_BTD = dx_BTD * factor.astype(dx_BTD.dtype)
-    return dx_BTD, dkernel * factor.astype(dkernel.dtype), None, None
+    nothing: Any = None
+    return (LossInputs(dx_BTD, dkernel * factor.astype(dkernel.dtype), nothing, nothing),)
 
 
 _chunked.defvjp(_forward, _backward)
 
 
-def _split(arrays_BT: tuple[jax.Array, ...], chunk_tokens: int) -> tuple[jax.Array, ...]:
-    """Reshape leaves [B, T, ...] to [C, N / C, ...]; zeros of no weight fill the last chunk."""
-    num_rows, length = arrays_BT[0].shape[:2]
+def _split(inputs: LossInputs, chunk_tokens: int) -> LossInputs:
+    """Split the arrays of tokens, [B, T, ...] to [C, N / C, ...]; the kernel is left out.
+
+    Zeros, which weigh nothing, fill the last chunk.
+    """
+    num_rows, length = inputs.x.shape[:2]
     num_tokens = num_rows * length
     num_chunks, size = _divide(num_tokens, chunk_tokens)
 
@@ -214,42 +190,44 @@ def _split(arrays_BT: tuple[jax.Array, ...], chunk_tokens: int) -> tuple[jax.Arr
         missing = [(0, num_chunks * size - num_tokens)] + [(0, 0)] * (array_N.ndim - 1)
         return jnp.pad(array_N, missing).reshape(num_chunks, size, *array_N.shape[1:])
 
-    return tuple(map(split, arrays_BT))
+    nothing: Any = None
+    return LossInputs(split(inputs.x), nothing, split(inputs.targets), split(inputs.weights))
 
 
 def _divide(num_tokens: int, chunk_tokens: int) -> tuple[int, int]:
-    """Return the number of chunks, and the number of tokens per chunk."""
+    """Return the number of chunks, and of tokens in each."""
     num_chunks = -(-num_tokens // chunk_tokens)
     return num_chunks, -(-num_tokens // num_chunks)
 
 
 def _on_each_device(
-    run: Callable[..., Any], x_BTD: jax.Array, are_rows: tuple[bool, ...]
-) -> Callable[..., Any]:
-    """Run on each device over its own tokens, then sum the results that are not arrays of rows.
+    run: Callable[[LossInputs], Any], inputs: LossInputs, are_rows: tuple[bool, ...]
+) -> Callable[[LossInputs], Any]:
+    """Let each device run over its own tokens, then add up what is no array of rows.
 
     XLA alone would make devices exchange tokens to fill each chunk, and kernel sums after each
     chunk.
 
     Args:
-        run: from (x_BTD, kernel, targets_BT, weights_BT) to a tuple of results.
-        x_BTD: says how rows lie on the mesh.
+        run: from inputs to a tuple of results.
+        inputs: says how rows lie on the mesh.
         are_rows: for each result whether it is [B, T, ...], or else sums over tokens.
     """
-    spec = placement(x_BTD.shape, ("batch", "time", "residual"))
+    spec = placement(inputs.x.shape, ("batch", "time", "residual"))
     if spec is None or not (axes := mesh_axes(PartitionSpec(*spec[:2]))):
         return run
-    rows, whole = PartitionSpec(*spec[:2]), PartitionSpec()
+    rows: Any = PartitionSpec(*spec[:2])
+    whole: Any = PartitionSpec()
 
-    def run_and_sum(*inputs: jax.Array) -> Any:
-        results = zip(are_rows, run(*inputs), strict=True)
+    def run_and_sum(inputs: LossInputs) -> Any:
+        results = zip(are_rows, run(inputs), strict=True)
         return tuple(
             result if is_rows else jax.lax.psum(result, axes) for is_rows, result in results
         )
 
     return jax.shard_map(
         run_and_sum,
-        in_specs=(rows, whole, rows, rows),
+        in_specs=(LossInputs(x=rows, kernel=whole, targets=rows, weights=rows),),
         out_specs=tuple(rows if is_rows else whole for is_rows in are_rows),
         axis_names=set(axes),
         # Sums of kernels are to be taken once, at the end, not where each chunk's gradient is.

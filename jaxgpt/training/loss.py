@@ -12,7 +12,7 @@ from jaxgpt.batch import Batch
 from jaxgpt.config import Execution, configclass
 from jaxgpt.model.moe.routing_stats import ROUTING, RoutingSums, routing_of
 from jaxgpt.runtime.target import compile_target
-from jaxgpt.training.chunked_loss import LinearCrossEntropy, TokenChunks, TokenSums
+from jaxgpt.training.chunked_loss import LinearCrossEntropy, LossInputs, TokenChunks, TokenSums
 from jaxgpt.training.cross_entropy_kernel import (
     KernelSettings,
     runs_cross_entropy_kernel,
@@ -141,15 +141,15 @@ def with_counts(sums: TokenSums, batch: Batch, bytes_per_token_V: jax.Array) -> 
 
 
 def language_model_loss(model: Any, bytes_per_token_V: jax.Array, config: LossConfig) -> Any:
-    """Return the `LossFunction` of next-token prediction with `model`, a `Gpt`. Every predicted
-    token adds the auxiliary router losses of its row, if the model has experts: a sum over tokens
-    like the cross-entropy, and divided with it.
+    """Return the `LossFunction` of next-token prediction with `model`, a `Gpt`.
+
+    With experts, each predicted token adds the auxiliary losses of its row's routing: a sum over
+    tokens like the cross-entropy, divided with it.
     """
 
-    def score(
-        x: jax.Array, head_weights: jax.Array, targets: jax.Array, weights: jax.Array
-    ) -> TokenSums:
+    def score(inputs: LossInputs) -> TokenSums:
         head, vocab_size = model.config.head, model.vocab_size
+        x, head_weights, targets, weights = inputs
         if head.soft_cap is None and runs_cross_entropy_kernel():
             settings = KernelSettings(config.z_loss, vocab_size, x.dtype)
             logits = head.multiply(x, head_weights)
@@ -173,10 +173,8 @@ def language_model_loss(model: Any, bytes_per_token_V: jax.Array, config: LossCo
             mutable=[ROUTING],
             method="hidden_states_and_head",
         )
-        tokens = (batch.targets_BT, batch.loss_weights_BT)
-        sums = with_counts(
-            config.logits.sums(score, x_BTD, head_weights, *tokens), batch, bytes_per_token_V
-        )
+        inputs = LossInputs(x_BTD, head_weights, batch.targets_BT, batch.loss_weights_BT)
+        sums = with_counts(config.logits.sums(score, inputs), batch, bytes_per_token_V)
         routing = routing_of(written)
         if routing is None:
             return sums

@@ -12,15 +12,16 @@ from jaxgpt.config import replace
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh
-from jaxgpt.training.chunked_loss import LinearCrossEntropy, TokenChunks, WholeLogits
+from jaxgpt.training.chunked_loss import LinearCrossEntropy, LossInputs, TokenChunks, WholeLogits
 from jaxgpt.training.loss import cross_entropy
 
 WIDTH, VOCAB, PADDED = 8, 20, 24
 HEAD = LanguageModelHead(tied=False, soft_cap=5.0)
 
 
-def _score(head: LanguageModelHead, x: Any, kernel: Any, targets: Any, weights: Any) -> Any:
-    return cross_entropy(head.logits(x, kernel, VOCAB), targets, weights, z_loss=0.1)
+def _score(head: LanguageModelHead, inputs: LossInputs) -> Any:
+    logits = head.logits(inputs.x, inputs.kernel, VOCAB)
+    return cross_entropy(logits, inputs.targets, inputs.weights, z_loss=0.1)
 
 
 def _inputs(rows: int, length: int, tied: bool = False, dtype: Any = jnp.float32) -> Any:
@@ -38,7 +39,7 @@ def _gradient(way: LinearCrossEntropy, head: LanguageModelHead = HEAD, factor: f
     """((objective, sums), gradients) of inputs; the objective is scaled, as by a mean."""
 
     def objective(x: Any, kernel: Any, targets: Any, weights: Any) -> Any:
-        sums = way.sums(functools.partial(_score, head), x, kernel, targets, weights)
+        sums = way.sums(functools.partial(_score, head), LossInputs(x, kernel, targets, weights))
         # What is reported besides must not be pulled on.
         return factor * sums.objective + 7.0 * sums.loss, sums
 
@@ -72,7 +73,7 @@ def test_without_a_gradient_only_the_sums_are_computed() -> None:
     inputs = _inputs(4, 16)
 
     def sums(*inputs: Any) -> Any:
-        return TokenChunks(num_tokens=16).sums(functools.partial(_score, HEAD), *inputs)
+        return TokenChunks(num_tokens=16).sums(functools.partial(_score, HEAD), LossInputs(*inputs))
 
     _assert_same(sums(*inputs), _gradient(WholeLogits())(*inputs)[0][1], 1e-6)
     assert str(jax.make_jaxpr(sums)(*inputs)).count("dot_general") == 1
