@@ -1,4 +1,4 @@
-"""The settings of a dataset and of parts that are added to it: what they share, what differs."""
+"""Settings of a dataset and of parts that are added to it: shared ones, and differences."""
 
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ _FIXED = ("seed", "split", "tokenizer")
 
 
 def recorded_config(dataset: Path) -> DatasetConfig:
-    """The settings that a dataset was built with; who does the work is as by default.
+    """Return the settings that a dataset was built with; those of the executor are the defaults.
 
     Raises:
         UsageError: there is no dataset.
-        MismatchError: it was not built of text, or not by this version.
+        MismatchError: it was not built from text, or not by this version.
     """
     settings = TokenDataset.open(dataset).manifest.get("settings")
     if settings is None:
@@ -39,7 +39,8 @@ def recorded_config(dataset: Path) -> DatasetConfig:
 
 
 def settings_of_parts(account: Account) -> list[dict[str, Any]]:
-    """For the first part and each that was added, how its settings differ from the dataset's."""
+    """Return the settings of each part that differ from the dataset's; the first part comes
+    first."""
     added = [
         entry["settings"] for entry in account.history if entry["operation"] == APPEND_OPERATION
     ]
@@ -53,7 +54,7 @@ def _as_of_this_version(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed_settings(stored: TokenDataset, config: DatasetConfig) -> dict[str, Any]:
-    """The settings that are not the dataset's: dotted name -> value."""
+    """Return the settings that differ from the dataset's: dotted name -> value."""
     there, here = stored_settings(stored.manifest), recorded_settings(config)
     return {name: value for name, _, value in differing(there, here)}
 

@@ -1,4 +1,4 @@
-"""`DatasetConfig`: everything that decides what a dataset holds."""
+"""`DatasetConfig`: all settings that decide the content of a dataset."""
 
 from jaxgpt.config import configclass
 from jaxgpt.corpus.cleaning.privacy import PrivacyConfig
@@ -16,7 +16,7 @@ from jaxgpt.data.shard_writer import DEFAULT_SHARD_TOKENS
 
 @configclass
 class ShardsConfig:
-    """How tokens are laid out in files."""
+    """Layout of tokens in shard files."""
 
     max_tokens: int = DEFAULT_SHARD_TOKENS
     """Most tokens per shard."""
@@ -28,7 +28,7 @@ class ShardsConfig:
 
 @configclass
 class DatasetConfig:
-    """How text becomes a dataset."""
+    """Settings of a dataset build."""
 
     sources: SourcesConfig = SourcesConfig()
     """Reading of the input."""

@@ -1,8 +1,7 @@
-"""Room on the disk: how much a change of a dataset will take, and what happens when it runs out.
-
-Results of all stages lie beside each other until the dataset is finished, so their sizes add up.
-What they are, for a byte of text, was measured (docs/dataset.md): it depends on the text, and what
-is dropped takes no room later, so a forecast is right within a factor, not to the byte.
+"""Disk space: a forecast of what a change of a dataset will take, and errors when it runs out.
+Results of all stages are kept until the dataset is finished, so their sizes add up. Sizes per byte
+of text were measured (docs/dataset.md). They depend on the text, and dropped text takes no room
+later, so a forecast is right within a factor, not to the byte.
 """
 
 import contextlib
@@ -55,7 +54,7 @@ def forecast_build(text: TextEstimate, config: DatasetConfig) -> dict[str, int]:
 
 
 def forecast_restoring(num_documents: int, num_bytes: int, config: DatasetConfig) -> dict[str, int]:
-    """Bytes that it takes to compare with the documents of a dataset."""
+    """Return the bytes that a comparison with the documents of a dataset takes."""
     if not config.near_duplicates.enabled:
         return {}
     needed = int(num_bytes * _PACKED) + (_SIGNATURE_BYTES + _NAMES_BYTES) * num_documents
@@ -68,8 +67,8 @@ def check_disk_space(
     """Warn if there may be too little room, and refuse if there surely is.
 
     Args:
-        output: where it is needed.
-        work: what lies here is from an earlier run of the same, and need not be written again.
+        output: folder that needs the space.
+        work: folder with results of an earlier run, which need not be written again.
         needed: bytes by stage.
 
     Raises:
@@ -93,7 +92,7 @@ def check_disk_space(
 def explaining_full_disk(
     output: Path, work: Path | None = None, needed: Mapping[str, int] | None = None
 ) -> Iterator[None]:
-    """Turn the errors of a full disk into one that says what is needed and what to do.
+    """Turn the errors of a full disk into one that names the needed space and what to do.
 
     Args:
         output: folder that is written to.
@@ -117,7 +116,7 @@ def explaining_full_disk(
 
 
 def _tokens_per_byte(config: DatasetConfig) -> float:
-    """Return the tokens that a byte of text becomes, rather too many than too few."""
+    """Return an upper estimate of the tokens per byte of text."""
     if config.tokenizer.kind == "char":
         return 1.0
     # Measured: 2.4 bytes a token for 1,000 ids, 3.2 for 4,000, 4 and more from 16,384 on.

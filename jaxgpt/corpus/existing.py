@@ -1,4 +1,4 @@
-"""What may already be in the output folder: the same dataset, another one, or something else."""
+"""Checks of an existing output folder: the same dataset, another one, or foreign files."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +18,12 @@ _MAX_VALUE_CHARACTERS = 40
 
 
 def recorded_settings(config: DatasetConfig) -> dict[str, Any]:
-    """The settings as a manifest has them: who did the work does not count."""
+    """Return the settings as a manifest has them, without those of the executor."""
     return {name: value for name, value in to_dict(config).items() if name != "executor"}
 
 
 def stored_settings(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the settings of a dataset; those that its version did not have are as by default."""
+    """Return the settings of a dataset; those that its version did not have get their defaults."""
     settings = manifest.get("settings")
     try:
         return settings and recorded_settings(from_dict(settings, DatasetConfig))
@@ -35,7 +35,7 @@ def stored_settings(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
 def check_finished(output: Path, config: DatasetConfig, inputs: Inputs) -> dict[str, Any]:
     """Return the manifest of the dataset in `output` if building it again would change nothing.
 
-    What was added to it since, or taken out of it, does not count.
+    Text that was added or taken out since does not count.
 
     Raises:
         MismatchError: it is of other settings or other input (both are named), or not whole.
@@ -52,7 +52,7 @@ def check_finished(output: Path, config: DatasetConfig, inputs: Inputs) -> dict[
 
 
 def has_part(dataset: Path, inputs: Inputs, settings: Sequence[Any], wanted: Any) -> bool:
-    """Whether a part of a finished dataset was made of these files with the `wanted` settings.
+    """Return whether a part of a finished dataset was made from these files and settings.
 
     Args:
         settings: of all parts, in order.
@@ -90,7 +90,7 @@ def refuse_foreign_folder(output: Path, work: str) -> None:
 
 
 def differing(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, value there, value here) of settings that decide what a dataset holds."""
+    """Return (dotted name, value there, value here) of settings that change a dataset."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted(there.keys() | here.keys()):
             dotted = f"{name}.{key}" if name else key
@@ -125,7 +125,7 @@ def _input_differences(listing: Iterable[dict[str, Any]], inputs: Inputs) -> lis
 
 
 def _is_same(file: InputFile, entry: dict[str, Any]) -> bool:
-    """By size and time, or where only the time differs by content."""
+    """Compare by size and time; if only the time differs, by content."""
     if file.size != entry["num_bytes"]:
         return False
     if file.stamp == entry["stamp"]:

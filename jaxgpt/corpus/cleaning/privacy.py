@@ -1,8 +1,8 @@
 """Privacy: e-mail addresses and public IP addresses are replaced by constants.
 
-The replacement depends on nothing but the configuration: the same text becomes the same text
-wherever it stands. Patterns are as FineWeb has them (datatrove's PIIFormatter), made to run in
-linear time, with IPv6 added.
+The replacement depends only on the configuration: the same text becomes the same text everywhere.
+Patterns are as FineWeb has them (datatrove's PIIFormatter), made to run in linear time, with IPv6
+added.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ _MAYBE_IPV6 = re.compile(r":[0-9A-Fa-f]{0,4}:")
 
 @configclass
 class PrivacyConfig:
-    """What is taken out of documents to protect people; None leaves it."""
+    """Replacement of addresses, to protect people; None keeps them."""
 
     email_replacement: str | None = None
     """Text in place of every e-mail address, such as email@example.com."""
@@ -86,7 +86,7 @@ class Privacy:
 
 
 def replace_emails(text: str, replacement: str) -> tuple[str, int]:
-    """The text without e-mail addresses, and how many there were."""
+    """Return the text without e-mail addresses, and their number."""
     if "@" not in text:
         return text, 0
     num_replaced = 0
@@ -103,7 +103,7 @@ def replace_emails(text: str, replacement: str) -> tuple[str, int]:
 
 
 def _split_local(run: str) -> tuple[str, str]:
-    """Split what stands before an @ into delimiters and the local part of an address."""
+    """Split the text before an @ into delimiters and the local part of an address."""
     found = _BEFORE_LOCAL.match(run)
     start = found.end() if found else 0
     local = run[start:].lstrip(".%+'-_")
@@ -111,7 +111,7 @@ def _split_local(run: str) -> tuple[str, str]:
 
 
 def replace_public_ips(text: str, replacement: str) -> tuple[str, int]:
-    """The text without public IPv4 and IPv6 addresses, and how many there were.
+    """Return the text without public IPv4 and IPv6 addresses, and their number.
 
     Python's `ipaddress` tells which are public. Addresses of private networks, of loopback and
     of documentation stay, and so does 300.1.2.3, which is no address.

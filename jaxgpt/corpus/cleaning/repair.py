@@ -1,6 +1,6 @@
 """Repair of text that was damaged on its way: bad encoding, control characters, line ends.
 
-A record too much of which had to be replaced is rejected.
+A record is rejected if too much of it had to be replaced.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _UNIT_SEPARATOR = "\x1f"
 
 @configclass
 class RepairConfig:
-    """How damaged text is repaired."""
+    """Repair of damaged text."""
 
     max_replaced_share: float = 0.01
     """Largest share of characters that were not valid UTF-8; a document with more is dropped."""
@@ -46,7 +46,7 @@ class Repaired(NamedTuple):
 
     @property
     def num_replaced(self) -> int:
-        """Characters that had to become U+FFFD."""
+        """Number of characters that became U+FFFD."""
         return self.counts.get("invalid_bytes", 0) + self.counts.get("lone_surrogates", 0)
 
 
@@ -73,7 +73,7 @@ def repair(text: str, config: RepairConfig) -> Repaired:
 
 
 def _replace_controls(found: re.Match[str]) -> str:
-    """Return what keeps two words apart where the control characters did."""
+    """Return the separator of two words for the control characters between them."""
     start, end = found.span()
     around = found.string[max(start - 1, 0) : start], found.string[end : end + 1]
     if any(not character or character.isspace() for character in around):
@@ -101,7 +101,7 @@ def _repair_encoding(text: str, config: RepairConfig, counts: dict[str, int]) ->
 def clean(
     record: Document | Rejected, config: RepairConfig
 ) -> tuple[Document | Rejected, dict[str, int]]:
-    """Return the record with valid text, and what was repaired in how many places."""
+    """Return the record with valid text, and the number of repairs by kind."""
     if isinstance(record, Rejected):
         return record, {}
     repaired = repair(record.text, config)

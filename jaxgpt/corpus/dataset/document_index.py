@@ -1,7 +1,6 @@
-"""`documents.parquet`: which document is where in a split, and where it came from.
-
-One row for each document of the split, in the order of the shards. Licence and source travel with
-a document this way, and any one can be found, looked at or taken out again.
+"""`documents.parquet`: the place and the origin of each document of a split. There is one row per
+document, in the order of the shards. It keeps licence and source of each document, which can thus
+be found, shown or taken down.
 """
 
 import contextlib
@@ -36,13 +35,13 @@ def write_index(path: Path, names: pa.Table, num_tokens: np.ndarray, num_bytes: 
 
 
 def read_index(path: Path) -> pa.Table:
-    """What `write_index` wrote."""
+    """Read the rows that `write_index` wrote."""
     with pa.OSFile(str(path), "rb") as file:
         return pa.ipc.open_file(file).read_all()
 
 
 class IndexWriter:
-    """Writes the index of a split; it appears under its name when it is whole."""
+    """Writes the index of a split, which gets its name when it is complete."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +78,7 @@ class IndexWriter:
 
 
 def index_groups(dataset: Path, split: str) -> Iterator[tuple[int, int, int]]:
-    """(documents, tokens, bytes of text) of each group of rows of an index.
+    """Return (documents, tokens, bytes of text) of each row group of an index.
 
     Raises:
         MismatchError: as `index_rows`.
@@ -92,7 +91,7 @@ def index_groups(dataset: Path, split: str) -> Iterator[tuple[int, int, int]]:
 
 
 def read_groups(dataset: Path, split: str, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
-    """Some groups of rows of an index.
+    """Read some row groups of an index.
 
     Raises:
         MismatchError: as `index_rows`.
@@ -103,7 +102,7 @@ def read_groups(dataset: Path, split: str, groups: Iterable[int]) -> Iterator[pa
 
 
 def index_rows(dataset: Path, split: str) -> Iterator[pa.RecordBatch]:
-    """The index of a split of a finished dataset, batch by batch.
+    """Yield the index of a split of a finished dataset, batch by batch.
 
     Raises:
         MismatchError: it has none, or it is damaged.

@@ -1,6 +1,5 @@
-"""The documents of a finished dataset as files that other programs read: Parquet, ArrayRecord.
-
-One record for each document, in the order of the shards, each split in a folder of its own.
+"""Export of a finished dataset's documents for other programs: Parquet, ArrayRecord. There is one
+record per document, in the order of the shards, and one folder per split.
 """
 
 import json
@@ -34,7 +33,7 @@ Record = dict[str, str]
 
 
 class RecordFile(Protocol):
-    """A file of records that is being written."""
+    """Record file that is being written."""
 
     suffix: str
 
@@ -50,7 +49,7 @@ class RecordFile(Protocol):
 
 
 class ParquetFile:
-    """A row for each record, columns as RECORD_SCHEMA, packed with zstd."""
+    """Parquet file: one row per record, columns as RECORD_SCHEMA, compressed with zstd."""
 
     suffix = ".parquet"
 
@@ -78,7 +77,7 @@ class ParquetFile:
 
 
 class ArrayRecordFile:
-    """A record for each document: a JSON object in UTF-8 with the names of RECORD_SCHEMA."""
+    """ArrayRecord file: one JSON object in UTF-8 per document, with the names of RECORD_SCHEMA."""
 
     suffix = ".array_record"
 
@@ -108,7 +107,7 @@ def export_dataset(
     format: Format,
     max_file_bytes: int = DEFAULT_FILE_BYTES,
 ) -> dict[str, dict[str, int]]:
-    """Write all documents of a dataset to `output`, which appears when all is written.
+    """Write all documents of a dataset to `output`, which appears when it is complete.
 
     Args:
         dataset: a finished dataset.

@@ -1,4 +1,4 @@
-"""Token files -> a dataset folder: the one that their text would give, without encoding again."""
+"""Token files -> the dataset folder that their text would give, without encoding again."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,7 @@ _OPEN = {"nanogpt": open_nanogpt, "megatron": open_megatron}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImportSettings:
-    """What decides the dataset, beside the files.
+    """Settings of an import, in addition to the files.
 
     Attributes:
         format: of the files.
@@ -102,7 +102,7 @@ def import_tokens(
 
 
 def _hash_documents(file: TokenFile, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """(content hashes uint8 [D, 16], whether there is no text bool [D]) of all documents."""
+    """Return (content hashes uint8 [D, 16], empty texts bool [D]) of all documents."""
     num_documents = len(file.starts_D)
     hashes = np.empty((num_documents, HASH_BYTES), np.uint8)
     is_empty_D = np.empty(num_documents, bool)
@@ -114,7 +114,7 @@ def _hash_documents(file: TokenFile, tokenizer: Tokenizer) -> tuple[np.ndarray, 
 
 
 def _final_order(hashes: np.ndarray, is_empty_D: np.ndarray, seed: int) -> list[int]:
-    """Numbers of the documents that stay, as `build_dataset` would order them."""
+    """Return the numbers of the documents that stay, as `build_dataset` would order them."""
     numbers = np.flatnonzero(~is_empty_D)
     draws = [draw("order", seed, hashes[number].tobytes()) for number in numbers]
     high, low = hashes[numbers].view(">u8").reshape(-1, 2).T
@@ -154,7 +154,7 @@ def _write_splits(
 
 
 def _divide(assignment: Assignment, digest: bytes, ids: np.ndarray, val_fraction: float) -> int:
-    """How many of the ids of a document, from its beginning, are for training."""
+    """Return how many ids of a document, from its beginning, are for training."""
     if isinstance(assignment, HashAssignment):
         training, _ = assignment.divide(digest, "text")
         return len(ids) if training else 0
@@ -218,7 +218,7 @@ def _about(
     shards: Mapping[str, Sequence[Shard]],
     num_empty: int,
 ) -> dict[str, Any]:
-    """What the manifest says beyond what reading a dataset needs."""
+    """Return the descriptive part of the manifest, which reading does not need."""
     written = [shard for split in shards.values() for shard in split]
     num_bytes = sum(shard.num_bytes for shard in written)
     dropped = {"empty": num_empty} if num_empty else {}
@@ -247,5 +247,5 @@ def _about(
 
 
 def _location(file: TokenFile, number: int) -> str:
-    """Documents are counted from 1, as lines are."""
+    """Return the location of a document; documents are counted from 1, as lines are."""
     return f"{file.path}:{number + 1}"

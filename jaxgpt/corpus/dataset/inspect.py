@@ -1,6 +1,6 @@
-"""Looking at documents of a finished dataset: where they are, or why they were dropped.
+"""Inspection of a finished dataset: places of documents, or reasons why they were dropped.
 
-The index and the list of the removed are read from beginning to end, and never held in memory.
+The index and the list of removed documents are streamed, not held in memory.
 """
 
 import dataclasses
@@ -38,16 +38,16 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which documents to show: exactly one name is given, or none with `num_random`.
+    """Documents to show: exactly one name is given, or none with `num_random`.
 
     Attributes:
         id: kept and removed documents with this id.
         location: kept and removed documents from this place, `path:line`.
         source: kept documents of this source.
         reason: documents removed for this reason.
-        num_random: draw so many of these documents; without a name, of all that were kept.
+        num_random: number of these documents to draw; without a name, of all kept ones.
         seed: of the draw.
-        max_documents: without `num_random`, show the first so many.
+        max_documents: without `num_random`, number of first documents to show.
     """
 
     id: str | None = None
@@ -60,7 +60,7 @@ class Selection:
 
     @property
     def name(self) -> tuple[str, str]:
-        """(which field is given, its value); ("", "") if none is.
+        """Return (given field, its value); ("", "") if none is given.
 
         Raises:
             UsageError: more than one is given, or nothing at all.
@@ -87,7 +87,7 @@ def inspect(
         dataset: a finished dataset.
         selection: which documents.
         full: give texts whole, not only their beginning.
-        num_similar: with each kept document name so many others that are most like it.
+        num_similar: number of most similar documents to name with each kept one.
 
     Returns:
         `num_found`, and `documents`: first kept ones, then removed ones. See docs/dataset_tools.md.
@@ -130,7 +130,7 @@ def inspect(
 def _choose(
     found: Iterable[T], selection: Selection, name_of: Callable[[T], str]
 ) -> tuple[list[T], int]:
-    """(those to show, how many there are). A draw does not depend on the order."""
+    """Return (documents to show, number of all). A draw does not depend on the order."""
     counter = itertools.count()
     counted = (document for document, _ in zip(found, counter, strict=False))
     if selection.num_random is None:
@@ -167,7 +167,7 @@ class _Reader:
 def _describe_kept(
     dataset: TokenDataset, kept: Sequence[StoredDocument], show: _Reader
 ) -> list[dict[str, Any]]:
-    """With the documents that were removed in favour of each."""
+    """Describe kept documents, each with those that were removed in its favour."""
     ids = {document.id for document in kept}
     counts: Counter[str] = Counter()
     neighbours: dict[str, list[Removed]] = {document.location: [] for document in kept}
@@ -231,7 +231,7 @@ def _describe_removed(
 def follow_kept(
     removed: Sequence[Removed], listing: Callable[[], Iterable[Removed]]
 ) -> list[list[Removed]]:
-    """Return each removed document with those removed ones that were kept for it, in turn.
+    """Return each removed document with the chain of removed ones that were kept for it.
 
     Args:
         removed: some documents of the listing.
@@ -268,7 +268,7 @@ def _kept_name(entry: Removed) -> tuple[str, str | None] | None:
 
 
 def _is_kept_for(document: StoredDocument, entry: Removed) -> bool:
-    """Ids may repeat: where the list of the removed also has the kept one's place, that decides."""
+    """Return whether a removal names this document: by place if the list has it, else by id."""
     if "kept_location" in entry:
         return entry["kept_location"] == document.location
     return entry.get("kept_id") == document.id
@@ -279,14 +279,14 @@ def _removed_documents(dataset: TokenDataset) -> Iterator[Removed]:
 
 
 def suggest_name(dataset: TokenDataset, column: str, value: str) -> str:
-    """The closest id, location, source or reason that the dataset has, as a half-sentence."""
+    """Return the closest id, location, source or reason of the dataset, as a half-sentence."""
     if column == "reason":
         return did_you_mean(value, dataset.manifest.get("counts", {}).get("dropped", ()))
     if column == "source":
         return did_you_mean(value, (one["name"] for one in dataset.manifest.get("sources", ())))
 
     def num_equal_ends(name: str) -> int:
-        """What a slip of the pen leaves equal; cheap enough to be asked of every name."""
+        """Return how many characters at both ends are equal, a cheap measure of similarity."""
         pairs = ([name, value], [name[::-1], value[::-1]])
         # Characters, not components of paths, are to be compared.
         return sum(len(os.path.commonprefix(pair)) for pair in pairs)  # noqa: RUF071

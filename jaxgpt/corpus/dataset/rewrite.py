@@ -1,5 +1,4 @@
-"""A split of a dataset without some of its documents: only the shards that held them are written
-anew, the others stay as they are.
+"""Rewriting of a split without some documents; only the shards that held them are written again.
 
 Axes: N documents of a split, S its shards.
 """
@@ -26,7 +25,7 @@ from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Marked:
-    """Which documents of a split go.
+    """Documents of a split that are removed.
 
     Attributes:
         goes_N: bool.
@@ -45,10 +44,8 @@ class Marked:
 
 
 def touched_shards(marked: Marked, shards: tuple[Shard, ...]) -> np.ndarray:
-    """Which shards must be written anew: bool [S].
-
-    Those that hold a document that goes, and those that share a document with one of these: a
-    document that is longer than a shard lies in several.
+    """Return which shards must be written again: bool [S]. These hold a removed document, or share
+    a document with such a shard: a document that is longer than a shard lies in several.
     """
     ends_S = np.cumsum([shard.num_tokens for shard in shards], dtype=np.int64)
     is_touched_S = np.zeros(len(shards), bool)
@@ -77,7 +74,7 @@ def rewrite_split(
     max_shard_tokens: int,
     advance: Callable[[int], None],
 ) -> list[Shard]:
-    """Write new shards, without the documents that go, in place of some; return all of the split.
+    """Write new shards without the removed documents; return all shards of the split.
 
     The new ones lie next to the old ones, under numbers that no shard has had.
     """
@@ -118,7 +115,7 @@ def write_remaining_index(
 def texts_that_go(
     dataset: TokenDataset, name: str, marked: Marked, tokenizer: Tokenizer
 ) -> Iterator[str]:
-    """The texts of the documents that go."""
+    """Yield the texts of the documents that are removed."""
     split = dataset.splits[name]
     for row in np.flatnonzero(marked.goes_N).tolist():
         yield tokenizer.decode(_ids(split, marked, row).tolist())
@@ -131,7 +128,7 @@ def _ids(split: TokenSplit, marked: Marked, row: int) -> np.ndarray:
 
 
 def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(first, stop) of neighbours with equal values."""
+    """Yield (first, stop) of neighbours with equal values."""
     cuts = np.flatnonzero(values[1:] != values[:-1]) + 1
     edges = [0, *cuts.tolist(), len(values)]
     yield from itertools.pairwise(edges) if len(values) else ()

@@ -1,7 +1,6 @@
-"""The documents of a dataset that are most like some of its documents.
-
-Every document is compared, by the exact similarity of their sets of shingles: what the search for
-near duplicates left out, for want of a common band, is found here. That reads all text once.
+"""Most similar documents of some documents in a dataset. Every document is compared, by the exact
+similarity of the sets of shingles, so pairs without a common band, which the search for near
+duplicates leaves out, are found here. That reads all text once.
 
 Axes: Q documents that are asked for, S shingles.
 """
@@ -25,9 +24,9 @@ Similar = tuple[float, StoredDocument]
 def find_similar(
     dataset: TokenDataset, documents: Sequence[StoredDocument], num: int
 ) -> list[list[Similar]]:
-    """For each document the `num` others that are most similar, and the Jaccard similarity.
+    """Return, for each document, the `num` most similar others and the Jaccard similarity.
 
-    Shingles have as many words as those of the build, or by default. Documents that have no
+    Shingles have as many words as those of the build, or as by default. Documents that have no
     shingle in common are never among them.
 
     Raises:

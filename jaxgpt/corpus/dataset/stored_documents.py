@@ -1,4 +1,4 @@
-"""Documents of a finished dataset: what the index says of them, and their text from the shards."""
+"""Documents of a finished dataset: their entries in the index, and their text from the shards."""
 
 import dataclasses
 from collections.abc import Collection, Iterator
@@ -43,7 +43,7 @@ class StoredDocument:
 def stored_documents(
     dataset: TokenDataset, split: str, column: str = "", values: Collection[str] = ()
 ) -> Iterator[StoredDocument]:
-    """The documents of a split in the order of the shards; a batch of the index is in memory.
+    """Yield the documents of a split in the order of the shards; one index batch is in memory.
 
     Args:
         dataset: a finished dataset.
@@ -107,7 +107,7 @@ def read_text(
     document: StoredDocument,
     max_tokens: int | None = None,
 ) -> str:
-    """The text of a document, or of its first `max_tokens` tokens.
+    """Return the text of a document, or of its first `max_tokens` tokens.
 
     Raises:
         MismatchError: the shards have no document there.

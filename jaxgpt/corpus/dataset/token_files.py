@@ -61,12 +61,12 @@ class TokenFile:
     num_padding: int = 0
 
     def read(self, number: int) -> np.ndarray:
-        """The ids of a document, int64."""
+        """Return the ids of a document, int64."""
         return self.tokens[self.starts_D[number] : self.stops_D[number]].astype(np.int64)
 
 
 def open_nanogpt(path: Path, tokenizer: Tokenizer, eos_id: int) -> TokenFile:
-    """Open a file of uint16 ids, or of wider ones; what follows the last EOS is a document, too.
+    """Open a file of uint16 ids, or of wider ones; ids after the last EOS are a document, too.
 
     Raises:
         UsageError: there is no such file.
@@ -89,7 +89,7 @@ def open_nanogpt(path: Path, tokenizer: Tokenizer, eos_id: int) -> TokenFile:
 
 
 def open_megatron(path: Path, tokenizer: Tokenizer, eos_id: int) -> TokenFile:
-    """Open `path`, a `.bin`, by the `.idx` beside it.
+    """Open `path`, a `.bin`, with the `.idx` next to it.
 
     Raises:
         UsageError: one of the two is not there.
@@ -121,10 +121,9 @@ def open_megatron(path: Path, tokenizer: Tokenizer, eos_id: int) -> TokenFile:
 
 
 def check_vocabulary(file: TokenFile, tokenizer: Tokenizer) -> None:
-    """See whether the first documents, as text, get the ids again that they have.
-
-    That all ids are in the vocabulary says little: any file of small ids would pass. At least half
-    of the ids must come back; a file of another vocabulary gives back next to none.
+    """Decode the first documents and check that encoding gives the same ids. It is not enough that
+    all ids are in the vocabulary: any file of small ids would pass. At least half of the ids must
+    come back; of another vocabulary hardly any do.
 
     Raises:
         MismatchError: they do not.
@@ -150,7 +149,7 @@ def check_vocabulary(file: TokenFile, tokenizer: Tokenizer) -> None:
 def _read_megatron_index(
     path: Path,
 ) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarray]:
-    """(type of the ids, lengths_S, pointers_S, entries_E) of an `.idx` file."""
+    """Return (type of the ids, lengths_S, pointers_S, entries_E) of an `.idx` file."""
     try:
         with open(path, "rb") as file:
             header = file.read(_MEGATRON_HEADER.size)
@@ -253,7 +252,7 @@ def _without_ends(
 
 
 def _skip_padding(ids: np.ndarray, begin: int, end: int, pad_id: int) -> tuple[int, int]:
-    """Narrow [begin, end) to what lies between the padding at both ends."""
+    """Narrow [begin, end) to the tokens between the padding at both ends."""
     is_text = ids[begin:end] != pad_id
     if not is_text.any():
         return begin, begin

@@ -1,4 +1,4 @@
-"""Recognising what a file of token ids is: headers of other formats, and the width of an id."""
+"""Checks of a file of token ids: headers of other formats, and the width of an id."""
 
 import struct
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def refuse_header(path: Path, tokens: np.ndarray) -> None:
     """Refuse a file that begins with the header of another format.
 
     Raises:
-        MismatchError: the header is one of a known format; the error says how to take it off.
+        MismatchError: the header is of a known format; the error says how to remove it.
     """
     head = tokens[: _LLM_C_HEADER_BYTES // 2].tobytes()
     if head.startswith(_NPY_MAGIC):

@@ -1,9 +1,9 @@
-"""How a finished dataset is replaced by its next version: all of it, or nothing.
+"""Atomic replacement of a finished dataset by its next version.
 
 Shards are never changed; new ones get numbers that no shard has had. The other files are prepared
 in a folder, which gets the name `.next` when all of it is on disk. From then on the next version is
 decided: its files are moved to their places, the manifest last, and shards that it does not name
-are removed. Whoever changes the dataset next finishes what was interrupted there.
+are removed. The next change of the dataset first finishes an interrupted one.
 """
 
 import contextlib
@@ -27,10 +27,8 @@ _SHARD_NAME = re.compile(r"shard-(\d+)\.bin")
 
 @contextlib.contextmanager
 def next_version(dataset: Path) -> Iterator[Path]:
-    """A folder for the files that are to replace those of `dataset`, or be added to them.
-
-    They do when the block is left; leaving it by an exception changes nothing. The dataset must be
-    locked.
+    """Yield a folder for files that replace those of `dataset`, or are added to them. They do when
+    the block is left; leaving it with an exception changes nothing. The dataset must be locked.
     """
     prepared = dataset / _PREPARED
     shutil.rmtree(prepared, ignore_errors=True)
@@ -47,7 +45,7 @@ def next_version(dataset: Path) -> Iterator[Path]:
 
 
 def finish_version(dataset: Path) -> None:
-    """Finish what an interrupted change has left; nothing if there is nothing."""
+    """Finish an interrupted change, if there is one."""
     shutil.rmtree(dataset / _PREPARED, ignore_errors=True)
     following = dataset / NEXT
     if following.is_dir():
@@ -61,10 +59,10 @@ def finish_version(dataset: Path) -> None:
 
 
 def first_free_number(split: str, shards: Sequence[Shard], history: Iterable[Any]) -> int:
-    """A number for the next shard of a split that has these; no shard has had it.
+    """Return a number for the next shard of a split that has these; no shard has had it.
 
     Args:
-        history: of the dataset. Where shards were taken out, it has what was free then.
+        history: of the dataset. Where shards were taken out, it has the free number of that time.
     """
     numbers = [_SHARD_NAME.fullmatch(Path(shard.path).name) for shard in shards]
     free = [int(found[1]) + 1 for found in numbers if found]

@@ -70,7 +70,7 @@ def deduplicate_partition(
 
 
 def _texts(partition: Partition, rows: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """The texts of some rows, reading no further than the last of them."""
+    """Return the texts of some rows, reading no further than the last of them."""
     start = 0
     for batch in partition.batches(("text",)) if rows else ():
         for row in rows:

@@ -15,7 +15,7 @@ HASH_BYTES = 16
 
 
 def content_hash(text: str) -> bytes:
-    """128 bits of the normalised text: NFC, every run of whitespace one space, ends stripped.
+    """Hash the normalised text to 128 bits: NFC, runs of whitespace as one space, ends stripped.
 
     Case and punctuation count. XXH3 is no cryptographic hash: it resists chance (two of 1e9
     different texts collide with probability 1e-21), not somebody who makes texts collide.
@@ -26,7 +26,7 @@ def content_hash(text: str) -> bytes:
 
 
 def choose_kept(hashes: np.ndarray, name_of: Callable[[int], Any]) -> np.ndarray:
-    """For every document the row of the one that is kept in its stead: itself, if unique.
+    """Return, for every document, the row of the one that is kept for it: itself, if unique.
 
     Args:
         hashes: uint8 [num_documents, 16].

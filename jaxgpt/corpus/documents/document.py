@@ -1,4 +1,4 @@
-"""`Document` and `Rejected`: what reading a source yields. Nothing here reads or judges.
+"""`Document` and `Rejected`: the two results of reading a record. Nothing here reads or judges.
 
 Every record of the input becomes exactly one of the two, so that the account of a build closes:
 records read = documents kept + records dropped, by reason.
@@ -49,7 +49,7 @@ class Rejected:
     Attributes:
         id, location, source: as in `Document`.
         reason: a name under which it is counted, such as `malformed_json`.
-        detail: what exactly is wrong, for people.
+        detail: exact description of the fault, for people.
         is_bad: whether it counts towards the share of bad records above which a build stops.
         sample: the beginning of its text, for the report.
     """
@@ -86,7 +86,7 @@ class RemovedWriter:
             self._file.close()
 
     def write(self, *, id: str, stage: str, reason: str, **more: Any) -> None:
-        """Append one dropped document; `more` as the contract says, such as `kept_id`."""
+        """Append one dropped document; `more` has further keys, such as `kept_id`."""
         line = {"id": id, "stage": stage, "reason": reason, **more}
         self._stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
@@ -97,7 +97,7 @@ class RemovedWriter:
 
 
 def shorten(text: str, length: int = SAMPLE_CHARACTERS) -> str:
-    """The beginning of `text`, marked when it goes on, and valid Unicode whatever it was."""
+    """Return the beginning of `text` as valid Unicode, marked if it was cut."""
     cut = text[:length] + ("..." if len(text) > length else "")
     return cut.encode("utf-8", "replace").decode()
 
@@ -119,7 +119,7 @@ def escape_path(path: str) -> str:
 def valid_name(name: str) -> str:
     """Return a valid name unchanged, any other one as `escape_name` writes it.
 
-    For the names that records have and people type, which stay as they are wherever they can.
+    It is used for names that records have and people type, which stay as they are if possible.
     """
     return name if _SURROGATES.search(name) is None else escape_name(name)
 

@@ -1,4 +1,4 @@
-"""Document files: what was read, as Arrow batches, partitioned by order in the dataset.
+"""Document files: documents as Arrow batches, partitioned by order in the dataset.
 
 The position of a document in the dataset is a seeded hash of its content. Partition q holds the
 q-th range of these hashes, so that partitions can be sorted one at a time, and copies of one text
@@ -40,7 +40,7 @@ DOCUMENT_BYTES = 1 << 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DocumentBatch:
-    """Where in a part's file some documents of one partition are."""
+    """Place of some documents of one partition in a part's file."""
 
     partition: int
     num_rows: int
@@ -135,14 +135,14 @@ class DocumentWriter:
 
 
 def write_options() -> pa.ipc.IpcWriteOptions:
-    """How Arrow files of documents are written."""
+    """Return the write options of Arrow files of documents."""
     return pa.ipc.IpcWriteOptions(
         compression=pa.Codec("zstd", compression_level=1), use_threads=False
     )
 
 
 def hash_rows(batch: pa.RecordBatch) -> np.ndarray:
-    """The hashes of a batch as uint8 [num_rows, 16]."""
+    """Return the hashes of a batch as uint8 [num_rows, 16]."""
     column = batch.column("hash")
     values = np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, HASH_BYTES)
     return values[column.offset : column.offset + len(column)]

@@ -1,7 +1,6 @@
-"""The documents of one partition, wherever they are stored, without those that were removed.
-
-A partition is handed from stage to stage: one that removes documents adds a file that says which
-rows stay, one that changes texts stores the documents anew.
+"""Documents of one partition, in all their files, without those that were removed. A partition is
+passed from stage to stage: one that removes documents adds a mask of the rows that stay, one that
+changes texts stores the documents again.
 """
 
 import dataclasses
@@ -43,17 +42,17 @@ class Partition:
             start = stop
 
     def table(self, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
-        """All documents that are still in; for columns that are small."""
+        """Return all documents that are still in; for small columns."""
         return pa.Table.from_batches(
             self.batches(columns), pa.schema([SCHEMA.field(name) for name in columns])
         )
 
     def num_rows(self) -> int:
-        """Documents that are still in."""
+        """Number of documents that are still in."""
         return sum(batch.num_rows for batch in self.batches(("num_bytes",)))
 
     def without(self, folder: Path) -> "Partition":
-        """What is left by a stage that wrote `KEPT_NAME` into `folder`."""
+        """Return the partition after a stage that wrote the mask `KEPT_NAME` into `folder`."""
         return dataclasses.replace(self, kept_files=(*self.kept_files, folder / KEPT_NAME))
 
     def _stored_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -66,7 +65,7 @@ class Partition:
                     yield reader.get_batch(number)
 
     def _kept_rows(self) -> np.ndarray | None:
-        """Which of the stored rows are still in; None for all."""
+        """Return which stored rows are still in; None for all."""
         if not self.kept_files:
             return None
         is_kept, *later = (np.load(path, allow_pickle=False) for path in self.kept_files)
@@ -79,7 +78,7 @@ class Partition:
 def gather_partitions(
     files: Iterable[tuple[Path, Sequence[DocumentBatch]]], num_partitions: int
 ) -> list[Partition]:
-    """The partitions that `DocumentWriter` has spread over some files, with their batches."""
+    """Return the partitions that `DocumentWriter` spread over some files, with their batches."""
     found: list[list[tuple[Path, tuple[int, ...]]]] = [[] for _ in range(num_partitions)]
     num_bytes = [0] * num_partitions
     for path, batches in files:

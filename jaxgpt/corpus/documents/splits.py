@@ -1,4 +1,4 @@
-"""Which text is for training and which for validation: a pure function of content and seed.
+"""Division of text between training and validation, a pure function of content and seed.
 
 A `Split` is a choice in a config; `plan` turns it, with a few facts about the whole corpus, into
 an `Assignment` that decides document by document.
@@ -16,28 +16,28 @@ SPLITS = ("train", "val")
 
 
 def draw(purpose: str, seed: int, content_hash: bytes) -> int:
-    """A pseudo-random integer in [0, 2**64) for a document; independent between purposes."""
+    """Return a pseudo-random integer in [0, 2**64) for a document; purposes are independent."""
     return xxhash.xxh3_64_intdigest(f"{purpose}:{seed}:".encode() + content_hash)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """Decides how one document is divided."""
+    """Divides documents between training and validation."""
 
     note: str = ""
     """Note on it for the user; "" for none."""
 
     def divide(self, content_hash: bytes, text: str) -> tuple[str, str]:
-        """(training text, validation text) of a document; either may be empty."""
+        """Return (training text, validation text) of a document; either may be empty."""
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
-        """As a plain dict."""
+        """Return a plain dict."""
         return {"type": type(self).__name__, **dataclasses.asdict(self)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Assignment":
-        """Back from `to_json`.
+        """Return the assignment that `to_json` wrote.
 
         Raises:
             KeyError: no class of that name derives from this one.
@@ -52,7 +52,7 @@ class Split:
     """Base of the ways to hold out validation text."""
 
     def plan(self, content_hashes: Iterable[bytes], seed: int) -> Assignment:
-        """The assignment for a corpus of documents with these hashes (at least one)."""
+        """Return the assignment for a corpus of documents with these hashes (at least one)."""
         raise NotImplementedError
 
 
@@ -67,7 +67,7 @@ class HashSplit(Split):
         _check_fraction(self.val_fraction)
 
     def plan(self, content_hashes: Iterable[bytes], seed: int) -> Assignment:
-        """Documents that draw below the share; a corpus of one document is divided instead."""
+        """Hold out documents that draw below the share; divide a corpus of one document."""
         num_documents = 0
         lowest, highest = 1 << 64, -1
         for content_hash in content_hashes:

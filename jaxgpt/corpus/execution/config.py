@@ -1,4 +1,4 @@
-"""`ExecutorConfig`: who does the work."""
+"""`ExecutorConfig`: place and number of the processes that run tasks."""
 
 import os
 from typing import Literal
@@ -11,7 +11,7 @@ from jaxgpt.corpus.execution.ray_cluster import RayExecutor
 
 @configclass
 class ExecutorConfig:
-    """Who does the work. The dataset is the same whoever does it."""
+    """Processes or cluster that run tasks; the dataset does not depend on the choice."""
 
     kind: Literal["serial", "processes", "ray"] = "processes"
     """Place where tasks run. serial: in this process, one after the other. processes: on the cores
@@ -32,7 +32,7 @@ class ExecutorConfig:
             raise ValueError(f"address is for kind = 'ray', not {self.kind!r}")
 
     def build(self) -> Executor:
-        """The executor; to be closed.
+        """Return the executor; the caller must close it.
 
         Raises:
             ConfigError: Ray is asked for, and not installed.

@@ -1,38 +1,38 @@
-"""What an executor is, and the simplest one."""
+"""`Executor`, the interface, and `SerialExecutor`, the simplest one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 Result = TypeVar("Result")
 Advance = Callable[[int], None]
-"""Told how much of the work has been done since; raises when the build is asked to stop."""
+"""Function that is told the amount of work done since its last call; raises to stop the build."""
 
 
 class Executor(Protocol):
-    """Carries out independent pieces of work."""
+    """Runs independent pieces of work."""
 
     def run(
         self, work: Sequence[Callable[[Advance], Result]], advance: Advance
     ) -> Iterator[Result]:
-        """Do every piece; yield results as they come, in any order.
+        """Run every piece of work; yield results as they come, in any order.
 
         Args:
-            work: called with something to report progress to. It pickles, and may be called
-                again after a failure of whoever did it, even twice at once.
+            work: called with something to report progress to. It pickles, and may be called again
+                after its process has failed, even twice at once.
             advance: called often, also while nothing is finished.
 
         Raises:
-            Whatever a piece raises, or `advance` does; what else was going on is then stopped.
+            Any exception of a piece, or of `advance`; all other work is then stopped.
         """
         ...
 
     def close(self) -> None:
-        """Stop everything; nobody is left behind."""
+        """Stop everything and leave no process behind."""
         ...
 
 
 class SerialExecutor:
-    """One piece after the other, in this process."""
+    """Runs one piece after the other in this process."""
 
     def run(
         self, work: Sequence[Callable[[Advance], Result]], advance: Advance
@@ -42,4 +42,4 @@ class SerialExecutor:
             yield piece(advance)
 
     def close(self) -> None:
-        """Nothing to stop."""
+        """Do nothing, because there is nothing to stop."""

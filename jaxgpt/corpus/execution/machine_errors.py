@@ -1,7 +1,7 @@
 """Errors of the machine: no memory, no file handles, no permission, a failing disk or network.
 
-They say nothing about the input, so none of them may be booked as a bad record or a damaged file:
-what could be read elsewhere, or a minute later, would be lost without a word.
+They say nothing about the input, so none may be counted as a bad record or a damaged file: text
+that can be read elsewhere, or a minute later, would be lost silently.
 """
 
 import errno

@@ -1,8 +1,8 @@
 """Tasks in several processes of this machine.
 
-A worker that is killed (by the kernel, when memory runs out) is replaced and its task done again;
-a build that is killed takes its workers with it. `concurrent.futures` leaves both to its user: a
-dead worker breaks its whole pool, without saying what it was doing.
+A worker that is killed (by the kernel, when memory runs out) is replaced and its task done again; a
+build that is killed takes its workers with it. `concurrent.futures` leaves both to its user: a dead
+worker breaks its whole pool, without telling which task it ran.
 """
 
 import ctypes
@@ -120,7 +120,7 @@ class _Worker:
     """A process at the other end of a pipe.
 
     Attributes:
-        task: what it is doing: (number, piece of work); None if it is idle.
+        task: current task: (number, piece of work); None if it is idle.
     """
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class _Worker:
 
 
 def _serve(connection: Connection, parent: int) -> None:
-    """The life of a worker: pieces of work in, results out."""
+    """Run a worker: receive pieces of work and send results."""
     _die_with(parent)
     while True:
         try:
@@ -164,7 +164,7 @@ def _serve(connection: Connection, parent: int) -> None:
 
 
 class _Report:
-    """Reports progress, not too often."""
+    """Reports progress at limited frequency."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -179,7 +179,7 @@ class _Report:
 
 
 def _die_with(parent: int) -> None:
-    """End this process when its parent does, however that ended."""
+    """End this process when its parent ends, in whatever way."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
 

@@ -1,6 +1,5 @@
-"""How far a build has come: a bar on a terminal, a plain line every few seconds elsewhere.
-
-Everything goes to stderr. Also the place where a build notices that it has been asked to stop.
+"""Progress of a build: a bar on a terminal, a plain line every few seconds elsewhere. All output
+goes to stderr. A build also notices here that it has been asked to stop.
 """
 
 import sys
@@ -26,7 +25,7 @@ class BuildProgress:
         self._started = self._last_line = 0.0
 
     def begin(self, title: str, total: int) -> None:
-        """A new stage."""
+        """Begin a new stage."""
         self._title, self._total, self._done = title, total, 0
         self._started = self._last_line = time.monotonic()
         if sys.stderr.isatty():
@@ -35,7 +34,7 @@ class BuildProgress:
             self._bar.start()
 
     def advance(self, amount: int) -> None:
-        """`amount` more is done.
+        """Add `amount` to the work done.
 
         Raises:
             InterruptedByUser, UnfinishedError: a signal has come.
@@ -53,7 +52,7 @@ class BuildProgress:
             self._print()
 
     def finish(self) -> None:
-        """The stage is complete."""
+        """End a complete stage."""
         self._done = self._total
         if self._bar is not None:
             self._bar.update(self._task, completed=max(self._total, 1))

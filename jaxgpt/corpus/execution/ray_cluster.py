@@ -1,7 +1,7 @@
 """Tasks on a Ray cluster, or on a Ray of this machine's own.
 
-Data never passes through Ray: tasks read and write files in the dataset folder, which every
-machine must see under the same path. Ray places the tasks and does lost ones again.
+Data never passes through Ray: tasks read and write files in the dataset folder, which every machine
+must see under the same path. Ray places the tasks and runs lost ones again.
 """
 
 import logging
@@ -86,7 +86,7 @@ class RayExecutor:
 
 
 def _do(piece: Callable[[Advance], Result]) -> tuple[Result, int]:
-    """The result of a piece of work, and how much it was."""
+    """Return the result of a piece of work, and its amount."""
     num_bytes = 0
 
     def count(amount: int) -> None:

@@ -1,7 +1,7 @@
-"""`account.json`: all that is known of how a dataset came about, to be added to later.
+"""`account.json`: the account of a build, which later appends and takedowns update.
 
-The manifest and the reports are made of it. What is added to a dataset, or taken out of it, changes
-the account by as much, and both are made anew.
+The manifest and the reports are made from it. Text that is added to a dataset, or taken out of it,
+changes the account, and both are written again.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ VERSION = 2
 
 @dataclasses.dataclass(kw_only=True)
 class Account:
-    """The account of a dataset, or of a part of it that is being made.
+    """Account of a dataset, or of a part of it that is being made.
 
     Attributes:
         tally: documents and bytes by reason and by source.
         step_counts: what filters and edits counted, by their stage.
         near_duplicate_counts: candidates, comparisons, ...; empty if none were looked for.
         near_duplicate_examples: families of a kept document and some removed for it, JSON.
-        measures: what `measure_documents` found; empty if nothing was measured.
+        measures: result of `measure_documents`; empty if nothing was measured.
         num_files, num_file_bytes: input files and their size as stored.
-        problems, skipped: damaged input files, and what was no input, by kind.
-        history: what was done to the dataset after it was built, JSON, in order.
+        problems, skipped: damaged input files, and files that were no input, by kind.
+        history: changes of the dataset after it was built, JSON, in order.
     """
 
     tally: DocumentCounts = dataclasses.field(default_factory=DocumentCounts)
@@ -50,21 +50,21 @@ class Account:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def count_steps(self, counts: Mapping[str, Mapping[str, int]]) -> None:
-        """Add what filters and edits counted."""
+        """Add the counts of filters and edits."""
         for stage, those in counts.items():
             self.step_counts.setdefault(stage, Counter()).update(those)
 
     def count_near_duplicates(
         self, counts: Mapping[str, int], examples: Iterable[dict[str, Any]]
     ) -> None:
-        """Add what the search for near duplicates found."""
+        """Add the result of the search for near duplicates."""
         largest = max(self.near_duplicate_counts["largest_cluster"], counts["largest_cluster"])
         self.near_duplicate_counts.update(counts)
         self.near_duplicate_counts["largest_cluster"] = largest
         self.near_duplicate_examples = merge_examples([*self.near_duplicate_examples, *examples])
 
     def count_measures(self, found: Mapping[str, Any]) -> None:
-        """Add what `measure_documents` found."""
+        """Add the result of `measure_documents`."""
         self.measures = merge_measures([self.measures, found] if self.measures else [found])
 
     def count_files(self, files: Iterable[Mapping[str, Any]]) -> None:
@@ -76,7 +76,7 @@ class Account:
                 self.problems[file["problem"]] += 1
 
     def add(self, other: "Account") -> None:
-        """Take in the account of a part that was made later."""
+        """Add the account of a part that was made later."""
         self.tally.merge_added(other.tally)
         self.count_steps(other.step_counts)
         if other.near_duplicate_counts:
@@ -90,12 +90,12 @@ class Account:
         self.history += other.history
 
     def check(self) -> None:
-        """Raise if it does not close: that would be a defect of this program."""
+        """Raise if the account does not close, which would be a defect of this program."""
         self.tally.check()
         self.tally.check_kept()
 
     def to_json(self) -> dict[str, Any]:
-        """As plain dicts and lists."""
+        """Return plain dicts and lists."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         steps = {stage: _sorted(counts) for stage, counts in sorted(self.step_counts.items())}
         counters = {
@@ -105,7 +105,7 @@ class Account:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Account":
-        """Back from `to_json`."""
+        """Return the account that `to_json` wrote."""
         fields = dict(data)
         for field in dataclasses.fields(cls):
             if field.default_factory is Counter:
@@ -117,7 +117,7 @@ class Account:
 
 
 def write_account(folder: Path, account: Account, assignment: Assignment) -> None:
-    """Write `account.json`: the account, and how documents are divided between the splits."""
+    """Write `account.json`: the account, and the division of documents between the splits."""
     write_json(
         folder / ACCOUNT_NAME,
         {"version": VERSION, "split": assignment.to_json(), "account": account.to_json()},
@@ -125,7 +125,7 @@ def write_account(folder: Path, account: Account, assignment: Assignment) -> Non
 
 
 def read_account(dataset: Path) -> tuple[Account, Assignment]:
-    """What `write_account` wrote.
+    """Read the account that `write_account` wrote.
 
     Raises:
         MismatchError: there is none, or it is damaged, or of another version.

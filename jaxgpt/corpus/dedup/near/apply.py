@@ -41,7 +41,7 @@ def settle_partition(
 
 
 def find_depleted(tally: DocumentCounts) -> list[str]:
-    """A sentence for each source of many documents that lost more than half of them.
+    """Return a sentence for each large source that lost more than half of its documents.
 
     Args:
         tally: of the stages up to the removal of near duplicates.

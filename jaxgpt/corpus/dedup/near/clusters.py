@@ -1,8 +1,8 @@
-"""Candidates: which documents share a band, and the clusters that they form.
+"""Candidate clusters: documents that share a band, directly or through others.
 
-A join by sorting: all keys of one range are sorted, equal keys are a bucket, and a bucket becomes
-a star, an edge from its first document to each other one. A star keeps a bucket together with one
-edge a document; which pairs are compared is decided later, from the buckets.
+A join by sorting: all keys of one range are sorted, equal keys are a bucket, and a bucket becomes a
+star, an edge from its first document to each other one. A star connects a bucket with one edge per
+document; the pairs to compare are chosen later, from the buckets.
 
 Axes: P pairs of key and document, E edges, N documents in clusters.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def star_edges(keys_P: np.ndarray, documents_P: np.ndarray) -> np.ndarray:
-    """Edges between documents that have a key in common.
+    """Return edges between documents that have a key in common.
 
     Args:
         keys_P: uint64.
@@ -32,7 +32,7 @@ def star_edges(keys_P: np.ndarray, documents_P: np.ndarray) -> np.ndarray:
 
 
 def unique_edges(edges: np.ndarray) -> np.ndarray:
-    """Sorted by the first document, then the second; each edge once. int64 [E, 2]."""
+    """Return each edge once, sorted by the first document, then the second: int64 [E, 2]."""
     edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
     is_new = np.ones(len(edges), bool)
     is_new[1:] = (edges[1:] != edges[:-1]).any(axis=1)
@@ -40,7 +40,7 @@ def unique_edges(edges: np.ndarray) -> np.ndarray:
 
 
 def connected_clusters(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The connected components of the graph of these edges.
+    """Return the connected components of the graph of these edges.
 
     Returns:
         documents_N: int64, sorted numbers of all documents that have an edge.

@@ -1,4 +1,4 @@
-"""The stage that collects what the comparison needs of documents in candidate clusters.
+"""The stage that collects the data of documents in candidate clusters, for the comparison.
 
 Sets of shingles and of passages go to files that are mapped into memory, so that a comparison reads
 only the sets it asks for, however large a cluster is.
@@ -49,7 +49,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def map_table(path: Path) -> pa.Table:
-    """A table whose pages are read when they are looked at."""
+    """Map a table, whose pages are read on access."""
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).read_all()
 
@@ -61,7 +61,7 @@ def collect_members(
     connected: Path,
     ngram: int,
 ) -> dict[str, Any]:
-    """Write the documents of a partition that are in clusters, by the group they are in.
+    """Write the documents of a partition that are in clusters, by group.
 
     members.arrow: rows as MEMBERS_SCHEMA, sorted by group; `text` is the beginning of the text.
     shingles.u64: their sets of shingles, each sorted; `first_shingle` is the place in the file.
@@ -115,13 +115,13 @@ def collect_members(
 
 
 def _places(name: str, sizes: Sequence[int]) -> dict[str, np.ndarray]:
-    """Return the columns that say where the sets of one kind are in their file."""
+    """Return the columns with the places of one kind of set in their file."""
     sizes_N = np.array(sizes, np.int64)
     return {f"first_{name}": np.cumsum(sizes_N) - sizes_N, f"num_{name}s": sizes_N}
 
 
 class Collected:
-    """What `collect_members` has written for a partition, read lazily."""
+    """Result of `collect_members` for a partition, read lazily."""
 
     def __init__(self, folder: Path) -> None:
         self._members = map_table(folder / MEMBERS_NAME)
@@ -129,13 +129,13 @@ class Collected:
         self._passages = map_array(folder / PASSAGES_NAME, "<u8")
 
     def members(self, group: int) -> pa.Table:
-        """Those of one group, rows as MEMBERS_SCHEMA."""
+        """Return the members of one group, rows as MEMBERS_SCHEMA."""
         groups = self._members["group"].to_numpy()
         start, stop = np.searchsorted(groups, (group, group + 1))
         return self._members.slice(start, stop - start)
 
     def shingles(self, first: int, num: int) -> np.ndarray:
-        """One set of shingles: uint64, sorted."""
+        """Return one set of shingles: uint64, sorted."""
         return self._shingles[first : first + num]
 
     def passages(self, first: int, num: int) -> np.ndarray:

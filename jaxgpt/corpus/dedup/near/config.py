@@ -1,4 +1,4 @@
-"""`NearDuplicatesConfig`: which documents are near duplicates, and how they are looked for."""
+"""`NearDuplicatesConfig`: definition of near duplicates, and settings of the search."""
 
 import re
 
@@ -10,7 +10,7 @@ _MAX_PERMUTATIONS = 1024
 
 @configclass
 class NearDuplicatesConfig:
-    """Which documents are near duplicates, and how they are looked for."""
+    """Definition of near duplicates, and settings of the search."""
 
     enabled: bool = True
     """Removal of near duplicates; False keeps them."""

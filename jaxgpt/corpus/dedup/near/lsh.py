@@ -13,7 +13,7 @@ _BASE = np.uint64(0x243F6A8885A308D3)
 
 
 def band_keys(signatures_DK: np.ndarray, num_bands: int, num_rows: int) -> np.ndarray:
-    """A 64-bit key for each band of each signature.
+    """Return a 64-bit key for each band of each signature.
 
     Equal rows of one band give equal keys; other rows, or another band, give equal keys by
     chance only (2**-64). Keys are spread evenly over their range.
@@ -36,11 +36,11 @@ def band_keys(signatures_DK: np.ndarray, num_bands: int, num_rows: int) -> np.nd
 def candidate_probability(
     similarity: float | np.ndarray, num_bands: int, num_rows: int
 ) -> float | np.ndarray:
-    """The probability that two documents of this Jaccard similarity share a band."""
+    """Return the probability that two documents of this Jaccard similarity share a band."""
     return 1 - (1 - similarity**num_rows) ** num_bands
 
 
 def _scramble(keys: np.ndarray) -> np.ndarray:
-    """A bijection of 64 bits: the high half of a product reaches the low half."""
+    """Apply a bijection of 64 bits: the high half of a product reaches the low half."""
     keys = (keys ^ (keys >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
     return keys ^ (keys >> np.uint64(29))

@@ -28,7 +28,7 @@ _BLOCK_SHINGLES = 1 << 16
 
 
 def sign(shingles: Shingles, num_permutations: int = NUM_PERMUTATIONS) -> np.ndarray:
-    """MinHash signatures from the low 32 bits of the shingles' hashes.
+    """Return MinHash signatures from the low 32 bits of the shingles' hashes.
 
     Returns:
         uint32 [D, num_permutations]. Memory is bounded by the block, however long a document is.
@@ -57,12 +57,12 @@ def sign(shingles: Shingles, num_permutations: int = NUM_PERMUTATIONS) -> np.nda
 
 
 def estimate_similarity(signatures_DK: np.ndarray, signature_K: np.ndarray) -> np.ndarray:
-    """The estimated Jaccard similarity of each document with one other: float64 [D]."""
+    """Return the estimated Jaccard similarity of each document with one other: float64 [D]."""
     return np.count_nonzero(signatures_DK == signature_K, axis=1) / len(signature_K)
 
 
 def wrap_signature(signature_K: np.ndarray) -> "datasketch.MinHash":
-    """A signature as the object that datasketch's indexes take."""
+    """Return a signature as the object that datasketch's indexes take."""
     # Only here: it takes longer to import than all the rest of a build.
     import datasketch
 
@@ -71,7 +71,7 @@ def wrap_signature(signature_K: np.ndarray) -> "datasketch.MinHash":
 
 @functools.cache
 def permutations(num: int) -> tuple[np.ndarray, np.ndarray]:
-    """datasketch's own: uint32 [K] a and b of the permutations h -> a * h + b modulo 2**32."""
+    """Return datasketch's permutations h -> a * h + b modulo 2**32: a and b, uint32 [K]."""
     generator = np.random.RandomState(SEED)
     halves_K = generator.randint(0, 1 << 31, num, np.uint32)
     # An odd factor loses nothing.
@@ -79,7 +79,7 @@ def permutations(num: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mix(hashes: np.ndarray) -> np.ndarray:
-    """The 32-bit finaliser of MurmurHash3, which scheme affine32 begins with."""
+    """Apply the 32-bit finaliser of MurmurHash3, with which scheme affine32 begins."""
     hashes = (hashes ^ (hashes >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     hashes = (hashes ^ (hashes >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     return hashes ^ (hashes >> np.uint32(16))

@@ -81,7 +81,7 @@ def _is_prose(words: WrittenWords) -> bool:
 
 
 def _length(words: WrittenWords, shortest: int) -> int:
-    """Return the number of words of a passage: twice `shortest`, and twice that, if need be."""
+    """Return the number of words of a passage: `shortest`, doubled as often as necessary."""
     num_words = words.num_words
     num_bits = np.log2(num_words) + _SPARE_BITS
     entropy = _entropy(words.written_words(_MAX_SAMPLE_WORDS))
@@ -101,7 +101,7 @@ def _entropy(written_W: np.ndarray) -> float:
 
 
 def _bits_of(values: np.ndarray) -> tuple[float, int]:
-    """Return the entropy of a value in bits, and how many different ones there are."""
+    """Return the entropy of the values in bits, and the number of different ones."""
     _, counts = np.unique(values, return_counts=True)
     shares = counts / max(len(values), 1)
     return float(-(shares * np.log2(shares)).sum()), len(counts)

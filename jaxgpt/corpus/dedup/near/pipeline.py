@@ -33,13 +33,13 @@ _EDGE_BYTES = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NearDuplicates:
-    """What was found.
+    """Result of the search for near duplicates.
 
     Attributes:
         results: for each partition; its folder has kept.npy and removed.jsonl.zst, its result is
             that of `stage_result`.
         examples: for the report, JSON: families of a kept document and some removed for it.
-        counts: for the report: candidates, comparisons, and what was not compared.
+        counts: for the report: candidates, comparisons, and pairs that were not compared.
     """
 
     results: list[TaskResult]
@@ -57,7 +57,7 @@ def find_near_duplicates(
     """Find the documents that are near duplicates of another one that is kept.
 
     Args:
-        key: stands for everything that the partitions' content depends on.
+        key: hash of all that the partitions' content depends on.
         older: partitions of a dataset that exists already; their documents stay, and remove those
             that repeat them.
     """
@@ -97,7 +97,7 @@ def _sign(
 
 
 def _number(partitions: Sequence[Partition], done: Sequence[TaskResult]) -> list[SignedPartition]:
-    """Count the documents of all partitions through."""
+    """Number the documents of all partitions consecutively."""
     numbered, first = [], 0
     for partition, signed in zip(partitions, done, strict=True):
         num = signed.result["num_documents"]
@@ -113,7 +113,7 @@ def _number(partitions: Sequence[Partition], done: Sequence[TaskResult]) -> list
 def _connect(
     runner: TaskRunner, signed: Sequence[SignedPartition], num_keys: int, key: str
 ) -> TaskResult:
-    """Candidate clusters; how keys are divided depends on how many there are."""
+    """Return the candidate clusters; the number of key ranges depends on the number of keys."""
     num_ranges = max(1, -(-num_keys // _RANGE_KEYS))
     tasks = [
         Task(
@@ -161,7 +161,7 @@ def _tasks(
     arguments_of: Callable[[SignedPartition], tuple[Any, ...]],
     depends_on: Sequence[Any],
 ) -> list[Task]:
-    """One task for each partition; where it begins tells it from the others."""
+    """Return one task for each partition, identified by its first document's number."""
     return [
         Task(
             name=f"{number:05d}",

@@ -1,6 +1,5 @@
-"""Selection: which documents of a candidate cluster stay, and which one each other repeats.
-
-Documents are taken in an order that depends on nothing but themselves. One that has not been
+"""Selection of the documents of a candidate cluster that stay, and of the one that each other
+repeats. Documents are taken in an order that depends only on themselves. One that has not been
 removed is a keeper for good. The documents after it that share a band with it are its candidates:
 those at least as similar as the threshold, and written alike, are removed in its favour. So a kept
 document is never removed, a removed one is similar to the very document that is kept for it, a
@@ -55,15 +54,15 @@ class Members:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which members stay, and what each other one repeats.
+    """Members that stay, and the one that each other repeats.
 
     Attributes:
         kept_N: int64, the member that is kept for each; itself, if it stays.
         similarity_N: float64, exact Jaccard similarity with that one.
         num_compared: pairs whose shingles were compared.
         num_differing: pairs that are similar enough but differ in case or symbols.
-        num_cut: times that a pair sharing a band was passed over, because its bucket had had
-            MAX_KEEPERS keepers; another band may have brought it together.
+        num_cut: number of times that a pair sharing a band was not compared, because its bucket had
+            had MAX_KEEPERS keepers; another band may have led to its comparison.
     """
 
     kept_N: np.ndarray
@@ -74,7 +73,7 @@ class Selection:
 
 
 def rank(lengths_N: np.ndarray, hashes_N: np.ndarray, is_fixed_N: np.ndarray) -> np.ndarray:
-    """The order in which members are taken: fixed ones, then the longest, then by content hash.
+    """Return the order in which members are taken: fixed ones, then the longest, then by hash.
 
     Args:
         lengths_N: of the texts.
@@ -125,7 +124,7 @@ def select(members: Members, threshold: float) -> Selection:
 
 
 class _Buckets:
-    """Members that have a band key in common, and which of them are still undecided.
+    """Members that have a band key in common, and the undecided ones among them.
 
     Fixed members are decided from the start, any other when it is removed or its turn comes.
     """
@@ -143,14 +142,13 @@ class _Buckets:
         self.decide(np.arange(num_fixed))
 
     def decide(self, members: np.ndarray) -> None:
-        """These are undecided no more."""
+        """Mark members as decided."""
         self._is_undecided_N[members] = False
         np.subtract.at(self._num_undecided, self._buckets_NB[members].ravel(), 1)
 
     def take_candidates(self, keeper: int) -> tuple[np.ndarray, int]:
-        """The undecided members that share a band with a keeper, in order of rank.
-
-        Returns also how many were passed over in buckets that have had their keepers.
+        """Return the undecided members that share a band with a keeper, in order of rank. The
+        second result is the number of those left out in buckets that have had all their keepers.
         """
         if self._is_undecided_N[keeper]:
             self.decide(np.array([keeper]))
@@ -182,7 +180,7 @@ def _promising(
 
 
 def _exact_similarity(members: Members, keeper: int, candidates: np.ndarray) -> np.ndarray:
-    """Jaccard similarity of the sets of shingles of the keeper and each candidate: float64 [C]."""
+    """Return the Jaccard similarity of the shingles of keeper and candidates: float64 [C]."""
     own = members.shingles_of(keeper)
     sizes_C = members.num_shingles_N[candidates]
     shared_C = np.zeros(len(candidates), np.int64)
@@ -194,8 +192,8 @@ def _exact_similarity(members: Members, keeper: int, candidates: np.ndarray) -> 
 def _is_written_alike(members: Members, keeper: int, candidates: np.ndarray) -> np.ndarray:
     """Return whether case and symbols of each candidate agree with those of the keeper: bool [C].
 
-    Of the passages of a candidate whose words the keeper has too, a share of at least MIN_AGREEMENT
-    must be in the keeper's text as they are. Prose agrees with every text.
+    Consider the passages of a candidate whose words the keeper also has: a share of at least
+    MIN_AGREEMENT must be in the keeper's text as written. Prose agrees with every text.
     """
     is_alike_C = np.ones(len(candidates), bool)
     with_passages = np.flatnonzero(members.num_passages_N[candidates])
@@ -230,7 +228,7 @@ def _is_among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _count(is_counted: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Return how many are counted in each set; none is empty."""
+    """Return the number of true values in each set; no set is empty."""
     return np.add.reduceat(is_counted.astype(np.int64), starts)
 
 

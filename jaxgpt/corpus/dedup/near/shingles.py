@@ -29,12 +29,12 @@ class Shingles:
         return np.diff(self.offsets_D1)
 
     def unique(self, document: int) -> np.ndarray:
-        """The set of shingles of one document, as a sorted array."""
+        """Return the set of shingles of one document, as a sorted array."""
         return np.unique(self.hashes_S[self.offsets_D1[document] : self.offsets_D1[document + 1]])
 
 
 def shingle(texts: Sequence[str], ngram: int) -> Shingles:
-    """Hashes of every `ngram` neighbouring words of each text.
+    """Return hashes of every `ngram` neighbouring words of each text.
 
     Where a script has no spaces the words are characters (see `corpus/text/words.py`). A text of
     fewer words has one shingle, all of its words; a text without words has none.
@@ -54,7 +54,7 @@ def shingle(texts: Sequence[str], ngram: int) -> Shingles:
 
 
 def _whole(words: Words, documents_D: np.ndarray, num: int) -> np.ndarray:
-    """For each of the documents that has exactly `num` words, the hash of them all."""
+    """Return, for each document of exactly `num` words, the hash of them all."""
     starts = words.offsets_D1[documents_D[words.counts_D[documents_D] == num]]
     places = starts[:, None] + np.arange(num)
     alone = Words(

@@ -44,7 +44,7 @@ class SignedPartition:
         return self.first + self.num_documents
 
     def load(self, name: str) -> np.ndarray:
-        """One of the files that `sign_partition` has written, mapped into memory."""
+        """Map one of the files that `sign_partition` wrote into memory."""
         return map_npy(self.folder / name)
 
 
@@ -54,7 +54,7 @@ def sign_partition(
     partition: Partition,
     config: NearDuplicatesConfig,
 ) -> dict[str, Any]:
-    """Write what `SignedPartition.load` reads.
+    """Write the files that `SignedPartition.load` reads.
 
     signatures.npy: uint32 [D, K]; num_shingles.npy: int64 [D], as often as a text repeats them;
     keys.npy: uint64, sorted, and rows.npy: uint32, the row that each key is of. A document

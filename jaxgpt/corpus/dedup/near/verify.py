@@ -1,4 +1,4 @@
-"""The stage that verifies candidate clusters: which documents stay, and which are removed for them.
+"""The stage that verifies candidate clusters and selects the documents that stay.
 
 Axes: N documents of the clusters of one group.
 """
@@ -76,7 +76,7 @@ def verify_group(
 
 
 def read_removed(folder: Path, first: int, stop: int) -> pa.Table:
-    """The removed documents whose numbers are in a range, rows as REMOVED_SCHEMA."""
+    """Return the removed documents whose numbers are in a range, rows as REMOVED_SCHEMA."""
     table = map_table(folder / REMOVED_NAME)
     start, end = np.searchsorted(table["document"].to_numpy(), (first, stop))
     return table.slice(start, end - start)
@@ -117,7 +117,7 @@ class _Group:
         self._partition_N = np.searchsorted(firsts, self.documents_N, "right") - 1
 
     def clusters_by_rank(self, num_fixed: int) -> list[np.ndarray]:
-        """For each cluster the places of its members in this group, in order of rank."""
+        """Yield, for each cluster, the places of its members in this group, in order of rank."""
         clusters_N = self.members["cluster"].to_numpy()
         hashes = b"".join(self.members["hash"].to_pylist())
         by_rank = rank(
@@ -144,7 +144,7 @@ class _Group:
         return signatures_NK
 
     def shingles(self, place: int) -> np.ndarray:
-        """The set of shingles of one member."""
+        """Return the set of shingles of one member."""
         collected = self._collected[self._partition_N[place]]
         return collected.shingles(self._first_shingle_N[place], self.num_shingles_N[place])
 

@@ -141,11 +141,11 @@ def _is_gap_of_code(
     places: tuple[np.ndarray, np.ndarray],
     symbol_places: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """Return for each gap whether prose rarely has the like; bool [U].
+    """Return for each gap whether prose rarely has such symbols; bool [U].
 
     Args:
-        places: where gaps begin and end in the text.
-        symbol_places: where their symbols begin and end among all symbols.
+        places: beginnings and ends of gaps in the text.
+        symbol_places: beginnings and ends of their symbols among all symbols.
     """
     (from_U, to_U), (first_U, end_U) = places, symbol_places
     classes_S = classes_C[symbols]
@@ -203,7 +203,7 @@ def _classes() -> np.ndarray:
 
 @functools.cache
 def _variants() -> np.ndarray:
-    """Return the symbol that stands for each: uint32 [0x110000]."""
+    """Return the standard symbol of each character: uint32 [0x110000]."""
     table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
     table[0xFF01:0xFF5F] -= 0xFEE0
     for variants, one in ((_QUOTES, '"'), (_DASHES, "-"), ("。｡", "."), ("、､，", ",")):
