@@ -1,4 +1,4 @@
-"""The files of a finished dataset beside its shards; the manifest is the last of them."""
+"""Files of a finished dataset in addition to its shards; the manifest is written last."""
 
 import contextlib
 import dataclasses
@@ -25,13 +25,13 @@ from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """All that is known at the end of a build.
+    """Facts about a build at its end.
 
     Attributes:
         name: of the dataset, for people.
         settings: as the manifest has them.
-        benchmarks: what was found of evaluation files, as `summarize` tells it.
-        assignment: how documents were divided between the splits.
+        benchmarks: results for evaluation files, from `summarize`.
+        assignment: division of documents between the splits.
         files: the input files, as they are to be listed.
         removed: lists of removed documents, in order.
     """
@@ -48,7 +48,7 @@ class BuildResult:
 
 
 def finalize_dataset(output: Path, result: BuildResult) -> dict[str, Any]:
-    """Write everything that is left to write, the manifest last; return the manifest."""
+    """Write all remaining files, the manifest last; return the manifest."""
     account = result.account
     account.check()
     with (
@@ -80,13 +80,13 @@ def finalize_dataset(output: Path, result: BuildResult) -> dict[str, Any]:
 
 
 def summarize_benchmarks(account: Account, config: DatasetConfig) -> list[dict[str, Any]]:
-    """What was found of the evaluation files that a config names."""
+    """Return the results for the evaluation files that a config names."""
     counts = account.step_counts.get(Decontamination.stage, {})
     return summarize(config.decontamination, counts)
 
 
 def _about(output: Path, result: BuildResult) -> dict[str, Any]:
-    """What a manifest says beyond what reading a dataset needs."""
+    """Return the descriptive part of a manifest, which reading does not need."""
     account = result.account
     tally = account.tally
     return {
@@ -135,7 +135,7 @@ def _about(output: Path, result: BuildResult) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _appearing_whole(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the name `path` when all is written, or goes."""
+    """Yield a temporary path that is renamed to `path` when all is written, else deleted."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary

@@ -1,4 +1,4 @@
-"""Input files -> their documents, one after the other, for what needs text and no dataset.
+"""Input files -> their documents, one after the other, for uses of text without a dataset.
 
 The builder reads the same files so that it can be interrupted, with a full account:
 `stages/read.py`.

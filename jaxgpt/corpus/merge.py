@@ -1,4 +1,4 @@
-"""Many small shards, as appends leave them, become few full ones; the sequence of tokens stays.
+"""Merge of small shards, as appends leave them, into full ones; the token sequence stays.
 
 Documents, their order and their index are as before. The new shards lie next to the old ones until
 the next version of the dataset takes its place, so that a kill leaves the old version or the new.
@@ -68,10 +68,8 @@ def merge_shards(directory: Path) -> dict[str, Any]:
 
 
 def find_mergeable(marked: Marked, shards: Sequence[Shard], max_tokens: int) -> np.ndarray:
-    """Return which shards are written again: bool [S].
-
-    These are runs of at least two that are less than half full, and that share no document with
-    another shard.
+    """Return which shards are written again: bool [S]. These are runs of at least two shards that
+    are less than half full and share no document with another shard.
     """
     sizes_S = np.array([shard.num_tokens for shard in shards], np.int64)
     ends_S = np.cumsum(sizes_S)

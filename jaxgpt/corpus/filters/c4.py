@@ -1,4 +1,4 @@
-"""C4's rules: lines that are not text are taken out, and documents with too little left go.
+"""C4's rules: take out lines that are not text, and drop documents with too little left.
 
 Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
 Transformer" (arXiv:1910.10683), section 2.2; counted as in FineWeb (datatrove's C4QualityFilter).
@@ -52,13 +52,13 @@ class C4Config:
     """Fewest sentences in the lines that are left; a document with fewer is rejected."""
 
     def build(self) -> "C4":
-        """The step that applies them."""
+        """Return the step that applies the rules."""
         return C4(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class C4:
-    """Takes out lines and white space around them, then judges what is left.
+    """Takes out lines and white space around them, then judges the rest.
 
     In scripts without spaces between words, words and sentences are not counted.
     """
@@ -87,9 +87,8 @@ class C4:
     def _keep_lines(
         self, text: str, lines: Sequence[str], is_spaced: bool, removed: collections.Counter[str]
     ) -> tuple[list[str], str | None]:
-        """The lines that stay, and the reason if one of them condemns the document.
-
-        What goes is counted in `removed`.
+        """Return the lines that stay, and the reason if one rejects the document; count `removed`
+        ones.
         """
         config = self.config
         is_suspicious = self._is_suspicious(text)
@@ -127,7 +126,7 @@ class C4:
     def _keep_plain_lines(
         self, lines: Sequence[str], min_words: int | None, removed: collections.Counter[str]
     ) -> list[str] | None:
-        """The same, and fast, where only the number of words counts; None if it does not."""
+        """Do the same, faster, where only the number of words counts; None if it does not."""
         if any(map(self._has_long_word, lines)):
             return None
         plain = list(map(str.strip, lines))
@@ -144,7 +143,7 @@ class C4:
         return any(len(word) > longest for word in line.split())
 
     def _is_suspicious(self, text: str) -> bool:
-        """Whether any line can break a rule on its wording."""
+        """Return whether any line can break a rule on its wording."""
         if self.config.forbid_curly_bracket and "{" in text:
             return True
         lower = text.lower()
@@ -152,7 +151,7 @@ class C4:
         return any(word in lower for word in words)
 
     def _judge_line(self, line: str) -> str | None:
-        """A reason (c4_...) against the document, the count under which the line goes, or None."""
+        """Return a reason (c4_...) to reject the document, the count of a removed line, or None."""
         config, lower = self.config, line.lower()
         if config.forbid_lorem_ipsum and _LOREM_IPSUM in lower:
             return "c4_lorem_ipsum"

@@ -1,4 +1,4 @@
-"""Rules for program files: data, minified and generated code go.
+"""Rules for program files: drop data, minified and generated code.
 
 Sources: line lengths and alphanumeric share as in Codex (Chen et al. 2021, arXiv:2107.03374,
 section 3.1) and The Stack; share of letters and markers of generated files as in StarCoder2
@@ -43,13 +43,13 @@ class CodeConfig:
     """Number of first lines that are searched for markers."""
 
     def build(self) -> "Code":
-        """The step that applies them."""
+        """Return the step that applies the rules."""
         return Code(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """Rejects files that nobody wrote by hand."""
+    """Rejects files that were not written by hand."""
 
     config: CodeConfig
     stage: str = "quality"
@@ -85,7 +85,7 @@ class Code:
 
 
 def _count_characters(batch: TextBatch) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [D] each: letters, and letters and digits."""
+    """Count letters, and letters and digits: int64 [D] each."""
     letters_D = np.zeros(len(batch.texts), np.int64)
     alphanumerics_D = np.zeros(len(batch.texts), np.int64)
     for documents, codes_C, starts_D in chunks(batch.texts):

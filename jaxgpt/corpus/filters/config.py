@@ -1,4 +1,4 @@
-"""`FiltersConfig`: which rule sets are applied, in FineWeb's order, with all their thresholds."""
+"""`FiltersConfig`: the rule sets to apply, in FineWeb's order, with all their thresholds."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -52,7 +52,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
 
 @configclass
 class FiltersConfig:
-    """Which documents are good enough. A section that is None is switched off."""
+    """Quality rules for documents. A section that is None is switched off."""
 
     profile: Profile = "none"
     """Default of the sections that are not given. none: no rules; web-en: FineWeb's rules for
@@ -79,27 +79,26 @@ class FiltersConfig:
 
     @property
     def files_read(self) -> tuple[str, ...]:
-        """Files that the filters depend on, besides this config."""
+        """Return the files that the filters depend on, in addition to this config."""
         gates = (gate for gate in (self.url, self.language) if gate is not None)
         return tuple(path for gate in gates for path in gate.files_read)
 
     def build(self) -> tuple[Step, ...]:
-        """The steps, in order."""
+        """Return the steps, in order."""
         sections = (getattr(self, name) for name in SECTIONS)
         return tuple(section.build() for section in sections if section is not None)
 
 
 def with_profile(name: Profile) -> FiltersConfig:
-    """A profile with every section and threshold that it sets."""
+    """Return a profile with every section and threshold that it sets."""
     return FiltersConfig(profile=name)
 
 
 def with_profile_option(filters: FiltersConfig, argv: Sequence[str]) -> FiltersConfig:
-    """The filters that `--filters.profile NAME` in `argv` asks for, before the rest is parsed.
-
-    A profile brings sections, and which options exist depends on the sections. Another profile
-    than the config's replaces all of its sections; the same one, or none, changes nothing. An
-    unknown name is left to the parser, which refuses it.
+    """Return the filters that `--filters.profile NAME` in `argv` asks for, before the rest is
+    parsed. A profile sets sections, and the options that exist depend on the sections. Another
+    profile than the config's replaces all of its sections; the same one, or none, changes nothing.
+    An unknown name is left to the parser, which refuses it.
     """
     name = find_option(argv, "--filters.profile")
     if name == filters.profile or name not in get_args(Profile):

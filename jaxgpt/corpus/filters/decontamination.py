@@ -32,7 +32,7 @@ _ITEMS_AT_ONCE = 1000
 
 @configclass
 class DecontaminationConfig:
-    """Which evaluation texts a corpus must not contain."""
+    """Evaluation texts that a corpus must not contain."""
 
     files: tuple[str, ...] = ()
     """Evaluation files: .jsonl, .json, .csv or .txt."""
@@ -49,11 +49,11 @@ class DecontaminationConfig:
 
     @property
     def files_read(self) -> tuple[str, ...]:
-        """What the result depends on besides this config."""
+        """Return the files that the result depends on, in addition to this config."""
         return self.files
 
     def build(self) -> tuple[Step, ...]:
-        """The step, if there are files.
+        """Return the step, if there are files.
 
         Raises:
             UsageError, BadInputError: as `read_benchmark`.
@@ -83,13 +83,13 @@ class BenchmarkNgrams:
 
     @functools.cached_property
     def may_have(self) -> np.ndarray:
-        """bool [2**_FILTER_BITS]: whether some n-gram's hash begins with these bits."""
+        """Return whether some n-gram's hash begins with these bits: bool [2**_FILTER_BITS]."""
         found = np.zeros(1 << _FILTER_BITS, bool)
         found[self.hashes_H >> np.uint64(64 - _FILTER_BITS)] = True
         return found
 
     def find(self, hashes_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(place in hashes_G, item) of every n-gram that is of an item."""
+        """Return (place in hashes_G, item) of every n-gram that is in an item."""
         places = np.flatnonzero(self.may_have[hashes_G >> np.uint64(64 - _FILTER_BITS)])
         starts = np.searchsorted(self.hashes_H, hashes_G[places])
         counts = np.searchsorted(self.hashes_H, hashes_G[places], "right") - starts
@@ -98,7 +98,7 @@ class BenchmarkNgrams:
         return np.repeat(places, counts), self.items_H[rows]
 
     def file_of(self, items: np.ndarray) -> np.ndarray:
-        """Which file each item is of."""
+        """Return the file of each item."""
         return np.searchsorted(self.first_items, items, "right") - 1
 
 
@@ -133,7 +133,7 @@ class Decontamination:
 
 
 def summarize(config: DecontaminationConfig, counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """For the report, for each evaluation file what was found of it.
+    """Return the result for each evaluation file, for the report.
 
     Args:
         counts: of `Judged`, summed over the corpus.
@@ -163,7 +163,7 @@ def summarize(config: DecontaminationConfig, counts: Mapping[str, int]) -> list[
 
 
 def _load(config: DecontaminationConfig) -> tuple[BenchmarkNgrams, int]:
-    """The n-grams of the files, made once in a process as long as the files do not change."""
+    """Return the n-grams of the files, cached in the process until the files change."""
     stamps = []
     for name in config.files:
         try:
@@ -206,7 +206,7 @@ def _load_files(
 
 
 def _read_ngrams(name: str, ngram: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """The n-grams of one file, the item that each is of, and how many items there are."""
+    """Return the n-grams of one file, the item of each, and the number of items."""
     hashes, items = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     num_items = 0
     reader = read_benchmark(name)

@@ -1,4 +1,4 @@
-"""Texts of evaluation files, as a model would read them: what a corpus must not contain.
+"""Texts of evaluation files, as a model would read them, which a corpus must not contain.
 
 A question and each of its answers are joined, so that text that runs from one into the other is
 found too. Every other string of an item counts as a text of its own.
@@ -66,7 +66,7 @@ def read_benchmark(path: str | Path) -> Iterator[list[str]]:
 
 
 def item_texts(item: Any) -> list[str]:
-    """The texts of one item: openings joined with endings, and all other strings."""
+    """Return the texts of one item: openings joined with endings, and all other strings."""
     if not isinstance(item, dict):
         return list(_strings(item))
     fields = {str(name).lower(): value for name, value in item.items()}
@@ -80,7 +80,7 @@ def item_texts(item: Any) -> list[str]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All strings in a JSON value; where an object maps answers to marks, they are its keys."""
+    """Yield all strings in a JSON value; where an object maps answers to marks, its keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -102,7 +102,7 @@ def _read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
-    """An array of items, an object whose largest array has them, or a single item."""
+    """Read an array of items, an object whose largest array has them, or a single item."""
     value = _parse(path.read_text("utf-8-sig"), str(path))
     if isinstance(value, dict):
         lists = [inside for inside in value.values() if isinstance(inside, list)]

@@ -28,7 +28,7 @@ class FineWebConfig:
     """Most line ends per word."""
 
     def build(self) -> "FineWeb":
-        """The step that applies them."""
+        """Return the step that applies the rules."""
         return FineWeb(self)
 
 
@@ -36,7 +36,7 @@ class FineWebConfig:
 class FineWeb:
     """Rejects pages made of fragments.
 
-    Line ends are not held against words in scripts without spaces between words.
+    The rule on line ends per word does not apply to scripts without spaces between words.
     """
 
     config: FineWebConfig

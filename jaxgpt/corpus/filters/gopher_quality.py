@@ -1,4 +1,4 @@
-"""Gopher's quality rules: whether a document looks like running text.
+"""Gopher's quality rules: drop documents that do not look like running text.
 
 Source: Rae et al. 2021 (arXiv:2112.11446), section A1.1; counted as in FineWeb (datatrove's
 GopherQualityFilter), on words between white space.
@@ -51,13 +51,13 @@ class GopherQualityConfig:
     """Stop words in lower case; English ones by default."""
 
     def build(self) -> "GopherQuality":
-        """The step that applies them."""
+        """Return the step that applies the rules."""
         return GopherQuality(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class GopherQuality:
-    """Rejects what does not look like text.
+    """Rejects documents that do not look like text.
 
     In scripts without spaces between words only the two rules on lines apply.
     """
@@ -126,7 +126,7 @@ class GopherQuality:
 
 @dataclasses.dataclass(frozen=True)
 class WordShapes:
-    """What the words of documents are made of.
+    """Statistics of the words of documents.
 
     Attributes:
         num_D: words that are not only punctuation, int64.
@@ -196,7 +196,7 @@ def _count(texts: Sequence[str], signs: Sequence[str]) -> np.ndarray:
 
 
 def _num_found(words: Words, wanted: Sequence[str]) -> np.ndarray:
-    """int64 [D]: how many of the wanted words occur in each document."""
+    """Return how many of the wanted words occur in each document: int64 [D]."""
     num_documents = len(words.offsets_D1) - 1
     hashes = np.unique(space_separated_words(wanted).hashes_W)
     if not len(hashes):

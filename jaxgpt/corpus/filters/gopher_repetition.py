@@ -1,4 +1,4 @@
-"""Gopher's repetition rules: documents that say the same again and again.
+"""Gopher's repetition rules: drop documents that repeat themselves.
 
 Source: Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training
 Gopher" (arXiv:2112.11446), Table A1; counted as in FineWeb (datatrove's GopherRepetitionFilter),
@@ -55,7 +55,7 @@ class GopherRepetitionConfig:
     """Largest share of characters in repeated runs of 10 words."""
 
     def build(self) -> "GopherRepetition":
-        """The step that applies them."""
+        """Return the step that applies the rules."""
         return GopherRepetition(self)
 
 

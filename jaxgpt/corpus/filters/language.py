@@ -1,4 +1,4 @@
-"""The language gate: documents in other languages than those asked for go.
+"""Filter by language: drop documents in other languages than the requested ones.
 
 Built in: the script that most letters belong to, and in scripts that many languages share a vote
 of small words (`stop_words.py`). With a fastText model of languages (such as lid.176.bin, which
@@ -32,7 +32,7 @@ _MIN_KANA_SHARE = 0.05
 
 @configclass
 class LanguageConfig:
-    """The language gate."""
+    """Filter by language."""
 
     languages: tuple[str, ...] = ("en",)
     """Languages to keep, as ISO 639-1 codes, or as labels of the fastText model if there is one."""
@@ -57,14 +57,14 @@ class LanguageConfig:
 
     @property
     def files_read(self) -> tuple[str, ...]:
-        """The model."""
+        """Return the model file, if there is one."""
         return () if self.fasttext_model is None else (self.fasttext_model,)
 
     def build(self) -> "Language":
-        """The step that applies it.
+        """Return the step that applies the filter.
 
         Raises:
-            UsageError: there is no such model, or the package that reads it is absent.
+            UsageError: there is no such model, or the package that reads it is not installed.
         """
         if self.fasttext_model is not None:
             _load_fasttext(self.fasttext_model)
@@ -93,7 +93,7 @@ class Language:
 
 
 def guess_languages(batch: TextBatch) -> list[tuple[str, float]]:
-    """The likeliest language of each document and how sure that is, in [0, 1]."""
+    """Return the likeliest language of each document, and the certainty in [0, 1]."""
     letters_DS = batch.letters_DS.copy()
     # A Japanese text is one in Kana, whatever else it has.
     kana, han = SCRIPTS.index("Kana"), SCRIPTS.index("Han")
@@ -114,7 +114,7 @@ def guess_languages(batch: TextBatch) -> list[tuple[str, float]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Votes:
-    """How often stop words occur.
+    """Counts of stop words.
 
     Attributes:
         of_words_DH: float64, of each stop word in each document.
@@ -164,8 +164,8 @@ def _languages_of(script: str) -> np.ndarray:
 
 @functools.cache
 def _ballot() -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
-    """Hashes of all stop words, ascending; float64 [hashes, L], 1 where a language has the word;
-    script and code of each language."""
+    """Return the ballot: hashes of all stop words, ascending; float64 [hashes, L], 1 where a
+    language has the word; script and code of each language."""
     languages = [(script, code) for script, lists in STOP_WORDS.items() for code in lists]
     hashes_L = [
         space_separated_words([STOP_WORDS[script][code]]).hashes_W for script, code in languages

@@ -1,4 +1,4 @@
-"""How much of each document is repeated word n-grams, in characters.
+"""Repeated word n-grams of documents, measured in characters.
 
 An n-gram is n neighbouring words; two are the same if their words are. All of a batch are found
 together, by 64-bit keys made of the document and the n-gram.
@@ -36,7 +36,7 @@ class Repeats:
     firsts_R: np.ndarray
 
     def characters(self, places: np.ndarray) -> np.ndarray:
-        """Characters of the words of n-grams, without what separates them."""
+        """Return the characters of the words of n-grams, without separators."""
         characters = np.zeros(len(places), np.int64)
         for number in range(self.num):
             characters += self.words.lengths_W[places + number]
@@ -65,7 +65,7 @@ def find_repeats(words: Words, num: int) -> Repeats:
 
 
 def _find_alike(keys: np.ndarray) -> np.ndarray:
-    """Places, ascending, of all keys that occur more than once, and by chance of a few others.
+    """Return the places, ascending, of all repeated keys, and by chance of a few others.
 
     The places take the low bits of the keys, and then sorting moves nothing but the keys.
     """
@@ -82,7 +82,7 @@ def _find_alike(keys: np.ndarray) -> np.ndarray:
 
 
 def bound_top_characters(words: Words) -> np.ndarray:
-    """int64 [D]: no less than half of `top_characters` for n-grams of 2, 3 or 4 words; fast.
+    """Return at least half of `top_characters` for n-grams of 2, 3 or 4 words, fast: int64 [D].
 
     Pairs of words fall into cells by their hash; a cell holds all occurrences of its pairs, each
     with its characters and two spaces. An n-gram of up to 4 words is made of at most two pairs,
@@ -100,8 +100,9 @@ def bound_top_characters(words: Words) -> np.ndarray:
 
 
 def top_characters(repeats: Repeats) -> np.ndarray:
-    """int64 [D]: characters of all occurrences of the most frequent n-gram, words and one space
-    between them. Of equally frequent ones the first in the text counts. 0 without n-grams."""
+    """Count the characters of all occurrences of the most frequent n-gram: int64 [D]. Those are its
+    words and one space between them. Of equally frequent ones the first in the text counts. 0
+    without n-grams."""
     words, num = repeats.words, repeats.num
     firsts_G, sizes_G = np.unique(repeats.firsts_R, return_counts=True)
     # Where none is repeated, the first n-gram is as frequent as any.
@@ -119,7 +120,7 @@ def top_characters(repeats: Repeats) -> np.ndarray:
 
 
 def covered_characters(repeats: Repeats) -> np.ndarray:
-    """int64 [D]: characters of words that lie in an n-gram which occurred before.
+    """Count the characters of words in an n-gram that occurred before: int64 [D].
 
     No less than `duplicate_characters`, and no more than the same for fewer words.
     """
@@ -134,7 +135,7 @@ def covered_characters(repeats: Repeats) -> np.ndarray:
 
 
 def duplicate_characters(repeats: Repeats, documents: np.ndarray) -> np.ndarray:
-    """Characters of n-grams that were read before, for each of `documents` (their numbers).
+    """Count the characters of n-grams that were read before, for `documents` (numbers).
 
     The text is read from left to right. An n-gram that was read before counts, and reading goes
     on behind it; else it is remembered, and reading goes on at the next word.

@@ -24,14 +24,14 @@ SYMBOLS = SENTENCE_ENDS | frozenset(
 
 
 def split_paragraphs(text: str) -> list[str]:
-    """What two or more line ends separate."""
+    """Split a text at two or more line ends."""
     parts = text.strip().split("\n\n")
     # Of three line ends the third is left at the beginning of a part.
     return list(filter(None, [part.lstrip("\n") for part in parts]))
 
 
 def count_duplicates(blocks: Sequence[str]) -> tuple[int, int]:
-    """How many blocks are equal to an earlier one, and the characters of those."""
+    """Count the blocks that are equal to an earlier one, and their characters."""
     unique = set(blocks)
     num_duplicates = len(blocks) - len(unique)
     if not num_duplicates:

@@ -1,7 +1,6 @@
-"""The URL gate: documents from hosts, or with words in their address, that a list forbids.
-
-The lists are the user's: a file with one entry a line; empty lines and lines that begin with #
-are passed over.
+"""Filter by URL: drop documents from hosts, or with words in their address, that a list forbids.
+The user gives the lists as files with one entry per line; empty lines and lines that begin with #
+are ignored.
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 @configclass
 class UrlConfig:
-    """The URL gate. A document without a URL passes."""
+    """Filter by URL. A document without a URL passes."""
 
     domain_blocklist: str | None = None
     """File of domains, one per line; documents of a domain or of any subdomain are dropped."""
@@ -37,7 +36,7 @@ class UrlConfig:
 
     @property
     def files_read(self) -> tuple[str, ...]:
-        """The lists."""
+        """Return the list files."""
         return tuple(path for path in (self.domain_blocklist, self.word_blocklist) if path)
 
     def build(self) -> "Urls":
@@ -81,7 +80,7 @@ class Urls:
 
 
 def host_of(url: str) -> str:
-    """The host of a URL, with or without its scheme, in one spelling.
+    """Return the host of a URL, with or without its scheme, in one spelling.
 
     Lower case, international names in their ASCII form (punycode), without user, port, final dot.
     """
@@ -97,7 +96,7 @@ def host_of(url: str) -> str:
 
 
 def _domains_of(url: str) -> list[str]:
-    """The host and every domain that it lies in: a.b.org, b.org, org."""
+    """Return the host and every domain that it lies in: a.b.org, b.org, org."""
     labels = host_of(url).split(".")
     return [".".join(labels[first:]) for first in range(len(labels))]
 

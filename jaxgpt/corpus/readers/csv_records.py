@@ -22,7 +22,7 @@ _LINE_BYTES = 32
 
 
 def read_csv(file: RecordFile, stream: ByteStream, delimiter: str = ",") -> Iterator[Record]:
-    """One record for each row below the names of the columns; blank lines are no records."""
+    """Yield one record for each row below the column names; blank lines are no records."""
     lines = _Lines(bounded_lines(stream, file.config.max_record_bytes), stream, file)
     # A field is never longer than the lines of its row, which are bounded.
     csv.field_size_limit(max(csv.field_size_limit(), file.config.max_record_bytes))
@@ -79,7 +79,7 @@ class _RowTooLongError(Exception):
 
 
 class _Lines:
-    """Lines for `csv.reader`, which asks for more until a row is whole.
+    """Lines for `csv.reader`, which requests more until a row is complete.
 
     Attributes:
         first_number, first_text: of the first line of the row.
@@ -112,7 +112,7 @@ class _Lines:
         """Read the row's lines again, except its first: a stray quote costs one line.
 
         Returns:
-            The lines that are lost: all others of the row, if too much was read again before.
+            The number of lost lines: all others of the row, if too much was read again before.
         """
         others = self._row[1:]
         self._num_again_bytes += (len(others) > 0) * (self._num_bytes + len(others) * _LINE_BYTES)

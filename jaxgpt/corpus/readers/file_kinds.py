@@ -1,4 +1,4 @@
-"""What kind of file a name promises, and how it is packed. Nothing is opened here."""
+"""Kind and compression of a file by its name. Nothing is opened here."""
 
 import os
 
@@ -27,7 +27,7 @@ RECORD_SUFFIXES = {
 
 
 def kind_of(path: str) -> tuple[str | None, str]:
-    """(kind, compression) by the suffixes of `path`; kind None where they say nothing."""
+    """Return (kind, compression) by the suffixes of `path`; kind None if they are unknown."""
     stem, suffix = os.path.splitext(os.path.basename(path).lower())
     compression = suffix if suffix in DECODERS else ""
     if compression:

@@ -47,7 +47,7 @@ _MAX_COMPARED_ELEMENTS = 20_000
 
 
 def is_page(path: str, text: str, policy: Policy) -> bool:
-    """Whether a document is a web page whose text is to be extracted.
+    """Return whether a document is a web page whose text is to be extracted.
 
     Args:
         path: of the file it comes from.
@@ -64,9 +64,8 @@ def is_page(path: str, text: str, policy: Policy) -> bool:
 
 
 def find_excess(page: str, max_elements: int) -> str | None:
-    """Return how a page exceeds what can be extracted in bounded time; None if it does not.
-
-    A function of the page alone, since a time limit would drop other pages on other machines.
+    """Return how a page exceeds what can be extracted in bounded time; None if it does not. It is a
+    function of the page alone, because a time limit would drop different pages on each machine.
     """
     num_elements = num_in_paragraph = 0
     is_paragraph = False
@@ -114,6 +113,6 @@ def extract_text(page: str) -> str:
 
 
 def _without_front_matter(page: str) -> str:
-    """The page behind a block between two lines ---, as site generators have it."""
+    """Return the page after a block between two lines ---, as site generators write it."""
     found = _FRONT_MATTER.match(page)
     return page[found.end() :] if found else page

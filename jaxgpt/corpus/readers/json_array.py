@@ -22,10 +22,8 @@ class Element(NamedTuple):
 
 
 def array_elements(text: JsonText, max_bytes: int) -> Iterator[Element]:
-    """Yield the elements of the array with which `text` begins; what follows is left in `text`.
-
-    If the data ends before the array does, what is left comes last, not `is_complete` (and may
-    be blank).
+    """Yield the elements of the array with which `text` begins; later text is left in `text`. If
+    the data ends before the array does, the rest comes last, not `is_complete` (and may be blank).
     """
     splitter = _Splitter(max_bytes, text.line)
     for chunk in text.chunks():
@@ -40,8 +38,8 @@ class _Splitter:
     """Follows strings and nesting; keeps the bytes of the element that is not complete yet.
 
     Attributes:
-        is_closed: whether the array has ended; if so, `position` is where in the last chunk.
-        line: up to which the array was read.
+        is_closed: whether the array has ended; if so, at `position` in the last chunk.
+        line: last line that was read.
         start_line: where the current element begins.
     """
 
@@ -58,7 +56,7 @@ class _Splitter:
         self._escaped = False
 
     def pending(self) -> bytes | None:
-        """The bytes so far of the current element; None if it has grown too long."""
+        """Return the bytes so far of the current element; None if it has grown too long."""
         return bytes(self._element) if self._num_bytes <= self._max_bytes else None
 
     def feed(self, chunk: bytes) -> Iterator[Element]:

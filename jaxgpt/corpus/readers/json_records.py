@@ -10,14 +10,14 @@ from jaxgpt.corpus.readers.streams import ByteStream, FileProblem
 
 
 def read_json_lines(file: RecordFile, stream: ByteStream) -> Iterator[Record]:
-    """One JSON object on each line; blank lines are no records."""
+    """Yield one record for each line with a JSON object; blank lines are no records."""
     for line in bounded_lines(stream, file.config.max_record_bytes):
         if _is_record(line):
             yield from _parse_line(file, line, stream)
 
 
 def read_json(file: RecordFile, stream: ByteStream) -> Iterator[Record]:
-    """Arrays of objects, objects on a line each and objects over several lines, in any order."""
+    """Read arrays of objects, objects on one line each and objects over several lines."""
     text = JsonText(stream)
     while mark := text.peek():
         if mark == b"[":
@@ -55,7 +55,7 @@ def _parse_array(file: RecordFile, text: JsonText, stream: ByteStream) -> Iterat
 
 
 def _parse_objects(file: RecordFile, text: JsonText, stream: ByteStream) -> Iterator[Record]:
-    """Objects up to the next array. One that is damaged costs its own line and no other."""
+    """Yield the objects up to the next array. A damaged one costs only its own line."""
     lines = text.lines(file.config.max_record_bytes)
     while (line := next(lines, None)) is not None:
         rest: Line | None = line

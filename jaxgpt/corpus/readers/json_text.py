@@ -1,4 +1,4 @@
-"""The text of a JSON file: what is left to read of it, and JSON values within a piece of it.
+"""Text of a JSON file: its unread rest, and JSON values within a piece of it.
 
 A file may hold several values: arrays, objects over several lines and objects on a line each, one
 after the other, as concatenated files and the members of an archive do.
@@ -38,16 +38,16 @@ class JsonText:
         self._returned = b""
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield what is left; a caller that stops early puts back what it did not need."""
+        """Yield the rest; a caller that stops early puts back the bytes that it did not need."""
         while data := self._next():
             yield data
 
     def put_back(self, data: bytes, line: int) -> None:
-        """Make `data`, which begins on `line`, what is read next."""
+        """Put back `data`, which begins on `line`, to be read next."""
         self._returned, self.line = data, line
 
     def peek(self) -> bytes:
-        """Skip what is blank and return the byte after it; b"" at the end of the file."""
+        """Skip white space and return the byte after it; b"" at the end of the file."""
         data = b""
         while chunk := self._next():
             data += chunk

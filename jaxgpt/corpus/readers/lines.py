@@ -1,4 +1,4 @@
-"""Lines and long texts out of a stream of chunks, in memory bounded by the longest allowed.
+"""Lines and long texts from a stream of chunks, in memory bounded by the longest allowed.
 
 Lines end at b"\\n" and nowhere else: `str.splitlines` would also cut a JSON record at U+2028.
 """
@@ -81,7 +81,7 @@ def bounded_pieces(chunks: Iterable[bytes], max_bytes: int) -> Iterator[TextPiec
 
 
 def _cut(data: bytearray, limit: int) -> int:
-    """Where to cut `data`, which is longer than `limit`: at `limit` or before."""
+    """Return where to cut `data`, which is longer than `limit`: at `limit` or before."""
     for mark in (b"\n\n", b"\n", b" "):
         position = data.rfind(mark, limit // 2, limit)
         if position >= 0:

@@ -1,8 +1,8 @@
 """Rows of a Parquet file in batches of bounded size, however large its row groups are.
 
-Columns are read through a buffer, so that of a row group only some pages are in memory. A batch
-has few rows, and fewer where texts are long. A file can say in a few bytes that a very long text
-occurs very often: how long such texts can be is found out before they are unfolded.
+Columns are read through a buffer, so that only some pages of a row group are in memory. A batch has
+few rows, and fewer if texts are long. A file can say in a few bytes that a very long text occurs
+very often, so the length of such texts is found before they are decoded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,10 +34,10 @@ class RowBatches:
     """
 
     def __init__(self, seekable: IO[bytes], columns: Sequence[str]) -> None:
-        """Open the file; `columns` are read where there are such.
+        """Open the file; those of `columns` that it has are read.
 
         Raises:
-            pyarrow.ArrowException, OSError: it is no Parquet file.
+            pyarrow.ArrowException, OSError: it is not a Parquet file.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq

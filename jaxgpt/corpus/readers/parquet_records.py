@@ -78,7 +78,7 @@ def _num_bytes(text: Any) -> int:
 
 
 def _expands_too_far(file: RecordFile, num_bytes: int, num_stored_bytes: int) -> bool:
-    """As of other compressed files: what is beyond the limits of the config is not read."""
+    """Return the problem if the file exceeds the config's limits on decompressed size."""
     config = file.config
     if num_bytes > config.max_file_bytes:
         detail = f"more than {config.max_file_bytes} bytes when decompressed"
@@ -91,7 +91,7 @@ def _expands_too_far(file: RecordFile, num_bytes: int, num_stored_bytes: int) ->
 
 
 def _sizes(metadata: Any, text_key: str) -> tuple[int, int]:
-    """(decompressed, stored) bytes of the columns of a row group that are read."""
+    """Return (decompressed, stored) bytes of the columns of a row group that are read."""
     columns = (metadata.column(number) for number in range(metadata.num_columns))
     read = [column for column in columns if column.path_in_schema in (text_key, *_NAMES)]
     return (
@@ -101,7 +101,7 @@ def _sizes(metadata: Any, text_key: str) -> tuple[int, int]:
 
 
 def _rows(batches: RowBatches, group: int, text_key: str) -> Iterator[dict[str, Any]]:
-    """Rows as dicts of the columns that matter; all of them, without values, if none is text."""
+    """Yield rows as dicts of the needed columns; of all, without values, if none is text."""
     names = batches.names
     if text_key not in names:
         for _ in range(batches.metadata.row_group(group).num_rows):
@@ -118,7 +118,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _values(column: Any) -> list[Any]:
-    """A column's values; strings by way of their bytes, which need not be valid UTF-8."""
+    """Return a column's values; strings from their bytes, which need not be valid UTF-8."""
     import pyarrow as pa
 
     kind = column.type

@@ -1,4 +1,4 @@
-"""Files and folders that are not read: counts by reason, and one line for people on each reason."""
+"""Files and folders that are not read: counts by reason, and one line for each reason."""
 
 import os
 from collections import Counter
@@ -17,7 +17,7 @@ _MAX_ENDINGS = 5
 
 
 class PassedOver:
-    """Counts what is passed over.
+    """Counts files and folders that are not read.
 
     Attributes:
         counts: files and folders by reason.

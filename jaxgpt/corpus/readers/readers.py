@@ -17,7 +17,7 @@ Reader = Callable[[RecordFile, ByteStream], Iterator[Record]]
 
 
 def read_text(file: RecordFile, stream: ByteStream) -> Iterator[Record]:
-    """The whole file is one document, or several if it is longer than a record may be."""
+    """Read the whole file as one document, or several if it is longer than a record may be."""
     for number, piece in enumerate(bounded_pieces(stream, file.config.max_record_bytes)):
         data = piece.data
         if piece.is_last and stream.problem is not None:
@@ -48,7 +48,7 @@ class FileReader:
     Attributes:
         problem: None, or after the last record why the file could not be read to its end.
         num_read_bytes: stored bytes read so far.
-        num_whole_records: records read so far, without those that the file's problem has cut.
+        num_whole_records: records read so far, without those cut by the file's problem.
     """
 
     def __init__(self, file: InputFile, config: SourcesConfig) -> None:

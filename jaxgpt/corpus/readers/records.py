@@ -1,4 +1,4 @@
-"""What all readers of records share: where a record is, and `Document` or `Rejected` out of it.
+"""Base of all record readers: a record's location, and its `Document` or `Rejected`.
 
 Every record becomes exactly one of the two. Text is passed on as it stands; repair comes later.
 """
@@ -20,7 +20,7 @@ class RecordFile:
 
     Attributes:
         problem: None, or why the file could not be read to its end; readers set it.
-        num_partial_records: documents that hold what is left of a record; readers count them.
+        num_partial_records: documents that hold the rest of a damaged record; readers count them.
     """
 
     def __init__(self, file: InputFile, config: SourcesConfig) -> None:
@@ -30,7 +30,7 @@ class RecordFile:
         self.config = config
 
     def from_json(self, parsed: Values, line: int) -> list[Record]:
-        """The records that JSON values are, and one for text that is no JSON."""
+        """Yield the records of JSON values, and one for text that is not JSON."""
         records: list[Record] = []
         for value in parsed.values:
             if isinstance(value, dict):
@@ -45,7 +45,7 @@ class RecordFile:
         return records
 
     def from_values(self, values: dict[str, Any], line: int) -> Record:
-        """The record with these keys and values."""
+        """Return the record with these keys and values."""
         location = self.location(line)
         own_id = _as_name(values.get("id")) or location
         key = self.config.text_key
@@ -67,20 +67,20 @@ class RecordFile:
         return self.reject(line, reason, detail, is_bad=True, id=own_id)
 
     def location(self, line: int) -> str:
-        """`path:line`, or for Parquet `path:row`."""
+        """Return `path:line`, or for Parquet `path:row`."""
         return f"{self.file.name}:{line}"
 
     def too_long(self, line: int) -> Rejected:
-        """A record beyond the limit."""
+        """Return the rejection of a record beyond the limit."""
         detail = f"longer than sources.max_record_bytes = {self.config.max_record_bytes}"
         return self.reject(line, "record_too_long", detail)
 
     def truncated(self, line: int) -> Rejected:
-        """The record in which a damaged file ends."""
+        """Return the rejection of the record in which a damaged file ends."""
         return self.reject(line, _TRUNCATED, "the file ends within it")
 
     def unreadable(self, detail: str, line: int = 1) -> Rejected:
-        """A file, or from `line` on a part of one, of which nothing can be read."""
+        """Return the rejection of a file, or of its part from `line` on, that cannot be read."""
         return self.reject(line, _UNREADABLE, detail, is_bad=True)
 
     def reject(
@@ -92,7 +92,7 @@ class RecordFile:
         sample: str = "",
         id: str = "",
     ) -> Rejected:
-        """A record that is no document."""
+        """Return the rejection of a record that is no document."""
         location = self.location(line)
         return Rejected(
             id=id or location,
@@ -111,7 +111,7 @@ def is_cut(record: Record) -> bool:
 
 
 def _as_name(value: Any) -> str:
-    """A short name out of a record: strings and integers, as valid Unicode; anything else is ""."""
+    """Return a short name from a record: strings and integers as valid Unicode, else ""."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or len(value) > _MAX_NAME_CHARACTERS:

@@ -1,4 +1,4 @@
-"""Which files are read: paths, folders, globs and URLs become one sorted list of input files.
+"""Input files: paths, folders, globs and URLs become one sorted list.
 
 The list is the same whatever the order of the arguments, holds no file twice, and follows no
 link that the user did not name. What a file contains is for `records.py`.
@@ -35,7 +35,7 @@ _PROBE_BYTES = 1 << 13
 
 @configclass
 class SourcesConfig:
-    """How the input is read, and how much of it may be bad."""
+    """Reading of the input, and limits on bad input."""
 
     text_key: str = "text"
     """Key (JSON) or column (Parquet, CSV, TSV) that holds a record's text."""
@@ -85,8 +85,8 @@ class InputFile:
         kind: "text", "jsonl", "json", "parquet", "csv" or "tsv".
         compression: "" or the suffix of it, such as ".gz".
         size: stored bytes.
-        stamp: changes when the file does: its modification time, or what a store offers.
-        source: the `source` of its documents that name none.
+        stamp: changes when the file does: its modification time, or a store's equivalent.
+        source: source of its documents that name none.
     """
 
     name: str
@@ -99,11 +99,11 @@ class InputFile:
 
     @property
     def estimated_text_bytes(self) -> int:
-        """A rough guess of how much text it holds."""
+        """Return a rough estimate of the bytes of text in the file."""
         return int(self.size * (2.0 if self.kind == "parquet" else _EXPANSION[self.compression]))
 
     def open(self) -> BinaryIO:
-        """Open it for reading its stored bytes."""
+        """Open the file to read its stored bytes."""
         if "://" not in self.path:
             return open(self.path, "rb")
         filesystem, path = _filesystem(self.path)
@@ -115,7 +115,7 @@ class Inputs:
     """All files to read, sorted by name bytewise.
 
     Attributes:
-        skipped: what was passed over, by reason.
+        skipped: files and folders that are not read, by reason.
         passed_over: the same for people: lines with endings and examples.
     """
 
@@ -125,19 +125,17 @@ class Inputs:
 
     @property
     def num_bytes(self) -> int:
-        """Stored bytes of all files."""
+        """Return the stored bytes of all files."""
         return sum(file.size for file in self.files)
 
 
 def find_inputs(arguments: Sequence[str], output: Path, exclude: Sequence[str] = ()) -> Inputs:
     """List the files that `arguments` name; `output`, the output folder, is never an input.
 
-    Files found in folders are left out if a pattern of `exclude` matches, see `SourcesConfig`.
-    What is passed over is logged.
-
-    Raises:
+    Files found in folders are left out if a pattern of `exclude` matches, see `SourcesConfig`. What
+    is passed over is logged. Raises:
         UsageError: an argument names nothing, or a file of no kind that can be read.
-        JaxgptError: the machine failed: what a folder holds would be left out without a word.
+        JaxgptError: a folder cannot be listed; its files would be left out silently.
     """
     if not arguments:
         raise UsageError("--input names nothing; give files, folders, globs or URLs")
@@ -157,7 +155,7 @@ def find_inputs(arguments: Sequence[str], output: Path, exclude: Sequence[str] =
 
 
 class _Finder:
-    """Collects files; each way of naming them is one method."""
+    """Collects files; each way to name them is one method."""
 
     def __init__(self, output: str, exclude: Sequence[str]) -> None:
         self.passed_over = PassedOver()
@@ -185,7 +183,7 @@ class _Finder:
             raise UsageError(f"--input {argument}: no such file or folder{hint}")
 
     def unique_files(self) -> Iterator[InputFile]:
-        """Sorted; of several names of one file (links, repeated arguments) the smallest."""
+        """Return the files, sorted; of several names of one file (links, repeats) the smallest."""
         seen = set()
         for file, identity in sorted(self._found, key=lambda pair: os.fsencode(pair[0].path)):
             if identity in seen:
@@ -245,7 +243,7 @@ class _Finder:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._exclude)
 
     def _add_file(self, path: str, source: str, is_named: bool = False) -> None:
-        """Add a file that was found: anything doubtful is passed over and counted.
+        """Add a file that was found; count it as not read if its kind is doubtful.
 
         Args:
             is_named: whether a link is followed.
@@ -322,7 +320,7 @@ class _Finder:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL and the path in it."""
+    """Return the fsspec file system of a URL, and the path in it."""
     import fsspec
 
     resolve: Callable[[str], tuple[Any, str]] = fsspec.url_to_fs
@@ -335,7 +333,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 def _probe(path: str, compression: str) -> str:
-    """ "text" for a file of unknown suffix that may be text.
+    """Return "text" for a file of unknown suffix that may be text.
 
     Raises:
         UsageError: it holds NUL bytes, or is an archive of some kind.

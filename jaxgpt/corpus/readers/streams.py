@@ -1,4 +1,4 @@
-"""Bytes of one input file, decompressed, in bounded memory, and what is wrong with the file.
+"""Bytes of one input file, decompressed in bounded memory, and the problem of a damaged file.
 
 A damaged file is no exception here: everything before the damage is good and is yielded; the
 damage itself is left in `ByteStream.problem`. Knows nothing of lines, records or documents.
@@ -41,7 +41,7 @@ Problem = Literal["truncated", "expands_too_far", "unreadable"]
 
 @dataclass(frozen=True)
 class FileProblem:
-    """Why a file could not be read to its end. `kind` is counted, `detail` is for people."""
+    """Reason why a file could not be read to its end. `kind` is counted, `detail` is for people."""
 
     kind: Problem
     detail: str
@@ -63,7 +63,7 @@ class ByteStream:
     """An iterable of decompressed chunks.
 
     Attributes:
-        problem: None, or after the last chunk why there was no more.
+        problem: None, or after the last chunk the reason why the stream ended early.
         num_read_bytes: stored (compressed) bytes read so far.
     """
 
@@ -102,7 +102,7 @@ class ByteStream:
             yield data
 
     def _decompress(self) -> Iterator[bytes]:
-        """All members (gzip, xz, bz2) or frames (zstd) of the file, one after the other."""
+        """Yield the bytes of all members (gzip, xz, bz2) or frames (zstd) of the file."""
         assert self._decoder is not None
         decoder, num_members, produced = self._decoder(self._max_window_bytes), 0, False
         data = self._read()

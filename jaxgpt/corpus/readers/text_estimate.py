@@ -1,4 +1,4 @@
-"""How much text and how many documents input files may hold, judged by the beginnings of some.
+"""Estimate of the text and the number of documents in input files, by the beginnings of some.
 
 Only the size of work units and the forecast of disk space depend on it.
 """
@@ -51,7 +51,7 @@ class _Sample:
 
 
 def estimate_text(files: Sequence[InputFile], config: SourcesConfig) -> TextEstimate:
-    """Return about how much text files hold; of each kind, a few files are looked into."""
+    """Estimate the text that files hold from a few files of each kind."""
     groups: dict[tuple[str, str], list[InputFile]] = defaultdict(list)
     for file in files:
         groups[file.kind, file.compression].append(file)
@@ -91,7 +91,7 @@ def _estimate_group(files: Sequence[InputFile], config: SourcesConfig) -> TextEs
 
 
 def _look_into(file: InputFile, config: SourcesConfig) -> _Sample:
-    """Return what the beginning of a file tells; nothing, if it cannot be read."""
+    """Return the figures from the beginning of a file; none if it cannot be read."""
     try:
         with file.open() as raw:
             if file.kind == "parquet":
@@ -120,7 +120,7 @@ def _of_parquet(table: pq.ParquetFile, file: InputFile) -> _Sample:
 
 
 def _of_beginning(stream: ByteStream, mark: bytes) -> _Sample:
-    """Return what the first stored bytes of a stream unpack to; a document has one `mark`."""
+    """Return the figures from the first stored bytes of a stream; a document has one `mark`."""
     num_bytes = num_marks = 0
     for chunk in stream:
         num_bytes += len(chunk)

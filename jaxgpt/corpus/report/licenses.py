@@ -1,4 +1,4 @@
-"""What of a dataset is under which licence, by source: documents, bytes and tokens."""
+"""Licences of a dataset, by source: documents, bytes and tokens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,7 +65,7 @@ def list_licenses(
 
 
 def _known(batch: pa.RecordBatch, sources: Mapping[str, SourceCounts]) -> pa.Array:
-    """The source of each row, as the tally names it."""
+    """Return the source of each row, as the tally names it."""
     encoded = batch.column("source").dictionary_encode()
     names = [name if name in sources else OTHER_SOURCES for name in encoded.dictionary.to_pylist()]
     return pa.array(names, pa.string()).take(encoded.indices)
@@ -76,7 +76,7 @@ def _columns(batch: pa.RecordBatch) -> list[pa.Array]:
 
 
 def _find_copies(folder: Path, sources: Mapping[str, SourceCounts]) -> np.ndarray:
-    """int64: the rows of the training split that are second and further copies, ascending."""
+    """Return the training rows that are second or further copies, ascending: int64."""
     repeated = pa.array([name for name, tally in sources.items() if tally.num_repeats], pa.string())
     if not len(repeated):
         return np.zeros(0, np.int64)
@@ -95,7 +95,7 @@ def _find_copies(folder: Path, sources: Mapping[str, SourceCounts]) -> np.ndarra
 
 
 def license_sections(licenses: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """For the report: what is under which licence; nothing if no record named one."""
+    """Return the report's section on licences; nothing if no record named one."""
     if not any(entry["license"] for entry in licenses):
         return []
     totals: dict[tuple[str, str], list[int]] = {}
@@ -115,7 +115,7 @@ def license_sections(licenses: Sequence[Mapping[str, Any]]) -> list[Section]:
 
 
 def _fold(counts: dict[tuple[str, str], list[int]]) -> dict[tuple[str, str], list[int]]:
-    """The largest, and the others by licence."""
+    """Return the largest entries, and the others summed by licence."""
     if len(counts) <= MAX_SOURCES:
         return counts
     by_size = sorted(counts.items(), key=lambda item: (-item[1][1], item[0]))

@@ -1,4 +1,4 @@
-"""The sections of the report about what kept and dropped documents are like."""
+"""Sections of the report that compare kept and dropped documents."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _OTHERS = "others"
 def measure_sections(
     measures: Mapping[str, Any], extremes: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[Section]:
-    """Length, language and compression; arguments as of `measuring.measure_documents`."""
+    """Return sections on length, language and compression, from `stages.measure`."""
     if not measures or not any(measures["length"].values()):
         return []
     num_documents, num_measured = measures["num_documents"], measures["num_measured"]
@@ -60,7 +60,7 @@ def _section(title: str, text: str, rows: Sequence[tuple[str, int, int]]) -> Sec
 
 
 def _in_order(counts: Mapping[str, Mapping[str, int]], label_of: Any) -> list[tuple[str, int, int]]:
-    """(label, kept, dropped) of every bin from the first to the last that has documents."""
+    """Return (label, kept, dropped) of every bin from the first to the last with documents."""
     found = [int(number) for bins in counts.values() for number in bins]
     return [
         (label_of(n), counts["kept"].get(str(n), 0), counts["dropped"].get(str(n), 0))
@@ -69,7 +69,7 @@ def _in_order(counts: Mapping[str, Mapping[str, int]], label_of: Any) -> list[tu
 
 
 def _by_size(counts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, int, int]]:
-    """(label, kept, dropped), the most frequent first, rare ones together."""
+    """Return (label, kept, dropped), the most frequent first, rare ones summed."""
     rows = [
         (label, counts["kept"].get(label, 0), counts["dropped"].get(label, 0))
         for label in {*counts["kept"], *counts["dropped"]}
@@ -110,5 +110,5 @@ def _extremes(extremes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Secti
 
 
 def _binary(exponent: int) -> str:
-    """2**exponent bytes: 11 -> "2 KiB"."""
+    """Write 2**exponent bytes: 11 -> "2 KiB"."""
     return f"{2 ** (exponent % 10)} {('B', 'KiB', 'MiB', 'GiB')[exponent // 10]}"

@@ -1,4 +1,4 @@
-"""`report.html` and `report.md`: what came in, what went out and why, with samples.
+"""`report.html` and `report.md` of a dataset: documents read, dropped and kept, with samples.
 
 Both are functions of the build's account alone: equal builds have equal reports. The page is one
 file that needs nothing from elsewhere.
@@ -60,7 +60,7 @@ REPAIRS = {
 
 
 def explain(reason: str) -> str:
-    """Return what a reason means; "" for a rule of a filter, whose name says it."""
+    """Return the meaning of a reason; "" for a rule of a filter, whose name explains it."""
     return REASONS.get(reason, "")
 
 
@@ -228,5 +228,5 @@ def _share(count: int, total: int) -> tuple[str, str]:
 
 
 def _shorten(name: str, length: int = 32) -> str:
-    """The end of a long name, where paths differ."""
+    """Return the end of a long name, where paths differ."""
     return name if len(name) <= length else f"...{name[-length:]}"

@@ -1,4 +1,4 @@
-"""The sections of the report about what was removed from among good documents, and edited."""
+"""Sections of the report on documents removed after the filters, and on edits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ _MAX_REASONS = 5
 def near_duplicate_sections(
     counts: Mapping[str, int], examples: Sequence[Mapping[str, Any]]
 ) -> list[Section]:
-    """What was compared, and families of a kept document and some that were removed for it."""
+    """Return sections on comparisons, and on families of a kept document and removed ones."""
     if not counts:
         return []
     rows = [
@@ -57,7 +57,7 @@ def near_duplicate_sections(
 
 
 def benchmark_sections(benchmarks: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """How much of each evaluation file is in the corpus."""
+    """Return the section on evaluation files that the corpus contains."""
     if not benchmarks:
         return []
     rows = [
@@ -78,7 +78,7 @@ def benchmark_sections(benchmarks: Sequence[Mapping[str, Any]]) -> list[Section]
 def edit_sections(
     edits: Mapping[str, Mapping[str, Any]], num_bytes: Mapping[str, int]
 ) -> list[Section]:
-    """What was changed in documents that stayed in."""
+    """Return the section on edits of documents that stayed."""
     if not edits:
         return []
     rows = []
@@ -92,7 +92,7 @@ def edit_sections(
 
 
 def dropped_by_source(sources: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """For each reason, how many documents each source has lost."""
+    """Return, for each reason, the number of documents that each source has lost."""
     losing = [source for source in sources if source["dropped"]]
     if not losing or len(sources) < 2:
         return []
@@ -113,7 +113,7 @@ def dropped_by_source(sources: Sequence[Mapping[str, Any]]) -> list[Section]:
 
 
 def _by_size(dropped: Mapping[str, int]) -> str:
-    """The most frequent reasons and their numbers."""
+    """Return the most frequent reasons and their numbers."""
     reasons = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{reason} {count:,}" for reason, count in reasons[:_MAX_REASONS]]
     rest = [count for _, count in reasons[_MAX_REASONS:]]

@@ -1,8 +1,7 @@
-"""The sections of the report that follow documents and tokens from stage to stage.
-
-A document that was dropped was never tokenized: its tokens are estimated from its bytes, by the
-bytes per token of what its source has kept; of a source that has kept nothing, by those of all.
-Every amount is a whole number, so that the report of equal builds is equal.
+"""Sections of the report that follow documents and tokens from stage to stage. Tokens of dropped
+documents are estimated from their bytes, by the bytes per token of the text kept from their source,
+or of all text if the source has none. Every amount is a whole number, so that the report of equal
+builds is equal.
 """
 
 import dataclasses
@@ -26,7 +25,7 @@ _ESTIMATED = (
 
 @dataclasses.dataclass(frozen=True)
 class Left:
-    """What is left at some point."""
+    """Documents and tokens that are left after a stage."""
 
     documents: int
     num_bytes: int
@@ -34,8 +33,7 @@ class Left:
 
 
 def stage_sections(sources: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """What each stage took in and let out, of all and of each source; `sources` as in the
-    manifest."""
+    """Return sections on input and output of each stage; `sources` as in the manifest."""
     stages = _stages(sources)
     if not stages:
         return []
@@ -52,7 +50,7 @@ def stage_sections(sources: Sequence[Mapping[str, Any]]) -> list[Section]:
 
 
 def _stages(sources: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Those that dropped or edited anything, in order."""
+    """Return the stages that dropped or edited anything, in order."""
     found = {
         stage for source in sources for stage in (*source["dropped_at"], *source["edited_bytes"])
     }
@@ -63,7 +61,7 @@ def _stages(sources: Sequence[Mapping[str, Any]]) -> list[str]:
 def _flow(
     source: Mapping[str, Any], stages: Sequence[str], per_byte: tuple[int, int]
 ) -> list[Left]:
-    """What is left of a source: as it was read, and after each stage."""
+    """Return what is left of a source: as it was read, and after each stage."""
     if source["num_bytes"]:
         per_byte = source["num_tokens"], source["num_bytes"]
     tokens, of_bytes = per_byte

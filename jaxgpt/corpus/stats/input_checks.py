@@ -1,4 +1,4 @@
-"""Whether the input is good enough to go on with, and the words to say so."""
+"""Checks that the input is good enough to continue, and their messages."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,8 @@ def check_read(
         files: all that were read.
 
     Raises:
-        BadInputError: more bad records than `config.max_bad_share` allows, or files of which
-            nothing could be read hold more of the stored bytes; or a damaged file where
-            `config.truncated_files` refuses it.
+        BadInputError: more bad records than `config.max_bad_share` allows, or unreadable files hold
+            more of the stored bytes; or a damaged file where `config.truncated_files` refuses it.
     """
     damaged = [file for file in files if "problem" in file]
     for file in damaged[:_MAX_WARNINGS]:
@@ -59,7 +58,7 @@ def check_read(
 
 
 def check_left(tally: DocumentCounts, inputs: Inputs) -> None:
-    """Check that there is anything to build a dataset of.
+    """Check that there is any document to build a dataset from.
 
     Raises:
         BadInputError: there is not.
@@ -95,7 +94,7 @@ def _check_lost(
 
 
 def _examples(tally: DocumentCounts) -> str:
-    """`file:line: reason: detail` of the first few bad records."""
+    """Return `file:line: reason: detail` of the first few bad records."""
     bad = [
         f"{sample['location']}: {reason}: {sample['detail']}"
         for reason, samples in sorted(tally.samples.items())

@@ -1,4 +1,4 @@
-"""A batch of documents on their way through filters and edits, and what a step says of it."""
+"""Batch of documents on their way through filters and edits, and a step's result for it."""
 
 import dataclasses
 import functools
@@ -25,29 +25,29 @@ class TextBatch:
 
     @functools.cached_property
     def words(self) -> Words:
-        """Words between white space."""
+        """Return the words between white space."""
         return space_separated_words(self.texts)
 
     @functools.cached_property
     def lines(self) -> list[list[str]]:
-        """The lines of each text, without their ends."""
+        """Return the lines of each text, without their ends."""
         return [text.split("\n") for text in self.texts]
 
     @functools.cached_property
     def letters_DS(self) -> np.ndarray:
-        """int64 [documents, scripts]: letters of each text in each of `scripts.SCRIPTS`."""
+        """Count the letters of each text in each script of SCRIPTS: int64 [documents, scripts]."""
         return letters_by_script(self.texts)
 
     @functools.cached_property
     def is_spaced_D(self) -> np.ndarray:
-        """bool [documents]: whether the text puts spaces between words, so that they can be
-        counted; Chinese, Japanese, Thai and some others do not."""
+        """Return whether texts put spaces between words, which can then be counted: bool
+        [documents]. Chinese, Japanese, Thai and some others do not."""
         if "letters_DS" in vars(self):
             return is_spaced(self.letters_DS)
         return is_spaced_text(self.texts)
 
     def select(self, rows: Sequence[int]) -> "TextBatch":
-        """The batch of these documents; what has been computed is taken along."""
+        """Return the batch of these documents, with all values that are already computed."""
         chosen = TextBatch(
             texts=[self.texts[row] for row in rows], urls=[self.urls[row] for row in rows]
         )
@@ -63,7 +63,7 @@ class TextBatch:
 
 
 def select_words(words: Words, rows: np.ndarray) -> Words:
-    """The words of some documents; `rows` are their numbers, int64."""
+    """Return the words of some documents; `rows` are their numbers, int64."""
     counts = words.counts_D[rows]
     offsets = np.concatenate([[0], np.cumsum(counts)])
     chosen = np.arange(offsets[-1]) + np.repeat(words.offsets_D1[rows] - offsets[:-1], counts)
@@ -72,12 +72,12 @@ def select_words(words: Words, rows: np.ndarray) -> Words:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What a step says of a batch.
+    """Result of a step for a batch.
 
     Attributes:
-        reasons: for each document why it must go, or None.
+        reasons: for each document the reason to drop it, or None.
         texts: the documents' texts after the step; None where it changed nothing.
-        counts: what was changed, by kind: lines removed by a rule, addresses replaced.
+        counts: changes by kind: lines removed by a rule, addresses replaced.
     """
 
     reasons: Sequence[str | None]
@@ -90,7 +90,7 @@ class Step(Protocol):
 
     @property
     def stage(self) -> str:
-        """The name under which documents that it rejects are listed."""
+        """Return the stage name under which rejected documents are listed."""
         ...
 
     def __call__(self, batch: TextBatch) -> Judged:
@@ -116,5 +116,5 @@ class Reasons:
 
     @property
     def is_open_D(self) -> np.ndarray:
-        """bool [D]: documents that nothing has been said against yet."""
+        """Return the documents that have no reason yet: bool [D]."""
         return np.array([reason is None for reason in self.first], bool)

@@ -33,14 +33,14 @@ def chunks(texts: Sequence[str]) -> Iterator[tuple[slice, np.ndarray, np.ndarray
 
 
 def code_points(text: str) -> np.ndarray:
-    """uint8 [C] for ASCII, else uint32 [C]."""
+    """Return the code points: uint8 [C] for ASCII, else uint32 [C]."""
     if text.isascii():
         return np.frombuffer(text.encode("ascii"), np.uint8)
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def table_of(kind_of: Callable[[str], int]) -> np.ndarray:
-    """uint8 [0x110000]: what `kind_of` returns for each character."""
+    """Return the table of `kind_of` for each character: uint8 [0x110000]."""
     kinds = np.full(sys.maxunicode + 1, kind_of(chr(_FIRST_EMPTY)), np.uint8)
     for first, stop in _ASSIGNED:
         kinds[first:stop] = [*map(kind_of, map(chr, range(first, stop)))]
@@ -48,7 +48,7 @@ def table_of(kind_of: Callable[[str], int]) -> np.ndarray:
 
 
 def sums_of(values_C: np.ndarray, starts_D: np.ndarray) -> np.ndarray:
-    """int64 [D]: sums of bool values over the part of each document; starts ascend."""
+    """Sum bool values over the part of each document: int64 [D]; starts ascend."""
     if not len(starts_D):
         return np.zeros(0, np.int64)
     ends_D = np.append(starts_D[1:], len(values_C))

@@ -1,4 +1,4 @@
-"""In which scripts documents are written: letters counted by Unicode block.
+"""Scripts of documents: letters counted by Unicode block.
 
 Axes: C code points, D documents, S scripts.
 """
@@ -51,7 +51,7 @@ _NOT_ASCII_LETTERS = bytes(set(range(256)) - set(string.ascii_letters.encode()))
 
 
 def letters_by_script(texts: Sequence[str]) -> np.ndarray:
-    """int64 [D, S]: how many letters of each script a document has, in the order of SCRIPTS.
+    """Count the letters of each script in each document, in the order of SCRIPTS: int64 [D, S].
 
     Signs and digits in the block of a script count as its letters, but for ASCII and Latin-1.
     """
@@ -61,12 +61,12 @@ def letters_by_script(texts: Sequence[str]) -> np.ndarray:
 
 
 def is_spaced(letters_DS: np.ndarray) -> np.ndarray:
-    """bool [D]: whether at least half of the letters are of scripts with spaces between words."""
+    """Return whether half of the letters or more are of scripts with spaces: bool [D]."""
     return 2 * letters_DS[:, _UNSPACED].sum(1) <= letters_DS.sum(1)
 
 
 def is_spaced_text(texts: Sequence[str]) -> np.ndarray:
-    """`is_spaced` of the letters of each text; fast, for most have none of the other scripts."""
+    """Return `is_spaced` of each text; fast, because most have no letter of other scripts."""
     letters_DS = _letters_beyond_ascii(texts)
     for document in np.flatnonzero(letters_DS[:, _UNSPACED].any(1)).tolist():
         letters_DS[document, SCRIPTS.index("Latin")] += _count_ascii_letters(texts[document])

@@ -1,8 +1,8 @@
-"""The words of many documents at once, as hashes: what filters, duplicates and benchmarks count.
+"""Words of many documents at once, as hashes, for filters, deduplication and decontamination.
 
 A batch of documents becomes one array of code points, and all the rest is arithmetic on arrays:
 where words begin and end, a 64-bit hash of each, hashes of every n neighbours. A hash depends on
-the word alone, never on the batch or the machine. It resists chance, not somebody who makes words
+the word alone, never on the batch or the machine. It is no cryptographic hash: words can be made to
 collide.
 
 Axes: C code points, W words, D documents.
@@ -48,21 +48,19 @@ class Words:
 
 
 def unicode_words(texts: Sequence[str]) -> Words:
-    """Runs of letters, marks, digits and underscores, in lower case.
-
-    Where a script has no spaces every character is a word of its own, so that n neighbours are a
-    character n-gram there.
+    """Return runs of letters, marks, digits and underscores, in lower case. In a script without
+    spaces every character is a word, so n neighbours are a character n-gram.
     """
     return _words([text.lower() for text in texts], unicode_kinds)
 
 
 def space_separated_words(texts: Sequence[str]) -> Words:
-    """What `str.split` returns, case kept."""
+    """Return the words that `str.split` returns, case kept."""
     return _words(texts, _space_kinds)
 
 
 def neighbours(words: Words, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of every `num` neighbouring words (word n-grams), document by document.
+    """Return hashes of every `num` neighbouring words (word n-grams), document by document.
 
     Returns:
         uint64 [N] and int64 offsets [D + 1]; a document of fewer than `num` words has none.
@@ -75,7 +73,7 @@ def neighbours(words: Words, num: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def windows(words: Words, num: int) -> np.ndarray:
-    """Polynomials modulo 2**64 in the hashes of `num` words from each on: uint64 [W - num + 1].
+    """Return polynomials mod 2**64 in the hashes of `num` words from each on: uint64 [W - num + 1].
 
     Those that begin near the end of a document reach into the next one: `is_within` tells them.
     """
@@ -88,7 +86,7 @@ def windows(words: Words, num: int) -> np.ndarray:
 
 
 def is_within(words: Words, num: int) -> np.ndarray:
-    """bool [W - num + 1]: whether the `num` words from each word on are of one document."""
+    """Return whether the `num` words from each word on are of one document: bool [W - num + 1]."""
     is_within = np.ones(max(len(words.hashes_W) - num + 1, 0), bool)
     lasts_D = words.offsets_D1[1:-1]
     for back in range(1, num):
@@ -98,7 +96,7 @@ def is_within(words: Words, num: int) -> np.ndarray:
 
 
 def find_words(words: Words, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where some words occur.
+    """Find the places of some words.
 
     Args:
         wanted: hashes of one word at least, ascending.
@@ -214,7 +212,7 @@ def mix(hashes: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _powers() -> tuple[np.ndarray, np.ndarray]:
-    """_BASE**i and its inverse, modulo 2**64, for every place in a chunk."""
+    """Return _BASE**i and its inverse, modulo 2**64, for every place in a chunk."""
     both = []
     for factor in (_BASE, pow(_BASE, -1, 2**64)):
         powers = np.full(_CHUNK_CHARACTERS + 1, factor, np.uint64)
@@ -230,7 +228,7 @@ def _kind_of(category: str) -> int:
 
 @functools.cache
 def unicode_kinds() -> np.ndarray:
-    """Letters, marks (vowel signs are), numbers and connectors make words."""
+    """Return the kinds of characters: letters, marks, numbers and connectors make words."""
     kinds = table_of(lambda character: _kind_of(unicodedata.category(character)))
     # Without spaces between words every character counts as a word.
     for first, last in UNSPACED_BLOCKS:
