@@ -6,20 +6,22 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.xla_flags import with_devices
+
 # Before the first import of jax anywhere.
 os.environ["JAX_PLATFORMS"] = "cpu"
-_DEVICES = "--xla_force_host_platform_device_count=8"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+os.environ["XLA_FLAGS"] = with_devices(8)
 # Programs that several files and processes need are compiled once.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="jaxgpt-programs-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-import hypothesis  # noqa: E402
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import hypothesis
+import jax
+import pytest
+
+from tests import costs
 
 # A shell starts background jobs with SIGINT ignored, and processes inherit that; those of the tests
 # are to be stopped by it.
@@ -34,14 +36,34 @@ jax.config.update("jax_default_matmul_precision", "highest")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+# The files that take longest come first, so that none of several processes ends with one; see the
+# list that `--durations` prints last.
+LONGEST = (
+    "parity/test_shakespeare.py",
+    "test_readme.py",
+    "end_to_end/test_quickstart.py",
+    "end_to_end/test_build_dataset.py",
+    "end_to_end/test_executors.py",
+    "end_to_end/test_hosts.py",
+    "end_to_end/test_remote_runs.py",
+    "training/test_meshes_on_hosts.py",
+    "training/test_expert_parallel.py",
+    "training/test_sharding.py",
+    "model/test_config_roles.py",
+    "model/attention/test_kernels.py",
+    "inference/test_decode.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Count what each file costs."""
+    config.pluginmanager.register(costs)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files with the longest tests come first: none of several processes ends with one."""
-    longest: dict[Path, float] = {}
-    for item in items:
-        marker = item.get_closest_marker("timeout")
-        limit = float(marker.args[0]) if marker else 0.0
-        longest[item.path] = max(limit, longest.get(item.path, 0.0))
-    items.sort(key=lambda item: -longest[item.path])
+    """Sort the files by what they take."""
+    places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

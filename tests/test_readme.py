@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import REPOSITORY
+from tests.xla_flags import with_devices
 
 PAGES = [
     REPOSITORY / "README.md",
@@ -18,6 +19,15 @@ PAGES = [
 ]
 # Names that stand for something of the user's: a synopsis, not a command.
 PLACEHOLDER = re.compile(r"\b(PATH|DIR|FILE|RUN|NAME|TEXT|VERB|N)\b|\.\.\.")
+# What the commands read is a part of the docs and of the code. Without its `__init__.py` the folder
+# hides no package.
+TEXTS = (
+    "docs/shards.md",
+    "docs/training.md",
+    "docs/model.md",
+    "jaxgpt/config.py",
+    "jaxgpt/tokenizer",
+)
 # Installing, testing and linting are what .ci/run does.
 NOT_OURS = (
     "pip ",
@@ -34,6 +44,7 @@ NOT_OURS = (
 SMALL = [
     "--schedule.num-steps", "2", "--batch.global-batch-size", "8", "--batch.num-micro-batches",
     "1", "--batch.sequence-length", "64", "--evaluation.max-tokens", "200",
+    "--model.num-layers", "1",
 ]  # fmt: skip
 
 
@@ -67,8 +78,7 @@ def _run(command: str, folder: Path) -> None:
         r"^jaxgpt ", f"{sys.executable} -c 'from jaxgpt.cli import main; main()' ", command
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
-    environment.pop("XLA_FLAGS", None)
+    environment["XLA_FLAGS"] = with_devices(None)
     result = subprocess.run(
         ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True,
         timeout=600,
@@ -78,10 +88,7 @@ def _run(command: str, folder: Path) -> None:
 
 def _cut(command: str) -> str:
     if "jaxgpt.train" in command or command.startswith("jaxgpt train"):
-        small = [*SMALL]
-        if "base.py" in command:
-            small += ["--model.num-layers", "1"]
-        return f"{command} {' '.join(small)}"
+        return f"{command} {' '.join(SMALL)}"
     if command.startswith("jaxgpt quickstart"):
         return f"{command} --num-steps 2"
     return command
@@ -91,7 +98,8 @@ def _cut(command: str) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory that looks like a clone, with a small finished quickstart in it."""
     folder = tmp_path_factory.mktemp("reader")
-    for name in ("configs", "tools", "docs", "jaxgpt", "README.md"):
+    for name in ("configs", "tools", "README.md", *TEXTS):
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(REPOSITORY / name)
     _run("python -m jaxgpt.quickstart --input docs jaxgpt --num-steps 3", folder)
     (folder / "data").mkdir()

@@ -14,6 +14,7 @@ from jaxgpt.data.manifest import write_manifest
 from jaxgpt.data.shard_writer import ShardWriter
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
+from tests.xla_flags import with_devices
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -104,25 +105,30 @@ def write_config(
     return path
 
 
-def environment(cache: Path, num_devices: int = 1) -> dict[str, str]:
+def environment(cache: Path, num_devices: int = 1, optimized: bool = False) -> dict[str, str]:
     """The environment of a process that sees so many simulated devices."""
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+        "XLA_FLAGS": with_devices(num_devices, optimized),
         # One for all tests (conftest.py): most of these processes compile the same programs.
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache),
     }
 
 
 def run_verb(
-    verb: str, *arguments: str, cache: Path, num_devices: int = 1, timeout: float = 300
+    verb: str,
+    *arguments: str,
+    cache: Path,
+    num_devices: int = 1,
+    optimized: bool = False,
+    timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m jaxgpt.VERB` to its end."""
     return subprocess.run(
         [sys.executable, "-m", f"jaxgpt.{verb}", *arguments],
         cwd=REPOSITORY,
-        env=environment(cache, num_devices),
+        env=environment(cache, num_devices, optimized),
         capture_output=True,
         text=True,
         timeout=timeout,

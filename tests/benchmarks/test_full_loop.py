@@ -13,6 +13,7 @@ from jaxgpt.benchmarks.loader import LoaderBenchmark
 from jaxgpt.benchmarks.startup import StartupBenchmark
 from jaxgpt.config import replace
 from jaxgpt.errors import ConfigError, JaxgptError
+from tests.xla_flags import with_devices
 
 
 def test_the_loop_is_timed_beside_its_bare_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +66,7 @@ def test_commands_of_starts_are_options_that_training_has(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_warm_start_is_faster_than_a_cold_one(monkeypatch: pytest.MonkeyPatch) -> None:
     # Its four rows do not divide over the eight devices of the tests.
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", with_devices(1))
     found = StartupBenchmark(rounds=1).run()
     assert 0 < found.settings["warm / cold"] < 1
 

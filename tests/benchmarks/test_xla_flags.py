@@ -4,6 +4,7 @@ import pytest
 
 from jaxgpt.benchmarks.xla_flags import FlagsBenchmark
 from jaxgpt.errors import ConfigError, UsageError
+from tests.xla_flags import with_devices
 
 KNOWN = "--xla_cpu_enable_fast_min_max=true"
 UNKNOWN = "--xla_cpu_no_such_flag_as_this=true"
@@ -11,7 +12,7 @@ UNKNOWN = "--xla_cpu_no_such_flag_as_this=true"
 
 @pytest.fixture(autouse=True)
 def _one_device(monkeypatch) -> None:
-    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setenv("XLA_FLAGS", with_devices(1))
 
 
 @pytest.mark.slow

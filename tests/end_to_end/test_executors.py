@@ -124,7 +124,7 @@ def check_all_stages_had_work(folder):
 
 
 FEW = [("processes", 2)]
-MANY = [("processes", 1), ("processes", 4), ("ray", 1), ("ray", 2)]
+MANY = [("processes", 1), ("processes", 4), ("ray", 2)]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ import pytest
 from tests.tiny import REPOSITORY, environment, make_texts
 
 
-def _quickstart(folder: Path, *arguments: str, timeout: float = 600) -> str:
+def _quickstart(
+    folder: Path, *arguments: str, optimized: bool = False, timeout: float = 600
+) -> str:
     result = subprocess.run(
         [sys.executable, "-m", "jaxgpt.quickstart", *arguments],
         cwd=folder,
-        env={**environment(folder / "cache"), "PYTHONPATH": str(REPOSITORY)},
+        env={**environment(folder / "cache", 1, optimized), "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -42,7 +44,7 @@ def test_on_own_text_from_another_folder_and_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_at_two_fifths_of_its_steps_it_beats_counting(tmp_path: Path) -> None:
-    printed = _quickstart(tmp_path, "--num-steps", "160", timeout=1400)
+    printed = _quickstart(tmp_path, "--num-steps", "160", optimized=True, timeout=1400)
     result = json.loads((tmp_path / "runs" / "quickstart" / "quickstart.json").read_text())
     print(result)
     assert result["bits_per_byte"] <= 1.65

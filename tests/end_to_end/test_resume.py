@@ -20,6 +20,7 @@ from jaxgpt.training.state import plan_state
 from tests.event_files import recorded_figures, shown_figures
 from tests.tiny import make_dataset, run_until, run_verb, write_config
 
+pytestmark = pytest.mark.optimized
 NUM_STEPS = 40
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from jaxgpt.cli import main
 from tests.tiny import REPOSITORY, make_dataset, make_texts, write_config
+from tests.xla_flags import with_devices
 
 # Nobody can make a folder there, not even root.
 HOMELESS = "/proc/none"
@@ -26,6 +27,7 @@ ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
     "PYTHONUTF8": "0",
     "TZ": "Asia/Kathmandu",
+    "XLA_FLAGS": with_devices(1),
 }
 PROGRAM = """
 import sys

@@ -103,6 +103,7 @@ def test_greedy_decoding_is_the_argmax_of_full_forward_passes(name: str) -> None
     assert len({tuple(row) for row in ids}) == len(ids), "rows that agree would hide mix-ups"
 
 
+@pytest.mark.optimized
 def test_a_row_is_the_same_alone_in_a_batch_and_with_any_block_size() -> None:
     sampling = SamplingConfig(temperature=1.2, top_p=0.95, repetition_penalty=1.1)
     together, ends = generate(make_decoder(), PROMPTS, 19, sampling, seed=5)
@@ -122,6 +123,7 @@ def test_rows_with_one_prompt_differ_by_their_number() -> None:
     assert len({tuple(row) for row in ids}) == 4
 
 
+@pytest.mark.optimized
 def test_a_row_continues_from_its_own_tokens_with_the_same_rest() -> None:
     sampling = SamplingConfig(temperature=1.3, repetition_penalty=1.5)
     decoder = make_decoder(stop_ids=())
@@ -200,6 +202,7 @@ def test_impossible_requests_are_refused() -> None:
         )
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("num_rows", [1, 4])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_loop_over_steps_copies_neither_weights_nor_the_cache(

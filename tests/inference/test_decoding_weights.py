@@ -35,6 +35,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("feed_forward", [Gelu(use_bias=True), EXPERTS], ids=["dense", "experts"])
 def test_casting_the_weights_once_changes_no_score(feed_forward: FeedForward) -> None:
     config = replace(

@@ -269,6 +269,7 @@ def test_an_end_that_is_spelled_byte_by_byte_leaves_the_tokens_asked_for() -> No
         assert shown or finish == "stop"
 
 
+@pytest.mark.optimized
 def test_a_row_is_continued_alike_alone_and_beside_others(
     tokenizer: Tokenizer, decoder: Decoder
 ) -> None:

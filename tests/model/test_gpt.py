@@ -124,6 +124,7 @@ def test_a_packed_row_equals_its_documents_alone(config):
     assert np.isfinite(packed[..., :VOCAB_SIZE]).all()
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("config", LOOPED.values(), ids=LOOPED)
 def test_what_stands_in_padding_changes_no_bit(config):
     model, params = tiny_model.init(config)

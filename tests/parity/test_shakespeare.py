@@ -40,9 +40,10 @@ def _train(config: str, dataset: Path, folder: Path, seed: int, *options: str) -
     arguments += options
     cache = folder / "cache"
     run = folder / f"{config}-{seed}"
-    trained = run_verb("train", *arguments, "--run-dir", str(run), cache=cache, timeout=1200)
+    arguments += ["--run-dir", str(run)]
+    trained = run_verb("train", *arguments, cache=cache, optimized=True, timeout=1200)
     assert trained.returncode == 0, trained.stderr
-    scored = run_verb("eval", "--checkpoint", str(run), "--json", cache=cache)
+    scored = run_verb("eval", "--checkpoint", str(run), "--json", cache=cache, optimized=True)
     assert scored.returncode == 0, scored.stderr
     result = json.loads(scored.stdout)
     assert result["tokens"] == 111_541

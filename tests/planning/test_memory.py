@@ -88,6 +88,7 @@ RINGS = {
 }
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     ("config", "vocab_size"),
     [
@@ -107,6 +108,7 @@ def test_the_plan_agrees_with_the_compiler(config: TrainConfig, vocab_size: int)
     assert 0.75 <= (plan.total - kept) / found.temp_size_in_bytes <= 1.25
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 @pytest.mark.parametrize("config", RINGS.values(), ids=RINGS)
 def test_the_scores_of_a_ring_are_in_the_plan(config: TrainConfig) -> None:

@@ -107,6 +107,7 @@ def test_it_is_another_set_of_weights_and_the_same_training(runs):
         assert np.abs(one - other).max() > 1e-4
 
 
+@pytest.mark.optimized
 def test_a_resumed_run_ends_as_one_without_a_break_to_the_bit(runs, averaged_config, tmp_path):
     run_dir = shutil.copytree(runs[1], tmp_path / "run")
     shutil.rmtree(run_dir / "checkpoints" / str(NUM_STEPS))

@@ -22,6 +22,7 @@ from jaxgpt.training.chunked_loss import TokenChunks, WholeLogits
 from jaxgpt.training.metrics import read_records
 from tests.tiny import make_dataset, write_config
 
+pytestmark = pytest.mark.optimized
 NUM_STEPS = 64
 
 

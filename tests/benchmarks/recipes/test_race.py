@@ -16,6 +16,7 @@ from jaxgpt.config import load_config, replace, to_dict
 from jaxgpt.errors import JaxgptError, MismatchError
 from jaxgpt.runs.config import TrainConfig
 from tests.tiny import CONFIG, REPOSITORY, make_dataset
+from tests.xla_flags import with_devices
 
 LADDER = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RECIPE = Recipe(
@@ -101,7 +102,8 @@ def _tiny(folder: Path, seed: int) -> Trial:
 def test_runs_are_made_once_and_kept_under_their_name(tmp_path, monkeypatch) -> None:
     data = make_dataset(tmp_path / "data")
     runs = Runs(folder=tmp_path / "runs", data=data, at_a_time=2)
-    monkeypatch.delenv("XLA_FLAGS")  # One device, as the tests' eight would be two processes'.
+    # The tests' eight devices would be those of two processes.
+    monkeypatch.setenv("XLA_FLAGS", with_devices(1))
     outcomes = runs.make_all([_tiny(tmp_path, seed) for seed in (0, 1)])
     assert outcomes[0].loss != outcomes[1].loss
     assert [len(outcome.curve) for outcome in outcomes] == [4, 4]

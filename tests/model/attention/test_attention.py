@@ -48,21 +48,27 @@ def test_no_token_depends_on_a_later_one(config):
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("layers", [Unrolled(), Scanned()], ids=["unrolled", "scanned"])
-@pytest.mark.parametrize(
-    "attention",
-    [
-        GroupedQueryAttention(num_heads=4),
-        GroupedQueryAttention(num_heads=4, num_kv_heads=2, windows=(4, None)),
-        GroupedQueryAttention(num_heads=4, num_kv_heads=1, soft_cap=3.0, qkv_bias=True),
-    ],
-    ids=["multi-head", "grouped, window", "multi-query, soft cap"],
-)
-@pytest.mark.parametrize(
-    "position",
-    [Rotary(), Sinusoidal(), Learned(max_length=T), NoPosition()],
-    ids=lambda p: type(p).__name__,
-)
+ATTENTIONS = {
+    "multi-head": GroupedQueryAttention(num_heads=4),
+    "grouped, window": GroupedQueryAttention(num_heads=4, num_kv_heads=2, windows=(4, None)),
+    "multi-query, soft cap": GroupedQueryAttention(
+        num_heads=4, num_kv_heads=1, soft_cap=3.0, qkv_bias=True
+    ),
+}
+POSITIONS = (Rotary(), Sinusoidal(), Learned(max_length=T), NoPosition())
+
+
+def _pairs():
+    """Each attention with each position; each of them with both kinds of layers."""
+    for i, (name, attention) in enumerate(ATTENTIONS.items()):
+        for j, position in enumerate(POSITIONS):
+            layers = (Unrolled(), Scanned())[(i + j) % 2]
+            names = (type(position).__name__, name, type(layers).__name__)
+            yield pytest.param(attention, position, layers, id="-".join(names))
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize(("attention", "position", "layers"), _pairs())
 def test_later_tokens_change_no_bit_of_earlier_outputs(attention, position, layers):
     config = replace(PLAIN, attention=attention, position=position, layers=layers)
     model, params = tiny_model.init(config)

@@ -96,6 +96,7 @@ def test_output_and_gradients_against_float64(kernel, mask, scores, dtype):
         assert error <= RELATIVE_ERROR[dtype] * size, name
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     "kernel", [Reference(), SavedProbabilities(), CpuBlockwise()], ids=lambda k: type(k).__name__
 )

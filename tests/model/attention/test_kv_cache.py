@@ -107,6 +107,7 @@ def test_tokens_beyond_the_last_slot_are_dropped():
     jax.tree.map(np.testing.assert_array_equal, again.k_BKSH, over.k_BKSH)
 
 
+@pytest.mark.optimized
 def test_keys_behind_the_length_are_never_seen():
     model, params = tiny_model.init(PLAIN)
     apply = jax.jit(model.apply)

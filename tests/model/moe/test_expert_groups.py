@@ -108,6 +108,7 @@ def test_every_way_gives_what_each_token_alone_gives(way, target, seed, load) ->
         assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(("way", "target"), WAYS.values(), ids=WAYS)
 def test_a_second_run_gives_the_same_bits(way, target) -> None:
     params, x_ND, gates_NK, dsum_ND = round_to_float32(draw(0))

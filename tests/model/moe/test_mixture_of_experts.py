@@ -142,6 +142,7 @@ def test_the_order_of_the_experts_changes_nothing(dispatch) -> None:
     np.testing.assert_allclose(routing.auxiliary_B, reordered.auxiliary_B, rtol=1e-6)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("dispatch", [Dropless(block_size=4), Capacity(factor=0.7)], ids=str)
 def test_no_token_depends_on_a_later_one_or_on_another_row(dispatch) -> None:
     layer, params, x_BTD, _ = draw(replace(MOE, dispatch=dispatch))
