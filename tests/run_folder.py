@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.checkpoints.integrity import hash_files, list_files, write_manifest
 from jaxgpt.checkpoints.lineage import make_lineage
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import load_config, replace, to_dict
 from jaxgpt.data.shards import TokenDataset

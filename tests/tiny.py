@@ -33,7 +33,7 @@ from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Scanned
 from jaxgpt.model.layers.projection import Dropout
 from jaxgpt.runtime.settings import RuntimeConfig
-from jaxgpt.checkpoints.manager import CheckpointConfig
+from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.training.metrics import LoggingConfig
 from jaxgpt.training.optimizer import Muon
 from jaxgpt.training.schedule import Cosine

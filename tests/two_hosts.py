@@ -13,7 +13,7 @@ from tests.tiny import REPOSITORY, environment
 
 TRAIN = ("-m", "jaxgpt.train")
 CONFIG = """
-from jaxgpt.checkpoints.manager import CheckpointConfig
+from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset
 from jaxgpt.runs.config import EvaluationConfig, TrainConfig
 from jaxgpt.model.attention.attention import GroupedQueryAttention

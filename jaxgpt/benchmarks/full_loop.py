@@ -14,7 +14,8 @@ from jaxgpt.benchmarks.hardware_peak import describe_device
 from jaxgpt.benchmarks.inputs.shapes import SHAPES, ShapeName
 from jaxgpt.benchmarks.inputs.small_dataset import make_small_dataset
 from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved, versions_of
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import configclass
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset
 from jaxgpt.model.gpt import Dtype

@@ -11,21 +11,18 @@ then renamed (`step_folders.py`). Files are compared with their hashes before th
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxgpt.checkpoints import step_folders
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.housekeeping import CheckpointEvent, Housekeeping
 from jaxgpt.checkpoints.named_trees import named_arrays
 from jaxgpt.checkpoints.orbax_adapter import OrbaxFiles
-from jaxgpt.checkpoints.retention import (
-    comparable_losses,
-    evaluated_steps_to_keep,
-    rank_by_loss,
-)
+from jaxgpt.checkpoints.retention import comparable_losses, rank_by_loss
 from jaxgpt.checkpoints.save_barrier import SaveBarrier
 from jaxgpt.checkpoints.save_retries import SaveAttempts
 from jaxgpt.checkpoints.saver import Saver
@@ -37,50 +34,11 @@ from jaxgpt.checkpoints.step_content import (
     find_obvious_problem,
     find_shortage,
 )
-from jaxgpt.checkpoints.stored_steps import StoredSteps, one_line
-from jaxgpt.config import configclass
+from jaxgpt.checkpoints.stored_steps import StoredSteps
 from jaxgpt.distributed.hosts import broadcast_from_first
-from jaxgpt.errors import JaxgptError
+from jaxgpt.errors import NoCheckpointError
 
 logger = logging.getLogger(__name__)
-
-
-@configclass
-class CheckpointConfig:
-    """Interval of saves, and checkpoints to keep."""
-
-    every_steps: int | None = None
-    """Steps between checkpoints; None: a tenth of the run."""
-    keep_latest: int = 2
-    """Number of newest checkpoints to keep."""
-    keep_every_steps: int | None = None
-    """Steps between checkpoints that are kept for good; None: no such checkpoints."""
-    keep_best: int = 1
-    """Number of checkpoints with the lowest evaluation loss to keep as well."""
-    max_failed_saves: int = 3
-    """Number of failed saves in a row after which the run ends with an error."""
-
-    def __post_init__(self) -> None:
-        least = {
-            "every_steps": 1,
-            "keep_latest": 1,
-            "keep_every_steps": 1,
-            "keep_best": 0,
-            "max_failed_saves": 1,
-        }
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise ValueError(f"{name} = {value}: must be at least {minimum}")
-
-
-@dataclass(frozen=True)
-class CheckpointEvent:
-    """Event of a checkpoint: "quarantine", "abandon", "save_failed" or "copy_failed"."""
-
-    name: str
-    step: int
-    detail: str
 
 
 class Checkpoints:
@@ -107,17 +65,14 @@ class Checkpoints:
         copy: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.directory = Path(directory)
-        self._config = config
         self._read_only = read_only
-        self._copy = copy
         self._events: list[CheckpointEvent] = []
         barrier = SaveBarrier()
         files = OrbaxFiles(barrier.wait)
-        self._stored = StoredSteps(self.directory, files, self._leave_out)
-        saver = Saver(self.directory, files, barrier, self._when_committed)
-        self._attempts = SaveAttempts(
-            self.directory, saver, self._stored, config.max_failed_saves, self._save_failed
-        )
+        self._stored = StoredSteps(self.directory, files)
+        housekeeping = Housekeeping(self.directory, self._stored, config, copy)
+        saver = Saver(self.directory, files, barrier, housekeeping)
+        self._attempts = SaveAttempts(self.directory, saver, self._stored, config.max_failed_saves)
         if not read_only and jax.process_index() == 0:
             step_folders.prepare(self.directory, find_obvious_problem)
 
@@ -146,7 +101,7 @@ class Checkpoints:
         # A copy by way of JSON: what is not JSON fails here rather than in the thread.
         document = {"version": STEP_VERSION, "step": step, "items": [], "metadata": metadata}
         document = json.loads(json.dumps(document))
-        self._attempts.settle()
+        self._events += self._attempts.settle()
         self._attempts.raise_if_too_many()
         if step in self.steps():
             return True
@@ -156,9 +111,11 @@ class Checkpoints:
         shortage = None
         if jax.process_index() == 0:
             shortage = find_shortage(self.directory, self.latest(), items)
-        return self._attempts.start(
-            step, items, document, broadcast_from_first("free space", shortage)
-        )
+        shortage = broadcast_from_first("free space", shortage)
+        failures = self._attempts.start(step, items, document, shortage)
+        self._events += failures
+        self._attempts.raise_if_too_many()
+        return not failures
 
     def wait(self) -> None:
         """Wait until the last save counts.
@@ -166,11 +123,15 @@ class Checkpoints:
         Raises:
             JaxgptError: it failed; it is named, with the newest step that there is.
         """
-        self._attempts.wait()
+        self._events += self._attempts.settle_here()
+        self._attempts.raise_last_failure()
 
     def close(self) -> None:
         """Wait for the last save and end the threads; raise as `wait` does."""
-        self._attempts.close()
+        try:
+            self.wait()
+        finally:
+            self._attempts.close()
 
     def take_events(self) -> list[CheckpointEvent]:
         """Return the events since the last call, for the run's log."""
@@ -193,9 +154,9 @@ class Checkpoints:
         Args:
             before: only steps before this one.
         """
-        self._attempts.settle()
+        self._events += self._attempts.settle()
         steps = [step for step in self.steps() if before is None or step < before]
-        return self._stored.first_whole(reversed(steps), ITEMS)
+        return self._first_whole(steps[::-1], ITEMS)
 
     def abandon_after(self, step: int) -> list[int]:
         """Set aside all steps after `step`, so that no search finds them; return them. A run that
@@ -204,7 +165,7 @@ class Checkpoints:
         """
         if self._read_only:
             raise ValueError(f"{self.directory} was opened read-only")
-        self._attempts.settle()
+        self._events += self._attempts.settle()
         self._attempts.forgive()
         later = [number for number in step_folders.named_steps(self.directory) if number > step]
         later = broadcast_from_first("checkpoints to abandon", later)
@@ -233,7 +194,13 @@ class Checkpoints:
                 files are named.
             UsageError: `name` is none of these; those that exist are listed.
         """
-        return self._stored.resolve(name)
+        if self._stored.is_number(name):
+            self._stored.require_whole(int(name), (PARAMS,))
+            return int(name)
+        step = self._first_whole(self._stored.candidates(name), (PARAMS,))
+        if step is None:
+            raise NoCheckpointError(self._stored.why_none())
+        return step
 
     def read_metadata(self, step: int) -> dict[str, Any]:
         """Return the `metadata` that the step was saved with."""
@@ -264,6 +231,13 @@ class Checkpoints:
         trees = self._stored.restore(step, wanted)
         return trees[PARAMS], trees[TRAINING_STATE], self.read_metadata(step)
 
+    def _first_whole(self, candidates: Iterable[int], items: Sequence[str]) -> int | None:
+        """Return the first whole step, or None; leave out the damaged ones before it."""
+        search = self._stored.first_whole(candidates, items)
+        for damaged in search.damaged:
+            self._leave_out(damaged.step, damaged.problem)
+        return search.step
+
     def _leave_out(self, step: int, problem: str) -> None:
         if self._read_only:
             logger.warning("step %d is skipped because it is damaged: %s", step, problem)
@@ -278,31 +252,6 @@ class Checkpoints:
             logger.warning("step %d is damaged and cannot be renamed: %s", step, error.strerror)
         if broadcast_from_first("a damaged checkpoint", is_renamed):
             self._stored.forget(step)
-
-    def _when_committed(self, step: int) -> None:
-        self._apply_policy()
-        if problem := self._copy():
-            self._happened("copy_failed", step, problem)
-
-    def _apply_policy(self) -> None:
-        """Delete the steps that the policy does not keep; runs in the thread, after a step was
-        committed. That step was read back from the storage, so at least one whole step always
-        stays.
-        """
-        try:
-            evaluations = self._stored.evaluations()
-            steps, config = list(evaluations), self._config
-            keep = evaluated_steps_to_keep(
-                evaluations, config.keep_latest, config.keep_every_steps, config.keep_best
-            )
-            for doomed in sorted(set(steps) - keep):
-                step_folders.delete(self.directory, doomed)
-            step_folders.delete_abandoned(self.directory, steps[-1])
-        except (OSError, JaxgptError) as error:
-            logger.warning("cannot delete an old checkpoint: %s", one_line(error))
-
-    def _save_failed(self, step: int, problem: str) -> None:
-        self._happened("save_failed", step, problem)
 
     def _happened(self, name: str, step: int, detail: str) -> None:
         self._events.append(CheckpointEvent(name, step, detail))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.checkpoints.housekeeping import CheckpointEvent
 from jaxgpt.checkpoints.saver import Saver
 from jaxgpt.checkpoints.stored_steps import StoredSteps, describe_failure
 from jaxgpt.distributed.hosts import gather
@@ -17,29 +18,22 @@ logger = logging.getLogger(__name__)
 
 
 class SaveAttempts:
-    """Starts saves and counts failed ones. All hosts make the same calls in the same order.
+    """Starts saves, counts failed ones and returns events.
+
+    All hosts make the same calls in the same order.
 
     Args:
         directory: of the checkpoints, for messages.
         saver: does the saving.
         stored: existing steps, for messages.
         allowed: number of failures in a row that is raised.
-        failed: called with (step, what went wrong) for each.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        saver: Saver,
-        stored: StoredSteps,
-        allowed: int,
-        failed: Callable[[int, str], None],
-    ) -> None:
+    def __init__(self, directory: Path, saver: Saver, stored: StoredSteps, allowed: int) -> None:
         self._directory = directory
         self._saver = saver
         self._stored = stored
         self._allowed = allowed
-        self._failed = failed
         self._step = 0
         self._failure: JaxgptError | None = None
         self._failures_in_a_row = 0
@@ -51,17 +45,14 @@ class SaveAttempts:
         items: Mapping[str, Mapping[str, Any]],
         document: Mapping[str, Any],
         obstacle: str | None,
-    ) -> bool:
-        """Begin a save, after `settle`; return whether it has begun.
+    ) -> list[CheckpointEvent]:
+        """Begin a save, after `settle`; return its failure if it has not begun.
 
         Args:
             step: which.
             items: arrays by name, by item.
             document: what `metadata.json` will hold.
             obstacle: reason to fail before the save begins, if any.
-
-        Raises:
-            JaxgptError: too many saves in a row have failed.
         """
         self._step = step
         problem = (
@@ -71,37 +62,39 @@ class SaveAttempts:
         )
         if not problem:
             self._saver.go_on(step, document)
-            return True
+            return []
         if not obstacle:
             self._saver.give_up(step)
-        self._fail(problem)
-        self.raise_if_too_many()
-        return False
+        return [self._fail(problem)]
 
-    def settle(self) -> None:
+    def settle(self) -> list[CheckpointEvent]:
         """Wait for the save under way, on all hosts; a failure on one host is a failure."""
-        if problem := next(filter(None, gather("the last save", self._settle_own())), None):
-            self._fail(problem)
+        own_problem, events = self._settle_own()
+        if problem := next(filter(None, gather("the last save", own_problem)), None):
+            events.append(self._fail(problem))
         elif self._own_succeeded:  # and so has that of every other host
             self._failures_in_a_row, self._failure = 0, None
         self._own_succeeded = False
+        return events
 
-    def wait(self) -> None:
-        """Wait for the save under way, on this host; raise if the last one failed."""
-        if problem := self._settle_own():
-            self._fail(problem)
+    def settle_here(self) -> list[CheckpointEvent]:
+        """Wait for the save under way, on this host alone."""
+        problem, events = self._settle_own()
+        if problem:
+            events.append(self._fail(problem))
         elif self._own_succeeded:
             self._failure = None
+        return events
+
+    def raise_last_failure(self) -> None:
+        """Raise if the last save has failed and that was not raised yet."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
     def close(self) -> None:
-        """Wait for the last save and end the threads; raise as `wait` does."""
-        try:
-            self.wait()
-        finally:
-            self._saver.close()
+        """End the threads, after `settle_here`."""
+        self._saver.close()
 
     def forgive(self) -> None:
         """Forget the last failure, because the run rolls back behind it."""
@@ -113,22 +106,24 @@ class SaveAttempts:
             self._failures_in_a_row, failure, self._failure = 0, self._failure, None
             raise JaxgptError(f"{self._allowed} saves in a row have failed; {failure}")
 
-    def _settle_own(self) -> str:
-        """Wait for the save under way; return what went wrong on this host, or None."""
-        step, error = self._saver.settle() or (None, None)
-        if step is not None:
-            self._own_succeeded = error is None
-        return "" if error is None else describe_failure(error)
+    def _settle_own(self) -> tuple[str, list[CheckpointEvent]]:
+        """Wait for the save under way; return why it failed here ("" if it did not), and events."""
+        ended = self._saver.settle()
+        if ended is None:
+            return "", []
+        self._own_succeeded = ended.error is None
+        problem = "" if ended.error is None else describe_failure(ended.error)
+        return problem, list(ended.events)
 
-    def _fail(self, problem: str) -> None:
+    def _fail(self, problem: str) -> CheckpointEvent:
         newest = max(self._stored.complete(), default=None)
         self._failure = JaxgptError(
             f"could not save step {self._step} in {self._directory}: {problem}; the newest "
             f"complete checkpoint is {'none' if newest is None else f'step {newest}'}"
         )
         self._failures_in_a_row += 1
-        self._failed(self._step, problem)
         logger.warning("%s", self._failure)
+        return CheckpointEvent("save_failed", self._step, problem)
 
 
 def _problem_at_any_host(act: Callable[[], None]) -> str:

@@ -5,17 +5,18 @@ puts all hashes into the manifest and gives the folder its name.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxgpt.checkpoints import step_folders
+from jaxgpt.checkpoints.housekeeping import CheckpointEvent, Housekeeping
 from jaxgpt.checkpoints.integrity import FileHash, hash_written, list_files, write_manifest
 from jaxgpt.checkpoints.orbax_adapter import OrbaxFiles, writer_of
 from jaxgpt.checkpoints.save_barrier import SaveBarrier
@@ -24,6 +25,20 @@ from jaxgpt.checkpoints.stored_steps import describe_failure
 from jaxgpt.storage.durable import write_json
 
 _HASHES = ".hashes-"
+
+
+class EndedSave(NamedTuple):
+    """The end of a save at this host.
+
+    Attributes:
+        step: which.
+        error: why it failed, if it did.
+        events: what went wrong besides, after the step was committed.
+    """
+
+    step: int
+    error: BaseException | None
+    events: tuple[CheckpointEvent, ...] = ()
 
 
 class Saver:
@@ -35,8 +50,7 @@ class Saver:
         directory: of the checkpoints.
         files: writes the arrays, and meets the other hosts by `barrier` as well.
         barrier: of the hosts.
-        committed: called in the thread, on the first host, with a step that has got its name;
-            raises nothing.
+        housekeeping: runs in the thread, on the first host, when a step has got its name.
     """
 
     def __init__(
@@ -44,14 +58,14 @@ class Saver:
         directory: Path,
         files: OrbaxFiles,
         barrier: SaveBarrier,
-        committed: Callable[[int], None],
+        housekeeping: Housekeeping,
     ) -> None:
         self._directory = directory
         self._files = files
         self._barrier = barrier
-        self._committed = committed
+        self._housekeeping = housekeeping
         self._has_begun = False
-        self._pending: tuple[int, Future[None]] | None = None
+        self._pending: tuple[int, Future[None], list[CheckpointEvent]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jaxgpt-checkpoint")
 
     def prepare(self, step: int) -> None:
@@ -67,7 +81,9 @@ class Saver:
     def go_on(self, step: int, document: Mapping[str, Any]) -> None:
         """Do the rest in the thread; `document` is the content of `metadata.json`."""
         self._has_begun = False
-        self._pending = step, self._thread.submit(self._finish, step, document)
+        events: list[CheckpointEvent] = []
+        future = self._thread.submit(self._finish, step, document, events)
+        self._pending = step, future, events
 
     def give_up(self, step: int) -> None:
         """Delete the written files; those that cannot be deleted are left to `prepare`."""
@@ -79,27 +95,29 @@ class Saver:
         with suppress(OSError):
             self._discard(step)
 
-    def settle(self) -> tuple[int, BaseException | None] | None:
-        """Wait for the save under way, if any; return its step and what went wrong."""
+    def settle(self) -> EndedSave | None:
+        """Wait for the save under way, if any; return how it ended."""
         if self._pending is None:
             return None
-        (step, future), self._pending = self._pending, None
+        (step, future, events), self._pending = self._pending, None
         wait_for([future])
-        return step, future.exception()
+        return EndedSave(step, future.exception(), tuple(events))
 
     def close(self) -> None:
         """End the threads, after `settle`."""
         self._thread.shutdown(wait=True)
         self._files.close()
 
-    def _finish(self, step: int, document: Mapping[str, Any]) -> None:
+    def _finish(
+        self, step: int, document: Mapping[str, Any], events: list[CheckpointEvent]
+    ) -> None:
         try:
             self._files.finish()
             own = self._hash_own(step, document)
             self._barrier.wait()
             if jax.process_index() == 0:
                 self._commit(step, own)
-                self._committed(step)
+                events += self._housekeeping.run(step)
             self._barrier.wait()
         except Exception as error:
             self._barrier.fail(describe_failure(error))

@@ -8,9 +8,9 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -40,21 +40,31 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ERRNO_IN_TEXT = re.compile(r"\[os_error_code='(\d+)'\]")
 
 
+class DamagedStep(NamedTuple):
+    """A step that a search has passed over."""
+
+    step: int
+    problem: str
+
+
+class Search(NamedTuple):
+    """The step that was found, if any, and those before it that are damaged."""
+
+    step: int | None
+    damaged: tuple[DamagedStep, ...]
+
+
 class StoredSteps:
     """Finds and reads the steps in one directory.
 
     Args:
         directory: of the checkpoints.
         files: reads the arrays.
-        leave_out: called with (step, what is wrong) for each that a search passes over.
     """
 
-    def __init__(
-        self, directory: Path, files: OrbaxFiles, leave_out: Callable[[int, str], None]
-    ) -> None:
+    def __init__(self, directory: Path, files: OrbaxFiles) -> None:
         self._directory = directory
         self._files = files
-        self._leave_out = leave_out
         self._evaluations: dict[int, Evaluation | None] = {}
         self._damaged: set[int] = set()
         self._fresh: tuple[int, frozenset[str]] | None = None
@@ -89,32 +99,32 @@ class StoredSteps:
             self._damaged.add(step)
         return problem
 
-    def first_whole(self, candidates: Iterable[int], items: Sequence[str]) -> int | None:
-        """Return the first of some steps whose `items` are whole, or None; alike on all hosts."""
-        remaining = list(candidates)
+    def first_whole(self, candidates: Iterable[int], items: Sequence[str]) -> Search:
+        """Find the first of some steps whose `items` are whole; alike on all hosts."""
+        remaining, damaged = list(candidates), []
         while True:
             # The first host's list counts: others may still see what it has just renamed.
-            step = broadcast_from_first(
-                "a checkpoint to try", remaining.pop(0) if remaining else None
-            )
+            step = remaining.pop(0) if remaining else None
+            step = broadcast_from_first("a checkpoint to try", step)
             if step is None:
-                return None
+                return Search(None, tuple(damaged))
             problem = self.find_problem(step, items)
             if problem is None:
-                return step
-            self._leave_out(step, problem)
+                return Search(step, tuple(damaged))
+            damaged.append(DamagedStep(step, problem))
 
-    def resolve(self, name: str | int) -> int:
-        """Turn "latest", "best" or a number into a step whose parameters are whole.
+    def is_number(self, name: str | int) -> bool:
+        """Return whether `name` is the number of a step that is there, whole or not."""
+        return str(name) in map(str, step_folders.named_steps(self._directory))
+
+    def candidates(self, name: str | int) -> list[int]:
+        """Return the complete steps that "latest" or "best" may mean, the first choice first.
 
         Raises:
-            NoCheckpointError: there is none, or none with an evaluation, or it is damaged.
-            UsageError: `name` is none of these.
+            NoCheckpointError: `name` is "best", and no step has an evaluation.
+            UsageError: `name` is neither of the two.
         """
         steps = self.complete()
-        if str(name) in map(str, step_folders.named_steps(self._directory)):
-            self.require_whole(int(name), (PARAMS,))
-            return int(name)
         if name == "best":
             evaluations = self.evaluations()
             candidates = rank_by_loss(evaluations, comparable_losses(evaluations))
@@ -125,17 +135,13 @@ class StoredSteps:
                     f"no checkpoint in {self._directory} has an evaluation loss; use latest or "
                     f"one of {', '.join(map(str, steps))}"
                 )
-        else:
-            candidates = steps[::-1]
-        if steps and name not in ("latest", "best"):
+            return candidates
+        if steps and name != "latest":
             raise UsageError(
                 f"no checkpoint of step {name} in {self._directory}; there are "
                 f"{', '.join(map(str, steps))} (or latest, best)"
             )
-        step = self.first_whole(candidates, (PARAMS,))
-        if step is None:
-            raise NoCheckpointError(self._why_none())
-        return step
+        return steps[::-1]
 
     def read_metadata(self, step: int) -> dict[str, Any]:
         """Return what the step was saved with; its file is compared with its hash."""
@@ -210,7 +216,8 @@ class StoredSteps:
     def _others(self) -> str:
         return f"complete checkpoints: {', '.join(map(str, self.complete())) or 'none'}"
 
-    def _why_none(self) -> str:
+    def why_none(self) -> str:
+        """Return the reason why no step here is whole."""
         problems = [
             find_obvious_problem(self._folder(step)) or "its content is damaged"
             for step in step_folders.named_steps(self._directory)

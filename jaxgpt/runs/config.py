@@ -11,8 +11,9 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.checkpoints.integrity import MANIFEST, describe_damage, find_damage
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.checkpoints.remote.download import fetch_run
 from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import configclass, from_dict

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxgpt.checkpoints.manager import CheckpointConfig
+from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.checkpoints.remote.mirror import RemoteCopy
 from jaxgpt.distributed.hosts import is_first_host
 from jaxgpt.errors import UsageError

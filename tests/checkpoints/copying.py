@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.checkpoints.remote.mirror import RemoteCopy
 from jaxgpt.storage import remote_folder, writer_lease
 from tests import stores

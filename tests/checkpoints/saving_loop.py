@@ -8,7 +8,8 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from jaxgpt.checkpoints import saver, step_folders
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 
 SIZE = 300_000
 

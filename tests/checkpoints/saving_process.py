@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.distributed.hosts import HostsConfig, broadcast_from_first, joined_hosts
 from jaxgpt.errors import JaxgptError
 

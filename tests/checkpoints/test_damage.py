@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from jaxgpt.checkpoints import integrity, manager, step_content, step_folders
+from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.checkpoints.integrity import MANIFEST
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.checkpoints.orbax_adapter import OrbaxFiles
 from jaxgpt.errors import JaxgptError, NoCheckpointError
 

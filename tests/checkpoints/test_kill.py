@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from tests.checkpoints.saving_loop import SIZE
 
 PROGRAM = Path(__file__).with_name("saving_loop.py")

@@ -13,8 +13,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxgpt.checkpoints import step_folders
+from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.checkpoints.integrity import hash_files, list_files, write_manifest
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.checkpoints.orbax_adapter import OrbaxFiles
 from jaxgpt.errors import (
     ConfigError,

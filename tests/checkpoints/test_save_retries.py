@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgpt.checkpoints import save_retries, step_folders
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.checkpoints.save_retries import SaveAttempts
+from jaxgpt.checkpoints.saver import EndedSave
 from jaxgpt.checkpoints.stored_steps import describe_failure
 from jaxgpt.errors import JaxgptError
 
@@ -74,7 +76,7 @@ class _Saver:
 
     def settle(self):
         step, self.pending = self.pending, None
-        return None if step is None else (step, None)
+        return None if step is None else EndedSave(step, None)
 
 
 @pytest.fixture
@@ -88,7 +90,7 @@ def attempts(tmp_path, monkeypatch):
 
     monkeypatch.setattr(save_retries, "gather", gather)
     stored = SimpleNamespace(complete=list)
-    one = SaveAttempts(tmp_path, _Saver(), stored, 3, lambda step, problem: None)  # type: ignore[arg-type]
+    one = SaveAttempts(tmp_path, _Saver(), stored, 3)  # type: ignore[arg-type]
     return SimpleNamespace(one=one, other=other, saver=one._saver)
 
 
@@ -97,7 +99,7 @@ def test_saves_that_fail_at_another_host_are_counted_here_too(attempts):
     attempts.one.settle()
     for step in range(3):
         attempts.one.raise_if_too_many()
-        assert attempts.one.start(step, {}, {}, None)
+        assert attempts.one.start(step, {}, {}, None) == []
         attempts.one.settle()
     with pytest.raises(JaxgptError, match="3 saves in a row"):
         attempts.one.raise_if_too_many()
@@ -109,18 +111,23 @@ def test_only_a_save_that_succeeded_everywhere_is_counted_from(attempts):
     for step in range(5):
         attempts.one.start(step, {}, {}, None)
         if step == 2:
-            attempts.one.wait()  # at this host alone; the others are heard afterwards
+            attempts.one.settle_here()  # at this host alone; the others are heard afterwards
         attempts.one.settle()
         attempts.one.raise_if_too_many()
 
 
+def _failed(events):
+    assert {event.name for event in events} <= {"save_failed"}
+    return [(event.step, event.detail) for event in events]
+
+
 def test_a_save_that_another_host_cannot_begin_is_begun_nowhere(attempts):
     attempts.other["the start of a save"] = ["no room", "", "no memory", "", ""]
-    assert not attempts.one.start(1, {}, {}, None)
+    assert _failed(attempts.one.start(1, {}, {}, None)) == [(1, "no room")]
     assert attempts.saver.told == ["prepare", "give up"]
-    assert not attempts.one.start(2, {}, {}, None)
+    assert _failed(attempts.one.start(2, {}, {}, None)) == [(2, "no memory")]
     assert attempts.saver.told[2:] == ["prepare", "begin", "give up"]
-    assert attempts.one.start(3, {}, {}, None)
+    assert attempts.one.start(3, {}, {}, None) == []
     assert attempts.saver.told[5:] == ["prepare", "begin", "go on"]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from tests.two_hosts import free_port
 
 PROGRAM = Path(__file__).with_name("saving_process.py")

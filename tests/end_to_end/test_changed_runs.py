@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import load_config, replace
 from jaxgpt.data.loader import WeightedDataset
 from jaxgpt.runs import state

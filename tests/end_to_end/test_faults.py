@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import DivergedError, UnfinishedError
 from jaxgpt.parallel.mesh import single_device_mesh

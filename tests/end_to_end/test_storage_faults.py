@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.checkpoints import step_content, step_folders
-from jaxgpt.checkpoints.manager import CheckpointConfig
+from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import JaxgptError, MismatchError, NoCheckpointError, UnfinishedError
 from jaxgpt.parallel.mesh import single_device_mesh

@@ -27,7 +27,7 @@ INTERRUPTIONS = (
 )  # fmt: skip
 BAD_BATCHES = ("nan", "nan_gradient", "spike")
 _CONFIG = """
-from jaxgpt.checkpoints.manager import CheckpointConfig
+from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset
 from jaxgpt.runs.config import EvaluationConfig, TrainConfig
 from jaxgpt.model.gpt import GptConfig

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.data.packing import make_rows
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig

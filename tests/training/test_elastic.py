@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.batch import Batch
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.data.packing import make_rows
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig

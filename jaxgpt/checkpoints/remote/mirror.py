@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 from jaxgpt.checkpoints import step_folders
+from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.checkpoints.integrity import MANIFEST
-from jaxgpt.checkpoints.manager import CheckpointConfig
 from jaxgpt.checkpoints.remote.steps import DamagedError, RemoteSteps
 from jaxgpt.checkpoints.retention import (
     Evaluation,

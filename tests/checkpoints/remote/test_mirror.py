@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgpt.checkpoints.manager import CheckpointConfig, Checkpoints
+from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.checkpoints.remote.download import fetch_run
 from jaxgpt.checkpoints.remote.steps import RemoteSteps
 from jaxgpt.checkpoints.remote.verification import verify_remote_run
