@@ -2,9 +2,9 @@
 
     python -m jaxgpt.train --config configs/mixture_of_experts.py --data data/quickstart
 
-The model of `quickstart.py` with SwiGLU experts: at 4,096 pieces 6,889,664 parameters, 3,350,720
-of them for each token. The dense model beside it is the same with `feed_forward=SwiGlu(hidden=512)`
-instead: 3,344,576 parameters, all for each token.
+The model of `quickstart.py` with SwiGLU experts: at 4,096 pieces 6,889,664 parameters, 3,350,720 of
+them for each token. The dense model for comparison is the same with
+`feed_forward=SwiGlu(hidden=512)` instead: 3,344,576 parameters, all for each token.
 
 Validation bits per byte (75,348 tokens) on `quickstart_dataset.py`, 2,048 tokens a step, one seed:
 

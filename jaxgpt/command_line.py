@@ -1,4 +1,4 @@
-"""What every verb shares: options from dataclasses, one-line errors, exit codes.
+"""Base of all verbs: options from dataclasses, one-line errors, exit codes.
 
 Parsing is tyro's; this file turns its boxes into one line and knows no verb.
 """

@@ -1,8 +1,8 @@
 """Configs: a Python file -> frozen, type-checked dataclasses -> JSON and back.
 
-A section of a config is a class marked `@configclass`, defined beside the code that it configures.
-A choice between variants is a *value* (`position=Rotary(max_wavelength=1e4)`), never a string:
-the field is annotated with the variants' base class, and a config file imports the one it wants.
+A section of a config is a class marked `@configclass`, defined next to the code that it configures.
+A choice between variants is a *value* (`position=Rotary(max_wavelength=1e4)`), never a string: the
+field is annotated with the variants' base class, and a config file imports the one it wants.
 Overrides from the command line are in `command_line.py`.
 """
 

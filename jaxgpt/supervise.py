@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _default_run_dir(command: Sequence[str]) -> str:
-    """Where `jaxgpt train` puts a run that is not told where."""
+    """Return the default run folder of `jaxgpt train`."""
     config = find_option(command, "--config")
     if config is None:
         raise UsageError("--run-dir is missing; without it the progress of COMMAND is unknown")

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -43,20 +44,57 @@ def test_no_verb_or_report_writes_a_count_with_a_fixed_plural() -> None:
                     assert not text.startswith(nouns), f"{path.name}:{after.lineno}"
 
 
-def test_the_text_of_an_option_stands_alone() -> None:
-    odd = re.compile(
-        r"(Of|What|Whether|Who|Which|Where|How|So) |.*\b(so many|so much|so long|anew)\b", re.DOTALL
-    )
-    found = []
-    for path in sorted((REPOSITORY / "jaxgpt").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            statements = node.body if isinstance(node, ast.ClassDef) else []
-            for field, text in itertools.pairwise(statements):
-                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                    help_text = ast.literal_eval(text.value)
-                    if odd.match(help_text) or not help_text.endswith("."):
-                        found.append(f"{path.name}:{text.lineno}: {help_text}")
-    assert not found
+def _docstrings(tree: ast.AST) -> Iterator[tuple[ast.Expr, str, bool]]:
+    """Yield the docstrings below a node: statement, text, and whether it is a field's."""
+    for node in ast.walk(tree):
+        statements = getattr(node, "body", None)
+        for before, after in (
+            itertools.pairwise([None, *statements]) if isinstance(statements, list) else ()
+        ):
+            if not isinstance(after, ast.Expr) or not isinstance(after.value, ast.Constant):
+                continue
+            is_field = isinstance(before, ast.Assign | ast.AnnAssign)
+            if (before is None or is_field) and isinstance(after.value.value, str):
+                yield after, after.value.value, is_field
+
+
+def _wording(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and text of each docstring, or string in a `raise` or a log line, that is odd."""
+    question = re.compile(r"(Of|What|Whatever|Whether|Who|Whose|Whoever|Where|Which|How|So)\b")
+    odd = re.compile(r"\b(so many|so much|so long|anew|whoever|beside)\b")
+    for statement, text, is_field in _docstrings(tree):
+        # A field's text is read alone, in a help: it begins a sentence and ends one.
+        part = is_field and (text[:1].islower() or not text.rstrip().endswith("."))
+        if question.match(text) or part or odd.search(" ".join(text.split())):
+            yield statement.lineno, text
+    for node in ast.walk(tree):
+        logs = isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger.")
+        for part in ast.walk(node) if logs or isinstance(node, ast.Raise) else ():
+            if isinstance(part, ast.Constant) and odd.search(str(part.value)):
+                yield part.lineno, str(part.value)
+
+
+def test_docstrings_options_and_errors_are_plain_sentences() -> None:
+    files = [path for folder in ("jaxgpt", "tools", "configs")
+             for path in sorted((REPOSITORY / folder).rglob("*.py"))]  # fmt: skip
+    found = [f"{path.relative_to(REPOSITORY)}:{line}: {text}"
+             for path in files for line, text in _wording(ast.parse(path.read_text()))]  # fmt: skip
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("Training steps per round.", False),
+        ("Of a round.", True),
+        ("A step may take this many times the median step,", True),
+        ("and always this many seconds.", True),
+        ("Computed anew, which costs memory.", True),
+    ],
+)
+def test_odd_wording_is_found(text: str, is_found: bool) -> None:
+    config = f'class Config:\n    rounds: int = 1\n    """{text}"""\n'
+    assert bool(list(_wording(ast.parse(config)))) == is_found
 
 
 def test_another_dataset_is_told_in_a_few_words() -> None:

@@ -1,5 +1,4 @@
-"""What jaxgpt's parts reach on a machine, and what others and the machine itself do. One measure
-a file; `tools/benchmark.py` runs them."""
+"""Benchmarks of jaxgpt's parts, one file per measure; `tools/benchmark.py` runs them."""
 
 from typing import TYPE_CHECKING
 

@@ -37,9 +37,9 @@ MEASURES: Mapping[str, Sequence[str]] = {
 
 @configclass
 class CpuBenchmark(Suite):
-    """Train steps of 6 x 384 and 124M beside PyTorch's, the whole loop, loss head, decoding beside
-    transformers', loader, starting and attention, on this processor; each measure's JSON goes into
-    a folder."""
+    """Train steps of 6 x 384 and 124M against PyTorch, the whole loop, loss head, decoding against
+    transformers, loader, startup and attention, on this processor; each measure's JSON goes into a
+    folder."""
 
     output: str = "cpu-benchmark"
     """Output folder, made if it does not exist."""

@@ -1,4 +1,4 @@
-"""`decode`: tokens a second of greedy continuation, beside what reading the weights would take."""
+"""`decode`: tokens per second of greedy continuation, against the time to read the weights."""
 
 import time
 from collections.abc import Callable
@@ -214,9 +214,8 @@ class _Theirs:
 
 
 def _check_equal(ours: list[list[int]], theirs: list[list[int]], dtype: Dtype) -> int:
-    """How many tokens all rows have in common before the first that differs.
-
-    Scores of random weights lie close together, so that rounding decides sooner or later.
+    """Return how many tokens all rows have in common before the first that differs. Scores of
+    random weights lie close together, so that rounding decides sooner or later.
 
     Raises:
         JaxgptError: in float32 not even the first tokens are the same.

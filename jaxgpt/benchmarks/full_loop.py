@@ -1,4 +1,4 @@
-"""`full-loop`: training as `train.py` does it, beside its bare step on one batch."""
+"""`full-loop`: training as `train.py` does it, against its bare step on one batch."""
 
 import dataclasses
 import itertools

@@ -35,7 +35,7 @@ MEASURES: Mapping[str, Sequence[str]] = {
 
 @configclass
 class GpuBenchmark(Suite):
-    """Train steps of 124M, 350M and 1.3B beside PyTorch and the matrix products, decoding,
+    """Train steps of 124M, 350M and 1.3B against PyTorch and the matrix products, decoding,
     attention and loss head, in bfloat16 on the GPU here; each measure's JSON goes into a folder."""
 
     output: str = "gpu-benchmark"
@@ -65,7 +65,7 @@ class GpuBenchmark(Suite):
 
 
 def _backend() -> str:
-    """What JAX computes on, asked in a process of its own: this one must take no memory."""
+    """Return the backend of JAX, asked in another process because this one must take no memory."""
     code = "import jax; print(jax.default_backend())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return done.stdout.strip() or "nothing"

@@ -1,6 +1,5 @@
-"""What the device itself reaches in this run: its rate of matrix products, and of copying.
-
-On values as training has them: products of zeros are quicker, since less power is drawn.
+"""Peak rates of the device in this run: matrix products and copies. Values are like those of
+training, because products of zeros draw less power and are faster.
 """
 
 import os
@@ -71,7 +70,7 @@ def read_rate(num_bytes: int | None = None) -> float:
 
 
 def describe_device() -> dict[str, Any]:
-    """What computes, with how many threads, and what XLA was told, for a measure's settings."""
+    """Return the device, its number of threads and the XLA flags, for a measure's settings."""
     return {
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),

@@ -1,4 +1,4 @@
-"""`loader`: tokens a second that batches are read with, beside what a fast device consumes."""
+"""`loader`: tokens per second that batches are read with, against what a fast device consumes."""
 
 import tempfile
 import time

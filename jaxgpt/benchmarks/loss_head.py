@@ -30,10 +30,11 @@ from jaxgpt.training.loss import cross_entropy
 
 @configclass
 class LossHeadBenchmark:
-    """Loss and gradients of chunks of tokens beside those of all logits, in tokens a second.
+    """Loss and gradients by chunks of tokens against all logits at once, in tokens per second.
 
     Floor: the three products with the vocabulary, at the rate of matrix products of the same
-    operands. The bytes are XLA's: what a program needs beside its arguments and results.
+    operands. The bytes are XLA's: those that a program needs in addition to its arguments and
+    results.
     """
 
     batch_size: int = 2
@@ -124,7 +125,7 @@ class _Program:
     """A head's loss and gradients, compiled.
 
     Attributes:
-        temporary_bytes: beside arguments and results.
+        temporary_bytes: in addition to arguments and results.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a measure gives, for a program and for people."""
+"""Result of a measure, for a program and for people."""
 
 import dataclasses
 import importlib.metadata

@@ -23,7 +23,7 @@ _TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
 @dataclass(frozen=True)
 class SuiteReport:
-    """What a suite found: by name a measure's JSON, or {"error": ...}."""
+    """Results of a suite: by name a measure's JSON, or {"error": ...}."""
 
     suite: str
     folder: Path
@@ -39,7 +39,7 @@ class SuiteReport:
         return "\n".join(f"{name:{width}}  {_line(one)}" for name, one in self.found.items())
 
     def figures(self) -> dict[str, str]:
-        """SVGs by name: `ratios` beside what else does the same, `floors` beside the machine."""
+        """Return SVGs by name: `ratios` to other libraries, `floors` against the machine."""
         done = {name: one for name, one in self.found.items() if "error" not in one}
         ratios = {
             f"{name}, {one['against']['name']}": one["against"]["ratio"]
@@ -83,7 +83,7 @@ class Suite:
 
     @property
     def name(self) -> str:
-        """What the suite is called."""
+        """Name of the suite."""
         raise NotImplementedError(f"{type(self).__name__} has no name")
 
     @property

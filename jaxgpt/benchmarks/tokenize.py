@@ -136,7 +136,7 @@ class _Job:
         self._assignment = HashSplit().plan(hashes, 0)
 
     def seconds(self, executor: Executor, of_processor: bool) -> float:
-        """How long the stages from documents to shards take."""
+        """Return the seconds of the stages from documents to shards."""
         self._num_runs += 1
         output = self._folder / f"run-{self._num_runs}"
         stage = output / "encoded"

@@ -59,11 +59,11 @@ class TrainRounds:
         self._num_steps = 0
 
     def parameters(self) -> Any:
-        """The present parameters, as nested dicts of NumPy arrays."""
+        """Return the present parameters, as nested dicts of NumPy arrays."""
         return jax.tree.map(np.asarray, self._state.trainable)
 
     def train(self, num_steps: int) -> tuple[float, list[float]]:
-        """Take so many steps; how long they took by the clock, and their losses."""
+        """Take `num_steps` steps; return their seconds and losses."""
         losses = []
         jax.block_until_ready(self._state)
         start = time.perf_counter()

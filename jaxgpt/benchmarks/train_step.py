@@ -1,4 +1,4 @@
-"""`train-step`: tokens a second of the optimiser step, beside the device's matrix products."""
+"""`train-step`: tokens per second of the optimiser step, against the device's matrix products."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -70,7 +70,7 @@ class TrainStepBenchmark:
             raise ValueError("against = 'pytorch' needs document = None: it has no packed rows")
 
     def sizes(self) -> Shape:
-        """The shape with what is set beside it."""
+        """Return the shape, with the sizes that this measure sets in its place."""
         shape = SHAPES[self.shape]
         return replace(
             shape,
@@ -94,7 +94,7 @@ class TrainStepBenchmark:
         )
 
     def batches(self) -> list[Batch]:
-        """What both sides are trained on."""
+        """Return the tokens that both sides are trained on."""
         shape = self.sizes()
         return [
             sample_batch(

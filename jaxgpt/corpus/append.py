@@ -230,7 +230,7 @@ def _write_shards(
 def _entry(
     part: int, stored: TokenDataset, account: Account, config: DatasetConfig
 ) -> dict[str, Any]:
-    """What the manifest tells of an append."""
+    """Return the entry of an append in the manifest's history."""
     tally = account.tally
     return {
         "operation": APPEND_OPERATION,

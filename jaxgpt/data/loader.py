@@ -43,7 +43,7 @@ class WeightedDataset:
 
 @configclass
 class DataConfig:
-    """What to train on."""
+    """Datasets to train on."""
 
     datasets: tuple[WeightedDataset, ...] = ()
     """Datasets to draw from, all made with one tokenizer."""

@@ -33,7 +33,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What the manifest says of one shard.
+    """Entry of one shard in the manifest.
 
     Attributes:
         path: of the `.bin` file, relative to the dataset folder, with `/`.
@@ -87,8 +87,8 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Declare the dataset in `directory` complete, and return its manifest.
 
-    Everything else must be on disk before. `about` is recorded beside what this function itself
-    writes: sources, settings, counts, as plain JSON values.
+    All other files must be on disk before. `about` is recorded in addition to the names that this
+    function writes: sources, settings, counts, as plain JSON values.
 
     Raises:
         ValueError: `about` has a name that the manifest itself uses.

@@ -1,4 +1,4 @@
-"""Which dataset of a weighted mixture serves the k-th row: exact integer arithmetic, no state.
+"""Choice of the dataset for the k-th row of a weighted mixture: exact integers, no state.
 
 This file knows weights and indices only; the datasets themselves are in `loader.py`.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class TokenSource(Protocol):
-    """What is read of a `TokenSplit`: tokens by position, and where documents begin."""
+    """The part of `TokenSplit` that is read: tokens by position, and beginnings of documents."""
 
     @property
     def num_tokens(self) -> int:

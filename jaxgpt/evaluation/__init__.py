@@ -1,5 +1,4 @@
-"""How good a model is: loss on whole splits (perplexity.py), a baseline to beat
-(ngram_baseline.py)."""
+"""Evaluation of a model: loss on whole splits (perplexity.py), a baseline (ngram_baseline.py)."""
 
 from typing import TYPE_CHECKING
 

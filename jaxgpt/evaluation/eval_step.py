@@ -44,5 +44,5 @@ class EvalProgram:
 
 
 def row_multiple(model: GptConfig, mesh: AnyMesh) -> int:
-    """What divides the rows of every batch on a mesh: its devices, and the parts of a pipeline."""
+    """Return the divisor of the rows of every batch on a mesh: its devices, and pipeline parts."""
     return math.lcm(batch_shards(mesh), model.layers.row_multiple(mesh.shape))

@@ -20,7 +20,7 @@ EvalStep = Callable[[Batch], tuple[Any, Any]]
 
 
 class Perplexity(NamedTuple):
-    """What a model makes of some text.
+    """Score of a model on some text.
 
     Attributes:
         loss: mean negative log-likelihood of a predicted token, in nats.

@@ -32,7 +32,7 @@ Constraint = Callable[[int, Sequence[int]], np.ndarray | None]
 
 
 class NewTokens(NamedTuple):
-    """What a row gained from one block.
+    """New tokens of a row from one block.
 
     Attributes:
         row: its place among the prompts.
@@ -46,7 +46,7 @@ class NewTokens(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What the device carries from step to step.
+    """State on the device that is carried from step to step.
 
     Attributes:
         cache: keys and values of all tokens but the newest.

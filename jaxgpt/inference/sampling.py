@@ -23,7 +23,7 @@ _LOWEST_TEMPERATURE = 1e-6
 
 @configclass
 class SamplingConfig:
-    """How the next token is drawn from the model's scores."""
+    """Sampling of the next token from the model's scores."""
 
     temperature: float = 1.0
     """Divisor of the scores: below 1 is safer, above 1 wilder; 0 always takes the likeliest
@@ -59,7 +59,7 @@ class SamplingConfig:
 
     @property
     def needs_seen(self) -> bool:
-        """Whether drawing depends on which tokens the row already has."""
+        """Return whether sampling depends on the tokens that the row already has."""
         return self.repetition_penalty != 1
 
 

@@ -110,7 +110,7 @@ def choose_length(
             model was trained on, or 256 past it if the prompt alone fills it or the window slides.
 
     Raises:
-        UsageError: the model has no positions for so many tokens.
+        UsageError: the model has too few positions for these tokens.
     """
     if isinstance(decoder, SlidingDecoder):
         return wanted or _DEFAULT_NEW_TOKENS
@@ -150,7 +150,7 @@ def stream_text(
         decoder: from `make_text_decoder`, perhaps in a `SlidingDecoder`.
         tokenizer: the model's.
         prompts: the texts to continue; they are not repeated in the pieces.
-        max_new_tokens: at most so many tokens a row.
+        max_new_tokens: most new tokens per row.
         sampling: how tokens are drawn.
         seed: of the draws; see `Decoder.generate`.
         stop: strings that end a row where its new text would contain them; not shown.
@@ -224,7 +224,7 @@ class StopStrings:
         return held
 
     def _possible_start(self, text: str) -> int:
-        """Where the longest end of `text` begins that is the beginning of a stop string."""
+        """Return where the longest end of `text` begins that is the beginning of a stop string."""
         longest = max((len(stop) for stop in self._stop), default=1) - 1
         for place in range(max(0, len(text) - longest), len(text)):
             if any(stop.startswith(text[place:]) for stop in self._stop):

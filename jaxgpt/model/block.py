@@ -22,7 +22,7 @@ from jaxgpt.model.moe.routing_stats import ROUTING, Routing, published_routing
 
 
 class LayerCarry(NamedTuple):
-    """What one layer hands to the next.
+    """Values that one layer passes to the next.
 
     Attributes:
         x_BTD: the residual stream.

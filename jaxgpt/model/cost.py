@@ -1,4 +1,4 @@
-"""What a model costs: parameters, operations and bytes, as integers from its config.
+"""Cost of a model: parameters, operations and bytes, as integers from its config.
 
 Nothing is computed on a device. Axes: D model, V padded vocabulary, L layers.
 """

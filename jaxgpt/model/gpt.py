@@ -81,7 +81,7 @@ class GptConfig:
 
     @property
     def settings(self) -> LayerSettings:
-        """What every part of the model is built with."""
+        """Return the settings that every part of the model is built with."""
         return LayerSettings(
             d_model=self.d_model,
             num_layers=self.num_layers,
@@ -114,7 +114,7 @@ def make_cache(
         dtype: type of the keys and values; None for the compute dtype.
 
     Raises:
-        ConfigError: the model has no positions for so many tokens.
+        ConfigError: the model has too few positions for `max_length` tokens.
     """
     config.position.check_length(max_length)
     return config.attention.make_cache(

@@ -1,4 +1,4 @@
-"""How the layers of a model run one after another: unrolled or scanned, with what recomputation.
+"""Execution of the layers of a model: unrolled or scanned, with recomputation.
 
 Parameters of all layers are stacked on axis 0 of each leaf in either case, so a checkpoint does
 not know which one made it. Axes: L layers.
@@ -22,7 +22,7 @@ PIPELINE = "pipeline"
 
 @flax.struct.dataclass
 class ForwardContext:
-    """What one forward pass gives to every layer, next to the layer's parameters and the carry.
+    """Inputs of every layer in one forward pass, in addition to its parameters and the carry.
 
     Attributes:
         context: pytree with leaves [B, ...] of the rows, or [1, ...] of all of them alike.

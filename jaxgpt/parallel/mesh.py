@@ -20,7 +20,7 @@ AXES = ("pipeline", "data", "fsdp", "expert", "context", "tensor")
 
 @configclass
 class MeshConfig:
-    """How many devices lie along each axis; one axis may be -1: whatever is left."""
+    """Number of devices along each axis; one axis may be -1 for all that are left."""
 
     data: int = -1
     """Number of model copies, each with its share of the batch."""

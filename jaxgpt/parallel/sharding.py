@@ -1,4 +1,4 @@
-"""Where arrays lie: typed tables from the axes that the model names to those of the mesh.
+"""Sharding of arrays: typed tables from the axes that the model names to those of the mesh.
 
 The model names axes ("embed", "heads", ...) and knows no devices. `ShardingRules` places what is
 kept from step to step, `ActivationRules` what flows through the model, under `on_mesh`.
@@ -177,10 +177,9 @@ def check_length(sequence_length: int, mesh: AnyMesh) -> None:
 
 
 def host_rows(mesh: Mesh, num_rows: int) -> list[int]:
-    """Which rows of a global batch this host's devices hold, or hold a part of; ascending.
-
-    Where an axis that splits a row, or one that splits no data, goes across hosts, several hosts
-    hold the same rows.
+    """Return the rows of a global batch that this host's devices hold, also in part; ascending. If
+    an axis that splits a row, or one that splits no data, crosses hosts, several hosts hold the
+    same rows.
     """
     rows_of = NamedSharding(mesh, PartitionSpec(batch_sharding(mesh).spec[0]))
     slices = rows_of.addressable_devices_indices_map((num_rows,)).values()

@@ -1,4 +1,4 @@
-"""What a run would need, before it is started: bytes per device, seconds per step, days, cost."""
+"""Needs of a run before it is started: bytes per device, seconds per step, days, cost."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,6 @@
-"""What a forward pass keeps for the backward pass, read off the model itself without running it.
-
-`jax.eval_shape` of `jax.vjp` lists every array that is kept, whatever variants the model is made
-of. Two depths and two batch sizes give how it grows: so much a layer and a row, so much a row.
+"""Arrays that a forward pass keeps for the backward pass, found from the model without running it.
+`jax.eval_shape` of `jax.vjp` lists every array that is kept, for all variants of the model. Two
+depths and two batch sizes give the bytes per layer and row, and per row.
 
 Axes: B rows, T tokens of a row.
 """

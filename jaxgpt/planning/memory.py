@@ -156,7 +156,7 @@ def _gathered_bytes(
 
 
 def _attention_at_work(config: TrainConfig, mesh: AbstractMesh, target: CompileTarget) -> float:
-    """What attention needs of scores that it does not keep."""
+    """Return the bytes of scores that attention needs but does not keep."""
     attention, kernel = config.model.attention, attention_kernel(config, mesh, target)
     if not isinstance(attention, GroupedQueryAttention) or kernel is None:
         return 0.0

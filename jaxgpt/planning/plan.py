@@ -27,7 +27,7 @@ _DEFAULT_FRACTION = 0.75
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where one parameter lies."""
+    """Placement of one parameter."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,14 +38,14 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run would need.
+    """Needs of a run.
 
     Attributes:
         num_parameters: of the model.
         mesh: devices along each axis.
         attention: class of the attention kernel.
         memory: bytes per device, by part.
-        usable_bytes: what JAX may take of a device's memory.
+        usable_bytes: bytes of a device's memory that JAX may take.
         speed: of one step.
         days: of all steps.
         cost: in the currency of the price; None without one.
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the estimate is within what JAX may take."""
+        """Return whether the estimate is within the memory that JAX may take."""
         return self.memory.total <= self.usable_bytes
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def make_plan(
     utilization: float,
     price_per_hour: float | None,
 ) -> Plan:
-    """Plan a run on so many devices of one kind.
+    """Plan a run on a number of devices of one kind.
 
     Raises:
         ConfigError: training would refuse the mesh, the platform or the type of the weights, too.

@@ -109,10 +109,9 @@ def _exchanged_bytes(
 
 
 def _reduced_bytes(state: StatePlan, copies: WeightCopies, parts: int) -> int:
-    """Bytes of the gradients that devices along `data` add up in a step of so many micro-batches.
-
-    Once a step where each layer has a sum of its own, and of what all layers share: there XLA moves
-    the exchange behind the last micro-batch.
+    """Return the bytes of gradients that devices along `data` sum in a step of micro-batches. They
+    are exchanged once per step if each layer has its own sum, and for shared parameters, because
+    XLA moves that exchange behind the last micro-batch.
     """
     return sum(
         bytes_per_device(leaf) * (parts if how.is_stacked and not how.is_copied else 1)

@@ -77,7 +77,7 @@ def to_html(
 
 
 def _balanced(count: int, most: int = 6) -> int:
-    """How many columns fill rows of at most `most` evenly."""
+    """Return the number of columns that fills rows of at most `most` evenly."""
     num_rows = max(1, -(-count // most))
     return -(-count // num_rows)
 

@@ -1,8 +1,6 @@
-"""The folder of compiled programs, in which none stays that a kill or a full disk cut off.
-
-JAX writes a program in place, and writes none where a file is: of one that is cut off, every later
-start says that it cannot be read, and compiles it anew. So what was written since the last start is
-looked at, once.
+"""The folder of compiled programs, without those that a kill or a full disk truncated. JAX writes a
+program in place, and never replaces a file: every later start would warn that it cannot read a
+truncated program, and compile it again. So programs written since the last start are checked once.
 """
 
 import logging
@@ -82,7 +80,7 @@ def remove_cut_programs(folder: Path) -> list[str]:
 
 
 def _is_cut(path: Path) -> bool:
-    """Whether it is the beginning of something packed by Zstandard, or nothing at all."""
+    """Return whether the data is a truncated Zstandard stream, or empty."""
     unpacker = zstandard.ZstdDecompressor().decompressobj()
     with open(path, "rb") as file:
         start = file.read(len(zstandard.FRAME_HEADER))

@@ -1,4 +1,4 @@
-"""How the C library keeps the memory of large arrays, where the processor computes on them."""
+"""Settings of the C library's memory for large arrays, where the CPU computes on them."""
 
 import ctypes
 import functools
@@ -21,10 +21,10 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
 def keep_freed_memory() -> None:
     """Tell glibc to reuse the memory of large arrays instead of returning it to the system.
 
-    Each step on a CPU allocates its temporaries anew; by default every one above 32 MB is mapped,
-    and its pages zeroed by the kernel, again: an element-wise pass over 64 MB took 9 times as long.
-    Where a GPU computes, the host's arrays are few, and 2 GB are the most that stays unused.
-    Without effect where the C library is another one.
+    Each step on a CPU allocates its temporaries again. By default every one above 32 MB is mapped
+    and its pages are zeroed by the kernel each time: an element-wise pass over 64 MB took 9 times
+    as long. Where a GPU computes, the host's arrays are few, and at most 2 GB stay unused. Other C
+    libraries are left as they are.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
@@ -43,7 +43,7 @@ def keep_freed_memory() -> None:
 
 
 def may_reserve() -> bool:
-    """Whether address space costs nothing: Linux sets no memory aside for it, and no limit counts.
+    """Return whether address space costs nothing: Linux reserves no memory, and no limit counts.
 
     Batch systems limit it (RLIMIT_AS) to bound memory.
     """

@@ -133,7 +133,7 @@ def peak_flops_of(kind: str) -> float | None:
 
 
 def describe_devices() -> dict[str, object]:
-    """What computes here; the number of visible CPUs changes how XLA splits its loops."""
+    """Return the devices here; the number of visible CPUs changes how XLA splits its loops."""
     devices = jax.devices()
     return {
         "platform": devices[0].platform,

@@ -47,7 +47,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def is_temporary(path: str) -> bool:
-    """Whether a file is one of `temporary_name`."""
+    """Return whether a file is one of `temporary_name`."""
     name = path.rpartition("/")[2]
     return name.startswith(".") and name.endswith(".tmp")
 

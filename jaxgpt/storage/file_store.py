@@ -1,7 +1,6 @@
 """A folder of a file system as an object store, `file://`: an object is whole, or not there.
-
-What fsspec has for it opens a file and then writes: whoever is killed in between leaves half of it,
-in the place of what was there. The methods are those of fsspec's stores that are needed.
+fsspec's own store opens a file and then writes: a process that is killed in between leaves a
+partial file in place of the old one. The methods are those of fsspec's stores that are needed.
 """
 
 import errno

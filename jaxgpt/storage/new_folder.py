@@ -14,10 +14,9 @@ _LOCK_NAME = ".lock"
 
 @contextlib.contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """A folder to write into, beside `output`; it gets that name when the block is left.
-
-    Leaving the block by an exception removes it. What a process that was killed left behind is
-    removed by the next one.
+    """Yield a folder to write into, next to `output`, which gets that name when the block is left.
+    An exception in the block deletes the folder. Remains of a killed process are deleted by the
+    next one.
 
     Raises:
         UsageError: `output` exists and is not an empty folder, cannot be made, or another process

@@ -30,7 +30,7 @@ class StoreError(UnfinishedError):
 
 
 def is_url(place: str) -> bool:
-    """Whether a run folder is given as a URL rather than as a path."""
+    """Return whether a run folder is given as a URL rather than as a path."""
     return "://" in place
 
 

@@ -2,11 +2,11 @@
 
     writer.json     {"writer", "host", "process", "beat", "held"}
 
-A writer raises `beat` every RENEW_SECONDS. Who comes later looks at it for LEASE_SECONDS: if it
-rises, the writer lives, and the newcomer is refused; if not, it takes over. No clocks are compared.
-A writer that was stopped for so long, and wakes up, sees that it was replaced before it writes a
-step again. It looks and then writes, for a store has no way to do both at once: whoever is stopped
-just between the two can still write objects of one step.
+A writer raises `beat` every RENEW_SECONDS. A newcomer watches it for LEASE_SECONDS: if it rises,
+the writer lives, and the newcomer is refused; if not, the newcomer takes over. No clocks are
+compared. A writer that was stopped for longer, and wakes up, sees that it was replaced before it
+writes a step again. It checks and then writes, because a store cannot do both at once: a process
+that is stopped just between the two can still write objects of one step.
 """
 
 import json

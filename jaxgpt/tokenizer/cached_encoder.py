@@ -103,8 +103,7 @@ class UnitEncoder:
         return ids_N, np.diff(ends_U1[np.searchsorted(starts_U1, ends)])
 
     def _unit_starts(self, data: bytes, ends: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Where units start, int64 [U + 1], with the end of `data`; `ends` are always among them,
-        however close together."""
+        """Return the starts of units and the end of `data`, int64 [U + 1]; they include `ends`."""
         codes_C = np.frombuffer(data, np.uint8)
         is_start = np.zeros(len(codes_C) + 1, bool)
         if len(codes_C) > 1:

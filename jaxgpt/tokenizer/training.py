@@ -31,7 +31,7 @@ Kind = Literal["bpe", "unigram", "char"]
 
 @configclass
 class TokenizerConfig:
-    """How to train a tokenizer."""
+    """Settings of tokenizer training."""
 
     kind: Kind = "bpe"
     """Kind of pieces: bpe (pairs merged by frequency), unigram (likeliest pieces), char."""

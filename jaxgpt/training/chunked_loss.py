@@ -34,11 +34,11 @@ class TokenSums(NamedTuple):
 
 
 class LossInputs(NamedTuple):
-    """What the losses of tokens are computed from.
+    """Inputs of the losses of tokens.
 
     Attributes:
         x: hidden states after the final norm [..., D].
-        kernel: what the head multiplies them with, of whatever shape.
+        kernel: matrix that the head multiplies them with, of any shape.
         targets: ids of the predicted tokens [...].
         weights: of their losses [...].
     """

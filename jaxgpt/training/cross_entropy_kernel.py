@@ -38,7 +38,7 @@ def runs_cross_entropy_kernel() -> bool:
 
 
 class KernelSettings(NamedTuple):
-    """What the kernel computes.
+    """Static settings of the kernel.
 
     Attributes:
         z_loss: weight of the squared log-normaliser in the objective.

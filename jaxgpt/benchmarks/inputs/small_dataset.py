@@ -9,7 +9,7 @@ from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
 
 
 def make_small_dataset(folder: Path, max_bytes: int = 1 << 20, vocab_size: int = 1024) -> Path:
-    """Write a dataset folder of about so many bytes of text, a tenth of it for validation."""
+    """Write a dataset folder of about `max_bytes` bytes of text, a tenth of it for validation."""
     texts = [document.text for document in read_texts((), folder, max_bytes)]
     tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=vocab_size))
     folder.mkdir(parents=True)

@@ -1,1 +1,1 @@
-"""What other libraries reach on the same work."""
+"""Other libraries on the same work, to compare with."""

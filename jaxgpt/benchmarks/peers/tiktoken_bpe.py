@@ -1,4 +1,4 @@
-"""A vocabulary for tiktoken, to be measured beside: byte pairs of the same text, GPT-2's words."""
+"""A vocabulary for tiktoken, to compare with: byte pairs of the same text, GPT-2's words."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -40,7 +40,7 @@ def train_tiktoken(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """How GPT-2's vocabularies spell bytes: printable ones as they are, others from U+0100 on."""
+    """Return GPT-2's spelling of bytes: printable ones as they are, others from U+0100 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {

@@ -25,7 +25,7 @@ class TorchAttention:
         ]
 
     def seconds(self, num_passes: int) -> float:
-        """How long so many passes take by the clock."""
+        """Return the seconds that `num_passes` passes take."""
         self._synchronize()
         start = time.perf_counter()
         for _ in range(num_passes):

@@ -109,7 +109,7 @@ class TorchTrainer:
         self._num_steps = 0
 
     def train(self, num_steps: int) -> tuple[float, list[float]]:
-        """Take so many steps; how long they took by the clock, and their losses."""
+        """Take `num_steps` steps; return their seconds and losses."""
         losses = []
         self._synchronize()
         start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""How many tokens one recipe needs to reach what another reaches: both tuned, over several seeds.
+"""Race of two recipes: tokens that one needs to reach the other's loss, both tuned, over seeds.
 
 Losses are compared only where a schedule has ended: in the middle of a run the rate is still high,
-and the loss says nothing about what it comes to (arXiv:2509.02046). So the second recipe is trained
+and the loss does not predict the final one (arXiv:2509.02046). So the second recipe is trained
 several times, its whole schedule pressed into fewer tokens each time.
 """
 
@@ -65,7 +65,7 @@ def tune(
         recipe: whose rate it is.
         rates: to begin with.
         share: of the recipe's steps that a run has.
-        max_rates: try no more than so many.
+        max_rates: most rates to try.
     """
     tuning, new = Tuning(losses={}), list(rates)
     while new:

@@ -45,7 +45,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """What a run came to.
+    """Result of a run.
 
     Attributes:
         loss: nats per token over the whole validation split, after the last step; infinity if the

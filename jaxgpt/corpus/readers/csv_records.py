@@ -112,7 +112,7 @@ class _Lines:
         """Read the row's lines again, except its first: a stray quote costs one line.
 
         Returns:
-            The number of lost lines: all others of the row, if too much was read again before.
+            Lost lines: all others of the row, if too much was read again before.
         """
         others = self._row[1:]
         self._num_again_bytes += (len(others) > 0) * (self._num_bytes + len(others) * _LINE_BYTES)

@@ -78,7 +78,7 @@ def _num_bytes(text: Any) -> int:
 
 
 def _expands_too_far(file: RecordFile, num_bytes: int, num_stored_bytes: int) -> bool:
-    """Return the problem if the file exceeds the config's limits on decompressed size."""
+    """Return whether the file exceeds the limits on decompressed size; note the problem."""
     config = file.config
     if num_bytes > config.max_file_bytes:
         detail = f"more than {config.max_file_bytes} bytes when decompressed"

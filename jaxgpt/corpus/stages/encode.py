@@ -147,7 +147,7 @@ class _Output:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stored:
-    """What a dataset has already, to which shards are added.
+    """Existing files of a dataset to which shards are added.
 
     Attributes:
         dataset: its folder.

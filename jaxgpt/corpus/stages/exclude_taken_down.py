@@ -1,7 +1,7 @@
-"""The stage that keeps out what was taken down: a new crawl must not bring it back.
+"""The stage that excludes documents of earlier takedowns: a new crawl must not bring them back.
 
-Of a text that was taken down its content hash remains, in removed.jsonl.zst, and so does that of
-what had been removed in its favour, which says nearly the same.
+The content hash of a text that was taken down is kept in removed.jsonl.zst, and so are those of
+documents that were removed in its favour, which have nearly the same text.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,7 +54,7 @@ def exclude_taken_down(
 
 
 def list_taken_down(folder: Path, advance: Callable[[int], None], removed: Path) -> dict[str, Any]:
-    """Write the hashes of what was taken down, uint8 [num, 16]."""
+    """Write the hashes of documents that were taken down, uint8 [num, 16]."""
     # What an append has kept out is listed as taken down, too, and has no hash: the one that it
     # has is in the list.
     taken = {
@@ -78,7 +78,7 @@ def list_taken_down(folder: Path, advance: Callable[[int], None], removed: Path)
 
 
 def is_taken_down(entry: Mapping[str, Any]) -> bool:
-    """Whether a line of removed.jsonl.zst is of a document that was taken down."""
+    """Return whether a line of removed.jsonl.zst is of a document that was taken down."""
     return entry["stage"] == TAKEDOWN_STAGE or entry.get(TAKEN_DOWN_KEY, False)
 
 

@@ -1,8 +1,7 @@
-"""The stages that judge and edit documents one by one: filters before near-duplicates, privacy
-and decontamination after.
+"""The stages that judge and edit documents one by one: filters, privacy, decontamination.
 
-They store what stays anew. A document keeps the hash and the place in the dataset that its text
-gave it when it was read, whatever is edited in it.
+They store the remaining documents again. A document keeps the hash and the place in the dataset
+that its text gave it when it was read, whatever is edited in it.
 """
 
 from collections.abc import Callable, Sequence
@@ -127,7 +126,7 @@ class _Rows:
             self.texts = self.texts.select(stays)
 
     def to_batch(self) -> pa.RecordBatch:
-        """What is left, as it is to be stored."""
+        """Return the rows that are left, as they are stored."""
         batch = self._batch.take(pa.array(self.kept, pa.int64()))
         if not self._is_edited:
             return batch

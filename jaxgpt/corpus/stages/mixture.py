@@ -37,7 +37,7 @@ _COLUMNS = ("hash", "num_bytes", "id", "location", "source", "license", "url", "
 
 @configclass
 class MixtureConfig:
-    """How often the documents of each source are trained on."""
+    """Weights of the sources: number of times that their documents are trained on."""
 
     weights: tuple[tuple[str, float], ...] = ()
     """Pairs of a source and its weight, for example `web 0.25 books 2.5`; all others have weight
@@ -63,7 +63,7 @@ class MixtureConfig:
 
 
 def num_copies(weight: float, content_hash: bytes, seed: int) -> int:
-    """How often a document is in the training text: floor of the weight, or one more."""
+    """Return how often a document is in the training text: floor of the weight, or one more."""
     whole = math.floor(weight)
     drawn = draw("mixture", seed, content_hash) < (weight - whole) * 2.0**64
     return whole + drawn
@@ -130,7 +130,7 @@ def weigh_partition(
 def _numbers(
     batch: pa.RecordBatch, assignment: Assignment, weights: Mapping[str, float], seed: int
 ) -> list[int]:
-    """How often each document is to be there."""
+    """Return the number of copies of each document."""
     numbers = [1] * batch.num_rows
     names = zip(batch.column("source").to_pylist(), batch.column("hash").to_pylist(), strict=True)
     for row, (source, digest) in enumerate(names):

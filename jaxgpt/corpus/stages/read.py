@@ -39,7 +39,7 @@ MAX_PARTITIONS = 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadPlan:
-    """What the first stage needs to know besides the files."""
+    """Settings of the first stage, in addition to the files."""
 
     sources: SourcesConfig
     repair: RepairConfig

@@ -106,7 +106,7 @@ class DocumentCounts:
     samples: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
 
     def count_read(self, record: Document | Rejected) -> None:
-        """A record came in; it is kept until it is dropped. Its bytes: `count_text`."""
+        """Count a record, which is kept until it is dropped; `count_text` counts its bytes."""
         self.num_read += 1
         self.num_kept += 1
         tally = self._source(record.source)
@@ -116,7 +116,7 @@ class DocumentCounts:
             tally.add(SourceCounts(licenses=[license]))
 
     def count_text(self, source: str, num_bytes: int) -> None:
-        """The record that was counted last is a document with so much text."""
+        """Count the text of the record that was counted last, which is a document."""
         self.read_bytes += num_bytes
         self.kept_bytes += num_bytes
         self._source(source).read_bytes += num_bytes
@@ -130,7 +130,7 @@ class DocumentCounts:
         sample: dict[str, str],
         is_bad: bool = False,
     ) -> None:
-        """One of the documents goes."""
+        """Count a document as dropped."""
         self.num_kept -= 1
         self.kept_bytes -= num_bytes
         self.dropped[reason] += 1
@@ -146,14 +146,14 @@ class DocumentCounts:
             samples.append({**sample, "source": source})
 
     def count_edited(self, source: str, stage: str, num_bytes: int) -> None:
-        """A document stays in with `num_bytes` less text; with more, if negative."""
+        """Count a kept document that lost `num_bytes` of text; negative if it gained."""
         self.edited_documents[stage] += 1
         self.edited_bytes[stage] += num_bytes
         self.kept_bytes -= num_bytes
         self._source(source).edited_bytes[stage] += num_bytes
 
     def count_repaired(self, counts: dict[str, int]) -> None:
-        """A document was repaired; `counts` as of `repair`."""
+        """Count a repaired document; `counts` as of `repair`."""
         self.repaired_documents.update(counts.keys())
         self.repaired_places.update(counts)
 

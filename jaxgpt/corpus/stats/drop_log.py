@@ -1,4 +1,4 @@
-"""How a stage drops documents: each is listed with its reason, and every account is kept."""
+"""Log of the documents that a stage drops, with the reason of each, and their counts."""
 
 from pathlib import Path
 from types import TracebackType
@@ -42,14 +42,12 @@ class DropLog:
         stage: str = "",
         **more: Any,
     ) -> None:
-        """A document goes.
-
-        Args:
-            num_bytes: of its text, as UTF-8.
-            text: its text, for the report's samples.
-            stage: where it differs from the log's.
-            more: for `removed.jsonl.zst`, such as `kept_id`, `similarity`, and the content `hash`
-                of the text as it was read, in hexadecimal; `detail` is also shown with the samples.
+        """Log and count a dropped document. Args:
+        num_bytes: of its text, as UTF-8.
+        text: its text, for the report's samples.
+        stage: where it differs from the log's.
+        more: for `removed.jsonl.zst`, such as `kept_id`, `similarity`, and the content `hash`
+            of the text as it was read, in hexadecimal; `detail` is also shown with the samples.
         """
         stage = stage or self._stage
         self._writer.write(id=id, stage=stage, reason=reason, location=location, **more)

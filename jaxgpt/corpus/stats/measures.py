@@ -1,7 +1,6 @@
-"""What was measured of documents, added up: length, language, compression, by fate.
-
-Bins are: of a length, the number of bits of its bytes; of compression, whole 5% of the size,
-rounded down. `extremes` are the kept documents that compress best and least.
+"""Histograms of kept and dropped documents: length, language, compression. Bins of length are the
+number of bits of the bytes; of compression, whole 5% of the size, rounded down. `extremes` are the
+kept documents that compress best and least.
 """
 
 import heapq

@@ -1,4 +1,4 @@
-"""Examples for the report: a few documents that were kept, beside what was removed for them."""
+"""Examples for the report: some kept documents, with those that were removed for them."""
 
 from collections.abc import Iterable
 from typing import Any

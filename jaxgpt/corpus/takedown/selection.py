@@ -1,8 +1,7 @@
-"""Which documents a takedown names: those in the shards, and those that were removed before.
-
-Of a document that was removed as a duplicate the text may be in the shards all the same, under the
-name of the one that was kept. So what was removed is followed to what was kept for it, and for
-that one, if it was removed later, and so on.
+"""Selection of the documents of a takedown, in the shards and among those removed before. The text
+of a document that was removed as a duplicate may be in the shards under the name of the kept one.
+So each removed document is followed to the one that was kept for it, and from there to the next, if
+that one was removed later.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ _COLUMNS = ("source", "id", "location")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Takedown:
-    """Which documents are to go: those that have any of these names.
+    """Documents to take down: those that have any of these names.
 
     Attributes:
         sources, ids, locations: as the index of the dataset has them.
@@ -51,10 +50,10 @@ class Takedown:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Named:
-    """What a takedown names.
+    """Documents that a takedown names.
 
     Attributes:
-        marked: by split, which documents of the shards go.
+        marked: by split, the documents of the shards to take down.
         num_removed_before: documents that had been removed before, and were not taken down.
         ids, locations: of these.
         shown_locations: theirs, and those of all that were kept for them, of which samples may
@@ -68,13 +67,13 @@ class Named:
     shown_locations: frozenset[str]
 
     def is_removed_before(self, entry: Mapping[str, Any]) -> bool:
-        """Whether a line of removed.jsonl.zst is of one of these documents."""
+        """Return whether a line of removed.jsonl.zst is of one of these documents."""
         is_named = entry["id"] in self.ids or entry["location"] in self.locations
         return is_named and not is_taken_down(entry)
 
     @property
     def is_nothing(self) -> bool:
-        """Whether all of it is out already."""
+        """Return whether all named documents are out already."""
         goes = any(each.goes_N.any() for each in self.marked.values())
         return not goes and not self.num_removed_before
 
@@ -145,7 +144,7 @@ class _Trail:
     def standing(
         self, dataset: TokenDataset, marked: Mapping[str, Marked]
     ) -> dict[str, tuple[str, str]]:
-        """What is in the shards and does not go: location -> (id, the one that is named)."""
+        """Return documents that stay in the shards: location -> (id, the named document)."""
         found: dict[str, tuple[str, str]] = {}
         for split in SPLITS if self._by_location or self._by_id else ():
             start = 0
@@ -188,7 +187,7 @@ def _mark(
     names: Mapping[str, tuple[str, ...]],
     found: Mapping[str, set[str]],
 ) -> Marked:
-    """Which documents of a split go; `found` gets the names that there are."""
+    """Return the documents of a split to take down; `found` gets the names that exist."""
     goes, tokens, sizes = [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for batch in index_rows(dataset.directory, split):
         goes_N = np.zeros(batch.num_rows, bool)
@@ -208,7 +207,7 @@ def _mark(
 
 
 def _is_in(batch: pa.RecordBatch, column: str, values: Any) -> np.ndarray:
-    """Whether a column has one of some values, row by row: bool [N]."""
+    """Return whether a column has one of some values, row by row: bool [N]."""
     value_set = pa.array(list(values), pa.string())
     is_in = pc.is_in(batch.column(column), value_set=value_set)  # type: ignore
     return is_in.to_numpy(zero_copy_only=False)

@@ -1,9 +1,8 @@
-"""Taking documents out of a finished dataset again, by source, id or place in the input.
-
-Afterwards no text of them is in the dataset folder: the shards that held them are written anew,
-and samples that show it go from the reports. What remains is that they were there: id, location and
-content hash in removed.jsonl.zst, so that an append does not bring them back. A document that had
-been removed before is marked there; the account stays, for it was counted.
+"""Takedown of documents from a finished dataset, by source, id or place in the input. Afterwards
+the dataset folder holds none of their text: the shards that held them are written again, and
+samples that show it are removed from the reports. Only id, location and content hash remain in
+removed.jsonl.zst, so that an append does not bring them back. A document that had been removed
+before is marked there; the account stays, for it was counted.
 """
 
 import hashlib

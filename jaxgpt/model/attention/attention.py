@@ -29,7 +29,7 @@ from jaxgpt.model.layers.projection import LayerSettings, Projection
 
 @flax.struct.dataclass
 class AttentionContext:
-    """What every layer shares in one forward pass.
+    """Values that all layers share in one forward pass.
 
     Attributes:
         mask: which keys each query sees, before any window of a layer.

@@ -17,7 +17,7 @@ HIDDEN = -1e30
 
 
 class Scores(NamedTuple):
-    """How scores are made from products of queries and keys.
+    """Scale and bound of the scores, which are products of queries and keys.
 
     Attributes:
         scale: factor of each product.
@@ -52,14 +52,14 @@ class ProbabilityDropout:
 
 @flax.struct.dataclass
 class AttentionInputs:
-    """What attention is computed from; without data, shapes and dtypes do.
+    """Inputs of attention; shapes and dtypes suffice for checks without data.
 
     Attributes:
         q_BTNH: queries.
         k_BSKH: keys; query head n reads key/value head n // (N / K).
         v_BSKH: values.
-        mask: which keys each query sees.
-        scores: how scores are made from products of queries and keys.
+        mask: keys that each query sees.
+        scores: scale and bound of the products of queries and keys.
         dropout: of the probabilities; None for none.
     """
 

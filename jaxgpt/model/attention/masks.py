@@ -1,4 +1,4 @@
-"""Which keys a query may see: pure predicates, no scores.
+"""Masks: the keys that a query may see, as pure predicates without scores.
 
 Axes: B batch, T query time, S key time.
 """

@@ -21,7 +21,7 @@ _MAX_KEYS = 1024
 
 
 class RingSettings(NamedTuple):
-    """What the gradient does not flow through; `spec_*` as for `jax.shard_map`, or None."""
+    """Inputs without a gradient; `spec_*` as for `jax.shard_map`, or None."""
 
     scores: Scores
     window: int | None
@@ -38,7 +38,7 @@ class Passing(NamedTuple):
 
 
 def piece_size(num_tokens: int) -> int:
-    """Keys of a piece, of so many that a device has: the largest divisor that is not too many."""
+    """Return the keys per piece: the largest divisor of a device's keys below the limit."""
     return next(n for n in range(min(num_tokens, _MAX_KEYS), 0, -1) if num_tokens % n == 0)
 
 
@@ -133,7 +133,7 @@ def on_shards(function: Any, settings: RingSettings, in_specs: Any, out_specs: A
         return split
 
     def run(*inputs: jax.Array) -> Any:
-        # What was not checked comes back as if it were the same for each stage.
+        # Results that were not checked come back as if they were the same for each stage.
         return jax.tree.map(
             lambda result: jax.lax.pcast(result, mesh.manual_axes, to="varying"),
             split(*inputs),
@@ -143,12 +143,12 @@ def on_shards(function: Any, settings: RingSettings, in_specs: Any, out_specs: A
 
 
 def time_spec(spec_BTNH: PartitionSpec | None) -> PartitionSpec | None:
-    """Where [B, T] lies."""
+    """Return the sharding of [B, T]."""
     return None if spec_BTNH is None else PartitionSpec(*spec_BTNH[:2])
 
 
 def normaliser_spec(spec_BTNH: PartitionSpec | None) -> PartitionSpec | None:
-    """Where [B, K, G, T, 1] lies."""
+    """Return the sharding of [B, K, G, T, 1]."""
     if spec_BTNH is None:
         return None
     return PartitionSpec(spec_BTNH[0], spec_BTNH[2], None, spec_BTNH[1], None)

@@ -1,1 +1,1 @@
-"""What only XLA's CPU backend needs."""
+"""Code that only XLA's CPU backend needs."""

@@ -1,8 +1,8 @@
 """Random numbers in one pass over the array that they fill: JAX's own, bit for bit.
 
 On a CPU JAX computes threefry (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
-in a loop of five turns that reads and writes arrays of the whole size. Written out, the twenty
-rounds of a number, and what is made of it, are one loop over elements with nothing kept beside it.
+in a loop of five turns that reads and writes arrays of the whole size. Unrolled, the twenty rounds
+of a number and its conversion are one loop over elements without temporary arrays.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Where arrays lie, for whoever put rules in force; without rules or a mesh, nowhere special.
+"""Placement of arrays under the rules in force; without rules or a mesh, no constraint.
 
 The model names the axes of an array; `parallel/sharding.py` says which mesh axes split them. A
 weight has two shardings: one for storage from step to step, and one, gathered, for use.

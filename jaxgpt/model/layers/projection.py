@@ -62,7 +62,7 @@ class Dropout:
 
 @dataclasses.dataclass(frozen=True)
 class LayerSettings:
-    """What every part of a model is built with, whatever its variant."""
+    """Settings that every part of a model is built with, in all variants."""
 
     d_model: int
     num_layers: int

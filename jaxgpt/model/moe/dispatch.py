@@ -50,8 +50,9 @@ class Dispatch:
     def exchanged_per_token(
         self, num_tokens: int, num_experts: int, num_active: int, num_peers: int
     ) -> float:
-        """Vectors of width D that a device sends for each of its tokens, forward, if T tokens a row
-        choose K of E experts, which so many devices share."""
+        """Return the vectors of width D that a device sends forward for each of its tokens, if
+        `num_tokens` tokens per row choose `num_active` of experts divided over `num_peers`
+        devices."""
         raise NotImplementedError(f"{type(self).__name__} has no exchanged_per_token")
 
     def results_to_keep(self, num_experts: int) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ ApplyExpert = Callable[[Any, jax.Array], jax.Array]
 
 
 class Blocks(NamedTuple):
-    """Which choices are computed together.
+    """Blocks of choices that are computed together.
 
     Attributes:
         choices_MR: int32 numbers of choices, A where a block has none.

@@ -20,7 +20,7 @@ from jaxgpt.model.layers.projection import LayerSettings, add_param
 
 
 class Choice(NamedTuple):
-    """Where each token goes.
+    """Experts and gates of each token.
 
     Attributes:
         experts_BTK: int32, K different experts, best first; of equal logits the lower number.
@@ -42,7 +42,7 @@ class Gates:
         raise NotImplementedError(f"{type(self).__name__} has no weigh")
 
     def check(self, num_active: int) -> None:
-        """Raise ValueError if so many chosen experts cannot be weighed."""
+        """Raise ValueError if this number of chosen experts cannot be weighed."""
 
 
 @configclass

@@ -1,7 +1,6 @@
-"""What routers did in one forward pass: what a mixture of experts reports and is judged by.
-
-Everything is kept by row, for rows are what micro-batches, devices and hosts divide among them;
-whoever adds rows up gets the same sum however they were divided.
+"""Statistics of routers in one forward pass, for reports and auxiliary losses. All values are kept
+by row, because micro-batches, devices and hosts divide rows; a sum over rows does not depend on the
+division.
 
 Axes: B rows, L layers, E experts.
 """
@@ -92,7 +91,7 @@ class RoutingSums:
     dropped_L: jax.Array
 
     def metrics(self, weight: jax.Array) -> dict[str, jax.Array]:
-        """What a person watches; `weight` is the number of predicted tokens.
+        """Return the metrics to report; `weight` is the number of predicted tokens.
 
         Returns:
             load_balance, router_z_loss: means over predicted tokens and layers.
