@@ -16,6 +16,7 @@ from jaxgpt.benchmarks.peers.torch_process import TorchProcess, require_torch
 from jaxgpt.benchmarks.peers.torch_weights import gpt2_weights
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import JaxgptError
+from jaxgpt.inference.cpu_layout import cache_dtype
 from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.sampling import SamplingConfig
@@ -112,7 +113,7 @@ class DecodeBenchmark:
             measure="decode",
             value=value,
             unit="tokens/s",
-            floor=self.batch_size * max(byte_rates) / self.bytes_per_step(model, ours.cache_dtype),
+            floor=self.batch_size * max(byte_rates) / self.bytes_per_step(model, cache_dtype()),
             floor_is=f"reading weights and cache at {max(byte_rates) / 1e9:.1f} GB/s",
             spread=spread,
             settings={
@@ -128,11 +129,11 @@ class DecodeBenchmark:
             against=baseline,
         )
 
-    def bytes_per_step(self, model: Gpt, cache_dtype: Dtype | None) -> float:
+    def bytes_per_step(self, model: Gpt, held_dtype: Dtype | None) -> float:
         """Weights once, and what the rows' caches hold half-way, in the type they are kept in."""
         weights = num_matmul_parameters(model.config, model.vocab_size) * _ITEM_BYTES[self.dtype]
         held = self.prompt_tokens + self.new_tokens / 2
-        return weights + self.batch_size * held * kv_bytes_per_token(model.config, cache_dtype)
+        return weights + self.batch_size * held * kv_bytes_per_token(model.config, held_dtype)
 
 
 def gpt2_model(shape: Shape, dtype: Dtype) -> GptConfig:
@@ -160,16 +161,12 @@ class _Ours:
         self._prompts = prompts.tolist()
         self._decoder = Decoder(
             model=model,
-            weights=lay_out(model, cast_weights(model, params)),
+            params=lay_out(model, cast_weights(model, params)),
             stop_ids=(),
             forbidden_ids=(),
             context_length=_CONTEXT,
             block_size=benchmark.block_size,
         )
-
-    @property
-    def cache_dtype(self) -> Dtype | None:
-        return self._decoder.weights.cache_dtype
 
     def rate(self) -> float:
         self.rows = [[] for _ in self._prompts]

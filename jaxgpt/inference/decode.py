@@ -10,7 +10,7 @@ Axes: B rows, T tokens of a padded prompt, N steps of a block, V padded vocabula
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ import numpy as np
 from jax import Array
 
 from jaxgpt.errors import DivergedError, MismatchError
-from jaxgpt.inference.decoding_weights import DecodingWeights
+from jaxgpt.inference.cpu_layout import cache_dtype, head_table
+from jaxgpt.inference.decoding_weights import restore
 from jaxgpt.inference.sampling import SamplingConfig, allowed_ids, row_keys, sample
 from jaxgpt.model.attention.kv_cache import KVCache
 from jaxgpt.model.gpt import Gpt, make_cache
@@ -67,7 +68,7 @@ class Decoder:
 
     Attributes:
         model: a language model.
-        weights: its parameters, from `lay_out`.
+        params: its parameters, as they are or, which is faster, from `lay_out`.
         stop_ids: ids that end a row.
         forbidden_ids: ids that are never drawn.
         context_length: tokens that the model was trained to see; shapes are not rounded up
@@ -76,7 +77,7 @@ class Decoder:
     """
 
     model: Gpt
-    weights: DecodingWeights
+    params: Any
     stop_ids: tuple[int, ...]
     forbidden_ids: tuple[int, ...]
     context_length: int
@@ -143,7 +144,7 @@ class Decoder:
                 allowed = self._next_allowed(constraint, drawn_ids)
             num_steps = self.block_size if allowed is self._allowed_V else 1
             state, drawn_BN = _decode_block(
-                self.model, sampling, num_steps, self.weights, state, allowed
+                self.model, sampling, num_steps, self.params, state, allowed
             )
             drawn_BN = np.asarray(drawn_BN)
 
@@ -192,7 +193,7 @@ class Decoder:
             self.model,
             sampling,
             cache_length,
-            self.weights,
+            self.params,
             tokens_BT,
             lengths_B,
             keys_B,
@@ -226,7 +227,7 @@ def _prefill(
     model: Gpt,
     sampling: SamplingConfig,
     cache_length: int,
-    weights: DecodingWeights,
+    params: Any,
     tokens_BT: Array,
     lengths_B: Array,
     keys_B: Array,
@@ -234,8 +235,8 @@ def _prefill(
 ) -> _State:
     num_rows, num_columns = tokens_BT.shape[0], allowed.shape[-1]
     valid_BT = jnp.arange(tokens_BT.shape[1]) < lengths_B[:, None]
-    cache = make_cache(model.config, num_rows, cache_length, weights.cache_dtype)
-    logits_BV, cache = _next_logits(model, weights, tokens_BT, valid_BT, cache)
+    cache = make_cache(model.config, num_rows, cache_length, cache_dtype())
+    logits_BV, cache = _next_logits(model, params, tokens_BT, valid_BT, cache)
     seen_BV = None
     if sampling.needs_seen:
         # Padding goes to a column that does not exist.
@@ -250,7 +251,7 @@ def _decode_block(
     model: Gpt,
     sampling: SamplingConfig,
     num_steps: int,
-    weights: DecodingWeights,
+    params: Any,
     state: _State,
     allowed: Array,
 ) -> tuple[_State, Array]:
@@ -259,7 +260,7 @@ def _decode_block(
     def step(state: _State, _: None) -> tuple[_State, Array]:
         valid_B1 = jnp.ones((state.tokens_B.shape[0], 1), bool)
         logits_BV, cache = _next_logits(
-            model, weights, state.tokens_B[:, None], valid_B1, state.cache
+            model, params, state.tokens_B[:, None], valid_B1, state.cache
         )
         state = _draw(sampling, allowed, logits_BV, cache, state.keys_B, state.seen_BV)
         return state, state.tokens_B
@@ -284,7 +285,7 @@ def _draw(
 
 
 def _next_logits(
-    model: Gpt, weights: DecodingWeights, tokens_BT: Array, valid_BT: Array, cache: KVCache
+    model: Gpt, params: Any, tokens_BT: Array, valid_BT: Array, cache: KVCache
 ) -> tuple[Array, KVCache]:
     """Append tokens to the cache; return the scores [B, V] of what follows each row's last one."""
 
@@ -293,9 +294,9 @@ def _next_logits(
         # The head sees one position a row: scores of a whole prompt would not fit in memory.
         last_B = jnp.sum(valid_BT, axis=1) - 1
         x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
-        table_VD = weights.head_table(gpt.embedding.table)
+        table_VD = head_table(params, gpt.embedding.table)
         logits_B1V = gpt.head(x_B1D, table_VD, jnp.ones_like(valid_BT[:, :1]))
         assert new_cache is not None
         return logits_B1V[:, 0], new_cache
 
-    return model.apply({"params": weights.restore()}, method=at_the_last)  # type: ignore[return-value]
+    return model.apply({"params": restore(params)}, method=at_the_last)  # type: ignore[return-value]

@@ -49,7 +49,7 @@ def make_text_decoder(
     stop_ids = (tokenizer.eos_id,)
     return Decoder(
         model=model,
-        weights=lay_out(model, cast_weights(model, params)),
+        params=lay_out(model, cast_weights(model, params)),
         stop_ids=stop_ids,
         forbidden_ids=tuple(sorted(set(tokenizer.special_ids.values()) - set(stop_ids))),
         context_length=context_length,

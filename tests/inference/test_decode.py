@@ -1,5 +1,6 @@
 """Cached decoding: equal to the full forward pass, whatever the batch, block or padding."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -64,7 +65,7 @@ def make_decoder(
     model = VARIANTS[name].build(VOCAB_SIZE)
     return Decoder(
         model=model,
-        weights=lay_out(model, make_params(name)),
+        params=lay_out(model, make_params(name)),
         stop_ids=stop_ids,
         forbidden_ids=(PAD, BOS),
         context_length=CONTEXT,
@@ -172,12 +173,18 @@ def test_the_longest_text_that_learned_positions_allow_can_be_filled() -> None:
         generate(decoder, [[BOS] * (CONTEXT - 9)], 11, GREEDY)
 
 
+def test_parameters_as_they_are_give_the_same_tokens() -> None:
+    laid_out = make_decoder()
+    plain = dataclasses.replace(laid_out, params=make_params("rotary"))
+    assert generate(plain, PROMPTS, 12, GREEDY) == generate(laid_out, PROMPTS, 12, GREEDY)
+
+
 def test_a_model_that_diverged_is_an_error_not_a_text() -> None:
     decoder = make_decoder()
     broken = jax.tree.map(lambda leaf: leaf.at[..., 0].set(jnp.nan), make_params("rotary"))
     diverged = Decoder(
         model=decoder.model,
-        weights=lay_out(decoder.model, broken),
+        params=lay_out(decoder.model, broken),
         stop_ids=(EOS,),
         forbidden_ids=(),
         context_length=CONTEXT,
@@ -195,7 +202,7 @@ def test_impossible_requests_are_refused() -> None:
     with pytest.raises(MismatchError, match="ClassificationHead"):
         Decoder(
             model=classifier,
-            weights=lay_out(classifier, {}),
+            params=lay_out(classifier, {}),
             stop_ids=(),
             forbidden_ids=(),
             context_length=CONTEXT,
@@ -221,7 +228,7 @@ def test_the_loop_over_steps_copies_neither_weights_nor_the_cache(
     params = meta.unbox(model.init(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))["params"])
     weights = lay_out(model, cast_weights(model, params))
     decoder = Decoder(
-        model=model, weights=weights, stop_ids=(), forbidden_ids=(), context_length=CONTEXT
+        model=model, params=weights, stop_ids=(), forbidden_ids=(), context_length=CONTEXT
     )
     limits, allowed_V = [8] * num_rows, decoder._allowed_V
     state = decoder._start(PROMPTS[:num_rows], limits, GREEDY, 0, None, allowed_V)

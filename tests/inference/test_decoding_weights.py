@@ -6,7 +6,8 @@ import pytest
 from flax.core import meta
 
 from jaxgpt.config import replace
-from jaxgpt.inference.decoding_weights import cast_weights, lay_out
+from jaxgpt.inference.cpu_layout import OutputsFirst, cache_dtype, head_table
+from jaxgpt.inference.decoding_weights import LayerArrays, cast_weights, lay_out, restore
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
 from jaxgpt.model.gpt import GptConfig
@@ -59,11 +60,11 @@ def test_casting_the_weights_once_changes_no_score(feed_forward: FeedForward) ->
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_laid_out_weights_are_the_parameters(config: GptConfig) -> None:
     model, params = tiny_model.init(config)
-    weights = lay_out(model, params)
-    assert weights.laid_out
+    laid_out = lay_out(model, params)
+    assert isinstance(laid_out["blocks"]["attention"]["query"]["kernel"], OutputsFirst)
     restored = jax.tree.map(
         lambda leaf: leaf.kernel if isinstance(leaf, TransposedKernel) else leaf,
-        weights.restore(),
+        restore(laid_out),
         is_leaf=lambda leaf: isinstance(leaf, TransposedKernel),
     )
     jax.tree.map(np.testing.assert_array_equal, restored, params)
@@ -72,15 +73,16 @@ def test_laid_out_weights_are_the_parameters(config: GptConfig) -> None:
 def test_on_a_gpu_layers_are_cut_apart_and_nothing_else_changes() -> None:
     model, params = tiny_model.init(replace(SQUARE, layers=Scanned()))
     with compiling_for(CompileTarget(platform="gpu", compute_capability=9.0)):
-        weights = lay_out(model, params)
-    assert weights.laid_out
-    assert weights.cache_dtype is None
-    jax.tree.map(np.testing.assert_array_equal, weights.restore(), params)
+        laid_out = lay_out(model, params)
+        assert cache_dtype() is None
+    assert isinstance(laid_out["blocks"]["attention"]["query"]["kernel"], LayerArrays)
+    table = params["embedding"]["table"]
+    assert head_table(laid_out, table) is table
+    jax.tree.map(np.testing.assert_array_equal, restore(laid_out), params)
 
 
 def test_parameters_on_several_devices_stay_as_they_are() -> None:
     model, params = tiny_model.init(SQUARE)
     placed = jax.device_put(params, replicated(make_mesh(MeshConfig(data=8))))
-    weights = lay_out(model, placed)
-    assert not weights.laid_out
-    assert weights.restore() is placed
+    assert lay_out(model, placed) is placed
+    jax.tree.map(np.testing.assert_array_equal, restore(placed), params)

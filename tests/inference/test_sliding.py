@@ -29,7 +29,7 @@ def decoder() -> Decoder:
     params = meta.unbox(model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"])
     return Decoder(
         model=model,
-        weights=lay_out(model, cast_weights(model, params)),
+        params=lay_out(model, cast_weights(model, params)),
         stop_ids=(39,),
         forbidden_ids=(0,),
         context_length=CONTEXT,

@@ -231,7 +231,7 @@ def test_a_decoding_step_copies_no_weight_and_no_cache(
         params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
         weights = lay_out(model, cast_weights(model, jax.tree.map(jnp.asarray, _unbox(params))))
         decoder = Decoder(
-            model=model, weights=weights, stop_ids=(), forbidden_ids=(), context_length=256
+            model=model, params=weights, stop_ids=(), forbidden_ids=(), context_length=256
         )
         greedy = SamplingConfig(temperature=0.0)
         allowed_V = decoder._allowed_V

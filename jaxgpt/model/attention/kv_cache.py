@@ -15,25 +15,20 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.model.cpu.bf16_bits import from_uint16, to_uint16
-
 
 @flax.struct.dataclass
 class KVCache:
     """Keys and values by layer, row and slot; slot s of a row holds its token number s.
 
     Attributes:
-        k_BKSH: keys of each layer, already rotated if positions are rotary; on a CPU the bits of
-            16-bit numbers, as integers (see `model/cpu/bf16_bits.py`).
+        k_BKSH: keys of each layer, already rotated if positions are rotary.
         v_BKSH: values of each layer, likewise.
         lengths_B: int32, number of tokens each row holds; slots from there on are never seen.
-        dtype: of keys and values.
     """
 
     k_BKSH: tuple[jax.Array, ...]
     v_BKSH: tuple[jax.Array, ...]
     lengths_B: jax.Array
-    dtype: str = flax.struct.field(pytree_node=False)
 
     @property
     def max_length(self) -> int:
@@ -63,7 +58,7 @@ class KVCache:
         targets_B1T = jnp.where(slots_BT < 0, self.max_length, slots_BT)[:, None]
 
         def put(layers: tuple[jax.Array, ...], new_BTKH: jax.Array) -> tuple[jax.Array, ...]:
-            new_BKTH = to_uint16(new_BTKH.astype(jnp.dtype(self.dtype))).swapaxes(1, 2)
+            new_BKTH = new_BTKH.astype(layers[layer].dtype).swapaxes(1, 2)
             # Head by head: what has one index only, XLA's CPU backend writes into a copy.
             places = (rows_B11, heads_K1, targets_B1T)
             written = layers[layer].at[places].set(new_BKTH, mode="drop")
@@ -75,11 +70,7 @@ class KVCache:
 
     def read(self, layer: int) -> tuple[jax.Array, jax.Array]:
         """Return k_BSKH and v_BSKH of one layer, every slot."""
-        k_BSKH, v_BSKH = (
-            from_uint16(layers[layer], self.dtype).swapaxes(1, 2)
-            for layers in (self.k_BKSH, self.v_BKSH)
-        )
-        return k_BSKH, v_BSKH
+        return self.k_BKSH[layer].swapaxes(1, 2), self.v_BKSH[layer].swapaxes(1, 2)
 
     def advance(self, valid_BT: jax.Array) -> "KVCache":
         """Return the cache with the valid tokens counted, up to the number of slots."""
@@ -110,11 +101,10 @@ def empty_cache(
     shape = (batch_size, num_kv_heads, max_length, head_dim)
 
     def layers() -> tuple[jax.Array, ...]:
-        return tuple(to_uint16(jnp.zeros(shape, jnp.dtype(dtype))) for _ in range(num_layers))
+        return tuple(jnp.zeros(shape, jnp.dtype(dtype)) for _ in range(num_layers))
 
     return KVCache(
         k_BKSH=layers(),
         v_BKSH=layers(),
         lengths_B=jnp.zeros((batch_size,), jnp.int32),
-        dtype=dtype,
     )
