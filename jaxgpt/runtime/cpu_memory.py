@@ -23,7 +23,7 @@ def keep_freed_memory() -> None:
 
     Each step on a CPU allocates its temporaries again. By default every one above 32 MB is mapped
     and its pages are zeroed by the kernel each time: an element-wise pass over 64 MB took 9 times
-    as long. Where a GPU computes, the host's arrays are few, and at most 2 GB stay unused. Other C
+    as long. Where a GPU computes, the host's arrays are few: see `computes_on_cpu`. Other C
     libraries are left as they are.
     """
     libc = ctypes.CDLL(None)
@@ -31,15 +31,19 @@ def keep_freed_memory() -> None:
         return
     for parameter, value in ((_MMAP_MAX, 0), (_TOP_PAD, 256 << 20), (_ARENA_MAX, 1)):
         libc.mallopt(parameter, value)
-    if not _computes_here():
-        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        return
     # glibc reads an unsigned number: the largest is no trimming at all.
     libc.mallopt(_TRIM_THRESHOLD, -1)
     if may_reserve():
         _ask_for_huge_pages(libc)
     else:
         logger.info("large arrays use small pages: address space is limited or reserved")
+
+
+def computes_on_cpu() -> bool:
+    """Return whether this process will compute on a CPU, without asking JAX, which would start."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return True
+    return not any(Path(driver).exists() for driver in _DRIVERS)
 
 
 def may_reserve() -> bool:
@@ -54,13 +58,6 @@ def may_reserve() -> bool:
         return Path("/proc/sys/vm/overcommit_memory").read_text().strip() != "2"
     except OSError:
         return False
-
-
-def _computes_here() -> bool:
-    # Asking JAX would start it, too early for what else is to be set.
-    if os.environ.get("JAX_PLATFORMS") == "cpu":
-        return True
-    return not any(Path(driver).exists() for driver in _DRIVERS)
 
 
 def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:

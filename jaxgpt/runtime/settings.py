@@ -17,7 +17,7 @@ from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
 from jaxgpt.names.packages import install_advice
 from jaxgpt.runtime.compile_cache import use_compile_cache
-from jaxgpt.runtime.cpu_memory import keep_freed_memory
+from jaxgpt.runtime.cpu_memory import computes_on_cpu, keep_freed_memory
 from jaxgpt.runtime.target import DETERMINISTIC_FLAG
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,8 @@ def configure_runtime(config: RuntimeConfig) -> None:
             JAX_PLATFORMS asks for a GPU that this install cannot use.
     """
     check_platforms()
-    keep_freed_memory()
+    if computes_on_cpu():
+        keep_freed_memory()
     if config.cpu_devices > 1:
         _divide_cpu(config.cpu_devices)
     if config.matmul_precision != "default":

@@ -60,7 +60,8 @@ def test_memory_of_large_arrays_is_kept_and_lies_in_huge_pages():
 _RESERVE = """
 import os, resource, sys
 from pathlib import Path
-from jaxgpt.runtime import cpu_memory as host_memory
+from jaxgpt.runtime import cpu_memory
+from jaxgpt.runtime.settings import RuntimeConfig, configure_runtime
 
 def address_space():
     return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -68,9 +69,9 @@ def address_space():
 if sys.argv[1] == "limited":
     resource.setrlimit(resource.RLIMIT_AS, (address_space() + (64 << 30),) * 2)
 if sys.argv[1] == "a driver":
-    host_memory._DRIVERS = ("/proc/self",)
+    cpu_memory._DRIVERS = ("/proc/self",)
 before = address_space()
-host_memory.keep_freed_memory()
+configure_runtime(RuntimeConfig(compile_cache=""))
 print((address_space() - before) >> 30)
 """
 

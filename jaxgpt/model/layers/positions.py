@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
+from jaxgpt.model.cpu.cos_and_sin import cos_and_sin
 from jaxgpt.model.layers.embedding import Embedding
 from jaxgpt.model.layers.projection import LayerSettings
 from jaxgpt.model.layers.rope_scaling import NoScaling, RopeScaling
@@ -77,7 +78,10 @@ class Rotary(Position):
         """See `Position.rotation`."""
         frequencies_R, amplitude = self.scaling.frequencies(head_dim, self.max_wavelength)
         angles_BTR = positions_BT[:, :, None].astype(jnp.float32) * frequencies_R
-        cos_BTR, sin_BTR = _cos_and_sin(angles_BTR)
+        if compile_target().is_cpu and angles_BTR.shape[1] > 1:
+            cos_BTR, sin_BTR = cos_and_sin(angles_BTR)
+        else:
+            cos_BTR, sin_BTR = jnp.cos(angles_BTR), jnp.sin(angles_BTR)
         return Rotation(amplitude * cos_BTR, amplitude * sin_BTR)
 
 
@@ -162,21 +166,6 @@ class LearnedLayer(nn.Module):
             name="embedding",
         )
         return x_BTD + table(positions_BT)
-
-
-def _cos_and_sin(angles_BTR: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return cosines and sines, evaluated once on a CPU.
-
-    XLA's CPU backend would evaluate them again for every head of every layer, wherever they are
-    used; that takes a tenth of a training step. It keeps the results of a loop. On a GPU the loop
-    would be a branch taken by the host, and evaluating them again costs nothing next to the bytes.
-    """
-    if angles_BTR.shape[1] == 1 or not compile_target().is_cpu:
-        return jnp.cos(angles_BTR), jnp.sin(angles_BTR)
-    cos_BTR, sin_BTR = jax.lax.map(
-        lambda phase: jax.lax.switch(phase, (jnp.cos, jnp.sin), angles_BTR), jnp.arange(2)
-    )
-    return cos_BTR, sin_BTR
 
 
 def rotate(x_BTNH: jax.Array, rotation: Rotation) -> jax.Array:

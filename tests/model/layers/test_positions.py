@@ -10,6 +10,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.layers.positions import Learned, NoPosition, Rotary, Sinusoidal, rotate
 from jaxgpt.model.layers.rope_scaling import LinearScaling
+from jaxgpt.runtime.target import CompileTarget, compiling_for
 from tests.model import tiny_model
 from tests.model.tiny_model import PLAIN
 
@@ -54,6 +55,17 @@ def test_linear_scaling_is_interpolation():
     np.testing.assert_allclose(
         scaled.rotation(at(4, 12), 8).sin_BTR, plain.rotation(at(1, 3), 8).sin_BTR, atol=1e-6
     )
+
+
+def test_only_a_cpu_takes_its_angles_from_a_loop():
+    found = {}
+    for platform in ("cpu", "gpu"):
+        with compiling_for(CompileTarget(platform=platform)):
+            program = str(jax.make_jaxpr(lambda at_BT: Rotary().rotation(at_BT, 8))(at(1, 3)))
+            found[platform] = Rotary().rotation(at(1, 3), 8)
+        assert ("cond[" in program) == (platform == "cpu")
+    np.testing.assert_allclose(found["cpu"].cos_BTR, found["gpu"].cos_BTR, atol=1e-6)
+    np.testing.assert_allclose(found["cpu"].sin_BTR, found["gpu"].sin_BTR, atol=1e-6)
 
 
 def test_sinusoids_are_those_of_the_paper():
