@@ -1,8 +1,8 @@
 """Activation functions that save their derivative instead of recomputing it.
 
-Automatic differentiation of GELU re-evaluates tanh and a chain of products in the backward pass,
-which on a CPU costs as much as the matmuls around it. Value and derivative share that work, so
-the forward pass computes both and the backward pass is one multiplication.
+Automatic differentiation keeps five arrays of a GELU for the backward pass, or three of a SiLU; here
+it is one, on every device. On a CPU it would also take as long as the matmuls around it: value and
+derivative share their work, so the forward pass computes both and the backward pass is one product.
 """
 
 import math

@@ -51,3 +51,10 @@ def test_value_and_derivative_against_float64(activation, dtype, bound):
 def test_value_and_derivative_share_one_exponential():
     jaxpr = str(jax.make_jaxpr(jax.grad(lambda x: jnp.sum(gelu_tanh(x))))(jnp.ones(3)))
     assert jaxpr.count(" exp ") + jaxpr.count(" tanh ") == 1
+
+
+@pytest.mark.parametrize("activation", [gelu_exact, gelu_tanh, silu])
+def test_the_backward_pass_keeps_one_array_in_the_compute_dtype(activation):
+    x = jax.ShapeDtypeStruct((7,), jnp.bfloat16)
+    kept = jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(activation, x)[1], x))
+    assert [(array.shape, array.dtype) for array in kept] == [((7,), jnp.bfloat16)]
