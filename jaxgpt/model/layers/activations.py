@@ -1,6 +1,6 @@
 """Activation functions that save their derivative instead of recomputing it.
 
-Automatic differentiation keeps five arrays of a GELU for the backward pass, or three of a SiLU; here
+Automatic differentiation keeps five arrays of a GELU for the backward pass, three of a SiLU; here
 it is one, on every device. On a CPU it would also take as long as the matmuls around it: value and
 derivative share their work, so the forward pass computes both and the backward pass is one product.
 """
