@@ -138,11 +138,9 @@ class GroupedQueryAttention(Attention):
 
     @property
     def pattern_length(self) -> int:
-        """See `Attention.pattern_length`."""
         return len(self.windows)
 
     def check(self, d_model: int, position: Position) -> None:
-        """See `Attention.check`."""
         if self.head_dim is None and d_model % self.num_heads:
             raise ValueError(
                 f"d_model must be a multiple of attention.num_heads, not {d_model} and "
@@ -151,11 +149,9 @@ class GroupedQueryAttention(Attention):
         position.check_head_dim(self.resolve_head_dim(d_model))
 
     def resolve_head_dim(self, d_model: int) -> int:
-        """See `Attention.resolve_head_dim`."""
         return d_model // self.num_heads if self.head_dim is None else self.head_dim
 
     def build(self, settings: LayerSettings, pattern_index: int, name: str) -> nn.Module:
-        """See `Attention.build`."""
         return GroupedQueryAttentionLayer(
             config=self, settings=settings, window=self.windows[pattern_index], name=name
         )
@@ -167,7 +163,6 @@ class GroupedQueryAttention(Attention):
         max_length: int,
         dtype: str,
     ) -> KVCache:
-        """See `Attention.make_cache`."""
         head_dim = self.resolve_head_dim(settings.d_model)
         return empty_cache(
             settings.num_layers,
@@ -179,7 +174,6 @@ class GroupedQueryAttention(Attention):
         )
 
     def count_score_flops(self, d_model: int, num_layers: int, sequence_length: int) -> int:
-        """See `Attention.count_score_flops`."""
         windows = [self.windows[layer % self.pattern_length] for layer in range(num_layers)]
         reach = [
             sequence_length if window is None else min(window, sequence_length)

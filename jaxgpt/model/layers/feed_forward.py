@@ -54,7 +54,6 @@ class PlainFeedForward(FeedForward):
         raise NotImplementedError(f"{type(self).__name__} has no activation")
 
     def build(self, settings: LayerSettings, name: str) -> nn.Module:
-        """See `FeedForward.build`."""
         hidden = 4 * settings.d_model if self.hidden is None else self.hidden
         return PlainFeedForwardLayer(
             hidden=hidden,
@@ -82,7 +81,6 @@ class GatedFeedForward(FeedForward):
         raise NotImplementedError(f"{type(self).__name__} has no activation")
 
     def build(self, settings: LayerSettings, name: str) -> nn.Module:
-        """See `FeedForward.build`."""
         # Three matrices of 8/3 have the parameters of two of 4.
         hidden = -(-8 * settings.d_model // (3 * 64)) * 64 if self.hidden is None else self.hidden
         return GatedFeedForwardLayer(
@@ -102,7 +100,6 @@ class Gelu(PlainFeedForward):
     """Exact normal distribution function instead of its tanh approximation."""
 
     def activation(self) -> Activation:
-        """See `PlainFeedForward.activation`."""
         return gelu_exact if self.exact else gelu_tanh
 
 
@@ -111,7 +108,6 @@ class Relu2(PlainFeedForward):
     """Squared ReLU between two projections (So et al. 2021)."""
 
     def activation(self) -> Activation:
-        """See `PlainFeedForward.activation`."""
         return relu_squared
 
 
@@ -120,7 +116,6 @@ class SwiGlu(GatedFeedForward):
     """SiLU as the gate (Llama, Mistral, Qwen)."""
 
     def activation(self) -> Activation:
-        """See `GatedFeedForward.activation`."""
         return silu
 
 
@@ -129,7 +124,6 @@ class GeGlu(GatedFeedForward):
     """GELU as the gate, tanh approximation (Gemma)."""
 
     def activation(self) -> Activation:
-        """See `GatedFeedForward.activation`."""
         return gelu_tanh
 
 

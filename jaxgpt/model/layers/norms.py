@@ -52,7 +52,6 @@ class RmsNorm(Norm):
             raise ValueError(f"eps must be positive, not {self.eps}")
 
     def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> nn.Module:
-        """See `Norm.build`."""
         return RmsNormLayer(config=self, size=size, axis=axis, settings=settings, name=name)
 
 
@@ -70,7 +69,6 @@ class LayerNorm(Norm):
             raise ValueError(f"eps must be positive, not {self.eps}")
 
     def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> nn.Module:
-        """See `Norm.build`."""
         return LayerNormLayer(config=self, size=size, axis=axis, settings=settings, name=name)
 
 
@@ -82,11 +80,9 @@ class Sandwich(Norm):
     """Norm used before and after each sub-layer, and once after the last layer."""
 
     def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> nn.Module:
-        """See `Norm.build`."""
         return self.norm.build(size, axis, settings, name)
 
     def build_output(self, size: int, settings: LayerSettings, name: str) -> nn.Module | None:
-        """See `Norm.build_output`."""
         return self.norm.build(size, "norm", settings, name)
 
 

@@ -70,12 +70,10 @@ class Rotary(Position):
             raise ValueError(f"max_wavelength must be above 1, not {self.max_wavelength}")
 
     def check_head_dim(self, head_dim: int) -> None:
-        """See `Position.check_head_dim`."""
         if head_dim % 2:
             raise ValueError(f"rotary positions need an even head_dim, not {head_dim}")
 
     def rotation(self, positions_BT: jax.Array, head_dim: int) -> Rotation:
-        """See `Position.rotation`."""
         frequencies_R, amplitude = self.scaling.frequencies(head_dim, self.max_wavelength)
         angles_BTR = positions_BT[:, :, None].astype(jnp.float32) * frequencies_R
         if compile_target().is_cpu and angles_BTR.shape[1] > 1:
@@ -102,7 +100,6 @@ class Sinusoidal(Position):
             raise ValueError(f"amplitude must be positive, not {self.amplitude}")
 
     def build(self, settings: LayerSettings, name: str) -> nn.Module:
-        """See `Position.build`."""
         return SinusoidalLayer(config=self, name=name)
 
 
@@ -118,7 +115,6 @@ class Learned(Position):
             raise ValueError(f"max_length must be at least 1, not {self.max_length}")
 
     def check_length(self, num_positions: int) -> None:
-        """See `Position.check_length`."""
         if num_positions > self.max_length:
             raise ConfigError(
                 f"a sequence of {num_positions} tokens needs more than the {self.max_length} "
@@ -127,7 +123,6 @@ class Learned(Position):
             )
 
     def build(self, settings: LayerSettings, name: str) -> nn.Module:
-        """See `Position.build`."""
         return LearnedLayer(config=self, settings=settings, name=name)
 
 

@@ -30,7 +30,6 @@ class NoScaling(RopeScaling):
     """Plain rotary positions."""
 
     def frequencies(self, head_dim: int, max_wavelength: float) -> tuple[np.ndarray, float]:
-        """See `RopeScaling.frequencies`."""
         return plain_frequencies(head_dim, max_wavelength).astype(np.float32), 1.0
 
 
@@ -45,7 +44,6 @@ class LinearScaling(RopeScaling):
         _check_factor(self.factor)
 
     def frequencies(self, head_dim: int, max_wavelength: float) -> tuple[np.ndarray, float]:
-        """See `RopeScaling.frequencies`."""
         scaled = plain_frequencies(head_dim, max_wavelength) / self.factor
         return scaled.astype(np.float32), 1.0
 
@@ -73,7 +71,6 @@ class Llama3(RopeScaling):
             )
 
     def frequencies(self, head_dim: int, max_wavelength: float) -> tuple[np.ndarray, float]:
-        """See `RopeScaling.frequencies`."""
         plain_R = plain_frequencies(head_dim, max_wavelength)
         turns_R = self.original_length * plain_R / (2 * math.pi)
         span = self.high_frequency_factor - self.low_frequency_factor
@@ -111,7 +108,6 @@ class Yarn(RopeScaling):
             )
 
     def frequencies(self, head_dim: int, max_wavelength: float) -> tuple[np.ndarray, float]:
-        """See `RopeScaling.frequencies`."""
         plain_R = plain_frequencies(head_dim, max_wavelength)
 
         def plane_with_turns(turns: float) -> float:

@@ -98,7 +98,6 @@ class Capacity(Dispatch):
     def run(
         self, apply_expert: ApplyExpert, params: Any, x_BTD: jax.Array, choice: Choice
     ) -> tuple[jax.Array, jax.Array]:
-        """See `Dispatch.run`."""
         num_experts = jax.tree.leaves(params)[0].shape[0]
         _, num_tokens, num_active = choice.experts_BTK.shape
         num_slots = self.count_slots(num_tokens, num_experts, num_active)
@@ -154,7 +153,6 @@ class Dropless(Dispatch):
     def run(
         self, apply_expert: ApplyExpert, params: Any, x_BTD: jax.Array, choice: Choice
     ) -> tuple[jax.Array, jax.Array]:
-        """See `Dispatch.run`."""
 
         rules, in_groups = nn.get_logical_axis_rules(), _uses_groups()
 

@@ -76,17 +76,14 @@ class MixtureOfExperts(FeedForward):
         self.gates.check(self.num_active)
 
     def count_experts(self) -> tuple[int, int] | None:
-        """See `FeedForward.count_experts`."""
         return self.num_experts, self.num_active
 
     def exchanged_per_token(self, num_tokens: int, num_peers: int) -> float:
-        """See `FeedForward.exchanged_per_token`."""
         return self.dispatch.exchanged_per_token(
             num_tokens, self.num_experts, self.num_active, num_peers
         )
 
     def build(self, settings: LayerSettings, name: str) -> nn.Module:
-        """See `FeedForward.build`."""
         return MixtureOfExpertsLayer(config=self, settings=settings, name=name)
 
 

@@ -54,11 +54,9 @@ class NormalizedGates(Gates):
     """
 
     def weigh(self, logits_BTE: jax.Array, experts_BTK: jax.Array) -> jax.Array:
-        """See `Gates.weigh`."""
         return jax.nn.softmax(jnp.take_along_axis(logits_BTE, experts_BTK, axis=-1), axis=-1)
 
     def check(self, num_active: int) -> None:
-        """See `Gates.check`."""
         if num_active == 1:
             raise ValueError(
                 "num_active=1 with NormalizedGates makes every gate 1, and the router learns "
@@ -71,7 +69,6 @@ class SoftmaxGates(Gates):
     """Softmax over all experts, taken as it is at the chosen ones (Switch, OLMoE)."""
 
     def weigh(self, logits_BTE: jax.Array, experts_BTK: jax.Array) -> jax.Array:
-        """See `Gates.weigh`."""
         return jnp.take_along_axis(jax.nn.softmax(logits_BTE, axis=-1), experts_BTK, axis=-1)
 
 
