@@ -1,5 +1,6 @@
 """Every command in the README and the docs runs, as printed, but for its size."""
 
+import itertools
 import os
 import re
 import shutil
@@ -21,13 +22,7 @@ PAGES = [
 PLACEHOLDER = re.compile(r"\b(PATH|DIR|FILE|RUN|NAME|TEXT|VERB|N)\b|\.\.\.")
 # What the commands read is a part of the docs and of the code. Without its `__init__.py` the folder
 # hides no package.
-TEXTS = (
-    "docs/shards.md",
-    "docs/training.md",
-    "docs/model.md",
-    "jaxgpt/config.py",
-    "jaxgpt/tokenizer",
-)
+TEXTS = ("docs/shards.md", "docs/training.md", "jaxgpt/config.py", "jaxgpt/tokenizer/*.py")
 # Installing, testing and linting are what .ci/run does.
 NOT_OURS = (
     "pip ",
@@ -98,9 +93,12 @@ def _cut(command: str) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory that looks like a clone, with a small finished quickstart in it."""
     folder = tmp_path_factory.mktemp("reader")
-    for name in ("configs", "tools", "README.md", *TEXTS):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in ("configs", "tools", "README.md"):
         (folder / name).symlink_to(REPOSITORY / name)
+    for path in itertools.chain(*(REPOSITORY.glob(name) for name in TEXTS)):
+        copy = folder / path.relative_to(REPOSITORY)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
     _run("python -m jaxgpt.quickstart --input docs jaxgpt --num-steps 3", folder)
     (folder / "data").mkdir()
     shutil.copytree(folder / "runs" / "quickstart" / "data", folder / "data" / "corpus")
