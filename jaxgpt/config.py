@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_t
 import pydantic
 import pydantic.dataclasses
 
-from jaxgpt.errors import ConfigError, JaxgptError, UsageError, did_you_mean
+from jaxgpt.errors import ConfigError, JaxgptError, UsageError, did_you_mean, one_line
 from jaxgpt.names.nearby_paths import describe_nearby_configs
 from jaxgpt.names.type_tags import TYPE_KEY, find_class, type_tag, with_current_tags
 
@@ -84,7 +84,7 @@ def load_config(path: str | Path, expected: type[T]) -> T:
     except (Exception, SystemExit) as error:
         if isinstance(error, JaxgptError) and not isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{_place(error, path)}: {_one_line(error)}") from error
+        raise ConfigError(f"{_place(error, path)}: {_describe_error(error)}") from error
     config = namespace.get("config")
     if not isinstance(config, expected):
         found = "no `config`" if config is None else f"a `config` of type {type(config).__name__}"
@@ -219,8 +219,8 @@ def _short(data: Any) -> str:
     return f"an object with {', '.join(data)}" if isinstance(data, dict) else repr(data)[:80]
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+def _describe_error(error: BaseException) -> str:
+    text = one_line(error)
     return text if isinstance(error, JaxgptError) else f"{type(error).__name__}: {text}"
 
 

@@ -87,7 +87,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def explain_machine_error(error: BaseException) -> str | None:
     """Return one line on what the machine lacks and what to do; None for any other error."""
     if is_out_of_memory(error):
-        detail = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        detail = one_line(error, 300).rstrip(".") or type(error).__name__
         return (
             f"memory ran out: {detail}; free some, or ask for less (training with more "
             "--batch.num-micro-batches or --model.remat FullRemat, building a dataset with fewer "
@@ -108,6 +108,11 @@ def explain_machine_error(error: BaseException) -> str | None:
             "raise the limit (ulimit -n 65536) and run the same command again"
         )
     return None
+
+
+def one_line(error: BaseException, max_characters: int | None = None) -> str:
+    """Return the text of an exception without its line breaks, cut to `max_characters`."""
+    return " ".join(str(error).split())[:max_characters]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

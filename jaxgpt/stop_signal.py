@@ -3,12 +3,17 @@
 What "saved" means is up to the work, which asks `received` at moments when it can stop.
 """
 
+import ctypes
 import os
 import signal
+import sys
 import threading
-from types import FrameType, TracebackType
+from collections.abc import Callable
+from types import FrameType
 
 from jaxgpt.errors import InterruptedByUser, JaxgptError, UnfinishedError
+
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class StopSignal:
@@ -27,12 +32,7 @@ class StopSignal:
                 self._previous[number] = signal.signal(number, self._remember)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -52,3 +52,13 @@ class StopSignal:
         self.received = signal.Signals(number)
         # Not print: the handler may run in the middle of one.
         os.write(2, b"\nstopping when the work is saved; once more stops at once\n")
+
+
+def signal_at_parent_death(number: signal.Signals) -> Callable[[], None]:
+    """Return a function that a child calls to get a signal when its parent ends.
+
+    The kernel sends it, on Linux; elsewhere the function does nothing. It may be called between
+    fork and exec.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+    return lambda: None if prctl is None else prctl(_SET_DEATH_SIGNAL, number)

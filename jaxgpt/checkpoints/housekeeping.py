@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.checkpoints.retention import evaluated_steps_to_keep
-from jaxgpt.checkpoints.stored_steps import StoredSteps, one_line
+from jaxgpt.checkpoints.stored_steps import StoredSteps, describe_error
 from jaxgpt.errors import JaxgptError
 
 logger = logging.getLogger(__name__)
@@ -66,4 +66,4 @@ class Housekeeping:
                 step_folders.delete(self._directory, doomed)
             step_folders.delete_abandoned(self._directory, steps[-1])
         except (OSError, JaxgptError) as error:
-            logger.warning("cannot delete an old checkpoint: %s", one_line(error))
+            logger.warning("cannot delete an old checkpoint: %s", describe_error(error))

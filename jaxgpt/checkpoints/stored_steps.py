@@ -32,7 +32,13 @@ from jaxgpt.checkpoints.step_content import (
     read_document,
 )
 from jaxgpt.distributed.hosts import broadcast_from_first, gather
-from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
+from jaxgpt.errors import (
+    MismatchError,
+    NoCheckpointError,
+    UsageError,
+    is_machine_error,
+    one_line,
+)
 
 logger = logging.getLogger(__name__)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -190,7 +196,7 @@ class StoredSteps:
             if is_machine_error(error):
                 raise
             raise NoCheckpointError(
-                f"checkpoint {folder} cannot be read: {one_line(error)}; {self._others()}"
+                f"checkpoint {folder} cannot be read: {describe_error(error)}; {self._others()}"
             ) from error
         return refill(abstract, arrays)
 
@@ -227,9 +233,9 @@ class StoredSteps:
         return f"no whole checkpoint in {self._directory}: {'; '.join(problems[-3:])}"
 
 
-def one_line(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an exception's type and text, short and without line breaks."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {one_line(error, 300)}"
 
 
 def describe_failure(error: BaseException) -> str:
@@ -238,9 +244,9 @@ def describe_failure(error: BaseException) -> str:
     """
     for link in _chain(error):
         for number in _errno_of(link) & _NO_ROOM:
-            reason, line = os.strerror(number), one_line(link)
+            reason, line = os.strerror(number), describe_error(link)
             return line if reason in line else f"{reason}: {line}"
-    return one_line(error)
+    return describe_error(error)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

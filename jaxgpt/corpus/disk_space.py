@@ -16,7 +16,7 @@ from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.readers.text_estimate import TextEstimate
 from jaxgpt.data.manifest import token_dtype
 from jaxgpt.errors import DISK_FULL, JaxgptError, UsageError
-from jaxgpt.reports.page import format_bytes
+from jaxgpt.reports.units import format_bytes
 
 logger = logging.getLogger(__name__)
 

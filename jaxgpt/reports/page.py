@@ -103,15 +103,6 @@ def to_markdown(title: str, headline: Mapping[str, str], sections: Sequence[Sect
     return "\n".join(lines) + "\n"
 
 
-def format_bytes(count: float) -> str:
-    """1500 -> "1.5 kB"; decimal units."""
-    units = ["B", "kB", "MB", "GB", "TB"]
-    while count >= 1000 and len(units) > 1:
-        count /= 1000
-        units.pop(0)
-    return f"{count:.0f} {units[0]}" if count >= 100 else f"{count:.3g} {units[0]}"
-
-
 def _section_html(section: Section) -> str:
     pieces = [f"<section><h2>{_escape(section.title)}</h2>"]
     if section.text:

@@ -6,7 +6,6 @@ Every other code is final. Progress is measured by checkpoints: a run that alway
 step is not restarted forever.
 """
 
-import ctypes
 import logging
 import os
 import signal
@@ -15,13 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 from jaxgpt.errors import UnfinishedError, UsageError
+from jaxgpt.stop_signal import signal_at_parent_death
 
 logger = logging.getLogger(__name__)
 
-_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _POLL_SECONDS = 0.1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -116,12 +115,7 @@ class _Child:
             self._previous[number] = signal.signal(number, self._pass_on)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._kill_group()
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
@@ -186,12 +180,11 @@ def _describe(code: int) -> str:
 
 def _die_with_parent(parent: int) -> Callable[[], None]:
     """Ask the kernel, in the child, to stop it when its parent is killed."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    ask_kernel = signal_at_parent_death(signal.SIGTERM)
 
     def ask() -> None:
-        if prctl is not None:
-            prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
-            if os.getppid() != parent:  # It died before we could ask.
-                os._exit(UnfinishedError.exit_code)
+        ask_kernel()
+        if os.getppid() != parent:  # It died before we could ask.
+            os._exit(UnfinishedError.exit_code)
 
     return ask

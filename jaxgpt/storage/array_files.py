@@ -7,7 +7,6 @@ Axes: N rows.
 """
 
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -42,12 +41,7 @@ class ArrayWriter:
     def __enter__(self) -> "ArrayWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._file.close()
         if kind is None and self._num_missing:
             raise ValueError(f"{self._num_missing} elements of {self._file.name} were not given")

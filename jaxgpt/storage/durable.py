@@ -13,7 +13,6 @@ import secrets
 import socket
 from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from jaxgpt.errors import UsageError
@@ -176,12 +175,7 @@ class FolderLock:
         self._file.flush()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._file is not None:
             self._file.truncate(0)
             self._file.close()

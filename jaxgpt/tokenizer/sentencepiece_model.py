@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from jaxgpt.errors import MismatchError
+from jaxgpt.errors import MismatchError, one_line
 
 # SentencePiece writes a space as this character, so the character itself has no piece.
 SPACE_SYMBOL = "\u2581"
@@ -109,7 +109,7 @@ def parse_model(model: bytes) -> Any:
     try:
         proto = Model.FromString(model)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise MismatchError(f"not a SentencePiece model: {one_line(error)}") from None
+        raise MismatchError(f"not a SentencePiece model: {one_line(error, 200)}") from None
     if not all(isinstance(piece.piece, str) for piece in proto.pieces):
         # Protobuf hands out as bytes what is not UTF-8.
         raise MismatchError("not a SentencePiece model: a piece is not UTF-8")
@@ -172,8 +172,3 @@ def fingerprint_of(proto: Any) -> str:
         text = piece.piece.encode()
         digest.update(struct.pack("<IfB", len(text), piece.score, piece.type) + text)
     return digest.hexdigest()
-
-
-def one_line(error: Exception) -> str:
-    """The message of a library's error, without its line breaks."""
-    return " ".join(str(error).split())[:200]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from jaxgpt.errors import BadInputError, MismatchError, UsageError
+from jaxgpt.errors import BadInputError, MismatchError, UsageError, one_line
 from jaxgpt.names.nearby_paths import describe_nearby_files
 from jaxgpt.storage.durable import write_atomically
 from jaxgpt.tokenizer.cached_encoder import UnitEncoder
@@ -27,7 +27,6 @@ from jaxgpt.tokenizer.sentencepiece_model import (
     SPACE_SYMBOL,
     bytes_of,
     fingerprint_of,
-    one_line,
     parse_model,
     texts_inside,
 )
@@ -64,7 +63,7 @@ class Tokenizer:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
-            raise MismatchError(f"not a SentencePiece model: {one_line(error)}") from None
+            raise MismatchError(f"not a SentencePiece model: {one_line(error, 200)}") from None
         self.kind = KINDS[proto.trainer_spec.model_type]
         self.vocab_size = len(proto.pieces)
         ids = {piece.piece: id for id, piece in enumerate(proto.pieces)}

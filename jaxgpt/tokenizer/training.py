@@ -17,8 +17,8 @@ from typing import Any, Literal
 import sentencepiece
 
 from jaxgpt.config import configclass
-from jaxgpt.errors import BadInputError, ConfigError
-from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES, SPACE_SYMBOL, Model, one_line
+from jaxgpt.errors import BadInputError, ConfigError, one_line
+from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES, SPACE_SYMBOL, Model
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -277,7 +277,7 @@ def _train(counts: Counter[str], config: TokenizerConfig) -> bytes:
     except RuntimeError as error:
         raise ConfigError(
             f"SentencePiece cannot train a {config.kind} vocabulary of {config.vocab_size}: "
-            f"{one_line(error)}"
+            f"{one_line(error, 200)}"
         ) from None
     return _with_real_characters(model.getvalue())
 

@@ -13,7 +13,7 @@ from jaxgpt.corpus.append import append_to_dataset
 from jaxgpt.corpus.append_settings import recorded_config
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.filters.config import with_profile_option
-from jaxgpt.reports.page import format_bytes
+from jaxgpt.reports.units import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from jaxgpt.corpus.build import build_dataset
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.corpus.filters.config import with_profile_option
 from jaxgpt.reports.console import format_count
-from jaxgpt.reports.page import format_bytes
+from jaxgpt.reports.units import format_bytes
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "dataset.py"
 

@@ -9,7 +9,6 @@ import logging
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 from jaxgpt.checkpoints import step_folders
 from jaxgpt.checkpoints.config import CheckpointConfig
@@ -26,7 +25,7 @@ from jaxgpt.checkpoints.step_content import (
     find_obvious_problem,
     read_document,
 )
-from jaxgpt.checkpoints.stored_steps import one_line
+from jaxgpt.checkpoints.stored_steps import describe_error
 from jaxgpt.checkpoints.verification import CHECKPOINTS, RUN_FILES
 from jaxgpt.distributed.hosts import abandon
 from jaxgpt.errors import JaxgptError, NoCheckpointError, UnfinishedError
@@ -72,17 +71,12 @@ class RemoteCopy:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         problem = self.push()
         try:
             self._lease.release()
         except UnfinishedError as failure:
-            problem = problem or one_line(failure)
+            problem = problem or describe_error(failure)
         if problem and error is None:
             raise UnfinishedError(
                 f"the run is saved in {self._run_dir} but not at {self._folder.url}: {problem}. "
@@ -101,7 +95,7 @@ class RemoteCopy:
         except ReplacedError as error:
             abandon(error.exit_code, str(error))
         except (OSError, ValueError, JaxgptError) as error:
-            problem = one_line(error)
+            problem = describe_error(error)
             logger.warning("not copied to %s: %s", self._folder.url, problem)
             return problem
         return None

@@ -5,7 +5,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -182,15 +181,10 @@ class _SplitWriter:
         self._stack.enter_context(self._writer)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         if kind is None:
             self._flush()
-        self._stack.__exit__(kind, error, trace)
+        self._stack.__exit__(kind, *rest)
 
     def add(self, ids: np.ndarray, name: Mapping[str, Any]) -> None:
         """Append a document; nothing if it has no ids.

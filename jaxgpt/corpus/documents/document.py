@@ -9,7 +9,6 @@ import json
 import os
 import re
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import zstandard
@@ -73,12 +72,7 @@ class RemovedWriter:
     def __enter__(self) -> "RemovedWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             if kind is None:
                 self._stream.close()

@@ -7,7 +7,6 @@ always meet in one partition.
 
 import dataclasses
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -66,12 +65,7 @@ class DocumentWriter:
     def __enter__(self) -> "DocumentWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             if kind is None:
                 self._flush_all()

@@ -5,13 +5,11 @@ build that is killed takes its workers with it. `concurrent.futures` leaves both
 worker breaks its whole pool, without telling which task it ran.
 """
 
-import ctypes
 import logging
 import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -23,12 +21,12 @@ from typing import Any
 
 from jaxgpt.corpus.execution.executor import Advance, Result, SerialExecutor
 from jaxgpt.errors import JaxgptError
+from jaxgpt.stop_signal import signal_at_parent_death
 
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 _SECONDS_BETWEEN_REPORTS = 0.25
-_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class ProcessExecutor:
@@ -180,8 +178,7 @@ class _Report:
 
 def _die_with(parent: int) -> None:
     """End this process when its parent ends, in whatever way."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    signal_at_parent_death(signal.SIGKILL)()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -10,6 +10,7 @@ from jaxgpt.corpus.execution.machine_errors import is_fault_of_machine
 from jaxgpt.corpus.readers.parquet_batches import RowBatches
 from jaxgpt.corpus.readers.records import Record, RecordFile
 from jaxgpt.corpus.readers.streams import EXPANSION_FREE_BYTES, ByteStream, FileProblem
+from jaxgpt.errors import one_line
 
 _NAMES = ("id", "source", "license", "url")
 
@@ -35,7 +36,7 @@ def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
         batches = RowBatches(seekable, (file.config.text_key, *_NAMES))
     except (pa.ArrowException, OSError) as error:
         _raise_if_not_damage(error)
-        file.problem = FileProblem("unreadable", _one_line(error))
+        file.problem = FileProblem("unreadable", one_line(error))
         return
     first_row, num_text_bytes = 1, 0
     for group in range(batches.metadata.num_row_groups):
@@ -56,11 +57,11 @@ def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
         except pa.ArrowNotImplementedError as error:
             # The rows may be good; this version of Arrow cannot tell.
             detail = f"row group {group} has a form that this version of Arrow cannot read"
-            file.problem = FileProblem("unreadable", f"{detail}: {_one_line(error)}")
+            file.problem = FileProblem("unreadable", f"{detail}: {one_line(error)}")
             yield file.unreadable(file.problem.detail, row)
         except (pa.ArrowException, OSError) as error:
             _raise_if_not_damage(error)
-            file.problem = FileProblem("truncated", f"row group {group}: {_one_line(error)}")
+            file.problem = FileProblem("truncated", f"row group {group}: {one_line(error)}")
             yield file.truncated(row)
         first_row += metadata.num_rows
 
@@ -111,10 +112,6 @@ def _rows(batches: RowBatches, group: int, text_key: str) -> Iterator[dict[str, 
         values = [_values(column) for column in batch.columns]
         for row in zip(*values, strict=True):
             yield dict(zip(batch.schema.names, row, strict=True))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _values(column: Any) -> list[Any]:

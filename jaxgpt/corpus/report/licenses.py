@@ -11,7 +11,8 @@ import xxhash
 
 from jaxgpt.corpus.dataset.document_index import index_rows
 from jaxgpt.corpus.stats.counts import MAX_SOURCES, OTHER_SOURCES, SourceCounts
-from jaxgpt.reports.page import Section, Table, format_bytes
+from jaxgpt.reports.page import Section, Table
+from jaxgpt.reports.units import format_bytes
 
 _COUNTS = ("num_documents", "num_bytes", "num_tokens")
 _COLUMNS = ("source", "license", "num_bytes", "num_tokens")

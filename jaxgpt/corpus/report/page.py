@@ -20,8 +20,9 @@ from jaxgpt.corpus.report.removals import (
 from jaxgpt.corpus.report.stages import MAX_SOURCES, stage_sections
 from jaxgpt.data.manifest import Shard
 from jaxgpt.reports.console import format_count
-from jaxgpt.reports.page import Section, Table, format_bytes, to_html, to_markdown
+from jaxgpt.reports.page import Section, Table, to_html, to_markdown
 from jaxgpt.reports.plots import bar_chart
+from jaxgpt.reports.units import format_bytes
 from jaxgpt.storage.durable import write_atomically
 
 HTML_NAME = "report.html"

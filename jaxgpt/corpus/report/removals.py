@@ -5,7 +5,8 @@ from typing import Any
 
 from jaxgpt.corpus.report.stages import MAX_SOURCES
 from jaxgpt.reports.console import format_count
-from jaxgpt.reports.page import Section, Table, format_bytes
+from jaxgpt.reports.page import Section, Table
+from jaxgpt.reports.units import format_bytes
 
 _MAX_REASONS = 5
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxgpt.reports.console import format_count
-from jaxgpt.reports.page import Section, Table, format_bytes
+from jaxgpt.reports.page import Section, Table
+from jaxgpt.reports.units import format_bytes
 
 MAX_SOURCES = 30
 _MAX_FLOWS = 15

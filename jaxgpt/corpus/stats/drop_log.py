@@ -1,7 +1,6 @@
 """Log of the documents that a stage drops, with the reason of each, and their counts."""
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from jaxgpt.corpus.documents.document import RemovedWriter
@@ -22,13 +21,8 @@ class DropLog:
         self._writer.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._writer.__exit__(kind, error, trace)
+    def __exit__(self, *exception: Any) -> None:
+        self._writer.__exit__(*exception)
 
     def drop(
         self,

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jaxgpt.reports.page import Section, Table, format_bytes
+from jaxgpt.reports.page import Section, Table
+from jaxgpt.reports.units import format_bytes
 from jaxgpt.runs.report.records import RunFolder
 
 # Sections of the config that say where something runs or is written rather than what is trained.
