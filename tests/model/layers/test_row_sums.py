@@ -36,6 +36,18 @@ def test_sums_are_those_of_a_scatter(shape: tuple[int, int], num_ids: int) -> No
     np.testing.assert_array_equal(found_VD[expected_VD[:, 0] == 0], 0)
 
 
+def test_two_programs_and_two_runs_give_the_same_bits() -> None:
+    rows_BTD, ids_BT, _ = _rows((3, 700), 30)
+    table = jax.ShapeDtypeStruct((30, WIDTH), jnp.float32)
+    found = []
+    for _ in range(2):
+        run = jax.jit(lambda *inputs: sum_rows_by_id(*inputs, table)).lower(rows_BTD, ids_BT)
+        compiled = run.compile()
+        found += [np.asarray(compiled(rows_BTD, ids_BT)) for _ in range(2)]
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0].view(np.uint32), other.view(np.uint32))
+
+
 def test_devices_that_share_rows_width_and_table_find_the_same_gradient() -> None:
     settings = LayerSettings(
         d_model=WIDTH,
