@@ -149,6 +149,16 @@ def test_every_page_is_linked_from_the_roadmap_or_the_readme() -> None:
     assert set(PAGES) <= linked
 
 
+def test_each_of_the_ten_stages_has_a_page_a_file_and_a_command() -> None:
+    roadmap = (REPOSITORY / "docs" / "README.md").read_text()
+    stages = re.findall(r"^### (\d+)\. .*?\n(.*?)(?=^##)", roadmap, re.M | re.S)
+    assert [int(number) for number, _ in stages] == list(range(1, 11))
+    for number, text in stages:
+        assert re.search(r"\]\(\w+\.md\)", text), f"stage {number} names no page"
+        assert re.search(r"`jaxgpt/[\w/]+\.py`", text), f"stage {number} names no file"
+        assert re.search(r"^```\n(python|pytest|XLA_FLAGS=)", text, re.M), f"stage {number}: try"
+
+
 # Files that a reader of a page is told to write.
 YOUR_OWN = {"links.py", "maxout.py"}
 
