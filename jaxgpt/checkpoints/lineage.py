@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxgpt.config import ARCHITECTURE, TRAINING, select_fields, with_defaults
 from jaxgpt.errors import MismatchError
+from jaxgpt.names.dotted_paths import find_differences, is_list
 from jaxgpt.names.type_tags import with_current_tags
 
 LINEAGE_VERSION = 1
@@ -130,23 +131,15 @@ def objective(lineage: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def differences(then: Any, now: Any, name: str = "") -> list[str]:
+def differences(then: Any, now: Any) -> list[str]:
     """Return one line for every value that two JSON values do not share, by its dotted path."""
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        keys = [*then, *(key for key in now if key not in then)]
-        return [
-            line
-            for key in keys
-            for line in differences(
-                then.get(key, _ABSENT), now.get(key, _ABSENT), f"{name}.{key}" if name else key
-            )
-        ]
-    if _is_list(then) and _is_list(now) and len(then) == len(now):
-        pairs = enumerate(zip(then, now, strict=True))
-        return [line for i, (a, b) in pairs for line in differences(a, b, f"{name}[{i}]")]
-    if _is_list(then) and _is_list(now):
-        return [f"{name}: {len(then)} items then, {len(now)} now"]
-    return [] if then == now else [f"{name}: {then!r} then, {now!r} now"]
+    lines = []
+    for name, before, after in find_differences(then, now, absent=_ABSENT):
+        if is_list(before) and is_list(after):
+            lines.append(f"{name}: {len(before)} items then, {len(after)} now")
+        else:
+            lines.append(f"{name}: {before!r} then, {after!r} now")
+    return lines
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
@@ -197,10 +190,6 @@ def _require_equal(what: str, then: Any, now: Any, advice: str) -> None:
 def _architectures(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:
     sections = with_defaults(*(config["model"] for config in configs))
     return [{"model": select_fields(section, ARCHITECTURE)} for section in sections]
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
 
 
 def package_versions() -> dict[str, str | None]:

@@ -1,6 +1,7 @@
 """Checks of an existing output folder: the same dataset, another one, or foreign files."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxgpt.corpus.dataset.listings import INPUTS_NAME, read_listing
 from jaxgpt.corpus.readers.sources import InputFile, Inputs
 from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import ConfigError, MismatchError, UsageError
+from jaxgpt.names.dotted_paths import find_differences
 from jaxgpt.names.type_tags import TYPE_KEY, with_current_tags
 from jaxgpt.storage.durable import hash_file
 
@@ -89,14 +91,9 @@ def refuse_foreign_folder(output: Path, work: str) -> None:
         )
 
 
-def differing(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differing(there: Any, here: Any) -> list[tuple[str, Any, Any]]:
     """Return (dotted name, value there, value here) of settings that change a dataset."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted(there.keys() | here.keys()):
-            dotted = f"{name}.{key}" if name else key
-            yield from differing(there.get(key), here.get(key), dotted)
-    elif there != here:
-        yield name, there, here
+    return sorted(find_differences(there, here, into_lists=False), key=itemgetter(0))
 
 
 def _short(value: Any) -> str:

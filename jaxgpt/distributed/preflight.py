@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.distributed.hosts import abandon, gather, host_names, settings
 from jaxgpt.errors import JaxgptError, MismatchError, UnfinishedError
+from jaxgpt.names.dotted_paths import find_differences
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import replicated
 
@@ -78,7 +79,10 @@ def check_equal_on_hosts(facts: Mapping[str, Any]) -> None:
     host = differing[0]
     asked = [name for name in facts if digests[host].get(name) != digests[0].get(name)]
     values = gather("what differs", {name: facts.get(name) for name in asked})
-    lines = _differences(values[0], values[host])
+    lines = [
+        f"{name}: {there!r} there, {first!r} at host 0"
+        for name, first, there in find_differences(values[0], values[host])
+    ]
     more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     others = f"; so do {len(differing) - 1} other hosts" if len(differing) > 1 else ""
     raise MismatchError(
@@ -181,18 +185,3 @@ def _limited(message: str) -> Iterator[None]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _differences(first: Any, other: Any, name: str = "") -> list[str]:
-    """Return `batch.sequence_length: 16 there, 32 at host 0` for each value that differs."""
-    if isinstance(first, Mapping) and isinstance(other, Mapping):
-        lines = []
-        for key in dict.fromkeys([*first, *other]):
-            path = f"{name}.{key}" if name else str(key)
-            lines += _differences(first.get(key), other.get(key), path)
-        return lines
-    lists = isinstance(first, list | tuple) and isinstance(other, list | tuple)
-    if lists and len(first) == len(other):
-        pairs = enumerate(zip(first, other, strict=True))
-        return [line for i, pair in pairs for line in _differences(*pair, f"{name}[{i}]")]
-    return [] if first == other else [f"{name}: {other!r} there, {first!r} at host 0"]

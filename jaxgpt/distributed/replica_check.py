@@ -9,6 +9,7 @@ MurmurHash3, Appleby 2011).
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ class ReplicaCheck:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._hash: Callable[[list[Array]], Array] | None = None
+        self._compared: _Compared | None = None
         self._checked_step = -1
 
     def check(self, step: int, tree: Any) -> None:
@@ -44,13 +45,11 @@ class ReplicaCheck:
         """
         if step == self._checked_step:
             return
-        if self._hash is None:
-            self._hash = self._prepare(tree)
-        if not self._chosen:
+        if self._compared is None:
+            self._compared = _choose_compared(tree, self._mesh)
+        if not self._compared.numbers:
             return
-        leaves = jax.tree.leaves(tree)
-        hashes = np.asarray(self._hash([_words_of(leaves[number]) for number in self._chosen]))
-        if found := list(self._differences(hashes)):
+        if found := list(_differences(self._compared.hash(tree), self._compared, self._mesh)):
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             raise ReplicasDifferError(
                 f"step {step}: copies that must be equal differ between devices: "
@@ -60,45 +59,66 @@ class ReplicaCheck:
             )
         self._checked_step = step
 
-    def _prepare(self, tree: Any) -> Callable[[list[Array]], Array]:
-        mesh = self._mesh
-        paths_and_leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-        # An array that is split over all devices has no copies to compare.
-        self._chosen = [
-            number
-            for number, (_, leaf) in enumerate(paths_and_leaves)
-            if math.prod(mesh.shape[axis] for axis in _axes(leaf.sharding.spec)) < mesh.size
-        ]
-        chosen = [paths_and_leaves[number] for number in self._chosen]
-        self._names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in chosen]
-        self._specs = [_spec_of(leaf) for _, leaf in chosen]
-        everywhere = PartitionSpec(*mesh.axis_names)
-        hash_here = jax.shard_map(
-            lambda leaves: jnp.stack([_hash(leaf) for leaf in leaves]).reshape(
-                *(1,) * len(mesh.axis_names), -1
-            ),
-            mesh=mesh,
-            in_specs=(self._specs,),
-            out_specs=everywhere,
-            check_vma=False,  # That copies are equal is what is asked here.
-        )
-        return jax.jit(hash_here, out_shardings=replicated(mesh))
 
-    def _differences(self, hashes: np.ndarray) -> Iterator[str]:
-        """Return a line per array shard whose copies differ, from hashes [*mesh, arrays]."""
-        axes = list(self._mesh.axis_names)
-        for number, (name, spec) in enumerate(zip(self._names, self._specs, strict=True)):
-            split = [axes.index(axis) for axis in _axes(spec)]
-            copied = [axis for axis in range(len(axes)) if axis not in split]
-            shape = [self._mesh.devices.shape[axis] for axis in split]
+@dataclass(frozen=True)
+class _Compared:
+    """The arrays of a tree that have copies, and the compiled function that hashes them.
 
-            def grouped(values: np.ndarray, order=(*split, *copied), shape=shape) -> np.ndarray:
-                return values.transpose(order).reshape(math.prod(shape), -1)
+    Attributes:
+        numbers: places among the tree's leaves.
+        names, specs: of the arrays.
+        hash_words: arrays -> hashes [*mesh, arrays].
+    """
 
-            devices = grouped(self._mesh.devices)
-            for shard, values in enumerate(grouped(hashes[..., number])):
-                if len(set(values.tolist())) > 1:
-                    yield f"{name} on {_odd_ones(values, devices[shard])}"
+    numbers: list[int]
+    names: list[str]
+    specs: list[PartitionSpec]
+    hash_words: Callable[[list[Array]], Array]
+
+    def hash(self, tree: Any) -> np.ndarray:
+        """Return the hashes of a tree's arrays, [*mesh, arrays]."""
+        leaves = jax.tree.leaves(tree)
+        return np.asarray(self.hash_words([_words_of(leaves[number]) for number in self.numbers]))
+
+
+def _choose_compared(tree: Any, mesh: Mesh) -> _Compared:
+    paths_and_leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    # An array that is split over all devices has no copies to compare.
+    numbers = [
+        number
+        for number, (_, leaf) in enumerate(paths_and_leaves)
+        if math.prod(mesh.shape[axis] for axis in _axes(leaf.sharding.spec)) < mesh.size
+    ]
+    chosen = [paths_and_leaves[number] for number in numbers]
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in chosen]
+    specs = [_spec_of(leaf) for _, leaf in chosen]
+    hash_here = jax.shard_map(
+        lambda leaves: jnp.stack([_hash(leaf) for leaf in leaves]).reshape(
+            *(1,) * len(mesh.axis_names), -1
+        ),
+        mesh=mesh,
+        in_specs=(specs,),
+        out_specs=PartitionSpec(*mesh.axis_names),
+        check_vma=False,  # That copies are equal is what is asked here.
+    )
+    return _Compared(numbers, names, specs, jax.jit(hash_here, out_shardings=replicated(mesh)))
+
+
+def _differences(hashes: np.ndarray, compared: _Compared, mesh: Mesh) -> Iterator[str]:
+    """Return a line per array shard whose copies differ, from hashes [*mesh, arrays]."""
+    axes = list(mesh.axis_names)
+    for number, (name, spec) in enumerate(zip(compared.names, compared.specs, strict=True)):
+        split = [axes.index(axis) for axis in _axes(spec)]
+        copied = [axis for axis in range(len(axes)) if axis not in split]
+        shape = [mesh.devices.shape[axis] for axis in split]
+
+        def grouped(values: np.ndarray, order=(*split, *copied), shape=shape) -> np.ndarray:
+            return values.transpose(order).reshape(math.prod(shape), -1)
+
+        devices = grouped(mesh.devices)
+        for shard, values in enumerate(grouped(hashes[..., number])):
+            if len(set(values.tolist())) > 1:
+                yield f"{name} on {_odd_ones(values, devices[shard])}"
 
 
 def _odd_ones(values: np.ndarray, devices: np.ndarray) -> str:
