@@ -74,7 +74,7 @@ def parse_options(options: type[T], argv: Sequence[str], prog: str, default: T |
 
 @_REGISTRY.primitive_rule
 def _switch(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
-    """A bool is `--name True`, `--name False`, or `--name` alone for True."""
+    """Parse a bool: `--name True`, `--name False`, or `--name` alone for True."""
     if info.type is not bool:
         return None
 

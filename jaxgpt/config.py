@@ -184,7 +184,7 @@ def _resolve(name: Any, expected: type[T], modules: Collection[str]) -> type[T]:
 
 
 def _describe(error: pydantic.ValidationError, cls: type) -> str:
-    """One line for the first problem of a pydantic error, in terms of the user's config."""
+    """Describe the first problem of a pydantic error in one line, in terms of the user's config."""
     problem = error.errors()[0]
     place = ".".join([cls.__name__, *(str(part) for part in problem["loc"])])
     kind, message = problem["type"], problem["msg"]
@@ -206,7 +206,7 @@ def _describe(error: pydantic.ValidationError, cls: type) -> str:
 
 
 def _place(error: BaseException, path: Path) -> str:
-    """`file:line` of the deepest frame of `error` that lies in the config file itself."""
+    """Return `file:line` of the deepest frame of `error` that lies in the config file itself."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}"
     lines = [
@@ -225,7 +225,7 @@ def _describe_error(error: BaseException) -> str:
 
 
 def replace(config: T, **changes: Any) -> T:
-    """`dataclasses.replace`: a copy of a section with some fields changed, checked as a whole."""
+    """Return a copy of a section with some fields changed, checked as a whole."""
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 

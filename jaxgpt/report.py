@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _find_run(place: str) -> Path:
-    """The folder of a run on this machine.
+    """Return the folder of a run on this machine.
 
     Raises:
         UsageError: there is no such folder.

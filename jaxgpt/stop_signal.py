@@ -37,10 +37,10 @@ class StopSignal:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def agree(self) -> None:
-        """Called before each step; where several processes must stop together, they agree here."""
+        """Agree on a stop before each step, where several processes must stop together."""
 
     def error(self, message: str) -> JaxgptError:
-        """The error that ends the command with the contract's exit code."""
+        """Return the error that ends the command with its exit code."""
         if self.received == signal.SIGINT:
             return InterruptedByUser(message)
         return UnfinishedError(message)

@@ -68,6 +68,13 @@ def _wording(tree: ast.AST) -> Iterator[tuple[int, str]]:
         if question.match(text) or part or odd.search(" ".join(text.split())):
             yield statement.lineno, text
     for node in ast.walk(tree):
+        # What a function does begins with a verb.
+        if isinstance(node, ast.FunctionDef) and "property" not in map(
+            ast.unparse, node.decorator_list
+        ):
+            text = ast.get_docstring(node) or ""
+            if re.match(r"(The|A|An|As|All)\b", text):
+                yield node.lineno, text
         logs = isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger.")
         for part in ast.walk(node) if logs or isinstance(node, ast.Raise) else ():
             if isinstance(part, ast.Constant) and odd.search(str(part.value)):
@@ -95,6 +102,12 @@ def test_docstrings_options_and_errors_are_plain_sentences() -> None:
 def test_odd_wording_is_found(text: str, is_found: bool) -> None:
     config = f'class Config:\n    rounds: int = 1\n    """{text}"""\n'
     assert bool(list(_wording(ast.parse(config)))) == is_found
+
+
+def test_a_function_without_a_verb_is_found() -> None:
+    for text, is_found in (("The sum.", True), ("Return the sum.", False)):
+        function = ast.parse(f'def add():\n    """{text}"""\n')
+        assert bool(list(_wording(function))) == is_found
 
 
 def test_another_dataset_is_told_in_a_few_words() -> None:

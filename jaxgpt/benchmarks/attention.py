@@ -115,7 +115,7 @@ class AttentionBenchmark:
         return self._measurement(rates, rate)
 
     def flops_per_token(self) -> float:
-        """Scores and mixing, forward and twice that backward, of half of all keys."""
+        """Return the operations of scores and mixing, forward and backward, of half of all keys."""
         return 3 * 4 * self.num_heads * self.head_dim * self.sequence_length / 2
 
     def _passes(self, kernel: AttentionKernel, arrays: dict[str, np.ndarray]) -> "_Passes":

@@ -91,7 +91,7 @@ class _Builds:
         self._num_runs = 0
 
     def rate(self, workers: int) -> float:
-        """Documents a second of a build."""
+        """Return the documents per second of a build."""
         self._num_runs += 1
         config = DatasetConfig(
             sources=SourcesConfig(exclude=("*/site-packages/*",)),

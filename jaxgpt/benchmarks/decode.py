@@ -130,14 +130,14 @@ class DecodeBenchmark:
         )
 
     def bytes_per_step(self, model: Gpt, held_dtype: Dtype | None) -> float:
-        """Weights once, and what the rows' caches hold half-way, in the type they are kept in."""
+        """Return the bytes of the weights, and of the rows' caches half-way."""
         weights = num_matmul_parameters(model.config, model.vocab_size) * _ITEM_BYTES[self.dtype]
         held = self.prompt_tokens + self.new_tokens / 2
         return weights + self.batch_size * held * kv_bytes_per_token(model.config, held_dtype)
 
 
 def gpt2_model(shape: Shape, dtype: Dtype) -> GptConfig:
-    """GPT-2 as transformers has it: biases everywhere, GELU by its tanh approximation."""
+    """Return GPT-2 as in transformers: biases everywhere, GELU by its tanh approximation."""
     return replace(
         shape.model(dtype),
         attention=GroupedQueryAttention(num_heads=shape.num_heads, qkv_bias=True, output_bias=True),

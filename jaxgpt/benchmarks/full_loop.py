@@ -67,7 +67,7 @@ class FullLoopBenchmark:
             return self._run(Path(name))
 
     def train_config(self, dataset: Path) -> TrainConfig:
-        """The run."""
+        """Return the config of the run."""
         shape = SHAPES[self.shape]
         # All rounds, and as many bare ones, which also count.
         num_steps = 2 * (self.rounds + 1) * (self.steps + _BEFORE + _AFTER)
@@ -141,7 +141,7 @@ class _Rounds:
         self._batch = to_devices(setup.sources.batches.batch(0), setup.mesh, rows)
 
     def bare(self) -> float:
-        """Steps a second of the step alone."""
+        """Return the steps per second of the bare step."""
         for _ in range(_BEFORE):
             self._state, _ = self._setup.step(self._state, self._batch)
         jax.block_until_ready(self._state)
@@ -152,7 +152,7 @@ class _Rounds:
         return self._num_steps / (time.perf_counter() - start)
 
     def whole(self) -> float:
-        """Steps a second of the loop."""
+        """Return the steps per second of the loop."""
         setup, first = self._setup, int(self._state.step)
         config, run_dir = setup.config, setup.run_dir
         last = first + _BEFORE + self._num_steps + _AFTER

@@ -19,7 +19,7 @@ _REPEATS = 5
 
 
 def matmul_rate(dtype: Dtype, sides: Sequence[int] = ()) -> float:
-    """Operations a second of square products in float32 sums, the best of some.
+    """Return operations per second of square products in float32 sums, the best of some.
 
     Args:
         dtype: of the operands.
@@ -46,7 +46,7 @@ def matmul_rate(dtype: Dtype, sides: Sequence[int] = ()) -> float:
 
 
 def copy_rate(num_bytes: int | None = None) -> float:
-    """Bytes a second that are read and written (both count) by the device, the best of some."""
+    """Return the bytes per second that the device reads plus writes, the best of some."""
     num_bytes = num_bytes or _COPIED_BYTES.get(jax.default_backend(), 1 << 28)
     x = jax.random.normal(jax.random.key(0), (num_bytes // 4,), jnp.float32)
     # A new value for each: nothing that a compiler could leave out. In place, since fresh memory
@@ -62,7 +62,7 @@ def copy_rate(num_bytes: int | None = None) -> float:
 
 
 def read_rate(num_bytes: int | None = None) -> float:
-    """Bytes a second that the device reads when it adds up a large array, the best of some."""
+    """Return the bytes per second that the device reads to sum a large array, the best of some."""
     num_bytes = num_bytes or _COPIED_BYTES.get(jax.default_backend(), 1 << 28)
     x = jax.random.normal(jax.random.key(0), (num_bytes // 4,), jnp.float32)
     total = jax.jit(jnp.sum)

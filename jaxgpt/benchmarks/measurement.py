@@ -48,11 +48,11 @@ class Measurement:
         return self.value / self.floor
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as an object of JSON."""
+        """Return the whole result as a JSON object."""
         return {**dataclasses.asdict(self), "floor_ratio": self.floor_ratio}
 
     def to_text(self) -> str:
-        """All of it, as a table."""
+        """Return the whole result as a table."""
         rows = [
             (self.measure, f"{self.value:,.2f} {self.unit}"),
             ("lowest, highest", ", ".join(f"{value:,.2f}" for value in self.spread)),
@@ -94,7 +94,7 @@ def measure_interleaved(
 
 
 def versions_of(packages: Sequence[str]) -> dict[str, str]:
-    """Versions of Python, the machine and these packages."""
+    """Return versions of Python, the machine and these packages."""
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",

@@ -30,11 +30,11 @@ class SuiteReport:
     found: Mapping[str, Mapping[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as an object of JSON."""
+        """Return the whole result as a JSON object."""
         return {"measure": self.suite, "folder": str(self.folder), "measures": dict(self.found)}
 
     def to_text(self) -> str:
-        """A line for each measure."""
+        """Return a line for each measure."""
         width = max(map(len, self.found))
         return "\n".join(f"{name:{width}}  {_line(one)}" for name, one in self.found.items())
 
@@ -88,7 +88,7 @@ class Suite:
 
     @property
     def measures(self) -> Mapping[str, Sequence[str]]:
-        """By name, the arguments of tools/benchmark.py."""
+        """Arguments of tools/benchmark.py, by name of the measure."""
         raise NotImplementedError(f"{type(self).__name__} has no measures")
 
     def run(self) -> SuiteReport:

@@ -168,7 +168,7 @@ def _executor(num_workers: int) -> Executor:
 
 
 def _ignore(amount: int) -> None:
-    """Nobody watches the progress."""
+    """Ignore progress."""
 
 
 def _tiktoken_seconds(encoding, texts: Sequence[str]) -> float:

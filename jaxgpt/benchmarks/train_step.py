@@ -79,7 +79,7 @@ class TrainStepBenchmark:
         )
 
     def train_config(self) -> TrainConfig:
-        """The run whose step this is."""
+        """Return the config of the run whose step is measured."""
         shape = self.sizes()
         return TrainConfig(
             model=shape.model(self.dtype),
@@ -144,7 +144,7 @@ class TrainStepBenchmark:
         )
 
     def flops_per_token(self) -> int:
-        """Nominal ones, of the vocabulary without padding."""
+        """Return nominal operations per token, of the vocabulary without padding."""
         shape = self.sizes()
         model = replace(shape.model(self.dtype), vocab_multiple=1)
         return flops_per_token(model, shape.vocab_size, shape.sequence_length)

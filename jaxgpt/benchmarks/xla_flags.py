@@ -144,7 +144,7 @@ class _Child:
         self.losses: list[float] = self._ask(to_json(step, indent=None))["losses"]
 
     def rate(self, num_tokens: int) -> float:
-        """Tokens a second of a round."""
+        """Return the tokens per second of a round."""
         return num_tokens / self._ask("round")["seconds"]
 
     def _ask(self, question: str) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def _write_shards(
     config: DatasetConfig,
     progress: BuildProgress,
 ) -> dict[str, list[Shard]]:
-    """The shards of the dataset with those that are added."""
+    """Return the shards of the dataset with those that are added."""
     splits = stored.splits
     history = stored.manifest.get("history", ())
     first_shards = {name: first_free_number(name, splits[name].shards, history) for name in SPLITS}

@@ -233,7 +233,7 @@ def _windows(dataset: TokenDataset, path: str, sequence_length: int) -> Windows:
 
 
 def _endless(windows: Windows, seed: int, position: int) -> Any:
-    """Every window once per epoch, in another order each time, without end (a grain.MapDataset)."""
+    """Return every window once per epoch, in another order each, without end (grain.MapDataset)."""
     import grain  # slow to import, and no command needs it for --help
 
     # Datasets of a mixture, and runs with neighbouring seeds, must not share orders: grain

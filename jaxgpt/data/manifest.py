@@ -27,7 +27,7 @@ Count = Annotated[int, pydantic.Field(ge=0)]
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The type that ids of a vocabulary are stored as: `<u2` up to 65,536 ids, then `<u4`."""
+    """Return the storage type of a vocabulary's ids: `<u2` up to 65,536 ids, then `<u4`."""
     return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
 
 
@@ -119,7 +119,7 @@ def write_manifest(
 
 
 def _fingerprint(tokenizer: str, dtype: str, splits: dict[str, _SplitEntry]) -> str:
-    """SHA-256 of what training sees of a dataset: tokenizer, type and the shards' contents.
+    """Return the SHA-256 of all that training reads of a dataset: tokenizer, type and shards.
 
     Where the files lie, and when, how and from what they were built, does not count.
     """
@@ -132,7 +132,7 @@ def _fingerprint(tokenizer: str, dtype: str, splits: dict[str, _SplitEntry]) -> 
 
 
 def read_manifest(directory: Path) -> tuple[dict[str, Any], Manifest]:
-    """The manifest of a dataset folder, as JSON values and checked. Raises as `open` does."""
+    """Return a dataset's manifest as checked JSON values. Raises as `open` does."""
     if not directory.is_dir():
         hint = describe_nearby_datasets(directory)
         hint += "" if hint.endswith("?") else f"; {_HOW_TO_BUILD}"

@@ -29,7 +29,7 @@ MAX_MAPPED = 8192
 
 
 def index_path(shard_path: Path) -> Path:
-    """`shard-00000.bin` -> `shard-00000.idx.npy`."""
+    """Return the path of the index: `shard-00000.bin` -> `shard-00000.idx.npy`."""
     return shard_path.with_suffix(".idx.npy")
 
 
@@ -57,7 +57,7 @@ class TokenSplit:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what it consists of, wherever it lies."""
+        """SHA-256 of the dataset's content, independent of its path."""
         hashes = (shard.sha256 for shard in self.shards)
         return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 

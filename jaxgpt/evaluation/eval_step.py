@@ -35,11 +35,11 @@ class EvalProgram:
         self._row_multiple = row_multiple(model.config, mesh)
 
     def round_up(self, num_rows: int) -> int:
-        """The least number of rows, `num_rows` or more, that a batch may have."""
+        """Return the least number of rows, `num_rows` or more, that a batch may have."""
         return -(-num_rows // self._row_multiple) * self._row_multiple
 
     def bind(self, params: Any) -> EvalStep:
-        """The step for given parameters: host batch -> (loss sum in nats, weight sum)."""
+        """Return the step for given parameters: host batch -> (loss sum in nats, weight sum)."""
         return lambda batch: self._score(params, to_devices(batch, self._mesh))
 
 

@@ -18,7 +18,7 @@ from jaxgpt.model.layer_stack import Scanned
 
 @functools.lru_cache(maxsize=64)
 def _boxed_params(config: GptConfig, vocab_size: int) -> Any:
-    """Shapes and dtypes of the parameters, with the names of their axes."""
+    """Return shapes and dtypes of the parameters, with the names of their axes."""
     # The tree is the same either way; a loop is quicker to trace.
     model = replace(config, layers=Scanned()).build(vocab_size)
     tokens_BT = jax.ShapeDtypeStruct((1, 1), jnp.int32)
@@ -55,7 +55,7 @@ def num_matmul_parameters(config: GptConfig, vocab_size: int) -> int:
 
 
 def _count_active(config: GptConfig, vocab_size: int) -> dict[Any, int]:
-    """Sizes of the parameters by path, of stacked experts only the share that is chosen."""
+    """Return the sizes of the parameters by path; of stacked experts, those that are chosen."""
     num_experts, num_active = config.feed_forward.count_experts() or (1, 1)
     boxed = jax.tree.leaves_with_path(
         _boxed_params(config, vocab_size), is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata)
@@ -68,7 +68,7 @@ def _count_active(config: GptConfig, vocab_size: int) -> dict[Any, int]:
 
 
 def flops_per_token(config: GptConfig, vocab_size: int, sequence_length: int) -> int:
-    """Operations per token of a training step, forward and backward, recomputation not counted.
+    """Return operations per token of a training step, forward and backward, not recomputed ones.
 
     `6 N + 12 L (N_heads H) T`, with N the matmul parameters (Chowdhery et al. 2022, appendix B):
     nominal, since causality is not discounted; a window shortens T for its layers. Slots of experts
@@ -80,7 +80,7 @@ def flops_per_token(config: GptConfig, vocab_size: int, sequence_length: int) ->
 
 
 def kv_bytes_per_token(config: GptConfig, dtype: Dtype | None = None) -> int:
-    """Bytes that a token takes in the key/value cache, over all layers; `dtype` as `make_cache`."""
+    """Return the cache's bytes per token, over all layers; `dtype` as for `make_cache`."""
     cache = jax.eval_shape(lambda: make_cache(config, 1, 1, dtype))
     return sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in (*cache.k_BKSH, *cache.v_BKSH)

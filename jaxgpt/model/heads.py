@@ -22,7 +22,7 @@ _FIRST_LOGIT_STD = 0.23
 
 
 def head_std(d_model: int) -> float:
-    """Standard deviation of a head's initial weights, for an input of mean square 1."""
+    """Return the standard deviation of a head's initial weights, for inputs of mean square 1."""
     return _FIRST_LOGIT_STD / math.sqrt(d_model)
 
 

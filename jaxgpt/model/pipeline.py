@@ -137,7 +137,7 @@ class Pipelined(LayerStack):
 
 
 def _shards(mesh_sizes: Mapping[str, int]) -> int:
-    """Devices that share the rows of a micro-batch within a stage."""
+    """Return devices that share the rows of a micro-batch within a stage."""
     return mesh_sizes["data"] * mesh_sizes["fsdp"] * mesh_sizes["expert"]
 
 
@@ -172,7 +172,7 @@ def _layers_of_stage(
 
 
 def _split(rows: Any, num_rows: int, num_micro_batches: int) -> Any:
-    """Leaves [B, ...] to [M, B / M, ...], leaves [1, ...] to [M, 1, ...].
+    """Reshape leaves [B, ...] to [M, B / M, ...], leaves [1, ...] to [M, 1, ...].
 
     Micro-batch m takes rows m, m + M, m + 2M, ...: each device keeps the rows it has.
     """
@@ -205,12 +205,12 @@ def _hand_on(carry: Any, axis: str, num_stages: int) -> Any:
 
 
 def _for_each_stage(tree: Any, num_stages: int) -> Any:
-    """Leaves [...] to [S, ...]: their gradients are then summed by XLA, in whatever dtype."""
+    """Repeat leaves [...] to [S, ...]: XLA then sums their gradients, in any dtype."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_stages, *leaf.shape)), tree)
 
 
 def _of_last_stage(results_S: Any, num_stages: int) -> Any:
-    """Leaves [S, ...] to those of the last stage; a sum, so that only they are moved."""
+    """Return the last stage's part of leaves [S, ...]; a sum, so that only this part is moved."""
 
     def pick(leaf_S: jax.Array) -> jax.Array:
         is_last_S = jnp.arange(num_stages).reshape(-1, *[1] * (leaf_S.ndim - 1)) == num_stages - 1

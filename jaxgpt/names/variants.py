@@ -184,7 +184,7 @@ def load_variant(base: type, name: str) -> type:
 
 
 def _sections(options: Any) -> dict[str, VariantField]:
-    """All fields of nested sections that have a choice, by option."""
+    """Return all fields of nested sections that have a choice, by option."""
     found: dict[str, VariantField] = {}
     own = {field.name.replace("_", "-") for field in dataclasses.fields(options)}
 
@@ -209,7 +209,7 @@ def _sections(options: Any) -> dict[str, VariantField]:
 
 
 def _name_and_kinds(name: str, annotation: Any) -> tuple[str, tuple[Any, ...]]:
-    """A field's option, and the classes that its annotation allows."""
+    """Return a field's option, and the classes that its annotation allows."""
     name = name.replace("_", "-")
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *marks = typing.get_args(annotation)
@@ -220,7 +220,7 @@ def _name_and_kinds(name: str, annotation: Any) -> tuple[str, tuple[Any, ...]]:
 
 
 def _with(section: Any, path: Sequence[str], value: Any) -> Any:
-    """A copy of nested sections with one field changed, not checked."""
+    """Return a copy of nested sections with one field changed, not checked."""
     copy = object.__new__(type(section))
     for name in _field_names(section):
         object.__setattr__(copy, name, getattr(section, name))
@@ -230,7 +230,7 @@ def _with(section: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def _take(argv: Sequence[str], option: str, names: Sequence[str]) -> tuple[str, list[str]]:
-    """The last value of an option, and the arguments without it."""
+    """Return the last value of an option, and the arguments without it."""
     rest, value, position = [], "", 0
     while position < len(argv):
         _, equals, after = argv[position].partition("=")
@@ -271,7 +271,7 @@ def _classes_beside(base: type) -> list[tuple[str, frozenset[str], str]]:
 
 @functools.cache
 def _classes_in(package: str) -> list[tuple[str, frozenset[str], str]]:
-    """(name, names of its bases, module) of each class in the files of a package."""
+    """Return (name, names of its bases, module) of each class in the files of a package."""
     spec = importlib.util.find_spec(package)
     found = []
     for folder in (spec and spec.submodule_search_locations) or ():

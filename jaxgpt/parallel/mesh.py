@@ -63,7 +63,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
-    """The mesh of devices that are not here, for planning.
+    """Return the mesh of devices that are not here, for planning.
 
     Raises:
         ConfigError: as for `make_mesh`.
@@ -73,7 +73,7 @@ def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
 
 
 def single_device_mesh() -> Mesh:
-    """A mesh of the first device alone."""
+    """Return a mesh of the first device alone."""
     return make_mesh(MeshConfig(data=1), jax.devices()[:1])
 
 

@@ -71,7 +71,7 @@ ACTIVATIONS = ActivationRules()
 
 
 def activation_rules(rules: ShardingRules) -> tuple[tuple[str, Any], ...]:
-    """Every logical axis with the mesh axes that split it in an activation or a gathered weight.
+    """Return the mesh axes that split each logical axis in activations and gathered weights.
 
     Heads, hidden units and vocabulary lie as in the kernels that make them. The width does not:
     `fsdp` splits the rows of an activation, so a weight is gathered along it before use.
@@ -114,7 +114,7 @@ def partition_spec(axes: tuple[str | None, ...], rules: ShardingRules) -> Partit
 
 
 def logical_axes(abstract_boxed: Any) -> Any:
-    """A tuple of logical axis names per parameter of `jax.eval_shape(model.init, ...)`."""
+    """Return the logical axis names of each parameter of `jax.eval_shape(model.init, ...)`."""
 
     def names(leaf: Any) -> tuple[str | None, ...]:
         if isinstance(leaf, nn.LogicallyPartitioned):
@@ -125,7 +125,7 @@ def logical_axes(abstract_boxed: Any) -> Any:
 
 
 def parameter_shardings(abstract_boxed: Any, rules: ShardingRules, mesh: AnyMesh) -> Any:
-    """The tree of `NamedSharding` for parameters whose logical axes are boxed by the model.
+    """Return the `NamedSharding` of parameters whose logical axes are boxed by the model.
 
     Raises:
         ConfigError: a dimension that its mesh axis does not divide.
@@ -148,17 +148,17 @@ def parameter_shardings(abstract_boxed: Any, rules: ShardingRules, mesh: AnyMesh
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
-    """The same value on every device."""
+    """Return the same value on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows [B, T] split over the batch axes, their tokens over the time axes."""
+    """Return the sharding of rows [B, T] over the batch axes, of tokens over the time axes."""
     return NamedSharding(mesh, PartitionSpec(ACTIVATIONS.batch, ACTIVATIONS.time))
 
 
 def batch_shards(mesh: AnyMesh) -> int:
-    """In how many parts the rows of a batch are split."""
+    """Return the number of parts that the rows of a batch are split into."""
     return math.prod(mesh.shape[name] for name in ACTIVATIONS.batch)
 
 

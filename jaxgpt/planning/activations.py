@@ -66,7 +66,7 @@ def kept_bytes(
 def attention_kernel(
     config: TrainConfig, mesh: AbstractMesh, target: CompileTarget
 ) -> AttentionKernel | None:
-    """The kernel that training would use on the devices of the plan; None where none is chosen."""
+    """Return the kernel that training would use on the plan's devices; None if none is chosen."""
     attention = config.model.attention
     if not isinstance(attention, GroupedQueryAttention):
         return None
@@ -92,7 +92,7 @@ def attention_kernel(
 
 
 def with_kernel(config: TrainConfig, mesh: AbstractMesh, target: CompileTarget) -> GptConfig:
-    """The model with a kernel named that keeps what the chosen one would keep."""
+    """Return the model with a named kernel that keeps as much as the chosen one would."""
     attention, kernel = config.model.attention, attention_kernel(config, mesh, target)
     if not isinstance(attention, GroupedQueryAttention) or kernel is None:
         return config.model
@@ -111,7 +111,7 @@ class _Devices(NamedTuple):
 def _measure(
     config: TrainConfig, model: GptConfig, vocab_size: int, devices: _Devices
 ) -> tuple[float, float]:
-    """Bytes (a layer, outside of the layers) that one more row makes the forward pass keep."""
+    """Return the bytes (per layer, outside the layers) that the forward pass keeps per row."""
     pattern_length = model.attention.pattern_length
 
     def row(num_patterns: int) -> float:

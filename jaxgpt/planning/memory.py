@@ -42,7 +42,7 @@ class MemoryPlan(NamedTuple):
 
 
 def plan_run_state(config: TrainConfig, vocab_size: int, mesh: AbstractMesh) -> StatePlan:
-    """Shapes and places of everything that the run keeps."""
+    """Plan shapes and shardings of all arrays that the run keeps."""
     schedule = config.schedule.build()
     plan, _ = plan_state(
         with_kernel(config, mesh, CompileTarget(platform="cpu")).build(vocab_size),
@@ -100,7 +100,7 @@ def plan_memory(
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Bytes of the shards that one device holds of arrays, or of their shapes with shardings."""
+    """Return the bytes of one device's shards of arrays, or of their shapes with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -117,7 +117,7 @@ def copies_of(config: TrainConfig, state: StatePlan, target: CompileTarget) -> W
 def _gradient_bytes(
     config: TrainConfig, state: StatePlan, copies: WeightCopies, target: CompileTarget
 ) -> int:
-    """Sums of gradients, and the newest ones that micro-batches add to them.
+    """Return the bytes of gradient sums, and of the gradients that micro-batches add to them.
 
     A GPU's products add what layers with copies have to their sums themselves.
     """
@@ -135,7 +135,7 @@ def _gathered_bytes(
     copies: WeightCopies,
     target: CompileTarget,
 ) -> int:
-    """Copies of weights; else one layer's whole along `fsdp`, and the next one's.
+    """Return the bytes of weight copies; without them, of two layers gathered along `fsdp`.
 
     And the embedding and the head, if they are no copies: a GPU's compiler rounds them once a step.
     """

@@ -75,7 +75,7 @@ class Plan:
         return self.memory.total <= self.usable_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "num_parameters": self.num_parameters,
             "mesh": self.mesh,
@@ -126,7 +126,7 @@ def make_plan(
 
 
 def find_vocab_size(config: TrainConfig, vocab_size: int | None) -> int:
-    """The size asked for, or that of the config's datasets.
+    """Return the requested size, or that of the config's datasets.
 
     Raises:
         ConfigError: neither is there.
@@ -140,7 +140,7 @@ def find_vocab_size(config: TrainConfig, vocab_size: int | None) -> int:
 
 
 def describe(plan: Plan, config: TrainConfig, device: Device) -> list[str]:
-    """Lines for a person."""
+    """Return the plan as lines for a person."""
     axes = ", ".join(f"{name}={size}" for name, size in plan.mesh.items() if size > 1)
     lines = [
         f"{plan.num_parameters:,} parameters on {plan.num_devices} x {device.kind}"
@@ -174,7 +174,7 @@ def describe(plan: Plan, config: TrainConfig, device: Device) -> list[str]:
 
 
 def describe_time(days: float, cost: float | None, num_steps: int) -> list[str]:
-    """Lines for time and cost of a whole run, in a unit and with digits that fit."""
+    """Return lines for time and cost of a whole run, in a unit and with digits that fit."""
     time = format_duration(days * 86_400)
     lines = [f"  {'all steps':20} {time:>9}  for {format_count(num_steps, 'step')}"]
     if cost is not None:
@@ -184,7 +184,7 @@ def describe_time(days: float, cost: float | None, num_steps: int) -> list[str]:
 
 
 def describe_placements(plan: Plan) -> list[str]:
-    """One line a parameter: bytes on each device, shape, and the mesh axis of each dimension."""
+    """Return a line per parameter: bytes on each device, shape, and mesh axis per dimension."""
     return [
         f"{p.bytes_per_device:>15,}  {p.name}  {p.dtype}{list(p.shape)}  "
         f"({', '.join(axis or '-' for axis in p.split)})"

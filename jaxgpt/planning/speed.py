@@ -73,7 +73,7 @@ def plan_speed(
 def _exchanged_bytes(
     config: TrainConfig, state: StatePlan, copies: WeightCopies, mesh: AbstractMesh
 ) -> dict[str, int]:
-    """Bytes that each device sends in a step, by mesh axis; ring algorithms throughout."""
+    """Return the bytes that each device sends per step, by mesh axis, with ring algorithms."""
     parts, sizes, model = config.batch.num_micro_batches, mesh.shape, config.model
     itemsize = jnp.dtype(model.compute_dtype).itemsize
     params = state.abstract.trainable
@@ -122,7 +122,7 @@ def _reduced_bytes(state: StatePlan, copies: WeightCopies, parts: int) -> int:
 def _gathered_bytes(
     state: StatePlan, copies: WeightCopies, parts: int, gathers: int, itemsize: int
 ) -> int:
-    """Bytes of a device's shards of weights, as often as others collect them in a step.
+    """Return the bytes of a device's weight shards, times the gathers of a step.
 
     Copies once; else layers for the forward and the backward pass of each micro-batch, and once
     more with recomputation, and what all layers share once a micro-batch.
@@ -154,13 +154,13 @@ def _uses(state: StatePlan, copies: WeightCopies) -> list[tuple[Any, _Use]]:
 
 
 def _split_bytes(params: Any) -> int:
-    """Bytes on a device of the parameters that `fsdp` splits."""
+    """Return bytes on a device of the parameters that `fsdp` splits."""
     leaves = jax.tree.leaves(params)
     return bytes_per_device([leaf for leaf in leaves if "fsdp" in leaf.sharding.spec])
 
 
 def _copied_bytes(params: Any, axis: str) -> int:
-    """Bytes on a device of parameters that are not split over a mesh axis."""
+    """Return bytes on a device of parameters that are not split over a mesh axis."""
     leaves = jax.tree.leaves(params)
     return bytes_per_device([leaf for leaf in leaves if axis not in leaf.sharding.spec])
 
@@ -170,7 +170,7 @@ def _others(size: int) -> float:
 
 
 def _kv_elements(config: TrainConfig, mesh: AbstractMesh) -> float:
-    """Elements of a token's keys and values over all layers, on one device."""
+    """Return the number of elements of a token's keys and values, all layers, on one device."""
     cache = jax.eval_shape(lambda: make_cache(config.model, 1, 1))
     elements = sum(math.prod(leaf.shape) for leaf in (*cache.k_BKSH, *cache.v_BKSH))
     return elements / mesh.shape["tensor"]

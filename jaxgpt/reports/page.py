@@ -59,7 +59,7 @@ class Section:
 def to_html(
     title: str, headline: Mapping[str, str], sections: Sequence[Section], subtitle: str = ""
 ) -> str:
-    """A page that needs nothing from elsewhere; `headline` is large figures by what they are."""
+    """Return a self-contained HTML page; `headline` has large figures by name."""
     cards = "".join(
         f'<div class="card"><b>{_escape(value)}</b><span>{_escape(name)}</span></div>'
         for name, value in headline.items()
@@ -83,7 +83,7 @@ def _balanced(count: int, most: int = 6) -> int:
 
 
 def to_markdown(title: str, headline: Mapping[str, str], sections: Sequence[Section]) -> str:
-    """The same without figures, samples and what is preformatted."""
+    """Return the page in Markdown, without figures, samples and preformatted text."""
     lines = [f"# {title}", ""]
     lines += [f"- {name}: {value}" for name, value in headline.items()]
     for section in sections:
@@ -174,7 +174,7 @@ def _sample_html(sample: Mapping[str, str], compared_with: str | None = None) ->
 
 
 def _mark_changes(before: str, after: str) -> str:
-    """`after` as HTML; words that `before` does not have at that place are marked."""
+    """Return `after` as HTML, with words marked that `before` does not have at that place."""
     old, new = _WORDS.findall(before), _WORDS.findall(after)
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     pieces = []

@@ -267,7 +267,7 @@ def _figure(width_inches: float, height_inches: float) -> "tuple[Figure, Axes]":
 
 
 def _write_value(axes: "Axes", value: float, place: int) -> None:
-    """At the end of a horizontal bar."""
+    """Write a value at the end of a horizontal bar."""
     axes.annotate(
         _short_number(value),
         (value, place),

@@ -121,12 +121,12 @@ def _has_plugin() -> bool:
 
 
 def peak_flops(device: Any) -> float | None:
-    """Peak bfloat16 FLOP/s of an NVIDIA device by its data sheet; None for other devices."""
+    """Return peak bfloat16 FLOP/s of an NVIDIA device by its data sheet; None for other devices."""
     return peak_flops_of(device.device_kind)
 
 
 def peak_flops_of(kind: str) -> float | None:
-    """Peak bfloat16 FLOP/s of the device of that name; None for one that is not in the table."""
+    """Return peak bfloat16 FLOP/s of the device of this name; None if it is not in the table."""
     matches = [
         name for name in _PEAK_BF16_FLOPS if re.search(rf"\b{name}\b(?! (Laptop|D\b))", kind)
     ]

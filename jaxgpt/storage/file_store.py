@@ -98,7 +98,7 @@ def _name_if_free(temporary: Path, file: Path) -> None:
 
 
 def _files_below(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Names and attributes of plain files; a folder that cannot be read is an error."""
+    """Yield names and attributes of plain files; a folder that cannot be read is an error."""
 
     def fail(error: OSError) -> None:
         # That nothing is there must not be said of what did not answer.

@@ -47,7 +47,7 @@ class UnitEncoder:
         self._older: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text.
+        """Return the ids of a text.
 
         Raises:
             UnicodeEncodeError: it has a lone surrogate.
@@ -60,7 +60,7 @@ class UnitEncoder:
         return list(itertools.chain.from_iterable(self._ids_of(units)))
 
     def encode_many(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of some texts, one after the other.
+        """Return the ids of some texts, one after the other.
 
         Returns:
             int32 [N] and int64 offsets [number of texts + 1].
@@ -83,7 +83,7 @@ class UnitEncoder:
         return np.concatenate(ids), np.concatenate([[0], np.cumsum(np.concatenate(counts))])
 
     def _encode_batch(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of some texts, int32 [N], and how many each has, int64."""
+        """Return the ids of some texts, int32 [N], and how many each has, int64."""
         # Only here: it takes a while to import, and short texts do without.
         import pyarrow as pa
 
@@ -120,7 +120,7 @@ class UnitEncoder:
         return np.flatnonzero(is_start)
 
     def _ids_of(self, units: Sequence[str]) -> list[list[int]]:
-        """The ids of each of these units."""
+        """Return the ids of each of these units."""
         recent, older = self._recent, self._older
         found: list[list[int]] = []
         missing: list[int] = []
@@ -147,7 +147,7 @@ class UnitEncoder:
 
 
 def _cuts_between(pieces: Sequence[bytes]) -> np.ndarray:
-    """bool [256 * 256]: whether text may be cut between two bytes, by first * 256 + second."""
+    """Return whether text may be cut between two bytes, by first * 256 + second: bool [65536]."""
     is_cut = np.ones((256, 256), bool)
     codes = np.frombuffer(b"".join(pieces), np.uint8)
     inside = np.ones(len(codes), bool)
@@ -163,7 +163,7 @@ def _cuts_between(pieces: Sequence[bytes]) -> np.ndarray:
 def _concatenate(
     ids_of_D: Sequence[Sequence[int]], which_U: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of units `which_U`, one after the other, int32 [N], and where each ends."""
+    """Return the ids of units `which_U`, concatenated, int32 [N], and the end of each."""
     counts_D = np.fromiter(map(len, ids_of_D), np.int32, len(ids_of_D))
     flat = np.fromiter(itertools.chain.from_iterable(ids_of_D), np.int32, int(counts_D.sum()))
     starts_D = np.cumsum(counts_D, dtype=np.int32) - counts_D

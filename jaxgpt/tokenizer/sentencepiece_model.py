@@ -37,7 +37,7 @@ class PieceType:
 
 
 def _model_class() -> Any:
-    """Protobuf class of a model file: what is needed here of SentencePiece's format (0.2).
+    """Return the protobuf class of a model file: the needed part of SentencePiece's format (0.2).
 
     SentencePiece comes with such a class, but that one refuses any protobuf older than the one it
     was generated with, and other packages may need an older one. Fields that are not listed are
@@ -146,7 +146,7 @@ def parse_model(model: bytes) -> Any:
 
 
 def bytes_of(piece: Any) -> bytes:
-    """The bytes of text that a piece stands for; none for a control token."""
+    """Return the bytes of text that a piece stands for; none for a control token."""
     if piece.type == PieceType.BYTE:
         return bytes([int(piece.piece[3:5], 16)])
     if piece.type in (PieceType.CONTROL, PieceType.UNKNOWN, PieceType.UNUSED):
@@ -155,7 +155,7 @@ def bytes_of(piece: Any) -> bytes:
 
 
 def texts_inside(proto: Any) -> list[bytes]:
-    """The text of every piece that encoding may pass through, though it may not come out."""
+    """Return the text of every piece that encoding may pass through, even if it is not output."""
     kinds = (PieceType.NORMAL, PieceType.USER_DEFINED, PieceType.UNUSED)
     return [
         piece.piece.replace(SPACE_SYMBOL, " ").encode()

@@ -101,7 +101,7 @@ class Recovery:
         raise TypeError("choose a recovery: SkipSpikes or NoSkipping")
 
     def stop_reason(self, loss: float, grad_norm: float, skips: Skips) -> str | None:
-        """Say, on the host, why a run must not go on after a step; None if it may."""
+        """Return, on the host, why a run must not continue after a step; None if it may."""
         raise TypeError("choose a recovery: SkipSpikes or NoSkipping")
 
     def is_level(self, skips: Skips, num_steps: int) -> bool:

@@ -16,7 +16,7 @@ _MAX_WORDS = 512
 
 
 def sample_windows(num_rows: int, window: int, vocab_size: int, seed: int) -> np.ndarray:
-    """Rows of a Markov chain, int32 [B, W]; the language is the same for every seed."""
+    """Draw rows of a Markov chain, int32 [B, W]; the language is the same for every seed."""
     language = np.random.default_rng(0)
     words = language.permutation(vocab_size)[:_MAX_WORDS]
     successors = language.integers(0, len(words), (len(words), _NUM_SUCCESSORS))
@@ -34,7 +34,7 @@ def sample_windows(num_rows: int, window: int, vocab_size: int, seed: int) -> np
 def sample_batch(
     num_rows: int, sequence_length: int, vocab_size: int, seed: int, document: int | None = None
 ) -> Batch:
-    """A batch of NumPy arrays as the loader makes it.
+    """Return a batch of NumPy arrays as the loader makes it.
 
     Args:
         num_rows: B.

@@ -17,12 +17,12 @@ _COPIED_BYTES = 1 << 26
 
 
 def inputs_or_default(inputs: Sequence[str]) -> tuple[str, ...]:
-    """`inputs`, or the Python standard library where there are none."""
+    """Return `inputs`, or the Python standard library where there are none."""
     return tuple(inputs) or (sysconfig.get_paths()["stdlib"],)
 
 
 def read_texts(inputs: Sequence[str], folder: Path, max_bytes: int) -> list[Document]:
-    """The first documents of `inputs`, of about `max_bytes`; `folder` is not looked into.
+    """Return the first documents of `inputs`, of about `max_bytes`, without those in `folder`.
 
     Raises:
         UsageError: there is no text.
@@ -42,7 +42,7 @@ def read_texts(inputs: Sequence[str], folder: Path, max_bytes: int) -> list[Docu
 
 
 def memory_copy_rate() -> float:
-    """Bytes a second that one core copies from memory to memory."""
+    """Return the bytes per second that one core copies from memory to memory."""
     source = np.ones(_COPIED_BYTES, np.uint8)
     target = np.empty_like(source)
     np.copyto(target, source)
@@ -52,7 +52,7 @@ def memory_copy_rate() -> float:
 
 
 def file_copy_rate(folder: Path, num_bytes: int) -> float:
-    """Bytes a second that one core writes to a file of this size, down to the disk."""
+    """Return the bytes per second that one core writes to a file of this size and syncs."""
     data = np.random.default_rng(0).integers(0, 256, min(num_bytes, _COPIED_BYTES), np.uint8)
     path = folder / "copy.bin"
     start = time.perf_counter()

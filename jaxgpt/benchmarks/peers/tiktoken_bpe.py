@@ -7,7 +7,7 @@ from jaxgpt.names.packages import import_package, install_advice
 
 
 def train_tiktoken(texts: Iterable[str], vocab_size: int) -> Any:
-    """A `tiktoken.Encoding` of `vocab_size` ids.
+    """Train a `tiktoken.Encoding` of `vocab_size` ids.
 
     Raises:
         ConfigError: tiktoken, or tokenizers, which trains its pairs, is not installed.

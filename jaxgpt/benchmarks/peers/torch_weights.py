@@ -7,7 +7,7 @@ import numpy as np
 
 
 def torch_weights(params: Mapping[str, Any], vocab_size: int) -> dict[str, np.ndarray]:
-    """A model's parameters of jaxgpt (nested, NumPy) by the names that `TorchGpt` has for them."""
+    """Return parameters of jaxgpt (nested, NumPy) under the names of `TorchGpt`."""
     blocks = params["blocks"]
     attention, feed_forward = blocks["attention"], blocks["feed_forward"]
     weights = {
@@ -34,7 +34,7 @@ def torch_weights(params: Mapping[str, Any], vocab_size: int) -> dict[str, np.nd
 
 
 def gpt2_weights(params: Mapping[str, Any], vocab_size: int) -> dict[str, np.ndarray]:
-    """A model of jaxgpt with GPT-2's biases by the names of transformers' `GPT2LMHeadModel`.
+    """Return parameters of a model with GPT-2's biases under transformers' names.
 
     Kernels there are [in, out], queries, keys and values side by side; the head is the table.
     """

@@ -26,7 +26,7 @@ class Recipe:
     config: TrainConfig
 
     def trial(self, rate: float, share: float, seed: int) -> Trial:
-        """A run at a peak rate, with the schedule in a share of the config's steps."""
+        """Make a run at a peak rate, with the schedule in a share of the config's steps."""
         schedule = self.config.schedule
         steps = max(1, round(share * schedule.num_steps))
         schedule = replace(schedule, peak_learning_rate=rate, num_steps=steps)
@@ -121,7 +121,7 @@ def mean_loss(results: Sequence[TrialResult]) -> float:
 
 
 def share_at(losses: Mapping[float, float], target: float) -> float:
-    """The share at which the loss is the target's, on straight lines over the logarithm of shares.
+    """Return the share with the target's loss, on straight lines over the logarithm of shares.
 
     Args:
         losses: by share of the tokens.

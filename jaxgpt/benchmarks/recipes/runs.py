@@ -105,7 +105,7 @@ class Runs:
         return result
 
     def _complete(self, config: TrainConfig) -> TrainConfig:
-        """Measured once, at its end, over the whole validation split; saved in between."""
+        """Complete the config: evaluate once, at the end, on the whole validation split."""
         steps = config.schedule.num_steps
         return replace(
             config,

@@ -56,7 +56,7 @@ class PrivacyConfig:
         return ()
 
     def build(self) -> tuple[Step, ...]:
-        """One step, or none if nothing is to be replaced."""
+        """Return one step, or none if there is nothing to replace."""
         if self.email_replacement is None and self.ip_replacement is None:
             return ()
         return (Privacy(self),)

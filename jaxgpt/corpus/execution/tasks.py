@@ -111,13 +111,13 @@ class TaskRunner:
 
 
 def task_key(stage: str, task: Task) -> str:
-    """A hash of everything the result of a task depends on."""
+    """Return a hash of all that the result of a task depends on."""
     value = [WORK_VERSION, stage, task.depends_on]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def combined_key(results: Sequence[TaskResult]) -> str:
-    """A hash that stands for all of `results`, for what depends on every one of them."""
+    """Return a hash of all `results`, for tasks that depend on all of them."""
     return hashlib.sha256("".join(done.key for done in results).encode()).hexdigest()
 
 
@@ -168,7 +168,7 @@ def _remove_leftovers(stage: Path) -> None:
 
 
 def _reuse(stage: Path, task: Task) -> TaskResult | None:
-    """The result of an earlier run of this very task, if all of its files are as written."""
+    """Return the result of an earlier run of this task, if all of its files are as written."""
     folder = stage / task.name
     try:
         record = json.loads((folder / _DONE).read_text("utf-8"))

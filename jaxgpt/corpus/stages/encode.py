@@ -93,7 +93,7 @@ def encode_partition(
 
 
 def _final_order(table: pa.Table) -> np.ndarray:
-    """Rows by their place in the dataset; the content hash settles the rarest of ties."""
+    """Return rows by their place in the dataset; the content hash breaks ties."""
     if not len(table):
         return np.zeros(0, np.int64)
     hashes = np.concatenate([hash_rows(batch) for batch in table.select(["hash"]).to_batches()])

@@ -28,11 +28,11 @@ class Steps(Protocol):
 
     @property
     def files_read(self) -> tuple[str, ...]:
-        """Files that the steps depend on, besides the config itself."""
+        """Files that the steps depend on, in addition to the config itself."""
         ...
 
     def build(self) -> tuple[Step, ...]:
-        """The steps, in order."""
+        """Return the steps, in order."""
         ...
 
 

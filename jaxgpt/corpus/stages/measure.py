@@ -107,7 +107,7 @@ def measure_partition(
 
 
 def _find_sample(read: Sequence[Partition]) -> tuple[int, int]:
-    """In how many partitions the sample lies, and the place of its last document."""
+    """Return the number of partitions with the sample, and the place of its last document."""
     places = np.zeros(0, np.uint64)
     # Partitions hold ascending ranges of places.
     for number, partition in enumerate(read):
@@ -118,7 +118,7 @@ def _find_sample(read: Sequence[Partition]) -> tuple[int, int]:
 
 
 def compressed_share(text: str) -> float | None:
-    """Compressed size as a share of the size, by zstd at level 1; None for a text too short."""
+    """Return compressed size as a share of the size, by zstd level 1; None for a short text."""
     data = text.encode()
     if len(data) < _MIN_COMPRESSED_BYTES:
         return None
@@ -131,7 +131,7 @@ def _compressor() -> zstandard.ZstdCompressor:
 
 
 def _languages(texts: Sequence[str]) -> Iterator[str]:
-    """The language of each text, or what can be said where that is not certain."""
+    """Yield the language of each text, or a label where it is not certain."""
     batch = TextBatch(texts=texts, urls=[""] * len(texts))
     for (language, _), letters_S in zip(guess_languages(batch), batch.letters_DS, strict=True):
         if language != UNKNOWN:
@@ -143,7 +143,7 @@ def _languages(texts: Sequence[str]) -> Iterator[str]:
 
 
 def _beginnings(kept: Partition, locations: Collection[str]) -> dict[str, str]:
-    """The beginning of some texts as they were kept: without what edits have taken out."""
+    """Yield the beginnings of texts as they were kept, after edits."""
     texts: dict[str, str] = {}
     for batch in kept.batches(("location", "text")) if locations else ():
         for row, location in enumerate(batch.column(0).to_pylist()):

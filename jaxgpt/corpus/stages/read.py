@@ -168,7 +168,7 @@ class _Gate:
         self._removed = removed
 
     def __call__(self, record: Document | Rejected, path: str) -> tuple[Document, int] | None:
-        """The repaired document and the bytes of its text; None if it must go."""
+        """Return the repaired document and the bytes of its text; None if it is dropped."""
         self._tally.count_read(record)
         stage = "read" if isinstance(record, Rejected) else "repair"
         cleaned, repairs = clean(record, self._repair_config)
@@ -217,7 +217,7 @@ def _without_text(document: Document, reason: str, detail: str = "") -> Rejected
 
 
 def _describe(file: InputFile, reader: FileReader) -> dict[str, Any]:
-    """An input file as it is listed with the finished dataset."""
+    """Describe an input file, as it is listed with the finished dataset."""
     description: dict[str, Any] = {
         "name": file.name,
         "num_bytes": file.size,

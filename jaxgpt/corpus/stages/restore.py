@@ -130,7 +130,7 @@ def restore_range(
 def _stored(
     dataset: Path, index_range: IndexRange, with_text: bool
 ) -> Iterator[tuple[Document, bytes, int]]:
-    """(document, content hash, bytes of its text) of an index range."""
+    """Yield (document, content hash, bytes of its text) of an index range."""
     opened = TokenDataset.open(dataset)
     tokenizer, split = opened.load_tokenizer(), opened.splits[index_range.split]
     start = index_range.first_token

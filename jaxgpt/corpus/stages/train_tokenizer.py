@@ -74,7 +74,7 @@ def training_texts(
     assignment: Assignment,
     advance: Callable[[int], None],
 ) -> Iterator[str]:
-    """All training text, document by document."""
+    """Yield all training text, document by document."""
     for partition in partitions:
         for batch in partition.batches(("hash", "text")):
             for digest, text in zip(*batch.columns, strict=True):

@@ -47,7 +47,7 @@ class SourceCounts:
     licenses: list[str] = dataclasses.field(default_factory=list)
 
     def count_repeats(self, copies: "SourceCounts") -> None:
-        """Kept documents are stored once more; `copies` has what was kept of them."""
+        """Count further copies of kept documents; `copies` has their counts."""
         self.num_repeats += copies.kept
         self.repeat_bytes += copies.num_bytes
         self.repeat_tokens += copies.num_tokens
@@ -58,7 +58,7 @@ class SourceCounts:
         self.licenses = sorted({*self.licenses, *other.licenses})[:MAX_SAMPLES]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain dicts and lists."""
+        """Return plain dicts and lists."""
         # Not dataclasses.asdict, which makes a Counter of a Counter's items.
         values = vars(self).items()
         return {
@@ -68,7 +68,7 @@ class SourceCounts:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "SourceCounts":
-        """Back from `to_json`."""
+        """Return the counts that `to_json` wrote."""
         return cls(**_with_counters(cls, data))
 
 
@@ -167,11 +167,11 @@ class DocumentCounts:
             mine.extend(samples[: MAX_SAMPLES - len(mine)])
 
     def merge_later_stage(self, other: "DocumentCounts") -> None:
-        """As `merge`, for documents that were counted as read before: no new source appears."""
+        """Add counts as `merge` does, for documents that were counted as read before."""
         self.merge(other.folded(self.sources))
 
     def merge_added(self, other: "DocumentCounts") -> None:
-        """As `merge`, for text added to a dataset, with the names that `named_sources` left it."""
+        """Add counts of added text as `merge` does, with the names of `named_sources`."""
         if OTHER_SOURCES in self.sources:
             self.merge_later_stage(other)
             return
@@ -180,7 +180,7 @@ class DocumentCounts:
         self.sources = self.folded(names).sources
 
     def folded(self, names: Collection[str]) -> "DocumentCounts":
-        """The same with all sources but these counted together."""
+        """Return the counts with all sources but these counted together."""
         sources: dict[str, SourceCounts] = {}
         for name, source in self.sources.items():
             known = name if name in names else OTHER_SOURCES
@@ -219,14 +219,14 @@ class DocumentCounts:
             raise AssertionError(f"{num_bytes} bytes are kept, but {self.kept_bytes} were left")
 
     def to_json(self) -> dict[str, Any]:
-        """As plain dicts and lists."""
+        """Return plain dicts and lists."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         sources = {name: source.to_json() for name, source in self.sources.items()}
         return fields | {"sources": sources}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "DocumentCounts":
-        """Back from `to_json`."""
+        """Return the counts that `to_json` wrote."""
         data = _with_counters(cls, data)
         sources = data["sources"].items()
         data["sources"] = {name: SourceCounts.from_json(source) for name, source in sources}
@@ -237,7 +237,7 @@ class DocumentCounts:
 
 
 def named_sources(num_read: Mapping[str, int], stored: DocumentCounts | None = None) -> set[str]:
-    """The sources that are counted by name: the ones with most records; all others are one.
+    """Return the sources that are counted by name, those with most records; others are one.
 
     It is settled once, of all that is read: were a source named in one part and not in the next,
     its counts would lie in two places.
@@ -269,7 +269,7 @@ def _add_counts(mine: Any, theirs: Any) -> None:
 
 
 def _with_counters(cls: type, data: dict[str, Any]) -> dict[str, Any]:
-    """A copy of what came from JSON, with counters where `cls` has them."""
+    """Return a copy of JSON values, with counters where `cls` has them."""
     counters = {
         field.name: Counter(data[field.name])
         for field in dataclasses.fields(cls)
@@ -279,5 +279,5 @@ def _with_counters(cls: type, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_sample(location: str, detail: str, text: str) -> dict[str, str]:
-    """A dropped document, for the report."""
+    """Return a dropped document, for the report."""
     return {"location": location, "detail": detail, "text": shorten(text)}

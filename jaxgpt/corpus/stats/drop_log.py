@@ -49,10 +49,10 @@ class DropLog:
         self._tally.count_dropped(source, stage, reason, num_bytes, sample)
 
     def count_edited(self, source: str, stage: str, num_bytes: int) -> None:
-        """A document was changed, and lost `num_bytes` (or, negative, gained)."""
+        """Count a changed document, which lost `num_bytes` (or gained, if negative)."""
         self._tally.count_edited(source, stage, num_bytes)
 
     @property
     def counts(self) -> DocumentCounts:
-        """Counts of what was dropped and edited, for `DocumentCounts.merge_later_stage`."""
+        """Counts of dropped and edited documents, for `DocumentCounts.merge_later_stage`."""
         return self._tally

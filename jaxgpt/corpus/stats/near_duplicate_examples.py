@@ -13,7 +13,7 @@ _MAX_REMOVED = 4
 def choose_examples(
     members: pa.Table, kept_N: np.ndarray, similarity_N: np.ndarray
 ) -> list[dict[str, Any]]:
-    """The largest families and a few drawn at random, as JSON.
+    """Choose the largest families and a few drawn at random, as JSON.
 
     A family is a kept document and all that were removed for it; of these the least similar ones
     are shown. What is drawn depends on the content of the kept documents alone.
@@ -47,7 +47,7 @@ def choose_examples(
 
 
 def merge_examples(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same choice among the examples of several groups; the largest first."""
+    """Choose in the same way among the examples of several groups; the largest first."""
     by_size = sorted(found, key=lambda example: (-example["num_removed"], example["hash"]))
     drawn = sorted(by_size, key=lambda example: example["hash"])
     chosen = {example["hash"] for example in (*by_size[:_MAX_EXAMPLES], *drawn[:_MAX_EXAMPLES])}

@@ -22,7 +22,7 @@ class Scrubber:
     """Looks for the samples of an account in texts that go."""
 
     def __init__(self, account: Account, sources: Collection[str], locations: Collection[str]):
-        """Documents of these sources and locations are not to be shown, whatever they say."""
+        """Hide documents of these sources and locations, whatever their text."""
         self._account = account
         self._samples = [
             *(sample for those in account.tally.samples.values() for sample in those),

@@ -44,7 +44,7 @@ class Takedown:
     with_kept: bool = False
 
     def names(self) -> dict[str, tuple[str, ...]]:
-        """The names by the column of the index that has them."""
+        """Return the names by the column of the index that has them."""
         return {"source": self.sources, "id": self.ids, "location": self.locations}
 
 
@@ -133,7 +133,7 @@ class _Trail:
             self._add(entry, entry["id"])
 
     def follow(self, listing: Iterator[dict[str, Any]]) -> bool:
-        """Go on from those that were removed themselves; return whether any was new."""
+        """Continue from documents that were removed themselves; return whether any was new."""
         num_before = len(self.locations)
         for entry in listing:
             origin = self._origin(entry["id"], entry["location"])

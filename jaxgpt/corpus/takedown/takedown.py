@@ -209,7 +209,7 @@ class _Takedown:
         )
 
     def _copy_removed(self, output: RemovedWriter) -> None:
-        """The lines of what was removed before; the documents that are named are marked."""
+        """Copy the lines of earlier removals; mark those of named documents."""
         listing = self._dataset.directory / REMOVED_NAME
         if not self._named.num_removed_before:
             output.copy(listing)
@@ -220,7 +220,7 @@ class _Takedown:
             output.write(**entry)
 
     def _free_numbers(self, shards: Mapping[str, Sequence[Shard]]) -> dict[str, int]:
-        """By split, the first number that no shard has had, those that go included."""
+        """Return, by split, the first number that no shard has had, removed ones included."""
         return {
             name: first_free_number(
                 name, [*split.shards, *shards[name]], self._dataset.manifest.get("history", ())
@@ -229,7 +229,7 @@ class _Takedown:
         }
 
     def _rows_that_go(self) -> Iterator[dict[str, Any]]:
-        """Rows of the indexes. A document that is divided between the splits has one in each."""
+        """Yield the rows of the indexes to remove; a document in both splits has one in each."""
         for split, marked in self._marked.items():
             start = 0
             for batch in index_rows(self._dataset.directory, split):
@@ -239,7 +239,7 @@ class _Takedown:
 
 
 def _count(account: Account, row: Mapping[str, Any], is_first: bool) -> None:
-    """A row of the index goes: the first of its document, or another share of its text."""
+    """Count a removed row of the index: the first of its document, or another share of its text."""
     tally, num_bytes = account.tally, row["num_bytes"]
     source = row["source"] if row["source"] in tally.sources else OTHER_SOURCES
     if is_first:
@@ -255,7 +255,7 @@ def _count(account: Account, row: Mapping[str, Any], is_first: bool) -> None:
 
 
 def _count_repeat(account: Account, row: Mapping[str, Any]) -> None:
-    """A row of the index goes that is a second copy of its document."""
+    """Count a removed row of the index that is a second copy of its document."""
     tally = account.tally
     source = tally.sources[row["source"] if row["source"] in tally.sources else OTHER_SOURCES]
     source.num_repeats -= 1
@@ -264,7 +264,7 @@ def _count_repeat(account: Account, row: Mapping[str, Any]) -> None:
 
 
 def _count_copies(dataset: TokenDataset, ids: set[str], locations: set[str]) -> int:
-    """Documents that were removed in favour of one of these."""
+    """Count the documents that were removed in favour of one of these."""
     return sum(
         entry["kept_location"] in locations if "kept_location" in entry else entry["kept_id"] in ids
         for entry in read_listing(dataset.directory / REMOVED_NAME)
@@ -290,6 +290,6 @@ def _num_tokens(account: Account) -> int:
 
 
 def _digest(names: Mapping[str, Sequence[str]]) -> str:
-    """SHA-256 of all names, so that a list can be recognised."""
+    """Return SHA-256 of all names, so that a list can be recognised."""
     lines = [f"{column} {name}\n" for column, those in names.items() for name in sorted(set(those))]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

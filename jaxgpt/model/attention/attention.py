@@ -55,7 +55,7 @@ class Attention:
         return 1
 
     def resolve_head_dim(self, d_model: int) -> int:
-        """Size of a head, for rotary angles."""
+        """Return the size of a head, for rotary angles."""
         raise NotImplementedError(f"{type(self).__name__} has no resolve_head_dim")
 
     def build(self, settings: LayerSettings, pattern_index: int, name: str) -> nn.Module:
@@ -77,7 +77,7 @@ class Attention:
         raise NotImplementedError(f"{type(self).__name__} has no make_cache")
 
     def count_score_flops(self, d_model: int, num_layers: int, sequence_length: int) -> int:
-        """Operations per token, forward, that no weight takes part in: scores and mixing.
+        """Return forward operations per token without weights: scores and mixing.
 
         Counts every key of the sequence that a layer's window can reach, seen or not (causality
         is not discounted).

@@ -119,7 +119,7 @@ def row_attention(
 
 
 def _blocks(num_tokens: int, window: int | None) -> list[tuple[slice, slice]]:
-    """Blocks of queries, each with the range of keys that any of them can see."""
+    """Return blocks of queries, each with the range of keys that any of them can see."""
     block = max(_BLOCK, -(-num_tokens // _MAX_BLOCKS))
     blocks = []
     for start in range(0, num_tokens, block):
@@ -255,7 +255,7 @@ def _add_at(keys: slice, sums_KHS: jax.Array, x_KHS: jax.Array) -> jax.Array:
 
 
 def _row_mask(mask: AttentionMask, segment_ids_T: jax.Array | None) -> AttentionMask:
-    """The mask of one row, as of a batch of one."""
+    """Return the mask of one row, as of a batch of one."""
     segment_ids_1T = None if segment_ids_T is None else segment_ids_T[None]
     return AttentionMask(segment_ids_BT=segment_ids_1T, window=mask.window)
 

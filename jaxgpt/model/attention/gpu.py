@@ -96,7 +96,7 @@ def pallas_attention(
     scale: float,
     interpreted: bool = False,
 ) -> jax.Array:
-    """Causal attention within segments by Pallas' kernel; out_BTNH.
+    """Compute causal attention within segments by Pallas' kernel; out_BTNH.
 
     Args:
         q_BTNH: T is a multiple of 128, unless interpreted.

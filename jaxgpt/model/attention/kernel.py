@@ -35,7 +35,7 @@ class Scores(NamedTuple):
         return self.soft_cap * jnp.tanh(scaled / self.soft_cap)
 
     def derivative(self, products: jax.Array) -> jax.Array | float:
-        """Derivative of the scores by the products, at these products."""
+        """Return the derivative of the scores with respect to the products, at these products."""
         if self.soft_cap is None:
             return self.scale
         tanh = jnp.tanh(products * (self.scale / self.soft_cap))

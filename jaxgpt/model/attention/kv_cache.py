@@ -36,7 +36,7 @@ class KVCache:
         return self.v_BKSH[0].shape[2]
 
     def new_slots(self, valid_BT: jax.Array) -> jax.Array:
-        """Slots for T new tokens a row, int32 [B, T]; -1 for those that are padding.
+        """Return slots for T new tokens a row, int32 [B, T]; -1 for those that are padding.
 
         Valid tokens come first in a row. A slot may lie beyond the last: `write` drops it.
         """

@@ -59,7 +59,7 @@ def swap_time_and_heads(x: jax.Array) -> jax.Array:
 
 
 def masked_softmax(values_BKGTS: jax.Array, visible: jax.Array) -> jax.Array:
-    """Softmax over the visible keys; zeros in a row that has none, never NaN."""
+    """Return softmax over the visible keys; zeros in a row that has none, never NaN."""
     values_BKGTS = jnp.where(visible, values_BKGTS, HIDDEN)
     largest = jax.lax.stop_gradient(jnp.max(values_BKGTS, axis=-1, keepdims=True))
     weights = jnp.where(visible, jnp.exp(values_BKGTS - largest), 0.0)
@@ -68,7 +68,7 @@ def masked_softmax(values_BKGTS: jax.Array, visible: jax.Array) -> jax.Array:
 
 
 def reference_attention(inputs: AttentionInputs) -> jax.Array:
-    """Attention by its definition, differentiated automatically; out_BTNH."""
+    """Compute attention by its definition, differentiated automatically; out_BTNH."""
     dtype, dropout = inputs.q_BTNH.dtype, inputs.dropout
     accumulator = accumulator_dtype(dtype)
     q_BKGTH = split_heads(inputs.q_BTNH, inputs.k_BSKH.shape[2]).astype(accumulator)
@@ -84,7 +84,7 @@ def reference_attention(inputs: AttentionInputs) -> jax.Array:
 
 
 def saved_probabilities_attention(inputs: AttentionInputs) -> jax.Array:
-    """Attention that keeps its probabilities for a hand-written backward pass; out_BTNH.
+    """Compute attention and keep its probabilities for a hand-written backward pass; out_BTNH.
 
     Products take operands in the dtype of the queries and accumulate float32. Needs memory for
     B * N * T * S probabilities.
@@ -123,7 +123,7 @@ def _attend_forward(
 
 
 def _attend_backward(scores: Scores, saved: Any, dout_BTNH: jax.Array) -> Any:
-    """Gradient of softmax attention (Dao et al. 2022, appendix B.2)."""
+    """Compute the gradient of softmax attention (Dao et al. 2022, appendix B.2)."""
     q_BKGTH, k_BKSH, v_BKSH, probabilities, out_BKGTH = saved
     dtype = q_BKGTH.dtype
     accumulator = accumulator_dtype(dtype)

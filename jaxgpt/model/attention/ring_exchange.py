@@ -94,7 +94,7 @@ def over_pieces(
 
 
 def _ring(settings: RingSettings) -> tuple[str, ...]:
-    """The mesh axes along which a row's tokens lie."""
+    """Return the mesh axes along which a row's tokens lie."""
     names = None if settings.spec_BTNH is None else settings.spec_BTNH[1]
     return (names,) if isinstance(names, str) else names or ()
 
@@ -114,7 +114,7 @@ def send(settings: RingSettings, arrays: Any) -> Any:
 
 
 def on_shards(function: Any, settings: RingSettings, in_specs: Any, out_specs: Any) -> Any:
-    """`function` on each device's own share; on everything where nothing is split."""
+    """Run `function` on each device's own share; on whole arrays where nothing is split."""
     # A loop over layers would compute what is alike in all of them, the masks of every piece, once
     # and keep it: [T, S] for each head, of the whole row. This says to keep nothing.
     function = jax.checkpoint(function, prevent_cse=False)

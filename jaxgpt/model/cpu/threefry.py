@@ -33,7 +33,7 @@ def key_of_seed(seed: int) -> jax.Array:
 
 
 def in_one_pass(key: jax.Array) -> jax.Array:
-    """The key from which the same numbers and keys come faster; one of another kind is returned."""
+    """Return a key that gives the same numbers faster; another kind of key is returned as is."""
     if jax.random.key_impl(key) != "threefry2x32":
         return key
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=_ONE_PASS)

@@ -54,7 +54,7 @@ def _silu(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _sigmoid_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`1 / (1 + exp(-x))` and its derivative, from one exponential that cannot overflow."""
+    """Return `1 / (1 + exp(-x))` and its derivative, from one exponential that cannot overflow."""
     decay = jnp.exp(-jnp.abs(x))
     larger = 1 / (1 + decay)
     smaller = decay * larger
@@ -72,5 +72,5 @@ silu = _saves_derivative(_silu)
 
 
 def relu_squared(x: jax.Array) -> jax.Array:
-    """`max(x, 0)^2` (So et al. 2021)."""
+    """Return `max(x, 0)^2` (So et al. 2021)."""
     return jnp.square(jax.nn.relu(x))

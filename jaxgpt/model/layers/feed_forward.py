@@ -24,7 +24,7 @@ class FeedForward:
         raise NotImplementedError(f"{type(self).__name__} has no build")
 
     def exchanged_per_token(self, num_tokens: int, num_peers: int) -> float:
-        """Vectors of the model's width that a device sends for each of its tokens, forward.
+        """Return the vectors of the model's width that a device sends forward per token.
 
         Args:
             num_tokens: of a row.
@@ -33,7 +33,7 @@ class FeedForward:
         return 0.0
 
     def count_experts(self) -> tuple[int, int] | None:
-        """(Experts, experts that each token goes through); None if there is no such choice."""
+        """Return (experts, experts that each token goes through); None without experts."""
         return None
 
 

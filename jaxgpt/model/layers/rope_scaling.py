@@ -12,7 +12,7 @@ from jaxgpt.config import configclass
 
 
 def plain_frequencies(head_dim: int, max_wavelength: float) -> np.ndarray:
-    """`max_wavelength^(-2i/H)` radians per token, float64 [R]."""
+    """Return `max_wavelength^(-2i/H)` radians per token, float64 [R]."""
     return max_wavelength ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
 
 

@@ -91,7 +91,7 @@ class Capacity(Dispatch):
     def exchanged_per_token(
         self, num_tokens: int, num_experts: int, num_active: int, num_peers: int
     ) -> float:
-        """All slots there and back, but for one's own share."""
+        """Count all slots there and back, without the device's own share."""
         slots = num_experts * self.count_slots(num_tokens, num_experts, num_active)
         return 2 * slots / num_tokens * (num_peers - 1) / num_peers
 
@@ -142,7 +142,7 @@ class Dropless(Dispatch):
     def exchanged_per_token(
         self, num_tokens: int, num_experts: int, num_active: int, num_peers: int
     ) -> float:
-        """Every token to all peers, and their sums back."""
+        """Count every token to all peers, and their sums back."""
         return 2.0 * (num_peers - 1)
 
     def results_to_keep(self, num_experts: int) -> tuple[str, ...]:
@@ -225,7 +225,7 @@ def assign_slots(choice: Choice, num_experts: int, num_slots: int) -> jax.Array:
 
 
 def _invert(slots_BA: jax.Array, num_slots: int) -> jax.Array:
-    """The choice in each slot: int32 [B, S]; A where there is none."""
+    """Return the choice in each slot: int32 [B, S]; A where there is none."""
     num_rows, num_choices = slots_BA.shape
     empty_BS = jnp.full((num_rows, num_slots), num_choices, jnp.int32)
     rows_B1 = jnp.arange(num_rows)[:, None]

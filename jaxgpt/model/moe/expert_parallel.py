@@ -45,7 +45,7 @@ class Peers(NamedTuple):
         return 1 if self.axis is None else jax.lax.axis_size(self.axis)
 
     def send(self, x_BECD: jax.Array) -> jax.Array:
-        """From this device's slots of all experts to all rows' slots of its own experts."""
+        """Send this device's slots of all experts; get all rows' slots of its own experts."""
         if self.axis is None:
             return x_BECD
         if self.split_rows:

@@ -100,7 +100,7 @@ def count_load(choice: Choice, num_experts: int) -> jax.Array:
 
 
 def load_balance_loss(logits_BTE: jax.Array, load_BE: jax.Array, valid_BT: jax.Array) -> jax.Array:
-    """`E sum_e f_e P_e` of each row (Fedus et al. 2021, arXiv:2101.03961, equation 4): [B].
+    """Return `E sum_e f_e P_e` of each row (Fedus et al. 2021, arXiv:2101.03961, equation 4): [B].
 
     f_e is the share of the row's choices that fell on expert e, counted before any is dropped,
     P_e the mean probability that the router gave it. 1 if both are even, E if one expert has all.
@@ -117,7 +117,7 @@ def load_balance_loss(logits_BTE: jax.Array, load_BE: jax.Array, valid_BT: jax.A
 
 
 def router_z_loss(logits_BTE: jax.Array, valid_BT: jax.Array) -> jax.Array:
-    """Mean of `(log sum_e exp logit_e)^2` over each row's valid tokens: [B].
+    """Return the mean of `(log sum_e exp logit_e)^2` over each row's valid tokens: [B].
 
     Zoph et al. 2022, arXiv:2202.08906, equation 5. Keeps logits small, where float32 is fine.
     """
@@ -126,7 +126,7 @@ def router_z_loss(logits_BTE: jax.Array, valid_BT: jax.Array) -> jax.Array:
 
 
 def _mean_of_valid(values: jax.Array, valid_BT: jax.Array) -> jax.Array:
-    """Mean over T of [B, T, ...]; 0 for a row without a valid token."""
+    """Return mean over T of [B, T, ...]; 0 for a row without a valid token."""
     valid = valid_BT.reshape(*valid_BT.shape, *[1] * (values.ndim - 2))
     total = jnp.sum(jnp.where(valid, values, 0.0), axis=1)
     return total / jnp.maximum(jnp.sum(valid, axis=1), 1)

@@ -130,7 +130,7 @@ class _Group:
         return np.split(order, starts) if len(order) else []
 
     def signatures(self, places: np.ndarray) -> np.ndarray:
-        """uint32 [N, K]."""
+        """Return the signatures, uint32 [N, K]."""
         signatures_NK = None
         for number in np.unique(self._partition_N[places]):
             partition = self._signed[number]
