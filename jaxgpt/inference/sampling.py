@@ -155,6 +155,7 @@ def row_keys(seed: int, rows_B: Array) -> Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_of_seed(seed), rows_B)
 
 
+@jax.named_scope("sampling")
 def sample(
     logits_BV: Array,
     config: SamplingConfig,

@@ -89,6 +89,7 @@ class LanguageModelHead(Head):
         """Names of the axes of the table [V, D] if tied, else of the kernel [D, V]."""
         return ("vocab", "embed") if self.tied else ("embed", "vocab")
 
+    @jax.named_scope("logits")
     def multiply(self, x: jax.Array, weights: Kernel) -> jax.Array:
         """Return float32 logits [..., V] without the bound, padding columns among them."""
         return project(x, weights, transposed=self.tied, axes=self.axes)

@@ -120,6 +120,7 @@ class TokenChunks(LinearCrossEntropy):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _chunked(score: Score, chunk_tokens: int, inputs: LossInputs) -> TokenSums:
     def sum_chunks(inputs: LossInputs) -> tuple[TokenSums]:
+        @jax.named_scope("loss_chunk")
         def add(total: TokenSums, chunk: LossInputs) -> tuple[TokenSums, None]:
             return _add(total, score(chunk._replace(kernel=inputs.kernel))), None
 
@@ -143,6 +144,7 @@ def _forward(
         # Rounded once, not in every chunk; the gradient is that of the unrounded one.
         rounded = kernel.astype(x_BTD.dtype)
 
+        @jax.named_scope("loss_chunk")
         def add(carry: Any, chunk: LossInputs) -> tuple[Any, jax.Array]:
             total, dkernel = carry
             (dx_ND, one), sums = gradient(chunk.x, rounded.astype(kernel.dtype), chunk)

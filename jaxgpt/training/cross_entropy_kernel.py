@@ -51,6 +51,7 @@ class KernelSettings(NamedTuple):
     dtype: Any
 
 
+@jax.named_scope("cross_entropy")
 def with_gradient_kernel(
     settings: KernelSettings,
     sums: Callable[..., TokenSums],

@@ -61,6 +61,7 @@ class LossConfig:
             raise ValueError(f"z_loss={self.z_loss} must be 0 (off) or positive")
 
 
+@jax.named_scope("cross_entropy")
 def cross_entropy(
     logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float = 0.0
 ) -> TokenSums:

@@ -62,7 +62,7 @@ class Optimizer:
 
     def adamw(self, schedule: optax.Schedule, decays: Any) -> optax.GradientTransformation:
         """Return AdamW with this section's settings; `decays` is a tree of bools."""
-        return optax.adamw(
+        adamw = optax.adamw(
             schedule,
             b1=self.b1,
             b2=self.b2,
@@ -70,6 +70,7 @@ class Optimizer:
             weight_decay=self.weight_decay,
             mask=decays,
         )
+        return _in_scope("adamw", adamw)
 
 
 @configclass
@@ -117,7 +118,7 @@ class Muon(Optimizer):
             ),
         )
         labels = _map_axes(lambda leaf: "matrix" if is_orthogonalized(leaf) else "rest", axes)
-        return optax.partition({"matrix": matrices, "rest": rest}, labels)
+        return optax.partition({"matrix": _in_scope("muon", matrices), "rest": rest}, labels)
 
 
 def clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
@@ -126,6 +127,7 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
     because clipped gradients would be one more array of all weights to write and read.
     """
 
+    @jax.named_scope("clip_gradients")
     def update(
         updates: Any, state: Any, params: Any = None, *, grad_norm: Any = None, **others: Any
     ) -> tuple[Any, Any]:
@@ -135,6 +137,14 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
         return jax.tree.map(lambda grad: grad * factor.astype(grad.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _in_scope(
+    name: str, transformation: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Return the same transformation, whose operations have `name` in a profile."""
+    update = optax.with_extra_args_support(transformation).update
+    return optax.GradientTransformationExtraArgs(transformation.init, jax.named_scope(name)(update))
 
 
 def is_matrix(axes: Axes) -> bool:

@@ -125,6 +125,7 @@ def _orthogonalize_shares(layouts: Sequence[_Layout], *shares: jax.Array) -> tup
     )
 
 
+@jax.named_scope("newton_schulz")
 def newton_schulz(x_MDX: jax.Array) -> jax.Array:
     """Run five iterations on every matrix, along its shorter side."""
     is_tall = x_MDX.shape[1] > x_MDX.shape[2]

@@ -58,7 +58,7 @@ def make_train_step(
         copies: of weights, that all micro-batches use.
     """
     accept = (recovery or NoSkipping()).accept
-    update = optax.with_extra_args_support(optimizer).update
+    update = jax.named_scope("optimizer")(optax.with_extra_args_support(optimizer).update)
 
     def objective(params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, LossSums]:
         sums = loss_function(params, batch, rng)
@@ -69,12 +69,14 @@ def make_train_step(
         grads, sums = accumulate(objective, state.trainable, batch, rng, num_micro_batches, copies)
         weight = jnp.maximum(sums.weight, 1.0)
         # Of the sums: the means are then used element by element only, and never written out.
-        loss, grad_norm = sums.loss / weight, optax.tree.norm(grads) / weight
+        with jax.named_scope("gradient_norm"):
+            loss, grad_norm = sums.loss / weight, optax.tree.norm(grads) / weight
         share = 1 / weight
         grads = jax.tree.map(lambda grad: grad * share.astype(grad.dtype), grads)
         updates, opt_state = update(grads, state.opt_state, state.trainable, grad_norm=grad_norm)
         accepted, memory, skips = accept(state.memory, state.step, loss, grad_norm)
-        trainable = optax.apply_updates(state.trainable, updates)
+        with jax.named_scope("optimizer"):
+            trainable = optax.apply_updates(state.trainable, updates)
         new_state = state.replace(
             step=state.step + 1,
             trainable=choose(accepted, trainable, state.trainable),

@@ -168,7 +168,7 @@ def test_a_step_compiles_on_8_gpus_and_exchanges_no_rows(name: str) -> None:
     assert exchanged
     for operation, _ in program.operations():
         # Outside of the stages, rows are split over `pipeline`, too: the plan has what that costs.
-        is_of_stages = name == "pipeline" and "/Gpt._run_blocks/" in operation.source
+        is_of_stages = name == "pipeline" and "/Gpt._apply_blocks/" in operation.source
         if operation.collective == "all-gather" and not is_of_stages:
             for array in operation.results:
                 is_activation = config.batch.sequence_length in array.shape[:-1]

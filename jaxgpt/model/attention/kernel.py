@@ -86,7 +86,8 @@ class AttentionKernel:
         """
         if reason := self.refuses(inputs):
             raise ValueError(f"{type(self).__name__} cannot compute this attention: {reason}")
-        return self.compute(inputs)
+        with jax.named_scope("attention_kernel"):
+            return self.compute(inputs)
 
     def refuses(self, inputs: AttentionInputs) -> str | None:
         """Return why the kernel cannot compute an attention, or None if it can."""

@@ -58,6 +58,7 @@ def swap_time_and_heads(x: jax.Array) -> jax.Array:
     return x.transpose(0, 2, 1, 3)
 
 
+@jax.named_scope("softmax")
 def masked_softmax(values_BKGTS: jax.Array, visible: jax.Array) -> jax.Array:
     """Return softmax over the visible keys; zeros in a row that has none, never NaN."""
     values_BKGTS = jnp.where(visible, values_BKGTS, HIDDEN)
@@ -74,8 +75,10 @@ def reference_attention(inputs: AttentionInputs) -> jax.Array:
     q_BKGTH = split_heads(inputs.q_BTNH, inputs.k_BSKH.shape[2]).astype(accumulator)
     k_BKSH = swap_time_and_heads(inputs.k_BSKH).astype(accumulator)
     v_BKSH = swap_time_and_heads(inputs.v_BSKH).astype(accumulator)
-    products = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH)
-    probabilities = masked_softmax(inputs.scores(products), spell_out(inputs.mask, products))
+    with jax.named_scope("scores"):
+        products = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH)
+        scores = inputs.scores(products)
+    probabilities = masked_softmax(scores, spell_out(inputs.mask, products))
     if dropout is not None:
         keep = jax.random.bernoulli(dropout.key, 1 - dropout.rate, probabilities.shape)
         probabilities = jnp.where(keep, probabilities / (1 - dropout.rate), 0.0)
@@ -116,8 +119,10 @@ def _attend_forward(
     multiply = functools.partial(jnp.einsum, preferred_element_type=accumulator_dtype(dtype))
     q_BKGTH = split_heads(q_BTNH, k_BSKH.shape[2])
     k_BKSH, v_BKSH = swap_time_and_heads(k_BSKH), swap_time_and_heads(v_BSKH)
-    products = multiply("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH)
-    probabilities = masked_softmax(scores(products), spell_out(mask, products)).astype(dtype)
+    with jax.named_scope("scores"):
+        products = multiply("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH)
+        values = scores(products)
+    probabilities = masked_softmax(values, spell_out(mask, products)).astype(dtype)
     out_BKGTH = multiply("BKGTS,BKSH->BKGTH", probabilities, v_BKSH).astype(dtype)
     return merge_heads(out_BKGTH), (q_BKGTH, k_BKSH, v_BKSH, probabilities, out_BKGTH)
 

@@ -67,6 +67,7 @@ def _look_up_forward(
     return _look_up(table_VD, ids_BT, axes, dtype, like), ids_BT
 
 
+@jax.named_scope("embedding_gradient")
 def _look_up_backward(
     axes: Axes, dtype: Any, like: jax.ShapeDtypeStruct, ids_BT: jax.Array, dx_BTD: jax.Array
 ) -> tuple[jax.Array, None]:

@@ -88,6 +88,7 @@ def constrain_saved(param: jax.Array, *axes: str | None) -> jax.Array:
     return param if axes in _COLLECTED.value else constrain_storage(param, *axes)
 
 
+@jax.named_scope("gather_weights")
 def gather_for_use(param: jax.Array, dtype: Any, *axes: str | None) -> jax.Array:
     """Return a parameter in the type it is used in, collected from the devices along `fsdp`.
 

@@ -73,6 +73,7 @@ class Rotary(Position):
         if head_dim % 2:
             raise ValueError(f"rotary positions need an even head_dim, not {head_dim}")
 
+    @jax.named_scope("rotary")
     def rotation(self, positions_BT: jax.Array, head_dim: int) -> Rotation:
         frequencies_R, amplitude = self.scaling.frequencies(head_dim, self.max_wavelength)
         angles_BTR = positions_BT[:, :, None].astype(jnp.float32) * frequencies_R
@@ -163,6 +164,7 @@ class LearnedLayer(nn.Module):
         return x_BTD + table(positions_BT)
 
 
+@jax.named_scope("rotary")
 def rotate(x_BTNH: jax.Array, rotation: Rotation) -> jax.Array:
     """Turn each head's planes (i, i + H/2) by their angles; computed in float32."""
     cos_BT1R, sin_BT1R = rotation.cos_BTR[:, :, None, :], rotation.sin_BTR[:, :, None, :]
