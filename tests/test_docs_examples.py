@@ -1,5 +1,6 @@
 """The Python of the docs runs as printed, and what docs/model.md lists is what the model has."""
 
+import math
 import re
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.layers.norms import LayerNorm, RmsNorm, Sandwich
 from jaxgpt.model.layers.positions import Learned
+from jaxgpt.model.layers.projection import Initialization
 from jaxgpt.runs.config import TrainConfig
 from tests.tiny import REPOSITORY
 
@@ -83,10 +85,9 @@ def test_the_worked_example_runs_and_is_causal(namespace: dict[str, Any], name: 
 
 
 def test_the_table_of_parameters_is_the_models() -> None:
-    rows = re.findall(r"^\| `([\w/]+)` \| \[([\w, ]+)\] \| ([\w, ]+) \|", PAGE.read_text(), re.M)
     documented = {
         name: (tuple(SIZES[letter] for letter in shape.split(", ")), tuple(axes.split(", ")))
-        for name, shape, axes in rows
+        for name, shape, axes, _ in _table_of_parameters()
     }
     found = {}
     for norm in (LayerNorm(), Sandwich(norm=RmsNorm())):
@@ -100,6 +101,36 @@ def test_the_table_of_parameters_is_the_models() -> None:
             name = "/".join(key.key for key in path)
             found[name] = (box.value.shape, tuple(box.names))
     assert documented == found
+
+
+def _table_of_parameters() -> list[tuple[str, str, str, str]]:
+    """(name, shape, axes, standard deviation) of each row."""
+    row = r"^\| `([\w/]+)` \| \[([\w, ]+)\] \| ([\w, ]+) \| ([^|]+) \|"
+    return re.findall(row, PAGE.read_text(), re.M)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_start_with_the_standard_deviations_of_the_table(tied: bool) -> None:
+    config = replace(EVERYTHING, norm=LayerNorm(), head=LanguageModelHead(tied=tied))
+    config = replace(config, initialization=Initialization(std=0.05))
+    tokens_BT = jnp.zeros((1, 1), jnp.int32)
+    params = jax.jit(config.build(VOCAB_SIZE).init)(jax.random.key(0), tokens_BT)["params"]
+    found = {
+        "/".join(key.key for key in path): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(nn.unbox(params))
+    }
+    values = {"std": 0.05, "D": SIZES["D"], "L": SIZES["L"], "sqrt": math.sqrt, "min": min}
+    texts = {name: text for name, _, _, text in _table_of_parameters()}
+    for name, array in found.items():
+        text = texts[name].replace("`", "").replace("2L", "2 * L")
+        if text.startswith("all"):
+            assert (array == float(text.removeprefix("all"))).all(), name
+            continue
+        untied, _, with_tied = text.partition("; ")
+        formula = with_tied.removesuffix(" if tied") if tied and with_tied else untied
+        # Six standard errors of the estimate.
+        tolerance = 6 / math.sqrt(2 * array.size)
+        assert array.std() == pytest.approx(eval(formula, values), rel=tolerance), name
 
 
 def test_the_kernels_run_in_a_function_of_arrow_batches() -> None:
