@@ -24,8 +24,8 @@ _NOT_PROJECTED = (EXPERTS, ROUTER)
 
 
 @flax.struct.dataclass
-class OutputsFirst:
-    """One kernel, or one of each layer.
+class StoredKernel:
+    """A kernel with its outputs first, or one of each layer.
 
     Attributes:
         arrays: [O..., I...], one for each layer if the model has them stacked.
@@ -44,7 +44,7 @@ class OutputsFirst:
         return TransposedKernel(jnp.stack(kernels) if self.stacked else kernels[0])
 
 
-def put_outputs_first(config: GptConfig, path: tuple[Any, ...], leaf: Array) -> OutputsFirst | None:
+def put_outputs_first(config: GptConfig, path: tuple[Any, ...], leaf: Array) -> StoredKernel | None:
     """Return a copy of a kernel with its outputs first; None if the parameter is no such kernel.
 
     Args:
@@ -60,12 +60,12 @@ def put_outputs_first(config: GptConfig, path: tuple[Any, ...], leaf: Array) -> 
     # A kernel leads from or to the model's width. Where it is both, a wrong guess is right all the
     # same, and slow.
     num_inputs = len(shape) - 1 if shape[-1] == config.d_model else 1
-    return OutputsFirst(_roll_each(leaf, num_inputs, stacked), num_inputs, stacked)
+    return StoredKernel(_roll_each(leaf, num_inputs, stacked), num_inputs, stacked)
 
 
 def head_table(params: Any, table_VD: Array) -> Kernel:
     """Return the embedding table as a tied head multiplies with it: its ids are outputs."""
-    is_kernel = lambda leaf: isinstance(leaf, OutputsFirst)  # noqa: E731
+    is_kernel = lambda leaf: isinstance(leaf, StoredKernel)  # noqa: E731
     laid_out = any(map(is_kernel, jax.tree.leaves(params, is_leaf=is_kernel)))
     return TransposedKernel(table_VD) if laid_out else table_VD
 

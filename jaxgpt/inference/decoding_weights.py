@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgpt.inference.cpu_layout import OutputsFirst, put_outputs_first
+from jaxgpt.inference.cpu_layout import StoredKernel, put_outputs_first
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.moe.mixture_of_experts import is_rounded
 from jaxgpt.runtime.target import compile_target
@@ -74,7 +74,7 @@ def restore(params: Any) -> Any:
 
 
 def _is_stored(leaf: Any) -> bool:
-    return isinstance(leaf, LayerArrays | OutputsFirst)
+    return isinstance(leaf, LayerArrays | StoredKernel)
 
 
 @jax.jit

@@ -6,7 +6,7 @@ import pytest
 from flax.core import meta
 
 from jaxgpt.config import replace
-from jaxgpt.inference.cpu_layout import OutputsFirst, cache_dtype, head_table
+from jaxgpt.inference.cpu_layout import StoredKernel, cache_dtype, head_table
 from jaxgpt.inference.decoding_weights import LayerArrays, cast_weights, lay_out, restore
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
@@ -61,7 +61,7 @@ def test_casting_the_weights_once_changes_no_score(feed_forward: FeedForward) ->
 def test_laid_out_weights_are_the_parameters(config: GptConfig) -> None:
     model, params = tiny_model.init(config)
     laid_out = lay_out(model, params)
-    assert isinstance(laid_out["blocks"]["attention"]["query"]["kernel"], OutputsFirst)
+    assert isinstance(laid_out["blocks"]["attention"]["query"]["kernel"], StoredKernel)
     restored = jax.tree.map(
         lambda leaf: leaf.kernel if isinstance(leaf, TransposedKernel) else leaf,
         restore(laid_out),

@@ -11,6 +11,7 @@ import pytest
 import jaxgpt
 from jaxgpt.config import configclass, from_dict, to_dict
 from jaxgpt.errors import ConfigError
+from jaxgpt.model.attention.cpu import CpuBlockwise
 from jaxgpt.model.layers.norms import LayerNorm, RmsNorm
 from jaxgpt.model.layers.rope_scaling import LinearScaling
 from jaxgpt.names.public_names import public_names
@@ -89,6 +90,8 @@ def test_a_package_is_imported_without_its_files_and_those_of_text_without_jax()
         ("jaxgpt.model.norms:RmsNorm", RmsNorm, "jaxgpt.model:RmsNorm"),
         ("jaxgpt.model.some.file.that.was:RmsNorm", RmsNorm, "jaxgpt.model:RmsNorm"),
         ("jaxgpt.model.rope_scaling:Linear", LinearScaling, "jaxgpt.model:LinearScaling"),
+        ("jaxgpt.model:RowByRow", CpuBlockwise, "jaxgpt.model:CpuBlockwise"),
+        ("jaxgpt.model.attention_kernels:RowByRow", CpuBlockwise, "jaxgpt.model:CpuBlockwise"),
         ("jaxgpt.training.schedule:Linear", LinearDecay, "jaxgpt.training:LinearDecay"),
         ("jaxgpt.training:Linear", LinearDecay, "jaxgpt.training:LinearDecay"),
         ("jaxgpt.model.norms:Mine", None, "jaxgpt.model.norms:Mine"),
