@@ -18,6 +18,7 @@ from jaxgpt.corpus.filters.decontamination import Decontamination, summarize
 from jaxgpt.corpus.report.licenses import list_licenses
 from jaxgpt.corpus.report.page import write_reports
 from jaxgpt.corpus.stats.account import Account, write_account
+from jaxgpt.corpus.stats.counts import DocumentCounts
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from jaxgpt.data.manifest import Shard, write_manifest
 from jaxgpt.tokenizer.tokenizer import Tokenizer
@@ -51,19 +52,8 @@ def finalize_dataset(output: Path, result: BuildResult) -> dict[str, Any]:
     """Write all remaining files, the manifest last; return the manifest."""
     account = result.account
     account.check()
-    with (
-        _appearing_whole(output / REMOVED_NAME) as path,
-        RemovedWriter(path) as removed,
-    ):
-        for listing in result.removed:
-            removed.copy(listing)
-    with (
-        _appearing_whole(output / INPUTS_NAME) as path,
-        open(path, "wb") as file,
-        zstandard.ZstdCompressor().stream_writer(file, closefd=False) as stream,
-    ):
-        for entry in result.files:
-            stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+    _write_removed(output / REMOVED_NAME, result.removed)
+    _write_inputs(output / INPUTS_NAME, result.files)
     write_account(output, account, result.assignment)
     about = _about(output, result)
     write_reports(
@@ -85,9 +75,49 @@ def summarize_benchmarks(account: Account, config: DatasetConfig) -> list[dict[s
     return summarize(config.decontamination, counts)
 
 
+def _write_removed(path: Path, listings: Iterable[Path]) -> None:
+    """Write lists of removed documents as one."""
+    with _appearing_whole(path) as temporary, RemovedWriter(temporary) as removed:
+        for listing in listings:
+            removed.copy(listing)
+
+
+def _write_inputs(path: Path, files: Iterable[Mapping[str, Any]]) -> None:
+    """Write the list of input files."""
+    with (
+        _appearing_whole(path) as temporary,
+        open(temporary, "wb") as file,
+        zstandard.ZstdCompressor().stream_writer(file, closefd=False) as stream,
+    ):
+        for entry in files:
+            stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+
+
 def _about(output: Path, result: BuildResult) -> dict[str, Any]:
     """Return the descriptive part of a manifest, which reading does not need."""
-    account = result.account
+    account, assignment = result.account, result.assignment
+    is_tail = isinstance(assignment, TailAssignment)
+    return {
+        **_describe_documents(account),
+        "licenses": list_licenses(output, is_tail, account.tally.sources),
+        "inputs": {
+            "num_files": account.num_files,
+            "num_bytes": account.num_file_bytes,
+            "problems": dict(sorted(account.problems.items())),
+            "skipped": dict(sorted(account.skipped.items())),
+        },
+        "near_duplicates": dict(account.near_duplicate_counts),
+        "benchmarks": list(result.benchmarks),
+        "repaired": _describe_repairs(account.tally),
+        "measures": {name: bins for name, bins in account.measures.items() if name != "extremes"},
+        "split_note": assignment.note,
+        "history": account.history,
+        "settings": dict(result.settings),
+    }
+
+
+def _describe_documents(account: Account) -> dict[str, Any]:
+    """Return documents and bytes by what became of them, and by source."""
     tally = account.tally
     return {
         "counts": {
@@ -111,25 +141,13 @@ def _about(output: Path, result: BuildResult) -> dict[str, Any]:
         "sources": [
             {"name": name, **source.to_json()} for name, source in sorted(tally.sources.items())
         ],
-        "licenses": list_licenses(
-            output, isinstance(result.assignment, TailAssignment), tally.sources
-        ),
-        "inputs": {
-            "num_files": account.num_files,
-            "num_bytes": account.num_file_bytes,
-            "problems": dict(sorted(account.problems.items())),
-            "skipped": dict(sorted(account.skipped.items())),
-        },
-        "near_duplicates": dict(account.near_duplicate_counts),
-        "benchmarks": list(result.benchmarks),
-        "repaired": {
-            kind: {"documents": count, "places": tally.repaired_places[kind]}
-            for kind, count in sorted(tally.repaired_documents.items())
-        },
-        "measures": {name: bins for name, bins in account.measures.items() if name != "extremes"},
-        "split_note": result.assignment.note,
-        "history": account.history,
-        "settings": dict(result.settings),
+    }
+
+
+def _describe_repairs(tally: DocumentCounts) -> dict[str, Any]:
+    return {
+        kind: {"documents": count, "places": tally.repaired_places[kind]}
+        for kind, count in sorted(tally.repaired_documents.items())
     }
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from jaxgpt.corpus.documents.document_files import SCHEMA
 from jaxgpt.corpus.execution.machine_errors import explain, is_fault_of_machine
+from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import MismatchError
 
 INDEX_NAME = "documents.parquet"
@@ -103,6 +104,17 @@ def index_rows(dataset: Path, split: str) -> Iterator[pa.RecordBatch]:
     """
     with _opened(dataset, split) as file:
         yield from file.iter_batches()
+
+
+def check_index(dataset: TokenDataset, split: str, num_documents: int, num_tokens: int) -> None:
+    """Raise MismatchError if an index that counts these is not that of the shards."""
+    stored = dataset.splits[split]
+    if (num_documents, num_tokens) != (stored.num_documents, stored.num_tokens):
+        raise MismatchError(
+            f"{dataset.directory}: the index of {split} has {num_documents} documents of "
+            f"{num_tokens} tokens, its shards have {stored.num_documents} of "
+            f"{stored.num_tokens}; build the dataset again"
+        )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ The index and the list of removed documents are streamed, not held in memory.
 import dataclasses
 import heapq
 import itertools
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -19,16 +18,16 @@ from jaxgpt.corpus.dataset.stored_documents import (
     read_text,
     stored_documents,
 )
+from jaxgpt.corpus.dataset.suggestions import suggest_name
 from jaxgpt.corpus.documents.document import SAMPLE_CHARACTERS, shorten
 from jaxgpt.corpus.documents.splits import SPLITS, draw
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from jaxgpt.data.shards import TokenDataset
-from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.errors import UsageError
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 # Of the documents that were removed in favour of one, and of those that have the id of a kept one.
 MAX_NEIGHBOURS = 10
-_MAX_SIMILAR_NAMES = 50
 # A character takes at most four tokens; this many give more text than is shown.
 _SAMPLE_TOKENS = 8 * SAMPLE_CHARACTERS
 
@@ -276,26 +275,3 @@ def _is_kept_for(document: StoredDocument, entry: Removed) -> bool:
 
 def _removed_documents(dataset: TokenDataset) -> Iterator[Removed]:
     return read_listing(dataset.directory / REMOVED_NAME)
-
-
-def suggest_name(dataset: TokenDataset, column: str, value: str) -> str:
-    """Return the closest id, location, source or reason of the dataset, as a half-sentence."""
-    if column == "reason":
-        return did_you_mean(value, dataset.manifest.get("counts", {}).get("dropped", ()))
-    if column == "source":
-        return did_you_mean(value, (one["name"] for one in dataset.manifest.get("sources", ())))
-
-    def num_equal_ends(name: str) -> int:
-        """Return how many characters at both ends are equal, a cheap measure of similarity."""
-        pairs = ([name, value], [name[::-1], value[::-1]])
-        # Characters, not components of paths, are to be compared.
-        return sum(len(os.path.commonprefix(pair)) for pair in pairs)  # noqa: RUF071
-
-    kept = (
-        getattr(document, column)
-        for split in SPLITS
-        for document in stored_documents(dataset, split)
-    )
-    removed = (entry[column] for entry in _removed_documents(dataset))
-    names = itertools.chain(kept, removed)
-    return did_you_mean(value, heapq.nlargest(_MAX_SIMILAR_NAMES, names, key=num_equal_ends))

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jaxgpt.corpus.dataset.document_index import index_rows
+from jaxgpt.corpus.dataset.document_index import check_index, index_rows
 from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import MismatchError
 from jaxgpt.tokenizer.tokenizer import Tokenizer
@@ -83,12 +83,7 @@ def stored_documents(
             )
         number += batch.num_rows
         first_token = int(ends_N[-1]) if len(ends_N) else first_token
-    if (number, first_token) != (stored.num_documents, stored.num_tokens):
-        raise MismatchError(
-            f"{dataset.directory}: the index of {split} has {number} documents of {first_token} "
-            f"tokens, its shards have {stored.num_documents} of {stored.num_tokens}; build the "
-            f"dataset again"
-        )
+    check_index(dataset, split, number, first_token)
 
 
 def count_control_ids(

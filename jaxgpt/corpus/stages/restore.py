@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.corpus.dataset.document_index import index_groups, read_groups
+from jaxgpt.corpus.dataset.document_index import check_index, index_groups, read_groups
 from jaxgpt.corpus.documents.document import Document
 from jaxgpt.corpus.documents.document_files import DocumentWriter
 from jaxgpt.corpus.documents.splits import SPLITS
@@ -19,7 +19,6 @@ from jaxgpt.corpus.stages.read import PART_BYTES
 from jaxgpt.corpus.stats.counts import DocumentCounts
 from jaxgpt.corpus.stats.stage_result import stage_result
 from jaxgpt.data.shards import TokenDataset
-from jaxgpt.errors import MismatchError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,13 +62,7 @@ def plan_index_ranges(dataset: TokenDataset) -> list[IndexRange]:
                 first_group, first_token, num_bytes = stop_group, end, 0
         if first_group < stop_group:
             ranges.append(_index_range(split, first_group, stop_group, first_token, num_bytes))
-        stored = dataset.splits[split]
-        if (num_documents, end) != (stored.num_documents, stored.num_tokens):
-            raise MismatchError(
-                f"{dataset.directory}: the index of {split} has {num_documents} documents of {end} "
-                f"tokens, its shards have {stored.num_documents} of {stored.num_tokens}; build the "
-                f"dataset again"
-            )
+        check_index(dataset, split, num_documents, end)
     return ranges
 
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jaxgpt.corpus.dataset.document_index import index_rows
-from jaxgpt.corpus.dataset.inspect import suggest_name
 from jaxgpt.corpus.dataset.listings import read_listing
 from jaxgpt.corpus.dataset.rewrite import Marked
+from jaxgpt.corpus.dataset.suggestions import suggest_name
 from jaxgpt.corpus.documents.splits import SPLITS
 from jaxgpt.corpus.stages.exclude_taken_down import is_taken_down
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME

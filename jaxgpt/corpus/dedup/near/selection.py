@@ -53,7 +53,7 @@ class Members:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Selection:
+class SelectedMembers:
     """Members that stay, and the one that each other repeats.
 
     Attributes:
@@ -87,7 +87,7 @@ def rank(lengths_N: np.ndarray, hashes_N: np.ndarray, is_fixed_N: np.ndarray) ->
     return np.lexsort((low_N, high_N, -lengths_N.astype(np.int64), ~is_fixed_N))
 
 
-def select(members: Members, threshold: float) -> Selection:
+def select(members: Members, threshold: float) -> SelectedMembers:
     """Decide which members stay.
 
     Work is linear in the sizes of the buckets, as each has at most MAX_KEEPERS keepers.
@@ -114,7 +114,7 @@ def select(members: Members, threshold: float) -> Selection:
         kept_N[removed] = keeper
         similarity_N[removed] = similarity_C[is_duplicate_C]
         buckets.decide(removed)
-    return Selection(
+    return SelectedMembers(
         kept_N=kept_N,
         similarity_N=similarity_N,
         num_compared=num_compared,

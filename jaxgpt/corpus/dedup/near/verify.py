@@ -13,7 +13,7 @@ import pyarrow as pa
 from jaxgpt.corpus.dedup.near.collect import Collected, map_table, write_table
 from jaxgpt.corpus.dedup.near.config import NearDuplicatesConfig
 from jaxgpt.corpus.dedup.near.lsh import band_keys
-from jaxgpt.corpus.dedup.near.selection import Members, Selection, rank, select
+from jaxgpt.corpus.dedup.near.selection import Members, SelectedMembers, rank, select
 from jaxgpt.corpus.dedup.near.sign import SIGNATURES_NAME, SignedPartition
 from jaxgpt.corpus.documents.content_hash import HASH_BYTES
 from jaxgpt.corpus.stats.near_duplicate_examples import choose_examples
@@ -84,7 +84,7 @@ def read_removed(folder: Path, first: int, stop: int) -> pa.Table:
 
 def _select(
     group: "_Group", places: np.ndarray, num_fixed: int, config: NearDuplicatesConfig
-) -> Selection:
+) -> SelectedMembers:
     signatures = group.signatures(places)
     members = Members(
         keys_NB=band_keys(signatures, config.num_bands, config.num_rows),
