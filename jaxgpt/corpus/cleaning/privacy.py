@@ -11,9 +11,10 @@ import re
 
 from jaxgpt.config import configclass
 from jaxgpt.corpus.text.batch import Judged, Step, TextBatch
+from jaxgpt.corpus.text.scripts import UNSPACED_BLOCKS
 
 # Scripts without spaces between words: there an address has no delimiter but its own letters.
-_UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
+_UNSPACED = "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED_BLOCKS)
 _SPACED_LETTER = rf"[^\W\d_{_UNSPACED}]"
 # All that may belong to a local part is read at once (++), and never again from its middle: the
 # time stays linear in the length of the text. `_split_local` finds where the address begins.

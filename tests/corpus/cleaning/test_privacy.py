@@ -31,6 +31,11 @@ TEXT = st.lists(
         ("it's o'brien@x.org's, 'a'+'b.c@x.org'", "it's E's, 'a'+'E'"),
         ("mailto:%20joe@x.org%3E foo--joe@x.org_", "mailto:%20E%3E foo--E_"),
         ("联系joe@x.org获取更多信息，用户@例子.公司", "联系E获取更多信息，E"),
+        # Half-width katakana and Han beyond the first plane are written without spaces, too.
+        (
+            "\uff76\uff85joe@x.org\uff76\uff85 \U00020000joe@x.org\U00020000",
+            "\uff76\uff85E\uff76\uff85 \U00020000E\U00020000",
+        ),
         ("@property\n@app.route('/')\n@pytest.mark.slow", None),
         ("lodash@4.17.21.tgz pkg@1.2.3-beta.rc @types/node@18.1.0 logo@2x.png", None),
         ("root@web-1:~# user@host:~$ user@10.0.0.1:22 c = A@B.T", None),
