@@ -21,6 +21,7 @@ _RENAMED = {
     "jaxgpt.model:Numbered": "jaxgpt.model:UnrolledPython",
     "jaxgpt.model:RowByRow": "jaxgpt.model:CpuBlockwise",
     "jaxgpt.training:Linear": "jaxgpt.training:LinearDecay",
+    "jaxgpt.training:LossHead": "jaxgpt.training:LinearCrossEntropy",
     "jaxgpt.parallel:HostsConfig": "jaxgpt.distributed:HostsConfig",
     "jaxgpt.parallel:RuntimeConfig": "jaxgpt.runtime:RuntimeConfig",
 }
