@@ -82,7 +82,6 @@ def test_a_token_is_multiplied_with_the_experts_that_it_chose_alone(data) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="the plan counts 0.83 to 0.85 of what experts take on GPUs")
 @pytest.mark.parametrize(("config", "num_devices"), [(EXPERTS, 1), (FSDP, 8)], ids=["one", "fsdp"])
 def test_the_peak_with_experts_is_what_was_planned(config, num_devices) -> None:
     compiled, _ = compiled_step(config, num_devices)
