@@ -103,6 +103,7 @@ def outcome(capsys, main, *argv: str) -> tuple[int, str, str]:
     return code, printed.out, printed.err
 
 
+@pytest.mark.optimized
 def test_a_run_moved_to_an_empty_machine_again_and_again_ends_as_a_calm_one(
     config: TrainConfig, calm: Path, work_dir: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
