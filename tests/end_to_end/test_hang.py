@@ -80,7 +80,7 @@ def test_a_hang_is_found_told_and_supervised_to_the_end(world: dict[str, Path]) 
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    assert "ended with exit code 75; again" in result.stderr
+    assert "ended with exit code 75; restarting" in result.stderr
     assert "error: no progress for" in result.stderr
     (stacks,) = run_dir.glob("stacks-*.txt")
     assert "faulty_pick" in stacks.read_text(), "the loader's stack is missing"
