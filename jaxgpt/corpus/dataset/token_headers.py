@@ -42,10 +42,10 @@ def refuse_header(path: Path, tokens: np.ndarray) -> None:
         size = tokens.nbytes - _LLM_C_HEADER_BYTES
         if itemsize is not None and num_tokens * itemsize == size:
             raise MismatchError(
-                f"{path} has the header of llm.c (magic number {magic})instead of ids. llm.c's "
+                f"{path} has the header of llm.c (magic number {magic}) instead of ids. llm.c's "
                 "own files have the ids of GPT-2 or Llama 3: decode those with the tool that "
                 "made them, and build a dataset from the text. If a jaxgpt tokenizer made the "
-                "ids, cut the header off: tail -c +{_LLM_C_HEADER_BYTES + 1} FILE > NEW_FILE"
+                f"ids, cut the header off: tail -c +{_LLM_C_HEADER_BYTES + 1} FILE > NEW_FILE"
             )
 
 

@@ -74,7 +74,7 @@ def _rows_that_go(dataset: TokenDataset, marked: Mapping[str, Marked]) -> Iterat
 
 
 def _count(account: Account, row: Mapping[str, Any], is_first: bool) -> None:
-    """A row of the index goes: the first of its document, or another share of its text."""
+    """Count a row that leaves the index: the first of its document, or more of its text."""
     tally, num_bytes = account.tally, row["num_bytes"]
     source = row["source"] if row["source"] in tally.sources else OTHER_SOURCES
     if is_first:
@@ -90,7 +90,7 @@ def _count(account: Account, row: Mapping[str, Any], is_first: bool) -> None:
 
 
 def _count_repeat(account: Account, row: Mapping[str, Any]) -> None:
-    """A row of the index goes that is a second copy of its document."""
+    """Count a row that leaves the index: a second copy of its document."""
     tally = account.tally
     source = tally.sources[row["source"] if row["source"] in tally.sources else OTHER_SOURCES]
     source.num_repeats -= 1
