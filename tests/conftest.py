@@ -61,9 +61,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the files by what they take."""
+    """Sort the files by what they take; leave out what depends on optimizations without them."""
     places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+    if not os.environ.get("JAXGPT_TEST_OPTIMIZED"):
+        reason = "depends on XLA's optimizations; run with JAXGPT_TEST_OPTIMIZED=1"
+        for item in items:
+            if item.get_closest_marker("optimized"):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

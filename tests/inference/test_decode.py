@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import os
 import re
 from typing import Any
 
@@ -211,9 +210,6 @@ def test_impossible_requests_are_refused() -> None:
 
 
 @pytest.mark.optimized
-@pytest.mark.skipif(
-    not os.environ.get("JAXGPT_TEST_OPTIMIZED"), reason="tells what XLA's optimizations do"
-)
 @pytest.mark.parametrize("num_rows", [1, 4])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_loop_over_steps_copies_neither_weights_nor_the_cache(
