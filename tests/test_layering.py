@@ -15,7 +15,7 @@ LAYERS = [
     {"data", "distributed", "model"},
     {"corpus", "checkpoints"},
     {"training", "inference"},
-    {"evaluation"},
+    {"evaluation", "finetuning"},
     {"runs"},
     {"planning", "benchmarks"},
     {

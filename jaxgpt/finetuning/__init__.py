@@ -1,0 +1,1 @@
+"""Fine-tuning: examples from files, packed into rows, and the objectives that learn from them."""
