@@ -1,10 +1,10 @@
-"""Which examples share a row: bin packing by best-fit decreasing.
+"""Rows that examples share: bin packing by best-fit decreasing.
 
 The longest example comes first; each goes into the row in which it leaves the least room, and a new
 row is opened where it fits into none. No example is split. For E examples it takes O(E log E): the
 lengths only fall, so a row that is too full for one example waits in a heap until they are short
-enough. The rows are at most 11/9 of the fewest possible, plus a constant (Johnson, Demers, Ullman,
-Garey and Graham 1974, "Worst-case performance bounds for simple one-dimensional packing algorithms").
+enough. The rows are at most 11/9 of the fewest possible, plus a constant (Johnson and others 1974,
+"Worst-case performance bounds for simple one-dimensional packing algorithms").
 
 Axes: E examples, B rows.
 """
