@@ -5,6 +5,10 @@ vocabulary of 50,304. `TokenChunks` makes them for some tokens at a time and tak
 once, in the forward pass (as Liger Kernel does, arXiv:2410.10989, section 3.2): the same three
 matrix products as the plain way, and nothing is kept or computed twice.
 
+Some objectives need the loss of each token, and pull on each with a weight that is known only when
+all are there (those of preferences). `per_token` then computes a chunk's logits again in the
+backward pass: a matrix product more, and still no array of all logits.
+
 Axes: B rows, T time, N tokens of all rows, C chunks, D model, V padded vocabulary.
 """
 
@@ -50,6 +54,8 @@ class LossInputs(NamedTuple):
 
 
 Score = Callable[[LossInputs], TokenSums]
+# From inputs to the loss of each target [...], which the weights have no part in.
+ScoreEach = Callable[[LossInputs], jax.Array]
 
 
 @configclass
@@ -59,6 +65,10 @@ class LinearCrossEntropy:
     def sums(self, score: Score, inputs: LossInputs) -> TokenSums:
         """Score the tokens [B, T]; differentiable in `inputs.x` and `inputs.kernel`."""
         raise NotImplementedError(f"{type(self).__name__} has no sums")
+
+    def per_token(self, score: ScoreEach, inputs: LossInputs) -> jax.Array:
+        """Return the losses [B, T], with a gradient for `inputs.x` and `inputs.kernel`."""
+        raise NotImplementedError(f"{type(self).__name__} has no per_token")
 
     def workspace_bytes(
         self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
@@ -82,6 +92,9 @@ class WholeLogits(LinearCrossEntropy):
     def sums(self, score: Score, inputs: LossInputs) -> TokenSums:
         return score(inputs)
 
+    def per_token(self, score: ScoreEach, inputs: LossInputs) -> jax.Array:
+        return score(inputs)
+
     def workspace_bytes(
         self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
     ) -> int:
@@ -102,6 +115,9 @@ class TokenChunks(LinearCrossEntropy):
 
     def sums(self, score: Score, inputs: LossInputs) -> TokenSums:
         return _chunked(score, self.num_tokens, inputs)
+
+    def per_token(self, score: ScoreEach, inputs: LossInputs) -> jax.Array:
+        return _chunked_per_token(score, self.num_tokens, inputs)
 
     def workspace_bytes(
         self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
@@ -176,6 +192,20 @@ def _backward(
 
 
 _chunked.defvjp(_forward, _backward)
+
+
+def _chunked_per_token(score: ScoreEach, chunk_tokens: int, inputs: LossInputs) -> jax.Array:
+    def score_chunks(inputs: LossInputs) -> tuple[jax.Array]:
+        @jax.named_scope("loss_chunk")
+        @jax.checkpoint
+        def score_chunk(_: None, chunk: LossInputs) -> tuple[None, jax.Array]:
+            return None, score(chunk._replace(kernel=inputs.kernel))
+
+        rows, length = inputs.targets.shape
+        _, losses_CN = jax.lax.scan(score_chunk, None, _split(inputs, chunk_tokens))
+        return (losses_CN.reshape(-1)[: rows * length].reshape(rows, length),)
+
+    return _on_each_device(score_chunks, inputs, are_rows=(True,))(inputs)[0]
 
 
 def _split(inputs: LossInputs, chunk_tokens: int) -> LossInputs:

@@ -73,7 +73,7 @@ def cross_entropy(
         weights: [...]; weight 0 removes a target from every sum.
         z_loss: weight of the squared log-normaliser in the objective.
     """
-    losses, log_normalisers = _token_losses(logits.astype(jnp.float32), targets)
+    losses, log_normalisers = token_losses(logits.astype(jnp.float32), targets)
     objective = loss = jnp.sum(losses * weights)
     if z_loss:
         objective = loss + z_loss * jnp.sum(jnp.square(log_normalisers) * weights)
@@ -81,7 +81,7 @@ def cross_entropy(
 
 
 @jax.custom_vjp
-def _token_losses(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+def token_losses(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return `log_normaliser - logit of the target` and the log-normalisers, both [...].
 
     Automatic differentiation of the target's logit is a scatter into an array as large as the
@@ -92,12 +92,12 @@ def _token_losses(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax
     return log_normalisers - target_logits, log_normalisers
 
 
-def _token_losses_forward(logits: jax.Array, targets: jax.Array) -> Any:
-    losses, log_normalisers = _token_losses(logits, targets)
+def token_losses_forward(logits: jax.Array, targets: jax.Array) -> Any:
+    losses, log_normalisers = token_losses(logits, targets)
     return (losses, log_normalisers), (logits, targets, log_normalisers)
 
 
-def _token_losses_backward(saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> Any:
+def token_losses_backward(saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> Any:
     logits, targets, log_normalisers = saved
     dlosses, dnormalisers = cotangents
     probabilities = jnp.exp(logits - log_normalisers[..., None])
@@ -106,7 +106,7 @@ def _token_losses_backward(saved: Any, cotangents: tuple[jax.Array, jax.Array]) 
     return probabilities * (dlosses + dnormalisers)[..., None] - drawn, None
 
 
-_token_losses.defvjp(_token_losses_forward, _token_losses_backward)
+token_losses.defvjp(token_losses_forward, token_losses_backward)
 
 
 def log_sum_exp(logits: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh
 from jaxgpt.training.chunked_loss import LinearCrossEntropy, LossInputs, TokenChunks, WholeLogits
-from jaxgpt.training.loss import cross_entropy
+from jaxgpt.training.loss import cross_entropy, token_losses
 
 WIDTH, VOCAB, PADDED = 8, 20, 24
 HEAD = LanguageModelHead(tied=False, soft_cap=5.0)
@@ -46,6 +46,19 @@ def _gradient(way: LinearCrossEntropy, head: LanguageModelHead = HEAD, factor: f
     return jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
 
 
+def _per_token(way: LinearCrossEntropy, head: LanguageModelHead = HEAD) -> Any:
+    """(objective, losses), gradients of inputs; the objective pulls on tokens by their sums."""
+
+    def score(inputs: LossInputs) -> jax.Array:
+        return token_losses(head.logits(inputs.x, inputs.kernel, VOCAB), inputs.targets)[0]
+
+    def objective(x: Any, kernel: Any, targets: Any, weights: Any) -> Any:
+        losses_BT = way.per_token(score, LossInputs(x, kernel, targets, weights))
+        return jnp.sum(jax.nn.softplus(jnp.sum(losses_BT * weights, axis=1))), losses_BT
+
+    return jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+
+
 def _assert_same(found: Any, expected: Any, tolerance: float) -> None:
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert ours.dtype == theirs.dtype
@@ -53,11 +66,12 @@ def _assert_same(found: Any, expected: Any, tolerance: float) -> None:
         assert distance <= tolerance * np.linalg.norm(np.asarray(theirs, np.float64))
 
 
+@pytest.mark.parametrize("gradient", [_gradient, _per_token])
 @pytest.mark.parametrize("chunk", [1, 4, 14, 15, 30])
-def test_chunks_of_any_size_add_up(chunk: int) -> None:
+def test_chunks_of_any_size_add_up(chunk: int, gradient: Any) -> None:
     inputs = _inputs(3, 5)
-    found = jax.jit(_gradient(TokenChunks(num_tokens=chunk)))(*inputs)
-    _assert_same(found, jax.jit(_gradient(WholeLogits()))(*inputs), 2e-6)
+    found = jax.jit(gradient(TokenChunks(num_tokens=chunk)))(*inputs)
+    _assert_same(found, jax.jit(gradient(WholeLogits()))(*inputs), 2e-6)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -67,6 +81,23 @@ def test_chunks_equal_the_whole(tied: bool, dtype: Any) -> None:
     found = jax.jit(_gradient(TokenChunks(num_tokens=10), head))(*inputs)
     expected = jax.jit(_gradient(WholeLogits(), head))(*inputs)
     _assert_same(found, expected, 1e-6 if dtype == jnp.float32 else 4e-3)
+
+
+def test_losses_of_tokens_are_those_of_automatic_differentiation() -> None:
+    def score(inputs: LossInputs) -> jax.Array:
+        logits = HEAD.logits(inputs.x, inputs.kernel, VOCAB)
+        log_probabilities = jax.nn.log_softmax(logits)
+        return -jnp.take_along_axis(log_probabilities, inputs.targets[..., None], -1)[..., 0]
+
+    def pull(x: Any, kernel: Any) -> Any:
+        return WholeLogits().per_token(score, LossInputs(x, kernel, targets, weights))
+
+    x, kernel, targets, weights = _inputs(4, 16)
+    losses_BT, vjp = jax.vjp(pull, x, kernel)
+    (_, found_BT), gradients = _per_token(TokenChunks(num_tokens=10))(x, kernel, targets, weights)
+    _assert_same(found_BT, losses_BT, 1e-6)
+    pulls_B1 = jax.nn.sigmoid(jnp.sum(losses_BT * weights, axis=1, keepdims=True))
+    _assert_same(gradients, vjp(pulls_B1 * weights), 1e-6)
 
 
 def test_without_a_gradient_only_the_sums_are_computed() -> None:
@@ -95,7 +126,16 @@ def test_devices_score_their_own_tokens(mesh: MeshConfig) -> None:
         _assert_same(jax.device_get(compiled(*inputs)), expected, 1e-6)
 
 
-def test_no_array_of_all_logits_exists() -> None:
+def test_losses_of_tokens_do_not_depend_on_the_devices() -> None:
+    inputs = _inputs(4, 16)
+    expected = jax.jit(_per_token(WholeLogits()))(*inputs)
+    with on_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), ShardingRules()):
+        compiled = jax.jit(_per_token(TokenChunks(num_tokens=4))).lower(*inputs).compile()
+        _assert_same(jax.device_get(compiled(*inputs)), expected, 1e-6)
+
+
+@pytest.mark.parametrize("gradient", [_gradient, _per_token])
+def test_no_array_of_all_logits_exists(gradient: Any) -> None:
     rows, length, vocab = 4, 64, 4096
     x = jax.ShapeDtypeStruct((rows, length, WIDTH), jnp.float32)
     kernel = jax.ShapeDtypeStruct((WIDTH, vocab), jnp.float32)
@@ -103,7 +143,7 @@ def test_no_array_of_all_logits_exists() -> None:
     weights = jax.ShapeDtypeStruct((rows, length), jnp.float32)
     bytes_of = {}
     for way in (WholeLogits(), TokenChunks(num_tokens=16)):
-        compiled = jax.jit(_gradient(way)).lower(x, kernel, tokens, weights).compile()
+        compiled = jax.jit(gradient(way)).lower(x, kernel, tokens, weights).compile()
         bytes_of[type(way)] = compiled.memory_analysis().temp_size_in_bytes
     all_logits = rows * length * vocab * 4
     assert bytes_of[WholeLogits] >= all_logits
