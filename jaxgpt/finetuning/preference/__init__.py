@@ -1,0 +1,1 @@
+"""Preferences: objectives that learn which of two answers is better, or whether one is good."""
