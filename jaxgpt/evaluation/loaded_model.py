@@ -1,0 +1,48 @@
+"""`LoadedModel`: a model with parameters, its tokenizer and its devices, as evaluations take it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jax.sharding import Mesh
+
+from jaxgpt.errors import MismatchError
+from jaxgpt.model.gpt import Gpt
+from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A language model that is ready to score text.
+
+    Attributes:
+        model: the architecture.
+        params: its parameters, on the mesh.
+        tokenizer: turns text into the ids that the model knows.
+        mesh: devices that hold the parameters and take batches.
+        context_length: most tokens that the model reads at once.
+    """
+
+    model: Gpt
+    params: Any
+    tokenizer: Tokenizer
+    mesh: Mesh
+    context_length: int
+
+    def __post_init__(self) -> None:
+        _ = self.head
+
+    @property
+    def head(self) -> LanguageModelHead:
+        """Return the head that gives probabilities to tokens.
+
+        Raises:
+            MismatchError: the model predicts something else.
+        """
+        head = self.model.config.head
+        if not isinstance(head, LanguageModelHead):
+            raise MismatchError(
+                f"this model has a {type(head).__name__}; only one with a LanguageModelHead gives "
+                "probabilities to text"
+            )
+        return head
