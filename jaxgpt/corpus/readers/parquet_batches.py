@@ -33,8 +33,8 @@ class RowBatches:
         names: of all of its columns.
     """
 
-    def __init__(self, seekable: IO[bytes], columns: Sequence[str]) -> None:
-        """Open the file; those of `columns` that it has are read.
+    def __init__(self, seekable: IO[bytes], columns: Sequence[str] | None) -> None:
+        """Open the file; those of `columns` that it has are read, or all of its columns.
 
         Raises:
             pyarrow.ArrowException, OSError: it is not a Parquet file.
@@ -47,11 +47,19 @@ class RowBatches:
         self.metadata = self._table.metadata
         schema = self._table.schema_arrow
         self.names: list[str] = schema.names
-        self._columns = [name for name in columns if name in self.names]
+        wanted = self.names if columns is None else columns
+        self._columns = [name for name in wanted if name in self.names]
         self._has_dictionary_type = any(
             pa.types.is_dictionary(schema.field(name).type) for name in self._columns
         )
         self._num_rows = 1
+
+    def reads(self, path: str) -> bool:
+        """Return whether a stored column, such as `text` or `messages.list.element.role`, is read.
+
+        The column of a nested type is stored as several, whose paths begin with its name.
+        """
+        return any(path == name or path.startswith(f"{name}.") for name in self._columns)
 
     def of_group(self, group: int) -> Iterator[Any]:
         """Yield the record batches of a row group.
@@ -90,7 +98,7 @@ class RowBatches:
         large = [
             chunk
             for chunk in chunks
-            if chunk.path_in_schema in self._columns
+            if self.reads(chunk.path_in_schema)
             and chunk.total_uncompressed_size > _HARMLESS_COLUMN_BYTES
         ]
         max_rows = _MAX_BATCH_ROWS

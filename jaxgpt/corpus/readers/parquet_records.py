@@ -12,8 +12,6 @@ from jaxgpt.corpus.readers.records import Record, RecordFile
 from jaxgpt.corpus.readers.streams import EXPANSION_FREE_BYTES, ByteStream, FileProblem
 from jaxgpt.errors import one_line
 
-_NAMES = ("id", "source", "license", "url")
-
 
 def read_parquet(file: RecordFile, stream: ByteStream) -> Iterator[Record]:
     """Read in batches of bounded size; of a damaged row group, the rows before the damage."""
@@ -33,7 +31,7 @@ def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
     import pyarrow as pa
 
     try:
-        batches = RowBatches(seekable, (file.config.text_key, *_NAMES))
+        batches = RowBatches(seekable, file.columns)
     except (pa.ArrowException, OSError) as error:
         _raise_if_not_damage(error)
         file.problem = FileProblem("unreadable", one_line(error))
@@ -41,12 +39,12 @@ def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
     first_row, num_text_bytes = 1, 0
     for group in range(batches.metadata.num_row_groups):
         row, metadata = first_row, batches.metadata.row_group(group)
-        if _expands_too_far(file, *_sizes(metadata, file.config.text_key)):
+        if _expands_too_far(file, *_sizes(metadata, batches)):
             yield file.truncated(row)
             return
         try:
-            for values in _rows(batches, group, file.config.text_key):
-                num_row_bytes = _num_bytes(values.get(file.config.text_key))
+            for values in _rows(file, batches, group):
+                num_row_bytes = file.num_text_bytes(values)
                 num_text_bytes += num_row_bytes
                 if _expands_too_far(file, num_text_bytes, file.file.size):
                     yield file.truncated(row)
@@ -59,7 +57,7 @@ def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
             detail = f"row group {group} has a form that this version of Arrow cannot read"
             file.problem = FileProblem("unreadable", f"{detail}: {one_line(error)}")
             yield file.unreadable(file.problem.detail, row)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             _raise_if_not_damage(error)
             file.problem = FileProblem("truncated", f"row group {group}: {one_line(error)}")
             yield file.truncated(row)
@@ -69,13 +67,6 @@ def _read_table(file: RecordFile, seekable: IO[bytes]) -> Iterator[Record]:
 def _raise_if_not_damage(error: Exception) -> None:
     if is_fault_of_machine(error):
         raise error
-
-
-def _num_bytes(text: Any) -> int:
-    """Return the bytes that a text takes as it is stored; 0 for anything else."""
-    if not isinstance(text, str):
-        return 0
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
 
 
 def _expands_too_far(file: RecordFile, num_bytes: int, num_stored_bytes: int) -> bool:
@@ -91,20 +82,20 @@ def _expands_too_far(file: RecordFile, num_bytes: int, num_stored_bytes: int) ->
     return True
 
 
-def _sizes(metadata: Any, text_key: str) -> tuple[int, int]:
+def _sizes(metadata: Any, batches: RowBatches) -> tuple[int, int]:
     """Return (decompressed, stored) bytes of the columns of a row group that are read."""
     columns = (metadata.column(number) for number in range(metadata.num_columns))
-    read = [column for column in columns if column.path_in_schema in (text_key, *_NAMES)]
+    read = [column for column in columns if batches.reads(column.path_in_schema)]
     return (
         sum(column.total_uncompressed_size for column in read),
         sum(column.total_compressed_size for column in read),
     )
 
 
-def _rows(batches: RowBatches, group: int, text_key: str) -> Iterator[dict[str, Any]]:
+def _rows(file: RecordFile, batches: RowBatches, group: int) -> Iterator[dict[str, Any]]:
     """Yield rows as dicts of the needed columns; of all, without values, if none is text."""
     names = batches.names
-    if text_key not in names:
+    if file.columns is not None and file.config.text_key not in names:
         for _ in range(batches.metadata.row_group(group).num_rows):
             yield dict.fromkeys(names)
         return

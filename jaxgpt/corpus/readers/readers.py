@@ -51,10 +51,20 @@ class FileReader:
         num_whole_records: records read so far, without those cut by the file's problem.
     """
 
-    def __init__(self, file: InputFile, config: SourcesConfig) -> None:
+    def __init__(
+        self,
+        file: InputFile,
+        config: SourcesConfig,
+        make_records: Callable[[InputFile, SourcesConfig], RecordFile] = RecordFile,
+    ) -> None:
+        """Prepare to read a file.
+
+        Args:
+            make_records: makes records of values; `RowFile` leaves the values as they are.
+        """
         self.problem: FileProblem | None = None
         self.num_whole_records = 0
-        self._records = RecordFile(file, config)
+        self._records = make_records(file, config)
         self._stream: ByteStream | None = None
 
     @property

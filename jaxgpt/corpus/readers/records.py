@@ -11,14 +11,16 @@ from jaxgpt.corpus.readers.sources import InputFile, SourcesConfig
 from jaxgpt.corpus.readers.streams import FileProblem
 
 Record = Document | Rejected
+_NAMES = ("id", "source", "license", "url")
 _MAX_NAME_CHARACTERS = 1000
 _TRUNCATED, _UNREADABLE = "truncated_record", "unreadable_file"
 
 
 class RecordFile:
-    """A file whose records are being read.
+    """A file whose records are being read: of each, the text and a few names.
 
     Attributes:
+        columns: columns of a table that are read; None for all.
         problem: None, or why the file could not be read to its end; readers set it.
         num_partial_records: documents that hold the rest of a damaged record; readers count them.
     """
@@ -28,6 +30,7 @@ class RecordFile:
         self.num_partial_records = 0
         self.file = file
         self.config = config
+        self.columns: tuple[str, ...] | None = (config.text_key, *_NAMES)
 
     def from_json(self, parsed: Values, line: int) -> list[Record]:
         """Yield the records of JSON values, and one for text that is not JSON."""
@@ -65,6 +68,10 @@ class RecordFile:
         else:
             reason, detail = "text_not_a_string", f"{key!r} is {type(text).__name__}"
         return self.reject(line, reason, detail, is_bad=True, id=own_id)
+
+    def num_text_bytes(self, values: dict[str, Any]) -> int:
+        """Return the bytes that the text of a record takes, for the limits on its length."""
+        return num_bytes_of(values.get(self.config.text_key))
 
     def location(self, line: int) -> str:
         """Return `path:line`, or for Parquet `path:row`."""
@@ -108,6 +115,13 @@ class RecordFile:
 def is_cut(record: Record) -> bool:
     """Return whether it stands for what a damaged file has lost, not for a whole record."""
     return isinstance(record, Rejected) and record.reason in (_TRUNCATED, _UNREADABLE)
+
+
+def num_bytes_of(text: Any) -> int:
+    """Return the bytes that a text takes as it is stored; 0 for anything else."""
+    if not isinstance(text, str):
+        return 0
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
 
 
 def _as_name(value: Any) -> str:

@@ -106,7 +106,7 @@ class InputFile:
         """Open the file to read its stored bytes."""
         if "://" not in self.path:
             return open(self.path, "rb")
-        filesystem, path = _filesystem(self.path)
+        filesystem, path = _filesystem(self.path, "input")
         return filesystem.open(path, "rb")
 
 
@@ -129,17 +129,22 @@ class Inputs:
         return sum(file.size for file in self.files)
 
 
-def find_inputs(arguments: Sequence[str], output: Path, exclude: Sequence[str] = ()) -> Inputs:
+def find_inputs(
+    arguments: Sequence[str],
+    output: Path | None,
+    exclude: Sequence[str] = (),
+    option: str = "--input",
+) -> Inputs:
     """List the files that `arguments` name; `output`, the output folder, is never an input.
 
     Files found in folders are left out if a pattern of `exclude` matches, see `SourcesConfig`. What
-    is passed over is logged. Raises:
+    is passed over is logged; errors name `option`, with which the arguments were given. Raises:
         UsageError: an argument names nothing, or a file of no kind that can be read.
         JaxgptError: a folder cannot be listed; its files would be left out silently.
     """
     if not arguments:
-        raise UsageError("--input names nothing; give files, folders, globs or URLs")
-    finder = _Finder(os.path.realpath(output), exclude)
+        raise UsageError(f"{option} names nothing; give files, folders, globs or URLs")
+    finder = _Finder("" if output is None else os.path.realpath(output), exclude, option)
     for argument in arguments:
         try:
             finder.add(argument)
@@ -157,8 +162,9 @@ def find_inputs(arguments: Sequence[str], output: Path, exclude: Sequence[str] =
 class _Finder:
     """Collects files; each way to name them is one method."""
 
-    def __init__(self, output: str, exclude: Sequence[str]) -> None:
+    def __init__(self, output: str, exclude: Sequence[str], option: str) -> None:
         self.passed_over = PassedOver()
+        self._option = option
         self._output = output
         self._exclude = exclude
         self._found: list[tuple[InputFile, object]] = []
@@ -171,7 +177,7 @@ class _Finder:
         elif _GLOB_CHARACTERS & set(argument):
             matches = sorted(list_matches(argument), key=os.fsencode)
             if not matches:
-                raise UsageError(f"--input {argument!r} matches no file")
+                raise UsageError(f"{self._option} {argument!r} matches no file")
             for match in matches:
                 if os.path.isdir(match):
                     self._add_folder(os.path.normpath(match))
@@ -180,7 +186,7 @@ class _Finder:
                     self._add_file(os.path.normpath(match), os.path.normpath(match), is_named=True)
         else:
             hint = describe_nearby_files(Path(argument))
-            raise UsageError(f"--input {argument}: no such file or folder{hint}")
+            raise UsageError(f"{self._option} {argument}: no such file or folder{hint}")
 
     def unique_files(self) -> Iterator[InputFile]:
         """Return the files, sorted; of several names of one file (links, repeats) the smallest."""
@@ -200,10 +206,10 @@ class _Finder:
             kind = (
                 "a broken link" if os.path.islink(path) else "neither a regular file nor a folder"
             )
-            raise UsageError(f"--input {path} is {kind}")
+            raise UsageError(f"{self._option} {path} is {kind}")
         # A file that the user names is followed if a link, and read as text if it looks like it.
         path_kind, compression = kind_of(path)
-        self._append_local(path, path_kind or _probe(path, compression), path)
+        self._append_local(path, path_kind or _probe(path, compression, self._option), path)
 
     def _add_folder(self, top: str) -> None:
         def refuse(error: OSError) -> None:
@@ -285,7 +291,7 @@ class _Finder:
         self._found.append((file, (status.st_dev, status.st_ino)))
 
     def _add_url(self, url: str) -> None:
-        filesystem, path = _filesystem(url)
+        filesystem, path = _filesystem(url, self._option)
         try:
             if _GLOB_CHARACTERS & set(path):
                 paths, source = filesystem.glob(path), url
@@ -294,9 +300,9 @@ class _Finder:
             else:
                 paths, source = [path] if filesystem.exists(path) else [], url
         except Exception as error:  # Each store raises its own kinds.
-            raise UsageError(f"--input {url}: {type(error).__name__}: {error}") from error
+            raise UsageError(f"{self._option} {url}: {type(error).__name__}: {error}") from error
         if not paths:
-            raise UsageError(f"--input {url}: nothing there")
+            raise UsageError(f"{self._option} {url}: nothing there")
         for found in paths:
             kind, compression = kind_of(found)
             if kind is None and found != path:
@@ -319,7 +325,7 @@ class _Finder:
             self._found.append((file, name))
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
+def _filesystem(url: str, option: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path in it."""
     import fsspec
 
@@ -327,12 +333,12 @@ def _filesystem(url: str) -> tuple[Any, str]:
     try:
         return resolve(url)
     except ImportError as error:
-        raise UsageError(f"--input {url}: {missing_package(url, error)}") from error
+        raise UsageError(f"{option} {url}: {missing_package(url, error)}") from error
     except ValueError as error:
-        raise UsageError(f"--input {url}: {error}") from error
+        raise UsageError(f"{option} {url}: {error}") from error
 
 
-def _probe(path: str, compression: str) -> str:
+def _probe(path: str, compression: str, option: str) -> str:
     """Return "text" for a file of unknown suffix that may be text.
 
     Raises:
@@ -344,12 +350,12 @@ def _probe(path: str, compression: str) -> str:
     except OSError as error:
         if is_fault_of_machine(error):
             raise
-        raise UsageError(f"--input {path}: {error.strerror}") from error
+        raise UsageError(f"{option} {path}: {error.strerror}") from error
     if compression == "" and b"\0" not in head:
         return "text"
     known = ", ".join([*RECORD_SUFFIXES, ".txt", ".md", ".rst", ".html", ".py"])
     packed = ", ".join(suffix for suffix in DECODERS if suffix)
     raise UsageError(
-        f"--input {path}: not a kind of file that can be read; known are {known} and other text "
+        f"{option} {path}: not a kind of file that can be read; known are {known} and other text "
         f"and program files, each plain or with {packed}"
     )
