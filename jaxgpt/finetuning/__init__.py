@@ -1,1 +1,16 @@
 """Fine-tuning: examples from files, packed into rows, and the objectives that learn from them."""
+
+from typing import TYPE_CHECKING
+
+from jaxgpt.names.public_names import lazy_imports
+
+if TYPE_CHECKING:
+    from jaxgpt.finetuning.examples import ExamplesConfig
+    from jaxgpt.finetuning.forms.chats import Messages
+    from jaxgpt.finetuning.forms.form import Form
+    from jaxgpt.finetuning.forms.instructions import Instruction, PromptCompletion, Template
+    from jaxgpt.finetuning.forms.plain import Labelled, MultiLabelled, Text
+    from jaxgpt.finetuning.forms.preferences import Preferences, UnpairedPreferences
+    from jaxgpt.finetuning.forms.recognised import Recognised
+else:
+    __getattr__, __dir__ = lazy_imports(__name__)

@@ -1,0 +1,1 @@
+"""Forms of rows: how the fields of a row become an example."""

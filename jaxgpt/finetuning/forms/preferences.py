@@ -1,0 +1,133 @@
+"""Rows that say which answers are better: in pairs, or one by one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxgpt.config import configclass
+from jaxgpt.finetuning.forms.chats import (
+    answer_of,
+    conversation,
+    parts_of,
+    prompt_of,
+    read_messages,
+    with_label,
+)
+from jaxgpt.finetuning.forms.form import BadRowError, Example, Form, name_fields, parsed
+from jaxgpt.tokenizer.chat_template import USER, Message
+
+# As texts, because a CSV file has nothing else.
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+
+
+@configclass
+class Preferences(Form):
+    """Two answers to one prompt, of which the first is preferred.
+
+    Without a prompt, both answers are lists of messages, and their common beginning is the prompt.
+    """
+
+    noun: ClassVar[str] = "preference pair"
+    group_size: ClassVar[int] = 2
+    prompt: str = "prompt"
+    """Field of the prompt: a text or a list of messages."""
+    chosen: str = "chosen"
+    """Field of the preferred answer: a text or a list of messages."""
+    rejected: str = "rejected"
+    """Field of the other answer."""
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return (self.chosen, self.rejected)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return (self.prompt,)
+
+    def read(self, values: Mapping[str, Any]) -> Example:
+        sides = [self._answer(values, name) for name in (self.chosen, self.rejected)]
+        if values.get(self.prompt) is not None:
+            prompt = prompt_of(values[self.prompt], repr(self.prompt))
+            # Some data sets repeat the prompt at the beginning of each answer.
+            sides = [side[len(prompt) :] if _begins(side, prompt) else side for side in sides]
+        else:
+            num_common = _num_common(*sides)
+            prompt = [each._replace(train=False) for each in sides[0][:num_common]]
+            sides = [side[num_common:] for side in sides]
+        if [each[:2] for each in sides[0]] == [each[:2] for each in sides[1]]:
+            raise BadRowError("equal_answers", "the chosen and the rejected answer are equal")
+        if not prompt:
+            raise BadRowError(
+                "missing_field",
+                f"no {self.prompt!r}, and the answers have no common beginning; give a prompt",
+            )
+        sequences = tuple(parts_of([*prompt, *side]) for side in sides)
+        first_user = next(part.text for part in sequences[0] if part.role == USER)
+        return Example(sequences, len(prompt), first_user)
+
+    def _answer(self, values: Mapping[str, Any], name: str) -> list[Message]:
+        value = values.get(name)
+        if value is None:
+            raise BadRowError(
+                "missing_field", f"no {name!r} among its fields ({name_fields(values)})"
+            )
+        if values.get(self.prompt) is None and not isinstance(parsed(value), list):
+            raise BadRowError(
+                "missing_field",
+                f"no {self.prompt!r}, and {name!r} is no list of messages that begins with one",
+            )
+        is_list = isinstance(parsed(value), list)
+        return read_messages(value, repr(name)) if is_list else answer_of(value, repr(name))
+
+
+@configclass
+class UnpairedPreferences(Form):
+    """A prompt, a completion, and whether the completion is desirable.
+
+    The label is `desirable`: bool [E].
+    """
+
+    noun: ClassVar[str] = "judged answer"
+    label_name: ClassVar[str | None] = "desirable"
+    prompt: str = "prompt"
+    """Field of the prompt: a text or a list of messages."""
+    completion: str = "completion"
+    """Field of the completion: a text or a list of messages."""
+    label: str = "label"
+    """Field that is true for a desirable completion and false for another."""
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return (self.prompt, self.completion, self.label)
+
+    def read(self, values: Mapping[str, Any]) -> Example:
+        missing = [name for name in self.required if values.get(name) is None]
+        if missing:
+            raise BadRowError(
+                "missing_field", f"no {missing[0]!r} among its fields ({name_fields(values)})"
+            )
+        label = _TRUTHS.get(str(values[self.label]).strip().lower())
+        if label is None:
+            found = values[self.label]
+            raise BadRowError("unknown_label", f"{self.label!r} is {found!r}; allowed: true, false")
+        prompt = prompt_of(values[self.prompt], repr(self.prompt))
+        answer = answer_of(values[self.completion], repr(self.completion))
+        return with_label(conversation([*prompt, *answer]), label)
+
+    def label_arrays(
+        self, examples: Sequence[Example]
+    ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        return {"desirable": np.array([each.label for each in examples], bool)}, ()
+
+
+def _begins(messages: Sequence[Message], prompt: Sequence[Message]) -> bool:
+    return [each[:2] for each in messages[: len(prompt)]] == [each[:2] for each in prompt]
+
+
+def _num_common(first: Sequence[Message], second: Sequence[Message]) -> int:
+    """Return the messages with which both begin."""
+    for number, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one[:2] != other[:2]:
+            return number
+    return min(len(first), len(second))

@@ -1,0 +1,234 @@
+"""Forms: the example of a good row, and one line for each way in which a row is bad."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxgpt.config import from_dict, to_dict
+from jaxgpt.errors import ConfigError
+from jaxgpt.finetuning import (
+    Instruction,
+    Labelled,
+    Messages,
+    MultiLabelled,
+    Preferences,
+    PromptCompletion,
+    Template,
+    Text,
+    UnpairedPreferences,
+)
+from jaxgpt.finetuning.forms.form import BadRowError, Example, Form
+from jaxgpt.finetuning.forms.recognised import KNOWN
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **more}
+
+
+def shown(example: Example) -> list[list[str]]:
+    """Each sequence as its parts, a target marked by a star."""
+    return [
+        [f"{part.role}{'*' if part.is_target else ''}:{part.text}" for part in sequence]
+        for sequence in example.sequences
+    ]
+
+
+TWO_TURNS = [user("a"), assistant("b"), user("c"), assistant("d")]
+GOOD: list[tuple[Form, dict[str, Any], list[list[str]], int]] = [
+    (
+        Messages(),
+        {"messages": TWO_TURNS},
+        [["user:a", "assistant*:b", "user:c", "assistant*:d"]],
+        3,
+    ),
+    (
+        Messages(),
+        {"messages": [{"role": "system", "content": "s"}, user("a"), assistant("b", train=False),
+                      user("c"), assistant("d", train=True)]},
+        [["system:s", "user:a", "assistant:b", "user:c", "assistant*:d"]],
+        4,
+    ),
+    (
+        Messages(messages="conversations"),
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        [["user:a", "assistant*:b"]],
+        1,
+    ),
+    (
+        Messages(),
+        {"messages": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'},
+        [["user:a", "assistant*:b"]],
+        1,
+    ),
+    (PromptCompletion(), {"prompt": "a", "completion": 7}, [["user:a", "assistant*:7"]], 1),
+    (
+        PromptCompletion(),
+        {"prompt": TWO_TURNS[:3], "completion": [assistant("d")]},
+        [["user:a", "assistant:b", "user:c", "assistant*:d"]],
+        3,
+    ),
+    (Instruction(), {"instruction": "a", "output": "b"}, [["user:a", "assistant*:b"]], 1),
+    (
+        Instruction(),
+        {"instruction": "a", "input": "x", "output": "b"},
+        [["user:a\n\nx", "assistant*:b"]],
+        1,
+    ),
+    (
+        Instruction(),
+        {"instruction": "a", "input": " ", "output": "b"},
+        [["user:a", "assistant*:b"]],
+        1,
+    ),
+    (
+        Template(prompt="To German: {en}", target="{de}!", system="{{x}}"),
+        {"en": "one {de}", "de": "eins"},
+        [["system:{x}", "user:To German: one {de}", "assistant*:eins!"]],
+        2,
+    ),
+    (
+        Preferences(),
+        {"prompt": [user("a")], "chosen": "b", "rejected": "c"},
+        [["user:a", "assistant*:b"], ["user:a", "assistant*:c"]],
+        1,
+    ),
+    (
+        Preferences(),
+        {"chosen": [*TWO_TURNS[:3], assistant("x")], "rejected": TWO_TURNS},
+        [["user:a", "assistant:b", "user:c", "assistant*:x"],
+         ["user:a", "assistant:b", "user:c", "assistant*:d"]],
+        3,
+    ),
+    (  # The answers repeat the prompt.
+        Preferences(),
+        {"prompt": "a", "chosen": [user("a"), assistant("b")],
+         "rejected": [user("a"), assistant("c")]},
+        [["user:a", "assistant*:b"], ["user:a", "assistant*:c"]],
+        1,
+    ),
+    (
+        UnpairedPreferences(),
+        {"prompt": "a", "completion": "b", "label": False},
+        [["user:a", "assistant*:b"]],
+        1,
+    ),
+    (Text(), {"text": "a"}, [["None*:a"]], 0),
+    (Labelled(), {"text": "a", "label": 1}, [["None:a"]], 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(GOOD)))
+def test_a_row_becomes_its_example(case: int) -> None:
+    form, row, sequences, num_prompt_parts = GOOD[case]
+    example = form.read(row)
+    assert shown(example) == sequences
+    assert example.num_prompt_parts == num_prompt_parts
+    assert len(example.sequences) == form.group_size
+    assert from_dict(to_dict(form), Form) == form
+
+
+TEXTS = {"prompt": "a", "completion": "b"}
+BAD: list[tuple[Form, dict[str, Any], str, str]] = [
+    (Messages(), {}, "not_messages", "'messages' is NoneType; allowed: a list of messages"),
+    (Messages(), {"messages": []}, "not_messages", "'messages' is an empty list"),
+    (Messages(), {"messages": ["a"]}, "not_messages", "message 1 is no object"),
+    (Messages(), {"messages": [user("a"), {"role": "tool", "content": "x"}]}, "unknown_role",
+     "message 2 is of role 'tool'; allowed: system, user, assistant, human"),
+    (Messages(), {"messages": [{"role": ["a"]}]}, "unknown_role", "allowed: system"),
+    (Messages(), {"messages": [user("a"), user("b")]}, "role_order",
+     "message 2 is of role 'user', where 'assistant' is due; allowed: an optional system"),
+    (Messages(), {"messages": [user("a")]}, "role_order", "must be of role 'assistant'"),
+    (Messages(), {"messages": [user("a"), assistant(" \n")]}, "empty_answer",
+     "the answer in message 2 is empty"),
+    (Messages(), {"messages": [user("a"), assistant("b", train=False)]}, "no_target",
+     "`train` is false in every one"),
+    (Messages(), {"messages": [user("a"), assistant("b", train="no")]}, "not_a_flag",
+     "`train` of message 2 is 'no'; allowed: true, false"),
+    (Messages(), {"messages": [{"role": "user", "content": [{"text": "a"}]}]}, "not_text",
+     "the content of message 1 is a list; allowed: text"),
+    (PromptCompletion(), {"prompt": "a", "answer": "b"}, "missing_field",
+     r"no 'completion' among its fields (prompt, answer)"),
+    (PromptCompletion(), {**TEXTS, "completion": ""}, "empty_answer", "message 2 is empty"),
+    (PromptCompletion(), {**TEXTS, "prompt": " "}, "empty_prompt", "'prompt' is empty"),
+    (PromptCompletion(), {**TEXTS, "completion": True}, "not_text", "is true or false"),
+    (PromptCompletion(), {**TEXTS, "completion": "b\udcff"}, "not_unicode",
+     "'completion' is not valid UTF-8 at character 1"),
+    (Instruction(), {"instruction": "a"}, "missing_field", "no 'output'"),
+    (Template(prompt="{a}", target="{b}."), {"a": "x", "b": ""}, "empty_answer", "every field"),
+    (Template(prompt="{a}", target="{b}."), {"a": "x"}, "missing_field", "no 'b'"),
+    (Preferences(), {"prompt": "a", "chosen": "b", "rejected": "b"}, "equal_answers",
+     "the chosen and the rejected answer are equal"),
+    (Preferences(), {"chosen": TWO_TURNS, "rejected": TWO_TURNS}, "equal_answers", "are equal"),
+    (Preferences(), {"chosen": "b", "rejected": "c"}, "missing_field", "no 'prompt', and 'chosen'"),
+    (Preferences(),
+     {"chosen": [user("a"), assistant("b")], "rejected": [user("x"), assistant("c")]},
+     "missing_field", "the answers have no common beginning"),
+    (UnpairedPreferences(), {**TEXTS, "label": "maybe"}, "unknown_label",
+     "'label' is 'maybe'; allowed: true, false"),
+    (Labelled(labels=("x", "y")), {"text": "a", "label": "z"}, "unknown_label",
+     "label 'z' is not listed: x, y"),
+    (Labelled(), {"text": "a", "label": ["x"]}, "not_text", "form=MultiLabelled"),
+    (Labelled(), {"text": "a"}, "missing_field", "no 'label'"),
+    (Text(), {"text": " "}, "empty_text", "the text is empty"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(BAD)))
+def test_a_bad_row_is_told_in_one_line(case: int) -> None:
+    form, row, reason, text = BAD[case]
+    with pytest.raises(BadRowError) as caught:
+        form.read(row)
+    assert caught.value.reason == reason
+    assert text in caught.value.detail
+    assert "\n" not in caught.value.detail
+
+
+def test_labels_that_are_found_are_sorted_by_value_and_listed_ones_keep_their_order() -> None:
+    def arrays(form: Form, *labels: Any) -> Any:
+        field = form.required[1]
+        return form.label_arrays([form.read({"text": "a", field: label}) for label in labels])
+
+    found, names = arrays(Labelled(), 10, "9", 10)
+    assert names == ("9", "10")
+    assert found["label"].tolist() == [1, 0, 1]
+    assert arrays(Labelled(), "b", True, "a")[1] == ("a", "b", "true")
+    listed, names = arrays(Labelled(labels=("b", "a")), "a", "b")
+    assert (names, listed["label"].tolist()) == (("b", "a"), [1, 0])
+    marks, names = arrays(MultiLabelled(), ["b"], [], ["a", "b"], "c")
+    assert names == ("a", "b", "c")
+    marked = [[names[place] for place in np.flatnonzero(row)] for row in marks["labels"]]
+    assert marked == [["b"], [], ["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize("label", [True, "true", "1", 1, " True "])
+def test_desirable_answers_are_true_in_every_format(label: Any) -> None:
+    form = UnpairedPreferences()
+    example = form.read({**TEXTS, "label": label})
+    assert form.label_arrays([example])[0]["desirable"].tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error"),
+    [
+        ("no field", "names no field"),
+        ("{a.b}", r"has {a.b}; allowed in braces: the name of a field"),
+        ("{a[0]}", "allowed in braces"),
+        ("{a!r}", "allowed in braces"),
+        ("{a:>9}", "allowed in braces"),
+        ("{", "is no template"),
+    ],
+)
+def test_a_template_names_fields_and_nothing_more(prompt: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=error):
+        Template(prompt=prompt, target="{b}")
+
+
+def test_known_forms_need_different_fields_or_read_the_same() -> None:
+    fields = [{*form.required, *form.optional} for form in KNOWN]
+    assert all(fields)
+    assert len({tuple(sorted(each)) for each in fields}) == len(KNOWN)
