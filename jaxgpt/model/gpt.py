@@ -5,6 +5,7 @@
 Axes: B batch, T time, D model, V padded vocabulary, L layers.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -25,6 +26,7 @@ from jaxgpt.model.layer_stack import (
     Unrolled,
     UnrolledPython,
 )
+from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter
 from jaxgpt.model.layers.embedding import Embedding
 from jaxgpt.model.layers.feed_forward import FeedForward, SwiGlu
 from jaxgpt.model.layers.norms import Norm, RmsNorm
@@ -95,11 +97,14 @@ class GptConfig:
         """Round a vocabulary size up to a multiple of `vocab_multiple`."""
         return -(-vocab_size // self.vocab_multiple) * self.vocab_multiple
 
-    def build(self, vocab_size: int) -> "Gpt":
-        """Return the model for a vocabulary of `vocab_size` ids."""
+    def build(self, vocab_size: int, adapter: Adapter = NO_ADAPTER) -> "Gpt":
+        """Return the model for a vocabulary of `vocab_size` ids.
+
+        With an adapter the model has the adapter's parameters in addition to its own.
+        """
         if vocab_size < 1:
             raise ValueError(f"vocab_size must be at least 1, not {vocab_size}")
-        return Gpt(config=self, vocab_size=vocab_size)
+        return Gpt(config=self, vocab_size=vocab_size, adapter=adapter)
 
 
 def make_cache(
@@ -131,6 +136,7 @@ class Gpt(nn.Module):
 
     config: GptConfig
     vocab_size: int
+    adapter: Adapter = NO_ADAPTER
 
     def setup(self) -> None:
         config, settings = self.config, self.config.settings
@@ -269,7 +275,7 @@ class Gpt(nn.Module):
             attention=config.attention,
             feed_forward=config.feed_forward,
             norm=config.norm,
-            settings=config.settings,
+            settings=dataclasses.replace(config.settings, adapter=self.adapter),
             pattern_index=pattern_index,
             parent=None,
         )

@@ -53,6 +53,8 @@ class ShardingRules:
     """Rows of a learned position table."""
     classes: str | None = None
     """Outputs of a classification head."""
+    rank: str | None = None
+    """Rank of adapters."""
 
 
 @dataclasses.dataclass(frozen=True)

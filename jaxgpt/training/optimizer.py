@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgpt.config import configclass
+from jaxgpt.model.layers.adapters import RANK_AXIS
 from jaxgpt.training.averaging import Averaging, NoAveraging
 from jaxgpt.training.orthogonalization import STACKING, Axes, scale_by_muon
 
@@ -148,19 +149,21 @@ def _in_scope(
 
 
 def is_matrix(axes: Axes) -> bool:
-    """Return whether a parameter maps from or to the model's width; those decay.
+    """Return whether a parameter maps from or to the model's width, or adapts one that does; those
+    decay.
 
-    A norm's scale has the axis "norm", and a bias has no "embed" or nothing else.
+    A norm's scale has the axis "norm", and a bias has no "embed" or nothing else. The two matrices
+    of an adapter make a matrix together.
     """
-    return "embed" in axes and len(_own_axes(axes)) >= 2
+    return ("embed" in axes or RANK_AXIS in axes) and len(_own_axes(axes)) >= 2
 
 
 def is_orthogonalized(axes: Axes) -> bool:
     """Return whether Muon updates a parameter: a matrix inside the blocks.
 
-    Embeddings, heads, norms and biases get AdamW.
+    Embeddings, heads, norms, biases and adapters get AdamW.
     """
-    return "layers" in axes and is_matrix(axes)
+    return "layers" in axes and is_matrix(axes) and RANK_AXIS not in axes
 
 
 def _own_axes(axes: Axes) -> list[int]:

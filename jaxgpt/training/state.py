@@ -3,6 +3,8 @@
 One state serves pretraining (`frozen` is empty) and any later method that trains a part.
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +14,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
+from jaxgpt.model.adapted import Path, split, take
 from jaxgpt.model.cpu.threefry import in_one_pass, key_of_seed
+from jaxgpt.model.moe.mixture_of_experts import is_rounded
 from jaxgpt.parallel.sharding import (
     AnyMesh,
     ShardingRules,
@@ -49,10 +53,12 @@ class StatePlan(flax.struct.PyTreeNode):
     Attributes:
         abstract: `TrainState` of `ShapeDtypeStruct`, each with its sharding.
         axes: logical axis names per trainable parameter.
+        frozen_axes: those of the other parameters.
     """
 
     abstract: TrainState
     axes: Any = flax.struct.field(pytree_node=False)
+    frozen_axes: Any = flax.struct.field(pytree_node=False, default_factory=dict)
 
 
 def abstract_parameters(model: nn.Module, rules: ShardingRules, mesh: AnyMesh) -> tuple[Any, Any]:
@@ -76,11 +82,14 @@ def init_parameters(model: nn.Module, rules: ShardingRules, mesh: Mesh, seed: in
 
 
 def make_parameters(model: nn.Module, abstract: Any, seed: int) -> Any:
-    """Initialise parameters that `abstract_parameters` or a plan describes."""
+    """Initialise parameters that `abstract_parameters` or a plan describes, or a part of them."""
     initialise = _initialiser(model)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    make = jax.jit(lambda key: nn.unbox(initialise(key)), out_shardings=shardings)
-    return make(key_of_seed(seed))
+
+    def make(key: jax.Array) -> Any:
+        return take(nn.unbox(initialise(key)), abstract)
+
+    return jax.jit(make, out_shardings=shardings)(key_of_seed(seed))
 
 
 def plan_state(
@@ -89,15 +98,23 @@ def plan_state(
     rules: ShardingRules,
     mesh: AnyMesh,
     recovery: Recovery | None = None,
+    is_trainable: Callable[[Path], bool] | None = None,
 ) -> tuple[StatePlan, optax.GradientTransformation]:
     """Work out a state without allocating it.
 
     Args:
         model: a linen module with logical axes on its parameters.
-        make_optimizer: from the parameters' logical axes to an optax transformation.
+        make_optimizer: from the trained parameters' logical axes to an optax transformation.
         recovery: decides about updates; None: as `NoSkipping`.
+        is_trainable: whether the parameter with a path is trained; None: all are. The others are
+            kept in the type that the model, a `Gpt`, uses them in.
     """
     params, axes = abstract_parameters(model, rules, mesh)
+    frozen, frozen_axes = {}, {}
+    if is_trainable is not None:
+        params, frozen = split(params, is_trainable)
+        axes, frozen_axes = split(axes, is_trainable)
+        frozen = _in_compute_dtype(frozen, model)
     optimizer = make_optimizer(axes)
     scalar = replicated(mesh)
     opt_state = _like_parameters(jax.eval_shape(optimizer.init, params), params, scalar)
@@ -105,7 +122,7 @@ def plan_state(
     abstract = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar),
         trainable=params,
-        frozen={},
+        frozen=frozen,
         opt_state=opt_state,
         rng=jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=scalar),
         memory=jax.tree.map(
@@ -113,20 +130,24 @@ def plan_state(
             jax.eval_shape((recovery or NoSkipping()).init),
         ),
     )
-    return StatePlan(abstract=abstract, axes=axes), optimizer
+    return StatePlan(abstract=abstract, axes=axes, frozen_axes=frozen_axes), optimizer
 
 
 def init_state(
-    params: Any, optimizer: optax.GradientTransformation, plan: StatePlan, seed: int
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    plan: StatePlan,
+    seed: int,
+    frozen: Mapping[str, Any] = MappingProxyType({}),
 ) -> TrainState:
-    """Make the state of step 0 around given parameters."""
+    """Make the state of step 0 around given parameters, trained ones and frozen ones."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, plan.abstract.opt_state)
     opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
     scalar = plan.abstract.step.sharding
     return TrainState(
         step=jax.device_put(jnp.zeros((), jnp.int32), scalar),
         trainable=params,
-        frozen={},
+        frozen=dict(frozen),
         opt_state=opt_state,
         rng=jax.device_put(jax.random.fold_in(key_of_seed(seed), 1), scalar),
         memory=jax.tree.map(
@@ -139,6 +160,19 @@ def init_state(
 def _initialiser(model: nn.Module) -> Any:
     tokens_BT = jnp.zeros((1, 2), jnp.int32)
     return lambda key: model.init(in_one_pass(key), tokens_BT)["params"]
+
+
+def _in_compute_dtype(frozen: Any, model: Any) -> Any:
+    """Return the shapes of frozen parameters, of those that the model rounds in the rounded type.
+
+    The model does the same with each at every use.
+    """
+    dtype = jnp.dtype(model.config.compute_dtype)
+
+    def narrow(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        return leaf.update(dtype=dtype) if is_rounded(path) else leaf
+
+    return jax.tree_util.tree_map_with_path(narrow, frozen)
 
 
 def _like_parameters(opt_state: Any, params: Any, default: NamedSharding) -> Any:

@@ -4,7 +4,8 @@ Gradients and losses of micro-batches accumulate as sums and are divided once by
 so that neither padding nor the number of micro-batches changes the objective.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
+from jaxgpt.model.adapted import join
 from jaxgpt.model.layers.dtypes import accumulator_dtype
 from jaxgpt.parallel.sharding import batch_sharding
 from jaxgpt.training.loss import LossFunction, LossSums
@@ -66,7 +68,9 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         rng = jax.random.fold_in(state.rng, state.step)
-        grads, sums = accumulate(objective, state.trainable, batch, rng, num_micro_batches, copies)
+        grads, sums = accumulate(
+            objective, state.trainable, batch, rng, num_micro_batches, copies, state.frozen
+        )
         weight = jnp.maximum(sums.weight, 1.0)
         # Of the sums: the means are then used element by element only, and never written out.
         with jax.named_scope("gradient_norm"):
@@ -103,19 +107,27 @@ def accumulate(
     rng: jax.Array,
     num_micro_batches: int,
     copies: WeightCopies = NO_COPIES,
+    frozen: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Any, LossSums]:
     """Sum gradients and losses over micro-batches, one after another.
+
+    The objective is given `params` joined with the `frozen` parameters, which get no gradient.
 
     Micro-batch m takes rows m, m + M, m + 2M, ...: each device keeps the rows it has.
     Its dropout key is `fold_in(rng, m)`. Sums are kept in float32 or wider: in bfloat16 the later
     micro-batches would be rounded away.
     """
-    stored = copies.make(params)
+    frozen = dict(frozen)
+    stored = copies.make(params), copies.make(frozen)
 
     def gradient(stored: Any, batch: Batch, rng: jax.Array) -> tuple[Any, LossSums]:
         with copies.in_use():
-            used = copies.restore(stored, params)
-            grads, sums = jax.grad(objective, has_aux=True)(used, batch, rng)
+            used, others = map(copies.restore, stored, (params, frozen))
+
+            def of_trained(used: Any) -> tuple[jax.Array, LossSums]:
+                return objective(join(used, others), batch, rng)
+
+            grads, sums = jax.grad(of_trained, has_aux=True)(used)
         return copies.cut(grads), sums
 
     if num_micro_batches == 1:

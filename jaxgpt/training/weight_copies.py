@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxgpt.model.adapted import join
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Unrolled
 from jaxgpt.model.layers.placement import collected, gather_for_use
@@ -131,13 +132,15 @@ def plan_copies(
         max_bytes: of a device's memory that copies may take.
     """
     shared, layers = _Group(), _Group()
-    named = jax.tree_util.tree_leaves_with_path(plan.abstract.trainable)
-    names = jax.tree.leaves(plan.axes, is_leaf=lambda axes: isinstance(axes, tuple))
+    named = jax.tree_util.tree_leaves_with_path(join(plan.abstract.trainable, plan.abstract.frozen))
+    names = jax.tree.leaves(
+        join(plan.axes, plan.frozen_axes), is_leaf=lambda axes: isinstance(axes, tuple)
+    )
     for (path, leaf), axes in zip(named, names, strict=True):
         if is_rounded(path):
             group = layers if _LAYERS in axes else shared
             group.add(_spell(path), leaf, axes, config.compute_dtype)
-    is_rounding = not target.is_cpu and config.compute_dtype != config.param_dtype
+    is_rounding = layers.is_rounding and not target.is_cpu
     # Other ways to run layers take them from one array.
     can_cut = isinstance(config.layers, Unrolled) and config.feed_forward.count_experts() is None
     chosen = _Group()
@@ -156,11 +159,13 @@ class _Group:
         leaves: by path.
         num_bytes: of the copies on one device.
         is_split: whether devices exchange some of them where they use them.
+        is_rounding: whether some are kept in another type than copies.
     """
 
     leaves: dict[str, _Leaf] = dataclasses.field(default_factory=dict)
     num_bytes: int = 0
     is_split: bool = False
+    is_rounding: bool = False
 
     def add(self, path: str, leaf: Any, axes: tuple[str | None, ...], dtype: str) -> None:
         """Add a parameter with its logical axes."""
@@ -173,6 +178,7 @@ class _Group:
         shape = used.shard_shape(leaf.shape)
         self.num_bytes += jnp.dtype(dtype).itemsize * math.prod(shape)
         self.is_split |= shape != leaf.sharding.shard_shape(leaf.shape)
+        self.is_rounding |= leaf.dtype != jnp.dtype(dtype)
 
     def join(self, other: "_Group", max_bytes: int, name: str) -> None:
         """Add all of another group if that takes no more than `max_bytes`; else say so."""

@@ -64,6 +64,8 @@ ROLES = {
         "Sandwich": "norm",
         "LanguageModelHead": "tied soft_cap",
         "ClassificationHead": "num_classes",
+        "Lora": "rank alpha rank_stabilized targets",
+        "Dora": "rank alpha rank_stabilized targets",
     },
     EXECUTION: {
         "GptConfig": "compute_dtype layers remat",
@@ -74,6 +76,8 @@ ROLES = {
         "GptConfig": "dropout initialization",
         "LanguageModelHead": "zero_init",
         "MixtureOfExperts": "load_balance router_z_loss",
+        "Lora": "dropout",
+        "Dora": "dropout",
     },
 }
 # Another value of a field whose type does not tell one.

@@ -7,6 +7,7 @@ Axes: D model, N heads, H head.
 """
 
 import dataclasses
+import functools
 import math
 from typing import cast
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import configclass
+from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter, Site
 from jaxgpt.model.layers.matmul import project
 
 # The name that rematerialisation policies know the results of weight matmuls by.
@@ -70,6 +72,12 @@ class LayerSettings:
     compute_dtype: str
     initialization: Initialization
     dropout: Dropout
+    adapter: Adapter = NO_ADAPTER
+
+    @property
+    def without_adapter(self) -> "LayerSettings":
+        """Return the same settings for projections that are not adapted."""
+        return dataclasses.replace(self, adapter=NO_ADAPTER)
 
     @property
     def residual_output_init(self) -> nn.initializers.Initializer:
@@ -100,7 +108,7 @@ def add_param(
 
 
 class Projection(nn.Module):
-    """`y = x kernel (+ bias)`, from the last axes of `x` to new axes.
+    """`y = x kernel (+ bias)`, from the last axes of `x` to new axes; adapted, if settings say so.
 
     Attributes:
         inputs: sizes of the axes of `x` that are contracted.
@@ -125,16 +133,32 @@ class Projection(nn.Module):
             self, "kernel", self.kernel_init, self.inputs + self.outputs, self.axes, self.settings
         )
         compute_dtype = jnp.dtype(self.settings.compute_dtype)
+        x = x.astype(compute_dtype)
         y = project(
-            x.astype(compute_dtype),
+            x,
             kernel,
             len(self.inputs),
             axes=self.axes,
             is_rounded=not self.use_bias,
         )
+        y = self.settings.adapter.add_to(y, x, kernel, self._site())
         if self.use_bias:
             axes = self.axes[len(self.inputs) :]
             zeros = nn.initializers.zeros
             bias = add_param(self, "bias", zeros, self.outputs, axes, self.settings)
             y = y + bias.astype(y.dtype)
         return checkpoint_name(y.astype(compute_dtype), PROJECTION)
+
+    def _site(self) -> Site:
+        """Return what an adapter needs to know."""
+        return Site(
+            name=self.name or "",
+            inputs=self.inputs,
+            outputs=self.outputs,
+            axes=self.axes,
+            add_param=functools.partial(add_param, self, settings=self.settings),
+            dropout_key=self._dropout_key if self.has_rng("dropout") else None,
+        )
+
+    def _dropout_key(self) -> jax.Array:
+        return self.make_rng("dropout")

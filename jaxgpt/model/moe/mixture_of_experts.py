@@ -108,7 +108,8 @@ class MixtureOfExpertsLayer(nn.Module):
             name=ROUTER,
         )
         choice, logits_BTE = router(x_BTD, valid_BT)
-        expert = config.expert.build(self.settings, "expert").clone(parent=None)
+        settings = self.settings.without_adapter
+        expert = config.expert.build(settings, "expert").clone(parent=None)
 
         def apply_expert(params: Any, x_BTD: jax.Array) -> jax.Array:
             valid_BT = jnp.ones(x_BTD.shape[:2], bool)
@@ -122,7 +123,7 @@ class MixtureOfExpertsLayer(nn.Module):
             y_BTD, dropped_B = self._dispatch(apply_expert, experts, expert, x_BTD, choice)
             self._report(choice, logits_BTE, dropped_B)
         if config.shared is not None:
-            shared = config.shared.build(self.settings, "shared")
+            shared = config.shared.build(settings, "shared")
             y_BTD = y_BTD + shared(x_BTD, valid_BT, deterministic)
         return y_BTD
 
