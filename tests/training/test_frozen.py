@@ -152,7 +152,8 @@ def test_adapters_are_updated_by_adamw_and_decay_as_matrices() -> None:
         assert not is_matrix(own["magnitude_change"])
         assert not any(map(is_orthogonalized, own.values()))
     assert len(places) == 7
-    assert _plan(CONFIG, Dora(rank=2), mesh, lambda axes: Muon().build(SCHEDULE, axes))
+    muon, _ = _plan(CONFIG, Dora(rank=2), mesh, lambda axes: Muon().build(SCHEDULE, axes))
+    assert _count(muon.abstract.opt_state) >= 2 * _count(muon.abstract.trainable)
 
 
 def test_a_step_computes_no_gradient_of_a_frozen_kernel() -> None:
