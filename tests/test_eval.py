@@ -1,5 +1,6 @@
 """`python -m jaxgpt.eval`: the figures of a whole split, on any devices; its errors."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -137,3 +138,90 @@ def test_a_model_without_positions_for_the_length_is_a_config_error(
     make_run(tmp_path / "run", folders / "data", {1: 2.0}, position=Learned(max_length=16))
     argv = ("--checkpoint", str(tmp_path / "run"), "--sequence-length", "17")
     assert "learned positions" in fails(capsys, 78, *argv)
+
+
+ITEMS = [
+    {"query": "the cat", "choices": ["sees a dog", "finds the old river", "bird"], "gold": 2},
+    {"query": "one quick dog", "choices": ["keeps", "likes every green bird"], "gold": "A"},
+    {"query": "a slow tree", "choices": ["has new stone", "near", "under"], "gold": 1},
+]
+
+
+def write_items(path: Path, items: list) -> Path:
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    return path
+
+
+def test_tasks_are_scored_beside_the_split_and_their_items_kept(
+    folders: Path, tmp_path: Path, capsys
+) -> None:
+    file, samples = write_items(tmp_path / "mine.jsonl", ITEMS), tmp_path / "samples.jsonl"
+    argv = ("--tasks", f"mine={file}", f"piqa={file}", "--num-shots", "1")
+    result = score(capsys, folders, *argv, "--samples", str(samples), "--against",
+                   str(folders / "run"), "--against-step", "10")  # fmt: skip
+    assert result["loss"] == score(capsys, folders)["loss"]
+    assert result["tasks"].keys() == {"mine", "piqa"}
+    settings = result["task_settings"]["mine"]
+    assert settings["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    expected = {"bos": True, "num_shots": 1, "form": "cloze", "items": 3, "task": "MultipleChoice"}
+    assert expected.items() <= settings.items()
+    assert settings["chance"] == pytest.approx((1 / 3 + 1 / 2 + 1 / 3) / 3)
+    records = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [(each["task"], each["line"]) for each in records] == [
+        (name, line) for name in ("mine", "piqa") for line in (1, 2, 3)
+    ]
+    first = records[0]
+    assert first["requests"][0] == ["one quick dog keeps\n\nthe cat", " sees a dog"]
+    assert records[3]["requests"][0][0].endswith("the cat\nAnswer:")
+    # The records have what the figures are made of.
+    best = [max(range(len(each["requests"])), key=each["log_likelihoods"].__getitem__)
+            == each["gold"] for each in records[:3]]  # fmt: skip
+    figure = result["tasks"]["mine"]["acc"]
+    assert (figure["value"], figure["n"]) == (pytest.approx(sum(best) / 3), 3)
+    assert figure["stderr"] == pytest.approx(np.std(best, ddof=1) / np.sqrt(3))
+    other = score(capsys, folders, *argv, "--step", "10")["tasks"]
+    for name, metrics in result["difference"].items():
+        for metric, found in metrics.items():
+            ours, theirs = result["tasks"][name][metric], other[name][metric]
+            assert found["value"] == pytest.approx(ours["value"] - theirs["value"])
+            assert found["low"] <= found["value"] <= found["high"]
+
+
+def test_core_names_what_is_missing(folders: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "world").mkdir()
+    write_items(tmp_path / "world" / "copa.jsonl", ITEMS)
+    eval_verb.main(["--checkpoint", str(folders / "run"), "--core", str(tmp_path), "--limit", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "copa (cloze; 0 shots, BOS on, chance 0.417)" in lines
+    assert any(line.startswith("  acc_tokens") and line.endswith("n = 2") for line in lines)
+    assert lines[-1].startswith("core             not known; missing: hellaswag_zeroshot, jeopardy")
+
+
+def test_tasks_need_no_dataset(folders: Path, tmp_path: Path, capsys, caplog) -> None:
+    make_run(tmp_path / "run", make_dataset(tmp_path / "data", 40), {1: 2.0})
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    file = write_items(tmp_path / "mine.jsonl", ITEMS)
+    config = tmp_path / "task.py"
+    config.write_text(
+        "from jaxgpt.evaluation.tasks import MultipleChoice\n"
+        "config = MultipleChoice(query='I say: {query}')\n"
+    )
+    argv = ["--checkpoint", str(tmp_path / "run"), "--tasks", f"mine={file}", "--json"]
+    eval_verb.main([*argv, "--task-config", f"mine={config}", "--add-bos", "False"])
+    result = json.loads(capsys.readouterr().out)
+    assert "loss" not in result
+    assert "only the tasks are scored" in caplog.text
+    settings = result["task_settings"]["mine"]
+    assert settings["bos"] is False
+    assert settings["config"]["query"] == "I say: {query}"
+
+
+def test_errors_of_tasks_name_file_and_line(folders: Path, tmp_path: Path, capsys) -> None:
+    run = ("--checkpoint", str(folders / "run"))
+    file = write_items(tmp_path / "mine.jsonl", [ITEMS[0], {"query": "the"}])
+    message = fails(capsys, 82, *run, "--tasks", f"mine={file}")
+    assert f"{file}:2 is no item of MultipleChoice: it has no field 'choices'" in message
+    assert "form NAME=FILE" in fails(capsys, 2, *run, "--tasks", str(file))
+    assert "no evaluation file at" in fails(capsys, 2, *run, "--tasks", "piqa=none.jsonl")
+    assert "needs tasks" in fails(capsys, 78, *run, "--samples", str(tmp_path / "samples"))
+    assert "no file of CORE below" in fails(capsys, 2, *run, "--core", str(tmp_path))

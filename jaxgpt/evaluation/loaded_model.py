@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from jaxgpt.errors import MismatchError
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.parallel.sharding import check_length
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 
@@ -30,7 +31,15 @@ class LoadedModel:
     context_length: int
 
     def __post_init__(self) -> None:
+        """Check that the model can score text of this length on these devices.
+
+        Raises:
+            MismatchError: the model predicts no tokens.
+            ConfigError: the model has too few positions, or the mesh does not divide a row.
+        """
         _ = self.head
+        check_length(self.context_length, self.mesh)
+        self.model.config.position.check_length(self.context_length)
 
     @property
     def head(self) -> LanguageModelHead:

@@ -22,7 +22,7 @@ from jaxgpt.evaluation.eval_step import row_multiple
 from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.windows import Window
 from jaxgpt.model.layers.placement import constrain
-from jaxgpt.parallel.sharding import batch_shards, check_length, replicated, to_devices
+from jaxgpt.parallel.sharding import batch_shards, replicated, to_devices
 from jaxgpt.reports.console import track
 from jaxgpt.training.loss import log_sum_exp
 
@@ -72,8 +72,6 @@ class TokenScorer:
     """
 
     def __init__(self, loaded: LoadedModel, batch_size: int, silent: bool = False) -> None:
-        check_length(loaded.context_length, loaded.mesh)
-        loaded.model.config.position.check_length(loaded.context_length)
         self._loaded = loaded
         self._silent = silent
         self._num_shards = batch_shards(loaded.mesh)
@@ -159,13 +157,14 @@ class TokenScorer:
     ) -> tuple[jax.Array, jax.Array]:
         """Return the log-probability of each target, and whether it is the most probable token."""
         model, head = self._loaded.model, self._loaded.head
-        x_BTD, kernel = model.apply(
+        outputs: Any = model.apply(
             {"params": params},
             batch.tokens_BT,
             segment_ids_BT=batch.segment_ids_BT,
             positions_BT=batch.positions_BT,
             method="hidden_states_and_head",
         )
+        x_BTD, kernel = outputs
         num_shards, num_places = places_SN.shape
         x_SLD = constrain(x_BTD.reshape(num_shards, -1, x_BTD.shape[-1]), "batch", None, "residual")
         x_SND = jnp.take_along_axis(x_SLD, places_SN[..., None], axis=1)

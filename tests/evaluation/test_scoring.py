@@ -149,8 +149,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
     broken = dataclasses.replace(loaded, params=params)
     with pytest.raises(DivergedError, match="not finite"):
         Scorer(broken, silent=True).score(REQUESTS[:1])
-    short = load_tiny(config=replace(PLAIN, position=Learned(max_length=16)))
     with pytest.raises(ConfigError, match="learned positions"):
-        Scorer(short, silent=True)
+        load_tiny(config=replace(PLAIN, position=Learned(max_length=16)))
     with pytest.raises(MismatchError, match="ClassificationHead"):
         load_tiny(config=replace(PLAIN, head=ClassificationHead(num_classes=2)))

@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.errors import BadInputError, UsageError
+import pyarrow
+import pyarrow.parquet
+
+from jaxgpt.errors import BadInputError, UsageError, one_line
 
 # Far above any known benchmark; a corpus given by mistake is refused.
 MAX_FILE_BYTES = 1 << 30
 MAX_ITEM_CHARACTERS = 1 << 24
+_ROWS_AT_A_TIME = 1000
 _OPENINGS = ("query", "question", "prompt", "context", "context_options", "passage", "goal")
 _ENDINGS = (
     "choices",
@@ -34,9 +38,26 @@ _ENDINGS = (
 
 
 def read_benchmark(path: str | Path) -> Iterator[list[str]]:
-    """Yield the texts of each item of a `.jsonl`, `.json`, `.csv` or `.txt` file.
+    """Yield the texts of each item of a file that `read_items` reads.
 
-    JSON: an object for each line or in an array; CSV: with a header; plain text: paragraphs.
+    Raises:
+        UsageError, BadInputError: as `read_items`; or an item is beyond the limit.
+    """
+    for place, item in read_items(path):
+        texts = item_texts(item)
+        if (length := sum(map(len, texts))) > MAX_ITEM_CHARACTERS:
+            raise BadInputError(
+                f"{path}:{place} has {length} characters; at most {MAX_ITEM_CHARACTERS} are "
+                "allowed: put one item on each line, or split it"
+            )
+        yield texts
+
+
+def read_items(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """Yield the place and the value of each item of a file.
+
+    JSON: an object for each line or in an array; CSV and Parquet: rows by column; plain text:
+    paragraphs. The place is a line's number, or that of an item in an array or a table.
 
     Raises:
         UsageError: the file does not exist, or is of another kind.
@@ -53,14 +74,7 @@ def read_benchmark(path: str | Path) -> Iterator[list[str]]:
     if (size := path.stat().st_size) > MAX_FILE_BYTES:
         raise BadInputError(f"{path} has {size} bytes; at most {MAX_FILE_BYTES} are allowed")
     try:
-        for place, item in reader(path):
-            texts = item_texts(item)
-            if (length := sum(map(len, texts))) > MAX_ITEM_CHARACTERS:
-                raise BadInputError(
-                    f"{path}:{place} has {length} characters; at most {MAX_ITEM_CHARACTERS} are "
-                    "allowed: put one item on each line, or split it"
-                )
-            yield texts
+        yield from reader(path)
     except UnicodeDecodeError as error:
         raise BadInputError(f"{path} is not UTF-8: {error}; convert it") from None
 
@@ -143,9 +157,19 @@ def _read_plain(path: Path) -> Iterator[tuple[int, Any]]:
         yield start, "".join(paragraph)
 
 
+def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            batches = file.iter_batches(_ROWS_AT_A_TIME)
+            yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+    except pyarrow.ArrowInvalid as error:
+        raise BadInputError(f"{path} is not Parquet: {one_line(error, 200)}") from None
+
+
 _READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
     ".jsonl": _read_json_lines,
     ".json": _read_json,
     ".csv": _read_csv,
     ".txt": _read_plain,
+    ".parquet": _read_parquet,
 }

@@ -1,0 +1,40 @@
+"""Lines for people out of the figures of an evaluation, which JSON has in full."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_NESTED = ("tasks", "task_settings", "core", "difference")
+
+
+def result_text(result: Mapping[str, Any], as_json: bool) -> str:
+    """Return what is printed: one JSON object, or one line for each figure."""
+    return json.dumps(result) if as_json else "\n".join(_lines(result))
+
+
+def _lines(result: Mapping[str, Any]) -> list[str]:
+    lines = [f"{key:16} {_text(value)}" for key, value in result.items() if key not in _NESTED]
+    for name, metrics in result.get("tasks", {}).items():
+        settings = result["task_settings"][name]
+        about = [f"{settings['num_shots']} shots", f"BOS {'on' if settings['bos'] else 'off'}"]
+        if settings["chance"] is not None:
+            about.append(f"chance {settings['chance']:.3f}")
+        lines.append(f"{name} ({settings['form']}; {', '.join(about)})")
+        for metric, figure in metrics.items():
+            error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.4f}"
+            lines.append(f"  {metric:14} {figure['value']:.4f}{error}, n = {figure['n']}")
+            if difference := result.get("difference", {}).get(name, {}).get(metric):
+                low, high = difference["low"], difference["high"]
+                lines.append(
+                    f"  {'difference':14} {difference['value']:+.4f}, 95% {low:+.4f} to {high:+.4f}"
+                )
+    if core := result.get("core"):
+        if core["value"] is None:
+            lines.append(f"{'core':16} not known; missing: {', '.join(core['missing'])}")
+        else:
+            lines.append(f"{'core':16} {core['value']:.4f} ± {core['stderr']:.4f}")
+    return lines
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

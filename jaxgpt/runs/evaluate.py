@@ -1,0 +1,117 @@
+"""Evaluation of a run: restore a checkpoint, score a split of a dataset and tasks, compare."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import tyro
+from jax.sharding import Mesh
+
+from jaxgpt.checkpoints.lineage import package_versions
+from jaxgpt.distributed.hosts import HostsConfig, is_first_host
+from jaxgpt.distributed.preflight import preflight
+from jaxgpt.errors import UsageError
+from jaxgpt.evaluation.held_out import open_split
+from jaxgpt.evaluation.loaded_model import LoadedModel
+from jaxgpt.evaluation.runner.options import TaskOptions, report_tasks, run_tasks
+from jaxgpt.evaluation.split_scores import score_split
+from jaxgpt.parallel.mesh import MeshConfig, make_mesh
+from jaxgpt.parallel.sharding import on_mesh
+from jaxgpt.runs.config import Run, open_run
+from jaxgpt.runtime.settings import configure_runtime
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Score a checkpoint on a split of a dataset, where every token is predicted once, and on
+    tasks."""
+
+    checkpoint: str
+    """Run folder, as written by jaxgpt.train, or its URL."""
+    step: str = "latest"
+    """Checkpoint: latest, best (lowest validation loss), or a step's number."""
+    data: str | None = None
+    """Dataset folder; None: that of the run."""
+    split: str = "val"
+    """Split of the dataset to evaluate on."""
+    batch_size: int = 32
+    """Rows per batch, rounded up to what devices and stages divide; changes no result."""
+    sequence_length: int | None = None
+    """Tokens per row, and thus the longest context; None: as in training."""
+    max_tokens: int | None = None
+    """Most tokens to read, from the beginning; None: the whole split."""
+    tasks: Annotated[TaskOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=TaskOptions
+    )
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
+    json: bool = False
+    """Print one JSON object."""
+
+
+def evaluate(options: EvalOptions) -> dict[str, Any]:
+    """Return the figures of a checkpoint by name; the hosts have joined already.
+
+    Raises:
+        UsageError: there is no such run, dataset, split or file.
+        MismatchError: the dataset was made with another tokenizer, or hosts differ.
+        BadInputError: a file of a task cannot be read.
+        DivergedError: the model's scores are not finite.
+    """
+    tasks, rows, silent = options.tasks, options.batch_size, not is_first_host()
+    run = open_run(options.checkpoint, options.step)
+    configure_runtime(run.config.runtime)
+    step, data = run.choose_step(options.step), _find_data(options, run)
+    split = data and open_split(data, options.split, run.tokenizer, options.checkpoint)
+    asked = {**dataclasses.asdict(options), "hosts": None, "step": step}
+    preflight({"versions": package_versions(), "options": asked, "run": run.lineage})
+    mesh = make_mesh(options.mesh)
+    result: dict[str, Any] = {"checkpoint": options.checkpoint, "step": step}
+    with loaded_run(run, step, mesh, options.sequence_length) as loaded:
+        # First the tasks: an error in one of their files comes at once.
+        results, others = run_tasks(tasks, loaded, rows, silent), []
+        if split:
+            masked = run.config.data.mask_documents
+            scores = score_split(loaded, split, rows, options.max_tokens, masked, silent)
+            result |= {"data": data, "split": options.split, **scores}
+    if tasks.against:
+        run = open_run(tasks.against, tasks.against_step)
+        step = run.choose_step(tasks.against_step)
+        with loaded_run(run, step, mesh, options.sequence_length) as loaded:
+            others = run_tasks(tasks, loaded, rows, silent)
+        result["against"] = {"checkpoint": tasks.against, "step": step}
+    return result | report_tasks(tasks, results, others, is_first_host())
+
+
+@contextmanager
+def loaded_run(run: Run, step: int, mesh: Mesh, length: int | None = None) -> Iterator[LoadedModel]:
+    """Restore a checkpoint onto a mesh, which is in force until the end.
+
+    Args:
+        run: the run.
+        step: a step that `choose_step` returned.
+        mesh: devices that hold the parameters.
+        length: longest context in tokens; None: as in training.
+
+    Raises:
+        MismatchError: the checkpoint holds other parameters than the config describes.
+        ConfigError: the model or the mesh does not allow contexts of this length.
+    """
+    length = length or run.config.batch.sequence_length
+    with on_mesh(mesh, run.config.sharding):
+        params = run.restore_params(step, mesh)
+        yield LoadedModel(run.build_model(), params, run.tokenizer, mesh, length)
+
+
+def _find_data(options: EvalOptions, run: Run) -> str | None:
+    try:
+        return options.data or run.own_dataset()
+    except UsageError as error:
+        if not options.tasks.are_asked_for:
+            raise
+        logger.warning("only the tasks are scored: %s", error)
+        return None
