@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -60,6 +61,12 @@ def test_the_page_on_experts_runs() -> None:
     page = (REPOSITORY / "docs" / "mixture_of_experts.md").read_text()
     code = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     exec("\n".join(code), {})
+
+
+def test_the_page_on_fine_tuning_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (REPOSITORY / "docs" / "finetuning.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)), {})
 
 
 @pytest.mark.parametrize("name", ["maxout", "reglu"])
