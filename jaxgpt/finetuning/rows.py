@@ -100,6 +100,7 @@ def read_rows(paths: Sequence[str], form: Form, max_bad_share: float, option: st
             continue
         chosen = form.choose(file.name, rows)
         used = {*chosen.required, *chosen.optional}
+        used |= {name.partition(".")[0] for name in used}
         unused = tuple(str(name) for name in rows[0].values if name not in used)
         files.append(ReadFile(file.name, chosen, num_rows, unused))
         for row in rows:

@@ -9,6 +9,7 @@ from jaxgpt.errors import BadInputError
 from jaxgpt.finetuning.forms.form import BadRowError, Example, Form, Part, as_text, parsed
 from jaxgpt.tokenizer.chat_template import ASSISTANT, ROLES, USER, Message, check_order
 
+_KEYS = ({"role", "content"}, {"from", "value"})
 # What ShareGPT and OpenAssistant call them.
 _ROLES = {role: role for role in ROLES} | {"human": USER, "prompter": USER, "gpt": ASSISTANT}
 
@@ -66,7 +67,7 @@ def prompt_of(value: Any, what: str) -> list[Message]:
     Raises:
         BadRowError: it is neither, or empty.
     """
-    if isinstance(parsed(value), list):
+    if _holds_messages(value):
         return [each._replace(train=False) for each in read_messages(value, what)]
     if not (text := as_text(value, what)).strip():
         raise BadRowError("empty_prompt", f"{what} is empty")
@@ -79,9 +80,24 @@ def answer_of(value: Any, what: str) -> list[Message]:
     Raises:
         BadRowError: it is neither.
     """
-    if isinstance(parsed(value), list):
+    if _holds_messages(value):
         return read_messages(value, what)
     return [Message(ASSISTANT, as_text(value, what))]
+
+
+def _holds_messages(value: Any) -> bool:
+    """Return whether a value is a list, or the JSON of a list of messages.
+
+    A text such as `[1, 2]`, which is JSON too, is a text.
+    """
+    if isinstance(value, list):
+        return True
+    items = parsed(value)
+    return (
+        isinstance(items, list)
+        and bool(items)
+        and all(isinstance(item, dict) and item.keys() - {"train"} in _KEYS for item in items)
+    )
 
 
 def conversation(messages: Sequence[Message]) -> Example:

@@ -17,6 +17,7 @@ from jaxgpt.config import configclass
 from jaxgpt.corpus.documents.document import shorten
 from jaxgpt.corpus.readers.rows import Row
 
+_MAX_CHARACTERS = 300
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -54,9 +55,9 @@ class BadRowError(Exception):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
         self.reason = reason
-        self.detail = detail
+        self.detail = shorten(" ".join(detail.split()), _MAX_CHARACTERS)
+        super().__init__(self.detail)
 
 
 @configclass
@@ -108,10 +109,22 @@ def text_field(values: Mapping[str, Any], name: str) -> str:
     Raises:
         BadRowError: there is none, or it is no text.
     """
-    value = values.get(name)
+    return as_text(present(values, name), repr(name))
+
+
+def present(values: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a field, which may be a field of an object: `translation.en`.
+
+    Raises:
+        BadRowError: there is none, or it is null.
+    """
+    if (value := values.get(name)) is None and "." in name:
+        value = values
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
     if value is None:
         raise BadRowError("missing_field", f"no {name!r} among its fields ({name_fields(values)})")
-    return as_text(value, repr(name))
+    return value
 
 
 def as_text(value: Any, what: str) -> str:
@@ -132,7 +145,7 @@ def as_text(value: Any, what: str) -> str:
 
 
 def parsed(value: Any) -> Any:
-    """Return a value, read as JSON where it is a text that holds a list, as CSV files have it."""
+    """Return a value, read as JSON if it is a text that begins as a list, as in CSV files."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             return json.loads(value)

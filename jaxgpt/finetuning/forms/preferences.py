@@ -11,11 +11,10 @@ from jaxgpt.finetuning.forms.chats import (
     conversation,
     parts_of,
     prompt_of,
-    read_messages,
     with_label,
 )
-from jaxgpt.finetuning.forms.form import BadRowError, Example, Form, name_fields, parsed
-from jaxgpt.tokenizer.chat_template import USER, Message
+from jaxgpt.finetuning.forms.form import BadRowError, Example, Form, present
+from jaxgpt.tokenizer.chat_template import ASSISTANT, USER, Message
 
 # As texts, because a CSV file has nothing else.
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
@@ -67,18 +66,13 @@ class Preferences(Form):
         return Example(sequences, len(prompt), first_user)
 
     def _answer(self, values: Mapping[str, Any], name: str) -> list[Message]:
-        value = values.get(name)
-        if value is None:
-            raise BadRowError(
-                "missing_field", f"no {name!r} among its fields ({name_fields(values)})"
-            )
-        if values.get(self.prompt) is None and not isinstance(parsed(value), list):
+        answer = answer_of(present(values, name), repr(name))
+        if values.get(self.prompt) is None and answer[0].role == ASSISTANT:
             raise BadRowError(
                 "missing_field",
                 f"no {self.prompt!r}, and {name!r} is no list of messages that begins with one",
             )
-        is_list = isinstance(parsed(value), list)
-        return read_messages(value, repr(name)) if is_list else answer_of(value, repr(name))
+        return answer
 
 
 @configclass
@@ -102,17 +96,12 @@ class UnpairedPreferences(Form):
         return (self.prompt, self.completion, self.label)
 
     def read(self, values: Mapping[str, Any]) -> Example:
-        missing = [name for name in self.required if values.get(name) is None]
-        if missing:
-            raise BadRowError(
-                "missing_field", f"no {missing[0]!r} among its fields ({name_fields(values)})"
-            )
-        label = _TRUTHS.get(str(values[self.label]).strip().lower())
+        found = present(values, self.label)
+        label = _TRUTHS.get(str(found).strip().lower())
         if label is None:
-            found = values[self.label]
             raise BadRowError("unknown_label", f"{self.label!r} is {found!r}; allowed: true, false")
-        prompt = prompt_of(values[self.prompt], repr(self.prompt))
-        answer = answer_of(values[self.completion], repr(self.completion))
+        prompt = prompt_of(present(values, self.prompt), repr(self.prompt))
+        answer = answer_of(present(values, self.completion), repr(self.completion))
         return with_label(conversation([*prompt, *answer]), label)
 
     def label_arrays(

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxgpt.config import from_dict, to_dict
 from jaxgpt.errors import ConfigError
@@ -90,6 +92,25 @@ GOOD: list[tuple[Form, dict[str, Any], list[list[str]], int]] = [
         {"en": "one {de}", "de": "eins"},
         [["system:{x}", "user:To German: one {de}", "assistant*:eins!"]],
         2,
+    ),
+    (
+        Template(prompt="{t.en}", target="{t.de}"),
+        {"t": {"en": "one", "de": "{eins}"}},
+        [["user:one", "assistant*:{eins}"]],
+        1,
+    ),
+    # JSON that is the answer, and JSON that stands for messages in CSV.
+    (
+        PromptCompletion(),
+        {"prompt": "[1]", "completion": '[{"role": "admin"}]'},
+        [["user:[1]", 'assistant*:[{"role": "admin"}]']],
+        1,
+    ),
+    (
+        PromptCompletion(),
+        {"prompt": '[{"role": "user", "content": "a"}]', "completion": "b"},
+        [["user:a", "assistant*:b"]],
+        1,
     ),
     (
         Preferences(),
@@ -216,8 +237,8 @@ def test_desirable_answers_are_true_in_every_format(label: Any) -> None:
     ("prompt", "error"),
     [
         ("no field", "names no field"),
-        ("{a.b}", r"has {a.b}; allowed in braces: the name of a field"),
-        ("{a[0]}", "allowed in braces"),
+        ("{a[0]}", r"has {a\[0\]}; allowed in braces: the name of a field"),
+        ("{}", "allowed in braces"),
         ("{a!r}", "allowed in braces"),
         ("{a:>9}", "allowed in braces"),
         ("{", "is no template"),
@@ -226,6 +247,34 @@ def test_desirable_answers_are_true_in_every_format(label: Any) -> None:
 def test_a_template_names_fields_and_nothing_more(prompt: str, error: str) -> None:
     with pytest.raises(ConfigError, match=error):
         Template(prompt=prompt, target="{b}")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.text(max_size=3)
+    | st.sampled_from(["user", "assistant", "\ud800", "[1]", '[{"role": "user", "content": "x"}]']),
+    lambda inside: st.lists(inside, max_size=4)
+    | st.dictionaries(st.sampled_from(["role", "content", "from", "train"]), inside, max_size=3),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.sampled_from([*KNOWN, Template(prompt="{text.role}", target="{label}")]), st.data())
+def test_any_row_is_an_example_or_bad_in_one_line(form: Form, data: st.DataObject) -> None:
+    row = {name: data.draw(JSON) for name in (*form.required, *form.optional)}
+    read: Example | BadRowError
+    try:
+        read = form.read(row)
+    except BadRowError as error:
+        read = error
+    if isinstance(read, BadRowError):
+        assert 0 < len(read.detail) < 400
+        assert "\n" not in read.detail
+        read.detail.encode()
+    else:
+        assert len(read.sequences) == form.group_size
+        answers = [part for each in read.sequences for part in each if part.is_target]
+        assert all(part.text.strip() for part in answers)
+        form.label_arrays([read])
 
 
 def test_known_forms_need_different_fields_or_read_the_same() -> None:
