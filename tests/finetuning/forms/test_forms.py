@@ -22,6 +22,7 @@ from jaxgpt.finetuning import (
 )
 from jaxgpt.finetuning.forms.form import BadRowError, Example, Form
 from jaxgpt.finetuning.forms.recognised import KNOWN
+from jaxgpt.names.variants import find_variants
 
 
 def user(text: str) -> dict[str, Any]:
@@ -58,6 +59,13 @@ GOOD: list[tuple[Form, dict[str, Any], list[list[str]], int]] = [
     (
         Messages(messages="conversations"),
         {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        [["user:a", "assistant*:b"]],
+        1,
+    ),
+    (
+        Messages(),
+        {"messages": [{"role": None, "from": "human", "content": None, "value": "a"},
+                      {"role": "assistant", "from": None, "content": "b", "value": None}]},
         [["user:a", "assistant*:b"]],
         1,
     ),
@@ -275,6 +283,11 @@ def test_any_row_is_an_example_or_bad_in_one_line(form: Form, data: st.DataObjec
         answers = [part for each in read.sequences for part in each if part.is_target]
         assert all(part.text.strip() for part in answers)
         form.label_arrays([read])
+
+
+def test_every_form_can_be_chosen_by_name_on_the_command_line() -> None:
+    names = {type(form).__name__ for form in KNOWN} | {"Recognised", "Template"}
+    assert names == set(find_variants(Form))
 
 
 def test_known_forms_need_different_fields_or_read_the_same() -> None:
