@@ -11,7 +11,7 @@ from jaxgpt.finetuning.cutting import MIN_CONTEXT, Fitted, LongAnswers, fit
 from jaxgpt.finetuning.examples import encode_parts
 from jaxgpt.finetuning.forms.chats import conversation, parts_of
 from jaxgpt.finetuning.forms.form import Example
-from jaxgpt.tokenizer.chat_template import ChatTemplate, Message
+from jaxgpt.tokenizer.chat_template import ASSISTANT, ChatTemplate, Message, check_order
 from jaxgpt.tokenizer.sequences import assemble
 from tests.finetuning.small_tokenizer import small_tokenizer
 
@@ -43,11 +43,14 @@ def chat(*messages: tuple[str, int]) -> Example:
     )
 
 
+def messages_of(ids: list[int]) -> list[Message]:
+    """The messages of a conversation, whose answer may have lost its end."""
+    end = TEMPLATE.frame("user")[1]
+    return TEMPLATE.parse(ids if ids[-1] == end else [*ids, end])
+
+
 def roles_and_sizes(ids: list[int]) -> list[tuple[str, int]]:
-    messages = TEMPLATE.parse(
-        [*ids, TEMPLATE.frame("user")[1]] if ids[-1] != TEMPLATE.frame("user")[1] else ids
-    )
-    return [(each.role, len(each.content)) for each in messages]
+    return [(each.role, len(each.content)) for each in messages_of(ids)]
 
 
 @pytest.mark.parametrize(
@@ -108,13 +111,13 @@ def test_every_sequence_fits_and_has_a_target_and_a_question(
     for number, (ids, weights) in enumerate(sequences):
         assert len(ids) <= max_length
         assert sum(weights) > 0
-        assert "user" in [role for role, _ in roles_and_sizes(ids)]
+        check_order(messages_of(ids), ASSISTANT)
         is_touched = fitted.is_cut_E[number] or fitted.is_long_E[number]
         assert is_touched == (len(whole[number][0]) > max_length)
         if not is_touched:
             assert ids == whole[number][0].tolist()
         if not fitted.is_long_E[number]:
-            # The last answer is whole, and fills the context as far as messages allow.
+            # The last answer is whole.
             size = len(examples[number].sequences[0][-1].text)
             assert weights[-size - 1 :] == [1.0] * (size + 1)
     assert fitted.is_kept_E.all()
@@ -122,12 +125,18 @@ def test_every_sequence_fits_and_has_a_target_and_a_question(
     np.testing.assert_array_equal(dropped.is_kept_E, ~fitted.is_long_E)
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(MIN_CONTEXT, 60))
-def test_both_sides_of_a_pair_keep_one_prompt(prompt: int, one: int, other: int, room: int) -> None:
-    question = Message("user", letters(prompt, "X"), train=False)
-    sides = [Message("assistant", letters(one, "Y")), Message("assistant", letters(other, "Z"))]
-    pair = Example(tuple(parts_of([question, side]) for side in sides), 1, "")
-    _, sequences = cut([pair], room)
-    prompts = [ids[: weights.index(1.0)] for ids, weights in sequences]
+@given(chats(), st.integers(1, 60), st.integers(1, 60), st.integers(MIN_CONTEXT, 90))
+def test_both_sides_of_a_pair_keep_one_prompt(
+    chat: Example, one: int, other: int, max_length: int
+) -> None:
+    *prompt, _ = [Message(*part[:2], train=False) for part in chat.sequences[0]]
+    sides = [Message(ASSISTANT, letters(num, "Y")) for num in (one, other)]
+    sequences = tuple(parts_of([*prompt, side]) for side in sides)
+    _, pair = cut([Example(sequences, len(prompt), "")], max_length)
+    prompts = [ids[: weights.index(1.0)] for ids, weights in pair]
     assert prompts[0] == prompts[1]
-    assert all(len(ids) <= room for ids, _ in sequences)
+    assert all(len(ids) <= max_length for ids, _ in pair)
+    for num, (ids, _) in zip((one, other), pair, strict=True):
+        check_order(messages_of(ids), ASSISTANT)
+        # A quarter of the context at least is the prompt, and the rest is the answer.
+        assert len(ids) - len(prompts[0]) >= min(num + 1, max_length - 1 - max_length // 4 - 1)

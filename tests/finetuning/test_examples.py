@@ -1,5 +1,6 @@
 """Files of examples to arrays: sides, copies, bad rows, and what is said of them."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,19 @@ def test_bad_rows_are_named_counted_and_refused_above_a_share(
     assert error.startswith("3 of 10 rows are bad (30.0%; at most 20.0% may be): ")
     assert f"{data}:8: the answer in message 2 is empty; {data}:9: no 'answer' among" in error
     assert "max_bad_share" in error
+
+
+def test_of_a_damaged_file_the_rows_before_the_damage_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw = np.random.default_rng(0)
+    rows = [qa(number, noise=draw.bytes(200).hex()) for number in range(100)]
+    whole = gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
+    (tmp_path / "a.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    read_back = read(str(tmp_path / "a.jsonl.gz"), max_bad_share=0.1)
+    assert 40 < read_back.description.num_examples < 60
+    assert read_back.description.bad == {"truncated_record": 1}
+    assert "a.jsonl.gz is truncated" in caplog.text
 
 
 @pytest.mark.parametrize("held_out_share", [0.0, 0.5])
