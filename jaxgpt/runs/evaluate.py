@@ -13,9 +13,11 @@ from jaxgpt.checkpoints.lineage import package_versions
 from jaxgpt.distributed.hosts import HostsConfig, is_first_host
 from jaxgpt.distributed.preflight import preflight
 from jaxgpt.errors import UsageError
+from jaxgpt.evaluation.harness import HarnessOptions, run_harness
 from jaxgpt.evaluation.held_out import open_split
 from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.runner.options import TaskOptions, report_tasks, run_tasks
+from jaxgpt.evaluation.scoring import Scorer
 from jaxgpt.evaluation.split_scores import score_split
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import on_mesh
@@ -47,6 +49,9 @@ class EvalOptions:
     tasks: Annotated[TaskOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=TaskOptions
     )
+    harness: Annotated[HarnessOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=HarnessOptions
+    )
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     json: bool = False
@@ -74,6 +79,10 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     with loaded_run(run, step, mesh, options.sequence_length) as loaded:
         # First the tasks: an error in one of their files comes at once.
         results, others = run_tasks(tasks, loaded, rows, silent), []
+        if options.harness.harness:
+            scorer = Scorer(loaded, rows, tasks.add_bos, silent)
+            num_shots = tasks.shots.num_shots
+            result["harness"] = run_harness(options.harness, scorer, num_shots, tasks.limit)
         if split:
             masked = run.config.data.mask_documents
             scores = score_split(loaded, split, rows, options.max_tokens, masked, silent)
@@ -111,7 +120,7 @@ def _find_data(options: EvalOptions, run: Run) -> str | None:
     try:
         return options.data or run.own_dataset()
     except UsageError as error:
-        if not options.tasks.are_asked_for:
+        if not (options.tasks.are_asked_for or options.harness.harness):
             raise
         logger.warning("only the tasks are scored: %s", error)
         return None

@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_NESTED = ("tasks", "task_settings", "core", "difference")
+_NESTED = ("tasks", "task_settings", "core", "difference", "harness")
 
 
 def result_text(result: Mapping[str, Any], as_json: bool) -> str:
     """Return what is printed: one JSON object, or one line for each figure."""
-    return json.dumps(result) if as_json else "\n".join(_lines(result))
+    # Figures of lm-evaluation-harness may be of NumPy.
+    return json.dumps(result, default=float) if as_json else "\n".join(_lines(result))
 
 
 def _lines(result: Mapping[str, Any]) -> list[str]:
@@ -28,6 +29,9 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
                 lines.append(
                     f"  {'difference':14} {difference['value']:+.4f}, 95% {low:+.4f} to {high:+.4f}"
                 )
+    for name, figures in result.get("harness", {}).get("results", {}).items():
+        lines.append(f"{name} (lm-evaluation-harness {result['harness']['lm_eval']})")
+        lines += [f"  {key:24} {_text(value)}" for key, value in figures.items() if key != "alias"]
     if core := result.get("core"):
         if core["value"] is None:
             lines.append(f"{'core':16} not known; missing: {', '.join(core['missing'])}")
