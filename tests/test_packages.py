@@ -23,7 +23,8 @@ from tests.tiny import REPOSITORY, make_dataset, make_texts
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Where a module is not called as its package is.
-PACKAGES = {"google": "protobuf", "orbax": "orbax-checkpoint", "array_record": "array-record"}
+PACKAGES = {"google": "protobuf", "orbax": "orbax-checkpoint", "array_record": "array-record",
+            "sklearn": "scikit-learn"}  # fmt: skip
 # The built-in language gate does without it, and docs/filters.md says how to install it.
 NOT_DECLARED = {"fasttext"}
 # What one kind of input, report, loader, executor, store or comparison needs, and nothing else.
@@ -35,11 +36,15 @@ OPTIONAL = [
     "grain",
     "htmldate",
     "justext",
+    "lm_eval",
     "lxml",
     "lxml_html_clean",
     "matplotlib",
     "ray",
+    "rouge_score",
     "s3fs",
+    "sacrebleu",
+    "sklearn",
     "tensorboardX",
     "tiktoken",
     "tokenizers",

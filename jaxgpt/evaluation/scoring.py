@@ -60,6 +60,7 @@ class Scorer:
     ) -> None:
         self.loaded = loaded
         self.add_bos = add_bos
+        self.silent = silent
         self._tokens = TokenScorer(loaded, batch_size, silent)
 
     def score(self, requests: Sequence[Request]) -> list[Score]:

@@ -4,15 +4,17 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxgpt.config import configclass, load_config
+from jaxgpt.config import configclass, load_config, replace
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.runner import core
+from jaxgpt.evaluation.runner.known_tasks import find_task
 from jaxgpt.evaluation.runner.results import TaskResult, describe, write_samples
 from jaxgpt.evaluation.runner.run_task import run_task
 from jaxgpt.evaluation.scoring import Scorer
 from jaxgpt.evaluation.tasks.shots import Shots
 from jaxgpt.evaluation.tasks.task import Task
+from jaxgpt.evaluation.text_tasks.human_eval import HumanEval
 
 
 @configclass
@@ -32,6 +34,8 @@ class TaskOptions:
     """BOS token before each context, as before each document in training."""
     samples: str | None = None
     """File that takes a record of each item, as JSON lines."""
+    run_code: bool = False
+    """Run of the programs that a model writes for HumanEval, in processes without a network."""
     against: str | None = None
     """Run folder of a second model; the differences on the same items are added."""
     against_step: str = "latest"
@@ -68,10 +72,15 @@ def run_tasks(
         raise UsageError(
             f"--task-config names {', '.join(sorted(unknown))}, which --tasks does not"
         )
+    tasks = [configs.get(name) or find_task(name, path) for name, path in files.items()]
+    if options.run_code:
+        tasks = [
+            replace(task, run_code=True) if isinstance(task, HumanEval) else task for task in tasks
+        ]
     scorer = Scorer(loaded, batch_size, options.add_bos, silent)
     results = [
-        run_task(name, path, scorer, options.shots, options.limit, configs.get(name))
-        for name, path in files.items()
+        run_task(name, path, scorer, options.shots, options.limit, task)
+        for (name, path), task in zip(files.items(), tasks, strict=True)
     ]
     if options.core is not None:
         results += core.run_core(options.core, scorer, options.limit)

@@ -22,8 +22,7 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
             about.append(f"chance {settings['chance']:.3f}")
         lines.append(f"{name} ({settings['form']}; {', '.join(about)})")
         for metric, figure in metrics.items():
-            error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.4f}"
-            lines.append(f"  {metric:14} {figure['value']:.4f}{error}, n = {figure['n']}")
+            lines.append(f"  {metric:14} {figure['value']:.4f}{_error(figure)}, n = {figure['n']}")
             if difference := result.get("difference", {}).get(name, {}).get(metric):
                 low, high = difference["low"], difference["high"]
                 lines.append(
@@ -38,6 +37,12 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
         else:
             lines.append(f"{'core':16} {core['value']:.4f} ± {core['stderr']:.4f}")
     return lines
+
+
+def _error(figure: Mapping[str, Any]) -> str:
+    if "signature" in figure:
+        return f", 95% {figure['low']:.4f} to {figure['high']:.4f}, {figure['signature']}"
+    return "" if figure["stderr"] is None else f" ± {figure['stderr']:.4f}"
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class TaskResult:
         settings: what the figures depend on: file, BOS, examples, form.
         samples: a record for each item.
         num_cut: number of items whose beginning did not fit into the model's context.
+        figures: figures that are no mean over items, such as BLEU.
     """
 
     name: str
@@ -32,13 +33,15 @@ class TaskResult:
     settings: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
     num_cut: int
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
     def estimates(self) -> dict[str, dict[str, Any]]:
         """Return value, standard error and number of items of each metric."""
-        return {
+        means = {
             name: estimate(metric, self.values[name])._asdict()
             for name, metric in self.metrics.items()
         }
+        return means | dict(self.figures)
 
     def compare(self, other: "TaskResult") -> dict[str, dict[str, float]]:
         """Return the difference to another model's result on the same items, by metric.

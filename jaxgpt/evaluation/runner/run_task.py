@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxgpt.config import to_dict
 from jaxgpt.errors import BadInputError
+from jaxgpt.evaluation.runner.known_tasks import find_task
 from jaxgpt.evaluation.runner.results import TaskResult, gather
-from jaxgpt.evaluation.scoring import Score, Scorer
-from jaxgpt.evaluation.tasks.known_tasks import find_task
+from jaxgpt.evaluation.scoring import Scorer
 from jaxgpt.evaluation.tasks.shots import Shots
 from jaxgpt.evaluation.tasks.task import Item, Measured, Task
 from jaxgpt.storage.durable import hash_file
@@ -58,13 +58,41 @@ def run_task(
             "%s: the beginning of %d of %d items was cut, because they are longer than the context "
             "of %d tokens", name, num_cut, len(scored), scorer.loaded.context_length,
         )  # fmt: skip
-    chances = [task.chance(item) for item in scored]
-    settings = {
+    samples = [
+        {
+            "line": place,
+            "requests": [(prefix + request.context, request.continuation)
+                         for request in item.requests],
+            "gold": item.gold,
+            **task.record(each),
+            "metrics": {key: value.value for key, value in values.items()},
+        }
+        for (place, _), item, prefix, each, values in zip(
+            rows, scored, prefixes, scores, measured, strict=False
+        )
+    ]  # fmt: skip
+    return TaskResult(
+        name=name,
+        metrics=task.metrics,
+        values=gather(measured),
+        settings=_settings(task, path, scored, scorer, shots),
+        samples=samples,
+        num_cut=num_cut,
+        figures=task.measure_all(scored, scores),
+    )
+
+
+def _settings(
+    task: Task, path: str | Path, items: Sequence[Item], scorer: Scorer, shots: Shots
+) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    chances = [task.chance(item) for item in items]
+    return {
         "task": type(task).__name__,
         "config": to_dict(task),
         "file": str(path),
         "sha256": hash_file(path),
-        "items": len(scored),
+        "items": len(items),
         "num_shots": shots.num_shots,
         "shots_seed": shots.shots_seed,
         "bos": scorer.add_bos,
@@ -72,13 +100,6 @@ def run_task(
         "normalisation": {key: metric.normalisation for key, metric in task.metrics.items()},
         "chance": None if None in chances else float(np.mean(np.array(chances, float))),
     }
-    samples = [
-        _record(place, item, prefix, each, values)
-        for (place, _), item, prefix, each, values in zip(
-            rows, scored, prefixes, scores, measured, strict=False
-        )
-    ]
-    return TaskResult(name, task.metrics, gather(measured), settings, samples, num_cut)
 
 
 def _read(task: Task, row: Any, place: str) -> Item:
@@ -92,23 +113,3 @@ def _read(task: Task, row: Any, place: str) -> Item:
             f"{place} is no item of {type(task).__name__}: {error}; correct the file, or name its "
             "fields in a config: --task-config NAME=CONFIG.py"
         ) from None
-
-
-def _record(
-    place: int,
-    item: Item,
-    prefix: str,
-    scores: Sequence[Score],
-    measured: Mapping[str, Measured],
-) -> dict[str, Any]:
-    """Return what is kept of an item."""
-    return {
-        "line": place,
-        "requests": [(prefix + context, continuation) for context, continuation in item.requests],
-        "gold": item.gold,
-        "log_likelihoods": [score.log_likelihood for score in scores],
-        "num_tokens": [score.num_tokens for score in scores],
-        "is_greedy": [score.is_greedy for score in scores],
-        "num_cut": [score.num_cut for score in scores],
-        "metrics": {name: value.value for name, value in measured.items()},
-    }

@@ -27,6 +27,22 @@ class Item(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
+class Answer(NamedTuple):
+    """Text that a model wrote as the answer to an item.
+
+    Attributes:
+        text: the text, without the string that ended it.
+        num_cut: number of tokens of the question that were dropped; none.
+    """
+
+    text: str
+    num_cut: int = 0
+
+
+# Results of the requests of an item.
+Results = Sequence[Score] | Sequence[Answer]
+
+
 class Measured(NamedTuple):
     """Value of a metric for one item, and what it is divided by in the mean."""
 
@@ -65,8 +81,8 @@ class Task:
 
     def score(
         self, scorer: Scorer, items: Sequence[Item], prefixes: Sequence[str]
-    ) -> list[list[Score]]:
-        """Return the scores of the requests of each item.
+    ) -> Sequence[Results]:
+        """Return the results of the requests of each item.
 
         Args:
             scorer: scores text with a model.
@@ -81,9 +97,22 @@ class Task:
         scores = iter(scorer.score(requests))
         return [[next(scores) for _ in item.requests] for item in items]
 
-    def measure(self, item: Item, scores: Sequence[Score]) -> dict[str, Measured]:
-        """Return the values of the metrics for an item."""
+    def measure(self, item: Item, scores: Sequence[Any]) -> dict[str, Measured]:
+        """Return the values of the metrics for an item, out of its results."""
         raise NotImplementedError(f"{type(self).__name__} has no measure")
+
+    def measure_all(self, items: Sequence[Item], results: Sequence[Any]) -> dict[str, Any]:
+        """Return figures that are no mean over items, as JSON has them; none for most tasks."""
+        return {}
+
+    def record(self, results: Sequence[Any]) -> dict[str, Any]:
+        """Return what is kept of the results of an item."""
+        return {
+            "log_likelihoods": [score.log_likelihood for score in results],
+            "num_tokens": [score.num_tokens for score in results],
+            "is_greedy": [score.is_greedy for score in results],
+            "num_cut": [score.num_cut for score in results],
+        }
 
     def chance(self, item: Item) -> float | None:
         """Return the accuracy of a guess; None where there is nothing to guess from."""

@@ -9,6 +9,7 @@ import pytest
 
 from jaxgpt.errors import BadInputError, UsageError
 from jaxgpt.evaluation.runner.core import CORE_TASKS, CoreTask, aggregate
+from jaxgpt.evaluation.runner.known_tasks import find_task
 from jaxgpt.evaluation.runner.results import TaskResult
 from jaxgpt.evaluation.scoring import Request, Score
 from jaxgpt.evaluation.statistics import Metric, Values
@@ -28,7 +29,6 @@ from jaxgpt.evaluation.tasks import (
     WikiText,
     WinoGrande,
 )
-from jaxgpt.evaluation.tasks.known_tasks import find_task
 from jaxgpt.evaluation.tasks.shots import Shots
 from jaxgpt.evaluation.tasks.task import Item, choice_index
 

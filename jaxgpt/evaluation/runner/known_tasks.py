@@ -21,6 +21,9 @@ from jaxgpt.evaluation.tasks.task import Task
 from jaxgpt.evaluation.tasks.truthful_qa import TruthfulQa
 from jaxgpt.evaluation.tasks.wikitext import WikiText
 from jaxgpt.evaluation.tasks.winogrande import WinoGrande
+from jaxgpt.evaluation.text_tasks.gsm8k import Gsm8k
+from jaxgpt.evaluation.text_tasks.human_eval import HumanEval
+from jaxgpt.evaluation.text_tasks.text_pairs import Summaries, Translations
 
 KNOWN_TASKS: Mapping[str, Task] = {
     "arc": Arc(),
@@ -28,11 +31,15 @@ KNOWN_TASKS: Mapping[str, Task] = {
     "commonsense_qa": CommonsenseQa(),
     "commonsenseqa": CommonsenseQa(),
     "copa": Copa(),
+    "gsm8k": Gsm8k(),
     "hellaswag": HellaSwag(),
+    "humaneval": HumanEval(),
     "lambada": Lambada(),
     "openbook_qa": OpenBookQa(),
     "openbookqa": OpenBookQa(),
     "piqa": Piqa(),
+    "summaries": Summaries(),
+    "translations": Translations(),
     "truthfulqa": TruthfulQa(),
     "wikitext": WikiText(),
     "winogrande": WinoGrande(),
