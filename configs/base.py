@@ -17,6 +17,7 @@ Other configs derive from this one and name only what differs.
 from jaxgpt import EvaluationConfig, TrainConfig
 from jaxgpt.checkpoints import CheckpointConfig
 from jaxgpt.data import BatchConfig, DataConfig
+from jaxgpt.evaluation import NextToken
 from jaxgpt.model import (
     Dropout,
     Fastest,
@@ -79,6 +80,7 @@ config = TrainConfig(
     optimizer=AdamW(
         weight_decay=0.1, clip_norm=1.0, b1=0.9, b2=0.95, eps=1e-8, averaging=NoAveraging()
     ),
+    objective=NextToken(),
     loss=LossConfig(z_loss=0.0, logits=TokenChunks(num_tokens=8192)),
     recovery=SkipSpikes(
         window=128,

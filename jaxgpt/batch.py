@@ -18,6 +18,7 @@ class Batch(NamedTuple):
         positions_BT: int32, position of each token within its segment, from 0.
         loss_weights_BT: float32, weight of each target; 0 for padding and for targets that are
             not predicted (a document's first token is no target of the one before it).
+        extras: what an objective needs besides, by name, each [B, T, ...]; None: nothing.
     """
 
     tokens_BT: Any
@@ -25,3 +26,4 @@ class Batch(NamedTuple):
     segment_ids_BT: Any
     positions_BT: Any
     loss_weights_BT: Any
+    extras: dict[str, Any] | None = None

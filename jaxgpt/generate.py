@@ -14,7 +14,7 @@ from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.inference.text_generation import choose_length, make_text_decoder, stream_text
 from jaxgpt.inference.transcript import Transcript
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.config import open_run
+from jaxgpt.runs.run import open_run
 from jaxgpt.runtime.settings import configure_runtime
 
 _Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]

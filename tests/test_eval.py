@@ -14,7 +14,7 @@ from jaxgpt.data.shards import TokenDataset
 from jaxgpt.model.layers.positions import Learned
 from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.config import open_run
+from jaxgpt.runs.run import open_run
 from tests.run_folder import make_run
 from tests.tiny import make_dataset
 

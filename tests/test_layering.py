@@ -15,7 +15,8 @@ LAYERS = [
     {"data", "distributed", "model"},
     {"corpus", "checkpoints"},
     {"training", "inference"},
-    {"evaluation", "finetuning"},
+    {"evaluation"},
+    {"finetuning"},
     {"runs"},
     {"planning", "benchmarks"},
     {

@@ -15,7 +15,7 @@ from jaxgpt.data.loader import DataConfig, WeightedDataset, open_training_batche
 from jaxgpt.errors import UsageError
 from jaxgpt.planning.plan import describe_time
 from jaxgpt.reports.console import format_count
-from jaxgpt.runs.config import Run, TrainConfig
+from jaxgpt.runs.config import TrainConfig
 from tests.tiny import REPOSITORY
 
 BASE = load_config(REPOSITORY / "configs/quickstart.py", TrainConfig)
@@ -137,8 +137,7 @@ def test_time_and_cost_of_a_plan_have_a_unit_and_digits_that_fit(days, num_steps
 def test_a_run_that_was_moved_away_from_its_dataset_asks_for_data(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = DataConfig(datasets=(WeightedDataset(path="data/mine"),))
-    run = Run(tmp_path, replace(BASE, data=data), None, {}, None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="say with --data where it is now"):
-        run.own_dataset()
+        replace(BASE, data=data).own_dataset()
     with pytest.raises(UsageError, match=f"no dataset at data/mine, seen from {tmp_path}.*--data"):
         open_training_batches(data, BASE.batch, 0)

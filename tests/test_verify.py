@@ -8,7 +8,7 @@ import pytest
 
 from jaxgpt.command_line import run_verb
 from jaxgpt.errors import MismatchError
-from jaxgpt.runs.config import open_run
+from jaxgpt.runs.run import open_run
 from jaxgpt.verify import main
 from tests.run_folder import make_run
 from tests.tiny import make_dataset

@@ -22,7 +22,7 @@ from jaxgpt.model.gpt import Dtype
 from jaxgpt.parallel.sharding import host_rows, on_mesh, to_devices
 from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runs.loop import make_loop
-from jaxgpt.runs.setup import TrainingSetup, open_sources, set_up_training
+from jaxgpt.runs.setup import TrainingSetup, set_up_training
 from jaxgpt.runs.state import ResumePoint, start_or_restore
 from jaxgpt.runtime.settings import configure_runtime
 from jaxgpt.stop_signal import StopSignal
@@ -91,7 +91,7 @@ class FullLoopBenchmark:
         goodput = GoodputTracker(run_dir)
         checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint)
         try:
-            setup = set_up_training(config, run_dir, open_sources(config), checkpoints, goodput)
+            setup = set_up_training(config, run_dir, config.open_sources(), checkpoints, goodput)
             watchdog = Watchdog(config.watchdog, goodput, run_dir)
             with on_mesh(setup.mesh, config.sharding), watchdog, goodput.written():
                 rounds = _Rounds(setup, self.steps)
@@ -138,7 +138,7 @@ class _Rounds:
         self._num_steps = num_steps
         self._state = start_or_restore(setup, None).state
         rows = setup.config.batch.global_batch_size
-        self._batch = to_devices(setup.sources.batches.batch(0), setup.mesh, rows)
+        self._batch = to_devices(setup.sources.batches.pick(0, range(rows)), setup.mesh, rows)
 
     def bare(self) -> float:
         """Return the steps per second of the bare step."""

@@ -85,7 +85,10 @@ class TrainingBatches:
         datasets: the open datasets, in the order of the config.
         fingerprint: everything that the sequence of batches depends on, as plain JSON values.
         tokens_per_epoch: targets in one pass over all windows of all datasets.
+        num_segments: 0: how many documents a row holds is not known before it is read.
     """
+
+    num_segments = 0
 
     def __init__(
         self, datasets: Sequence[TokenDataset], data: DataConfig, batch: BatchConfig, seed: int

@@ -1,45 +1,43 @@
-"""The jitted step that scores one batch on the devices: what `measure_perplexity` is given."""
+"""The jitted step that scores one batch on the devices: what `Objective.measure` is given."""
 
 import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
-from jaxgpt.evaluation.perplexity import EvalStep
-from jaxgpt.model.gpt import Gpt, GptConfig
+from jaxgpt.evaluation.objective import SumsOf
+from jaxgpt.model.gpt import GptConfig
 from jaxgpt.parallel.sharding import AnyMesh, batch_shards, to_devices
-from jaxgpt.training.loss import LossConfig, language_model_loss
+from jaxgpt.training.loss import LossFunction, LossSums
 
 
 class EvalProgram:
     """Compiled once, used with the parameters of any step.
 
     Args:
-        model: a language model.
-        bytes_per_token: int [vocab_size], from the tokenizer.
+        loss: of a batch.
+        model: whose layers say which numbers of rows divide.
         mesh: where batches go; their rows must be a multiple of `row_multiple`.
     """
 
-    def __init__(self, model: Gpt, bytes_per_token: Any, mesh: Mesh) -> None:
-        loss = language_model_loss(model, jnp.asarray(bytes_per_token), LossConfig())
-
-        def score(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def __init__(self, loss: LossFunction, model: GptConfig, mesh: Mesh) -> None:
+        def score(params: Any, batch: Batch) -> LossSums:
+            # What is not read is not computed: the auxiliary losses of routers, and statistics.
             sums = loss(params, batch, None)
-            return sums.loss, sums.weight
+            return sums._replace(objective=sums.loss, routing=None)
 
         self._score = jax.jit(score)
         self._mesh = mesh
-        self._row_multiple = row_multiple(model.config, mesh)
+        self._row_multiple = row_multiple(model, mesh)
 
     def round_up(self, num_rows: int) -> int:
         """Return the least number of rows, `num_rows` or more, that a batch may have."""
         return -(-num_rows // self._row_multiple) * self._row_multiple
 
-    def bind(self, params: Any) -> EvalStep:
-        """Return the step for given parameters: host batch -> (loss sum in nats, weight sum)."""
+    def bind(self, params: Any) -> SumsOf:
+        """Return the step for given parameters: host batch -> sums on the device."""
         return lambda batch: self._score(params, to_devices(batch, self._mesh))
 
 

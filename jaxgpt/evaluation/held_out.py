@@ -1,10 +1,12 @@
-"""Opening the text that a model is scored on: the split must exist and be in the model's tokens.
+"""The text that a model is scored on: a split that exists and is in the model's tokens.
 
 What is computed over it is in perplexity.py and ngram_baseline.py.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,7 +14,6 @@ from jaxgpt.batch import Batch
 from jaxgpt.data.loader import count_evaluation_batches, evaluation_batches
 from jaxgpt.data.shards import TokenDataset, TokenSplit
 from jaxgpt.errors import BadInputError, MismatchError, UsageError, did_you_mean
-from jaxgpt.reports.console import track
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 _TOKENS_AT_A_TIME = 1 << 20
@@ -55,18 +56,64 @@ def open_split(
     return found
 
 
-def read_batches(
-    split: TokenSplit,
-    sequence_length: int,
-    batch_size: int,
-    max_tokens: int | None,
-    mask_documents: bool,
-    shows_progress: bool,
-) -> Iterator[Batch]:
-    """Yield a split as `evaluation_batches` does, and show how much is done."""
-    total = count_evaluation_batches(split, sequence_length, batch_size, max_tokens)
-    batches = evaluation_batches(split, sequence_length, batch_size, max_tokens, mask_documents)
-    return track(batches, total, "batches scored", silent=not shows_progress)
+class HeldOut(Protocol):
+    """Data that no step trains on, in batches that do not depend on the devices.
+
+    Attributes:
+        num_segments: most segments that a row has; 0: it is not known.
+    """
+
+    @property
+    def num_segments(self) -> int: ...
+
+    def batches(self, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
+        """Yield batches of `batch_size` rows, in order; None reads everything."""
+        ...
+
+    def count_batches(self, batch_size: int, max_tokens: int | None = None) -> int:
+        """Return how many batches `batches` yields."""
+        ...
+
+    def settings(self, max_tokens: int | None = None) -> dict[str, Any]:
+        """Return what measurements must share to be comparable, as JSON values."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeldOutText:
+    """A split of a dataset, read in consecutive rows; see `evaluation_batches`.
+
+    Attributes:
+        split: what is read.
+        sequence_length: tokens of a row.
+        mask_documents: as in training.
+        num_segments: 0: it is not known.
+    """
+
+    split: TokenSplit
+    sequence_length: int
+    mask_documents: bool
+    num_segments: int = 0
+
+    def batches(self, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
+        """Yield batches of `batch_size` rows, in order; None reads all tokens."""
+        return evaluation_batches(
+            self.split, self.sequence_length, batch_size, max_tokens, self.mask_documents
+        )
+
+    def count_batches(self, batch_size: int, max_tokens: int | None = None) -> int:
+        """Return how many batches `batches` yields."""
+        return count_evaluation_batches(self.split, self.sequence_length, batch_size, max_tokens)
+
+    def settings(self, max_tokens: int | None = None) -> dict[str, Any]:
+        """Return what evaluations must share to be comparable, as JSON values."""
+        num_tokens = self.split.num_tokens
+        return {
+            "data": self.split.fingerprint,
+            "tokens": num_tokens if max_tokens is None else min(max_tokens, num_tokens),
+            "sequence_length": self.sequence_length,
+            "mask_documents": self.mask_documents,
+        }
 
 
 def read_documents(split: TokenSplit, tokenizer: Tokenizer) -> Iterator[bytes]:

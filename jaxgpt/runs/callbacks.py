@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxgpt.batch import Batch
-from jaxgpt.data.loader import evaluation_batches
 from jaxgpt.distributed.replica_check import ReplicaCheck
 from jaxgpt.errors import DivergedError, ReplicasDifferError
 from jaxgpt.evaluation.eval_step import EvalProgram
-from jaxgpt.evaluation.perplexity import measure_perplexity
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.text_generation import continue_texts, encode_prompt, make_text_decoder
 from jaxgpt.runs.setup import TrainingSetup
@@ -81,56 +79,42 @@ def _evaluation(setup: TrainingSetup, log: MetricsLog) -> HookFunction:
     micro_batch = config.batch.global_batch_size // config.batch.num_micro_batches
     batch_size = config.evaluation.batch_size or micro_batch
     bytes_per_token = tokenizer.bytes_per_token
-    program = EvalProgram(setup.model, bytes_per_token, setup.mesh)
+    program = EvalProgram(setup.loss, config.model, setup.mesh)
     averaging = config.optimizer.averaging
     warned: set[int] = set()
     settings = _evaluation_settings(setup)
 
     def evaluate(step: int, state: TrainState, heartbeat: Heartbeat) -> dict[str, Any]:
-        batches = evaluation_batches(
-            setup.sources.dataset.splits["val"],
-            config.batch.sequence_length,
-            batch_size,
-            config.evaluation.max_tokens,
-            config.data.mask_documents,
-        )
+        batches = setup.sources.held_out.batches(batch_size, config.evaluation.max_tokens)
         batches = _with_heartbeat(batches, heartbeat)
         weights = averaging.weights(state.trainable, state.opt_state)
-        result = measure_perplexity(program.bind(weights), batches, bytes_per_token)
-        if not math.isfinite(result.loss):
+        result = config.objective.measure(program.bind(weights), batches, bytes_per_token)
+        loss = result["loss"]
+        if not math.isfinite(loss):
             raise DivergedError(
-                f"step {step}: the validation loss is {result.loss}; this step is not saved. "
+                f"step {step}: the validation loss is {loss}; this step is not saved. "
                 "Lower schedule.peak_learning_rate and resume"
             )
-        log.evaluation(step, result._asdict(), settings)
-        setup.progress.say(
-            f"step {step}: validation loss {result.loss:.4f}, "
-            f"{result.bits_per_byte:.4f} bits per byte over {result.tokens:,} tokens"
-        )
+        log.evaluation(step, result, settings)
+        setup.progress.say(f"step {step}: {config.objective.describe(result)}")
         rise = find_rise(log.evaluations)
         if rise and rise.best_step not in warned:
             warned.add(rise.best_step)
             setup.progress.say(f"WARNING {rise.describe()}")
-        return {
-            "eval_loss": result.loss,
-            "eval_bits_per_byte": result.bits_per_byte,
-            "eval_settings": settings,
-        }
+        figures = (
+            {"eval_bits_per_byte": result["bits_per_byte"]} if "bits_per_byte" in result else {}
+        )
+        return {"eval_loss": loss, **figures, "eval_settings": settings}
 
     return evaluate
 
 
 def _evaluation_settings(setup: TrainingSetup) -> dict[str, Any]:
     """Return the settings that evaluations must share to be comparable, as JSON values."""
-    config, split = setup.config, setup.sources.dataset.splits["val"]
-    most = config.evaluation.max_tokens
     return {
         "split": "val",
-        "data": split.fingerprint,
         "tokenizer": setup.sources.tokenizer.fingerprint,
-        "tokens": split.num_tokens if most is None else min(most, split.num_tokens),
-        "sequence_length": config.batch.sequence_length,
-        "mask_documents": config.data.mask_documents,
+        **setup.sources.held_out.settings(setup.config.evaluation.max_tokens),
     }
 
 

@@ -1,42 +1,35 @@
-"""The configs of whole experiments, composed of the sections that each package owns, and `Run`.
+"""The configs of whole runs, composed of the sections that each package owns.
 
 Not inside `train.py`: under `python -m` that module is `__main__`, and its classes would be others.
 """
 
-import json
-import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
 from jaxgpt.checkpoints.config import CheckpointConfig
-from jaxgpt.checkpoints.integrity import MANIFEST, describe_damage, find_damage
-from jaxgpt.checkpoints.manager import Checkpoints
-from jaxgpt.checkpoints.remote.download import fetch_run
-from jaxgpt.checkpoints.verification import RUN_FILES
-from jaxgpt.config import configclass, from_dict
-from jaxgpt.data.loader import BatchConfig, DataConfig
-from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
+from jaxgpt.config import configclass
+from jaxgpt.data.loader import BatchConfig, DataConfig, open_training_batches
+from jaxgpt.errors import UsageError
+from jaxgpt.evaluation.held_out import HeldOutText, open_split
+from jaxgpt.evaluation.objective import NextToken, Objective
+from jaxgpt.inference.text_generation import HealedPrompt, heal_prompt
 from jaxgpt.model.cpu.threefry import MAX_SEED
 from jaxgpt.model.gpt import Gpt, GptConfig
-from jaxgpt.names.nearby_paths import describe_nearby_runs
 from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.parallel.sharding import ShardingRules
+from jaxgpt.runs.sources import HeldOut, Sources
 from jaxgpt.runtime.settings import RuntimeConfig
-from jaxgpt.storage.remote_folder import is_url
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.loss import LossConfig
 from jaxgpt.training.metrics import LoggingConfig
 from jaxgpt.training.optimizer import AdamW, Optimizer
-from jaxgpt.training.overfitting import find_rise
+from jaxgpt.training.overfitting import warn_of_text
 from jaxgpt.training.recovery import Recovery, SkipSpikes
 from jaxgpt.training.schedule import Cosine, Schedule
-from jaxgpt.training.state import abstract_parameters
+from jaxgpt.training.state import make_parameters
 from jaxgpt.training.watchdog import WatchdogConfig
-
-logger = logging.getLogger(__name__)
 
 CONFIG_VERSION = 1
 
@@ -66,14 +59,14 @@ class EvaluationConfig:
 
 
 @configclass
-class TrainConfig:
-    """A pretraining run. `configs/base.py` spells every field."""
+class RunSettings:
+    """Settings that every run has, whatever its model and data."""
 
-    model: GptConfig
     batch: BatchConfig
-    data: DataConfig = DataConfig()
     schedule: Schedule = Cosine()
     optimizer: Optimizer = AdamW()
+    objective: Objective = NextToken()
+    """Training objective, by which held-out data are measured, too."""
     loss: LossConfig = LossConfig()
     recovery: Recovery = SkipSpikes()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -91,27 +84,77 @@ class TrainConfig:
             raise ValueError(f"seed={self.seed} must be from 0 to 2**64 - 1")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run folder opened for reading.
+@configclass
+class ModelSection:
+    """The model of a run. A class of its own, so that it is the first section of a config."""
 
-    Attributes:
-        directory: the folder.
-        config: the run's config, from its config.json.
-        tokenizer: the one that the run was trained with.
-        lineage: origin of the run (data, tokenizer, config, code).
-        checkpoints: opened read-only.
-    """
+    model: GptConfig
 
-    directory: Path
-    config: TrainConfig
-    tokenizer: Tokenizer
-    lineage: dict[str, Any]
-    checkpoints: Checkpoints
 
-    def build_model(self) -> Gpt:
-        """Return the model, without parameters."""
-        return self.config.model.build(self.tokenizer.vocab_size)
+@configclass
+class RunConfig(RunSettings, ModelSection):
+    """Base of the configs of runs: settings and model, without the data."""
+
+    def open_sources(self) -> Sources:
+        """Open the data of the run."""
+        raise NotImplementedError(f"{type(self).__name__} has no open_sources")
+
+    def open_held_out(
+        self, data: str | None, split: str, length: int, tokenizer: Tokenizer, owner: str
+    ) -> tuple[HeldOut, str]:
+        """Open data to measure a model of the run on, and return them with their name.
+
+        Args:
+            data: where they are; None: those of the run.
+            split: which part.
+            length: tokens of a row.
+            tokenizer: the run's.
+            owner: the run, for messages.
+
+        Raises:
+            UsageError: there are no such data.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no open_held_out")
+
+    def make_parameters(self, model: Gpt, abstract: Any, mesh: Mesh) -> Any:
+        """Make the parameters of step 0, shaped and placed like `abstract`."""
+        raise NotImplementedError(f"{type(self).__name__} has no make_parameters")
+
+    def encode_prompt(self, tokenizer: Tokenizer, text: str) -> HealedPrompt:
+        """Return the ids that a model of the run continues, for a text that a person types."""
+        return heal_prompt(tokenizer, text)
+
+    def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """Return the ids at which a model of the run ends its text."""
+        return (tokenizer.eos_id,)
+
+
+@configclass
+class TrainConfig(RunConfig):
+    """A pretraining run. `configs/base.py` spells every field."""
+
+    data: DataConfig = DataConfig()
+
+    def open_sources(self) -> Sources:
+        """Open the datasets; see `open_training_batches` for what it raises."""
+        batches = open_training_batches(self.data, self.batch, self.seed)
+        dataset = batches.datasets[0]
+        held_out = HeldOutText(
+            dataset.splits["val"], self.batch.sequence_length, self.data.mask_documents
+        )
+
+        def warn(num_epochs: float) -> list[str]:
+            return warn_of_text(num_epochs, held_out.split.num_tokens)
+
+        return Sources(batches, held_out, dataset.load_tokenizer(), warn)
+
+    def open_held_out(
+        self, data: str | None, split: str, length: int, tokenizer: Tokenizer, owner: str
+    ) -> tuple[HeldOut, str]:
+        """Open a split of a dataset; see `open_split` for what it raises."""
+        name = data or self.own_dataset()
+        opened = open_split(name, split, tokenizer, owner)
+        return HeldOutText(opened, length, self.data.mask_documents), name
 
     def own_dataset(self) -> str:
         """Return the dataset folder that the run was trained on.
@@ -119,7 +162,7 @@ class Run:
         Raises:
             UsageError: it was a mixture, or is not where it was.
         """
-        paths = [dataset.path for dataset in self.config.data.datasets]
+        paths = [dataset.path for dataset in self.data.datasets]
         if len(paths) != 1:
             raise UsageError(f"the run was trained on {', '.join(paths)}; choose one with --data")
         if not Path(paths[0]).is_dir():
@@ -129,108 +172,6 @@ class Run:
             )
         return paths[0]
 
-    def choose_step(self, name: str) -> int:
-        """Resolve a step's name as `Checkpoints.resolve` does; warn if the latest is not the best.
-
-        Raises:
-            NoCheckpointError, UsageError: see `Checkpoints.resolve`.
-        """
-        step = self.checkpoints.resolve(name)
-        if name != "latest":
-            return step
-        try:
-            best = self.checkpoints.best()
-            steps = [] if best is None else [best, step]
-            losses = [self.checkpoints.read_metadata(each).get("eval_loss") for each in steps]
-        except NoCheckpointError as error:
-            logger.warning("the steps cannot be compared: %s", error)
-            return step
-        if None not in losses and find_rise(
-            [{"step": each, "loss": loss} for each, loss in zip(steps, losses, strict=True)]
-        ):
-            logger.warning(
-                "step %d has a held-out loss of %.4f, step %d one of %.4f: --step best takes it",
-                step,
-                losses[1],
-                best,
-                losses[0],
-            )
-        return step
-
-    def restore_params(self, step: int, mesh: Mesh) -> Any:
-        """Read a checkpoint's parameters onto any mesh.
-
-        Raises:
-            MismatchError: the checkpoint holds other parameters than the config describes.
-        """
-        abstract, _ = abstract_parameters(self.build_model(), self.config.sharding, mesh)
-        return self.checkpoints.restore_params(step, abstract)
-
-
-def open_run(directory: str | Path, step: str = "latest") -> Run:
-    """Open a run folder for evaluation, generation or export; its JSON is read, no code is run.
-
-    Args:
-        directory: a folder written by `jaxgpt.train`, or the URL of one.
-        step: of a URL, the one to fetch: latest, best or a number.
-
-    Raises:
-        UsageError: there is no such folder.
-        NoCheckpointError: there is no whole step at the URL.
-        MismatchError: it is not a run folder, or of a later format.
-    """
-    place = str(directory)
-    directory = fetch_run(place, step) if is_url(place) else Path(place)
-    if not directory.is_dir():
-        raise UsageError(f"no run folder at {directory}{describe_nearby_runs(directory)}")
-    check_run_files(directory)
-    try:
-        envelope = json.loads((directory / "config.json").read_text("utf-8"))
-        lineage = json.loads((directory / "lineage.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        if is_machine_error(error):
-            raise
-        raise MismatchError(
-            f"{directory} is not a run folder: config.json or lineage.json is missing or damaged "
-            f"({error}){describe_nearby_runs(directory)}"
-        ) from None
-    config = read_train_config(envelope, directory)
-    return Run(
-        directory=directory,
-        config=config,
-        tokenizer=Tokenizer.load(directory / "tokenizer"),
-        lineage=lineage,
-        checkpoints=Checkpoints(directory / "checkpoints", config.checkpoint, read_only=True),
-    )
-
-
-def check_run_files(directory: Path, names: tuple[str, ...] = RUN_FILES) -> None:
-    """Compare config, lineage and tokenizer of a run, or some of them, with their hashes.
-
-    A run that has no manifest, or a damaged one, passes with a warning.
-
-    Raises:
-        MismatchError: one is not what was written; it is named.
-    """
-    damage = find_damage(directory, names)
-    if any(item.path == MANIFEST for item in damage):
-        # Of a version without hashes, or of a start that was killed; `jaxgpt.verify` is stricter.
-        logger.warning(
-            "%s; the next start of the run writes it", describe_damage(directory, damage)
-        )
-    elif damage:
-        raise MismatchError(
-            f"{describe_damage(directory, damage)}; put back a copy of the file, or, if it was "
-            f"changed on purpose, delete {directory / MANIFEST}"
-        )
-
-
-def read_train_config(envelope: Any, directory: Path) -> TrainConfig:
-    """Unwrap the config.json of a run folder: {"version": 1, "config": {...}}."""
-    version = envelope.get("version") if isinstance(envelope, dict) else None
-    if version != CONFIG_VERSION or "config" not in envelope:
-        raise MismatchError(
-            f"{directory}/config.json has format version {version!r}; this jaxgpt reads "
-            f"{CONFIG_VERSION}. Use the version that wrote it"
-        )
-    return from_dict(envelope["config"], TrainConfig)
+    def make_parameters(self, model: Gpt, abstract: Any, mesh: Mesh) -> Any:
+        """Draw the initial parameters; they depend on the seed alone, not on the mesh."""
+        return make_parameters(model, abstract, self.seed)

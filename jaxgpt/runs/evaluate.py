@@ -14,14 +14,14 @@ from jaxgpt.distributed.hosts import HostsConfig, is_first_host
 from jaxgpt.distributed.preflight import preflight
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluation.harness import HarnessOptions, run_harness
-from jaxgpt.evaluation.held_out import open_split
+from jaxgpt.evaluation.held_out import HeldOut
 from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.runner.options import TaskOptions, report_tasks, run_tasks
 from jaxgpt.evaluation.scoring import Scorer
-from jaxgpt.evaluation.split_scores import score_split
+from jaxgpt.evaluation.split_scores import score_held_out
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import on_mesh
-from jaxgpt.runs.config import Run, open_run
+from jaxgpt.runs.run import Run, open_run
 from jaxgpt.runtime.settings import configure_runtime
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     tasks, rows, silent = options.tasks, options.batch_size, not is_first_host()
     run = open_run(options.checkpoint, options.step)
     configure_runtime(run.config.runtime)
-    step, data = run.choose_step(options.step), _find_data(options, run)
-    split = data and open_split(data, options.split, run.tokenizer, options.checkpoint)
+    step, held_out = run.choose_step(options.step), _open_held_out(options, run)
     asked = {**dataclasses.asdict(options), "hosts": None, "step": step}
     preflight({"versions": package_versions(), "options": asked, "run": run.lineage})
     mesh = make_mesh(options.mesh)
@@ -83,10 +82,11 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             scorer = Scorer(loaded, rows, tasks.add_bos, silent)
             num_shots = tasks.shots.num_shots
             result["harness"] = run_harness(options.harness, scorer, num_shots, tasks.limit)
-        if split:
-            masked = run.config.data.mask_documents
-            scores = score_split(loaded, split, rows, options.max_tokens, masked, silent)
-            result |= {"data": data, "split": options.split, **scores}
+        if held_out:
+            data, name = held_out
+            objective, most = run.config.objective, options.max_tokens
+            scores = score_held_out(loaded, data, objective, rows, most, silent)
+            result |= {"data": name, "split": options.split, **scores}
     if tasks.against:
         run = open_run(tasks.against, tasks.against_step)
         step = run.choose_step(tasks.against_step)
@@ -116,9 +116,13 @@ def loaded_run(run: Run, step: int, mesh: Mesh, length: int | None = None) -> It
         yield LoadedModel(run.build_model(), params, run.tokenizer, mesh, length)
 
 
-def _find_data(options: EvalOptions, run: Run) -> str | None:
+def _open_held_out(options: EvalOptions, run: Run) -> tuple[HeldOut, str] | None:
+    """Return the data to score and their name; None if only tasks can be scored."""
+    length = options.sequence_length or run.config.batch.sequence_length
     try:
-        return options.data or run.own_dataset()
+        return run.config.open_held_out(
+            options.data, options.split, length, run.tokenizer, options.checkpoint
+        )
     except UsageError as error:
         if not (options.tasks.are_asked_for or options.harness.harness):
             raise

@@ -13,7 +13,8 @@ from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import to_dict
 from jaxgpt.distributed.hosts import broadcast_from_first, is_first_host
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
-from jaxgpt.runs.config import CONFIG_VERSION, TrainConfig, check_run_files
+from jaxgpt.runs.config import CONFIG_VERSION, RunConfig
+from jaxgpt.runs.run import check_run_files
 from jaxgpt.storage.durable import write_json
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
@@ -24,7 +25,7 @@ Resume = Literal["auto", "never", "must"]
 
 
 def write_description(
-    run_dir: Path, config: TrainConfig, tokenizer: Tokenizer, lineage: dict[str, Any]
+    run_dir: Path, config: RunConfig, tokenizer: Tokenizer, lineage: dict[str, Any]
 ) -> None:
     """Write all files that eval, generate and a later resume need in addition to checkpoints.
 

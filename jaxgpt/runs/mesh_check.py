@@ -3,10 +3,10 @@
 from jaxgpt.errors import ConfigError
 from jaxgpt.evaluation.eval_step import row_multiple
 from jaxgpt.parallel.sharding import AnyMesh, batch_shards, check_length
-from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.config import RunConfig
 
 
-def check_param_dtype(config: TrainConfig) -> None:
+def check_param_dtype(config: RunConfig) -> None:
     """Refuse to train weights that are not kept in float32.
 
     A bfloat16 has 8 significant bits: an update below 1/512 of a weight is rounded away, so that a
@@ -26,7 +26,7 @@ def check_param_dtype(config: TrainConfig) -> None:
         )
 
 
-def check_mesh(config: TrainConfig, mesh: AnyMesh) -> None:
+def check_mesh(config: RunConfig, mesh: AnyMesh) -> None:
     """Refuse a mesh that rows, tokens or layers do not divide among.
 
     Raises:

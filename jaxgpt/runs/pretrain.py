@@ -18,7 +18,7 @@ from jaxgpt.distributed.preflight import preflight
 from jaxgpt.errors import JaxgptError
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.sharding import host_rows, on_mesh, to_devices
-from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.config import RunConfig
 from jaxgpt.runs.folder import (
     Resume,
     check_folder_is_shared,
@@ -31,14 +31,8 @@ from jaxgpt.runs.mesh_check import check_param_dtype
 from jaxgpt.runs.remote import copied
 from jaxgpt.runs.report.report import HTML_NAME, write_run_report
 from jaxgpt.runs.rollback import roll_back
-from jaxgpt.runs.setup import (
-    Lineages,
-    Sources,
-    TrainingSetup,
-    compile_setup,
-    open_sources,
-    set_up_training,
-)
+from jaxgpt.runs.setup import Lineages, TrainingSetup, compile_setup, set_up_training
+from jaxgpt.runs.sources import Sources
 from jaxgpt.runs.state import ResumePoint, log_checkpoint_events, start_or_restore
 from jaxgpt.runtime.settings import configure_runtime, describe_devices
 from jaxgpt.stop_signal import StopSignal
@@ -46,7 +40,6 @@ from jaxgpt.storage.durable import FolderLock
 from jaxgpt.training.goodput import GoodputTracker
 from jaxgpt.training.loop import fit
 from jaxgpt.training.metrics import MetricsLog
-from jaxgpt.training.overfitting import warn_of_text
 from jaxgpt.training.rollback import UnstableError
 from jaxgpt.training.watchdog import Watchdog
 
@@ -54,12 +47,13 @@ logger = logging.getLogger(__name__)
 
 
 def train_run(
-    config: TrainConfig,
+    config: RunConfig,
     run_dir: Path,
     resume: Resume,
     allow_data_change: bool,
     began: float | None = None,
     url: str | None = None,
+    sources: Sources | None = None,
 ) -> None:
     """Train until `schedule.num_steps`, from the newest checkpoint in `run_dir` if there is one.
 
@@ -70,6 +64,7 @@ def train_run(
         allow_data_change: continue on another dataset, too.
         began: `time.monotonic()` from which the run's time counts; None: from now.
         url: where the run lives, if not in `run_dir`, which then is the copy that is worked on.
+        sources: data of the config, if they are open already.
 
     Raises:
         ConfigError: the weights are not float32; see `check_param_dtype`.
@@ -82,14 +77,14 @@ def train_run(
     began = time.monotonic() if began is None else began
 
     # ---- Check the config. A run that eval could not open afterwards is not worth starting.
-    from_dict(to_dict(config), TrainConfig)
+    from_dict(to_dict(config), type(config))
     check_param_dtype(config)
     if url is None and not run_dir.exists():
         check_resume_mode(resume, None, run_dir)  # Before the lock creates the folder.
 
     # ---- Open the data, and check that all hosts are about to do the same.
     configure_runtime(config.runtime)
-    sources = open_sources(config)
+    sources = config.open_sources() if sources is None else sources
     options = [str(run_dir), url, resume, allow_data_change]
     checked = _check_hosts(config, sources, options)
 
@@ -133,7 +128,7 @@ def train_run(
                 logger.info("report: %s", write_run_report(run_dir))
 
 
-def _check_hosts(config: TrainConfig, sources: Sources, options: list[Any]) -> dict[str, Any]:
+def _check_hosts(config: RunConfig, sources: Sources, options: list[Any]) -> dict[str, Any]:
     """Refuse hosts that differ; return facts about them for the log."""
     return preflight(
         {
@@ -148,7 +143,7 @@ def _check_hosts(config: TrainConfig, sources: Sources, options: list[Any]) -> d
 
 @contextmanager
 def _open_run(
-    run_dir: Path, url: str | None, config: TrainConfig
+    run_dir: Path, url: str | None, config: RunConfig
 ) -> Iterator[tuple[Checkpoints, StopSignal]]:
     """Hold a run's folder, its copy at a URL, and the signals that stop the run."""
     # One host writes the folder; all of them write arrays of checkpoints, and read.
@@ -163,7 +158,7 @@ def _open_run(
             yield checkpoints, stop
 
 
-def _make_lineage(config: TrainConfig, sources: Sources) -> dict[str, Any]:
+def _make_lineage(config: RunConfig, sources: Sources) -> dict[str, Any]:
     return make_lineage(
         config=to_dict(config),
         data=sources.batches.fingerprint,
@@ -217,8 +212,7 @@ def _announce(setup: TrainingSetup, start: ResumePoint) -> None:
         f"{jax.devices()[0].device_kind}, step {start.step} of {num_steps}, "
         f"{num_epochs:.2f} epochs of {tokens_per_epoch:,} tokens"
     )
-    held_out = setup.sources.dataset.splits["val"].num_tokens
-    for warning in warn_of_text(num_epochs, held_out):
+    for warning in setup.sources.warn(num_epochs):
         setup.progress.say(f"WARNING {warning}")
     if _is_changed_here(start):
         setup.progress.say(

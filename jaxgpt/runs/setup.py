@@ -13,31 +13,20 @@ from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
 from jaxgpt.checkpoints.manager import Checkpoints
-from jaxgpt.data.loader import TrainingBatches, open_training_batches
-from jaxgpt.data.shards import TokenDataset
 from jaxgpt.distributed.hosts import is_first_host
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.mesh import make_mesh
-from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.config import RunConfig
 from jaxgpt.runs.mesh_check import check_mesh
+from jaxgpt.runs.sources import Sources
 from jaxgpt.runtime.target import compile_target
-from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.goodput import GoodputTracker
-from jaxgpt.training.loss import language_model_loss
+from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.metrics import TrainingProgress
 from jaxgpt.training.recovery import all_finite
 from jaxgpt.training.state import StatePlan, TrainState, plan_state
 from jaxgpt.training.step import StepMetrics, compile_ahead, compile_step, make_train_step
 from jaxgpt.training.weight_copies import plan_copies
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Data that a run reads."""
-
-    batches: TrainingBatches
-    dataset: TokenDataset
-    tokenizer: Tokenizer
 
 
 class Lineages(NamedTuple):
@@ -60,11 +49,11 @@ class TrainingSetup:
         goodput: where its time is booked.
         progress: for the person at the terminal.
         mesh: of all devices.
-        model, plan, optimizer, step: see `StepParts`.
+        model, plan, optimizer, loss, step: see `StepParts`.
         is_finite: whether a state may be saved.
     """
 
-    config: TrainConfig
+    config: RunConfig
     run_dir: Path
     sources: Sources
     checkpoints: Checkpoints
@@ -73,6 +62,7 @@ class TrainingSetup:
     model: Gpt
     plan: StatePlan
     optimizer: optax.GradientTransformation
+    loss: LossFunction
     step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
     is_finite: Callable[[TrainState], bool]
     progress: TrainingProgress
@@ -86,19 +76,31 @@ class StepParts(NamedTuple):
         model: the model.
         plan: shapes and places of the state.
         optimizer: from gradients to updates.
+        loss: of a micro-batch.
         step: the jitted step; it compiles at its first call.
     """
 
     model: Gpt
     plan: StatePlan
     optimizer: optax.GradientTransformation
+    loss: LossFunction
     step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
 def build_step(
-    config: TrainConfig, mesh: Mesh, vocab_size: int, bytes_per_token_V: jax.Array
+    config: RunConfig,
+    mesh: Mesh,
+    vocab_size: int,
+    bytes_per_token_V: jax.Array,
+    num_segments: int = 0,
 ) -> StepParts:
     """Build the training step of a config for the devices of a mesh.
+
+    Args:
+        config: of the run.
+        mesh: of its devices.
+        vocab_size, bytes_per_token_V: the tokenizer's.
+        num_segments: most segments that a row of a batch has; 0: it is not known.
 
     Raises:
         ConfigError: the config does not fit on the mesh.
@@ -112,24 +114,17 @@ def build_step(
         mesh,
         config.recovery,
     )
-    loss = language_model_loss(model, bytes_per_token_V, config.loss)
+    loss = config.objective.build_loss(model, bytes_per_token_V, config.loss, num_segments)
     num_micro_batches = config.batch.num_micro_batches
     copies = plan_copies(
         config.model, plan, compile_target(), num_micro_batches, config.runtime.max_copied_bytes
     )
     step = make_train_step(loss, optimizer, num_micro_batches, config.recovery, copies)
-    return StepParts(model, plan, optimizer, compile_step(step, plan.abstract, mesh))
-
-
-def open_sources(config: TrainConfig) -> Sources:
-    """Open the datasets of a config; see `open_training_batches` for what it raises."""
-    batches = open_training_batches(config.data, config.batch, config.seed)
-    dataset = batches.datasets[0]
-    return Sources(batches, dataset, dataset.load_tokenizer())
+    return StepParts(model, plan, optimizer, loss, compile_step(step, plan.abstract, mesh))
 
 
 def set_up_training(
-    config: TrainConfig,
+    config: RunConfig,
     run_dir: Path,
     sources: Sources,
     checkpoints: Checkpoints,
@@ -143,7 +138,13 @@ def set_up_training(
     """
     mesh = make_mesh(config.mesh)
     bytes_per_token = jnp.asarray(sources.tokenizer.bytes_per_token)
-    parts = build_step(config, mesh, sources.tokenizer.vocab_size, bytes_per_token)
+    parts = build_step(
+        config,
+        mesh,
+        sources.tokenizer.vocab_size,
+        bytes_per_token,
+        sources.batches.num_segments,
+    )
     look_through = jax.jit(all_finite)
     return TrainingSetup(
         config=config,
@@ -155,6 +156,7 @@ def set_up_training(
         model=parts.model,
         plan=parts.plan,
         optimizer=parts.optimizer,
+        loss=parts.loss,
         step=parts.step,
         is_finite=lambda state: bool(look_through((state.trainable, state.opt_state))),
         progress=TrainingProgress(
@@ -169,9 +171,6 @@ def set_up_training(
 
 def compile_setup(setup: TrainingSetup) -> TrainingSetup:
     """Return the setup with its step compiled now, instead of at the step's first call."""
-    batch = setup.config.batch
-    shape = (batch.global_batch_size, batch.sequence_length)
-    step = compile_ahead(
-        setup.step, setup.plan.abstract, shape, setup.config.data.mask_documents, setup.mesh
-    )
+    example, num_rows = setup.sources.batches.pick(0, [0]), setup.config.batch.global_batch_size
+    step = compile_ahead(setup.step, setup.plan.abstract, example, num_rows, setup.mesh)
     return dataclasses.replace(setup, step=step)

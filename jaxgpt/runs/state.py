@@ -12,7 +12,7 @@ from jaxgpt.names.type_tags import with_current_tags
 from jaxgpt.runs.setup import Lineages, TrainingSetup
 from jaxgpt.training.metrics import MetricsLog
 from jaxgpt.training.rollback import SkippedBatches
-from jaxgpt.training.state import TrainState, init_state, make_parameters
+from jaxgpt.training.state import TrainState, init_state
 
 _SHOWN = 3
 
@@ -72,7 +72,7 @@ def start_or_restore(setup: TrainingSetup, step: int | None, is_usual: bool = Tr
     config, plan, lineages = setup.config, setup.plan, setup.lineages
     now = objective(lineages.now) if lineages.now else {}
     if step is None:
-        params = make_parameters(setup.model, plan.abstract.trainable, config.seed)
+        params = config.make_parameters(setup.model, plan.abstract.trainable, setup.mesh)
         state = init_state(params, setup.optimizer, plan, config.seed)
         return ResumePoint(state=state, objective=now)
     abstract = plan.abstract

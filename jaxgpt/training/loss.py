@@ -24,7 +24,7 @@ _LEAST = -3e38
 
 
 class LossSums(NamedTuple):
-    """Sums of one (micro-)batch; every field adds up, and all but the last are scalars.
+    """Sums of one (micro-)batch; every field adds up, and all but the last two are scalars.
 
     Attributes:
         objective: minimised loss, times weight.
@@ -32,6 +32,7 @@ class LossSums(NamedTuple):
         weight: sum of loss weights, i.e. the number of predicted tokens.
         num_bytes: bytes of text that the predicted tokens stand for.
         routing: statistics of the routers; None for a model without experts.
+        figures: further sums of an objective by name, each times weight; None: it has none.
     """
 
     objective: jax.Array
@@ -39,6 +40,7 @@ class LossSums(NamedTuple):
     weight: jax.Array
     num_bytes: jax.Array
     routing: RoutingSums | None = None
+    figures: dict[str, jax.Array] | None = None
 
 
 class LossFunction(Protocol):

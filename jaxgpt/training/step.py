@@ -24,7 +24,7 @@ from jaxgpt.training.weight_copies import NO_COPIES, WeightCopies
 
 
 class StepMetrics(NamedTuple):
-    """Float32 scalars but for the last two, on the device, read by the host one step late.
+    """Float32 scalars but for the last three, on the device, read by the host one step late.
 
     Attributes:
         loss: mean cross-entropy per predicted token, in nats.
@@ -33,6 +33,7 @@ class StepMetrics(NamedTuple):
         weight: number of predicted tokens.
         skips: whether this update was skipped, and counts of skipped ones; int32.
         routing: see `RoutingSums.metrics`; None for a model without experts.
+        figures: means of `LossSums.figures`; None for an objective that has none.
     """
 
     loss: jax.Array
@@ -41,6 +42,7 @@ class StepMetrics(NamedTuple):
     weight: jax.Array
     skips: Skips = Skips()
     routing: dict[str, jax.Array] | None = None
+    figures: dict[str, jax.Array] | None = None
 
 
 def make_train_step(
@@ -94,6 +96,7 @@ def make_train_step(
             weight=sums.weight,
             skips=skips,
             routing=None if sums.routing is None else sums.routing.metrics(weight),
+            figures=jax.tree.map(lambda figure: figure / weight, sums.figures),
         )
         return new_state, metrics
 
@@ -172,15 +175,19 @@ def compile_step(
 def compile_ahead(
     step: Any,
     abstract_state: TrainState,
-    batch_shape: tuple[int, int],
-    has_segments: bool,
+    example: Batch,
+    num_rows: int,
     mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """Compile the result of `compile_step` for batches of one shape [B, T], with segments or none.
+    """Compile the result of `compile_step` for batches of `num_rows` rows like those of `example`.
 
     Called while the device is still busy with the first state, it costs no time of its own.
     """
-    ids = jax.ShapeDtypeStruct(batch_shape, jnp.int32, sharding=batch_sharding(mesh))
-    weights = jax.ShapeDtypeStruct(batch_shape, jnp.float32, sharding=batch_sharding(mesh))
-    batch = Batch(ids, ids, ids if has_segments else None, ids, weights)
+    sharding = batch_sharding(mesh)
+    batch = jax.tree.map(
+        lambda part: jax.ShapeDtypeStruct(
+            (num_rows, *part.shape[1:]), part.dtype, sharding=sharding
+        ),
+        example,
+    )
     return step.lower(abstract_state, batch).compile()

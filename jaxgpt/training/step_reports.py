@@ -163,6 +163,8 @@ class StepReporter:
         }
         if values["routing"] is not None:
             record["routing"] = values["routing"]
+        if values["figures"] is not None:
+            record["figures"] = values["figures"]
         return record
 
 

@@ -26,7 +26,7 @@ from jaxgpt.corpus.takedown.takedown import Takedown, take_down
 from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import MismatchError
 from jaxgpt.names.type_tags import find_class, type_tag
-from jaxgpt.runs.config import open_run
+from jaxgpt.runs.run import open_run
 from jaxgpt.tools import append_dataset
 from jaxgpt.training.metrics import read_records
 from tests.tiny import hash_folder, run_verb

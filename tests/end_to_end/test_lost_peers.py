@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.config import open_run
+from jaxgpt.runs.run import open_run
 from jaxgpt.training.metrics import read_records
 from tests.tiny import make_dataset
 from tests.two_hosts import TRAIN, Hosts, write_small_config

@@ -20,9 +20,10 @@ from jaxgpt.command_line import run_verb
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import UnfinishedError, UsageError
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runs.pretrain import train_run
 from jaxgpt.runs.remote import local_folder
+from jaxgpt.runs.run import open_run
 from jaxgpt.runtime.settings import RuntimeConfig
 from jaxgpt.storage import remote_folder, writer_lease
 from jaxgpt.training.metrics import read_records

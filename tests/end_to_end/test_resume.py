@@ -14,7 +14,8 @@ from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import load_config
 from jaxgpt.data.loader import open_training_batches
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.run import open_run
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.state import plan_state
 from tests.event_files import recorded_figures, shown_figures

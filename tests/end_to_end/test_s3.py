@@ -15,9 +15,10 @@ from jaxgpt.checkpoints.remote.verification import verify_remote_run
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import UsageError
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runs.pretrain import train_run
 from jaxgpt.runs.remote import local_folder
+from jaxgpt.runs.run import open_run
 from jaxgpt.runtime.settings import RuntimeConfig
 from jaxgpt.storage import writer_lease
 from jaxgpt.storage.remote_folder import RemoteFolder

@@ -15,8 +15,9 @@ from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import JaxgptError, MismatchError, NoCheckpointError, UnfinishedError
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runs.pretrain import train_run
+from jaxgpt.runs.run import open_run
 from jaxgpt.runtime.settings import RuntimeConfig
 from jaxgpt.training.metrics import read_records
 from tests.faults import Faults

@@ -9,7 +9,8 @@ from jaxgpt.corpus.readers.sources import find_inputs
 from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import JaxgptError
 from jaxgpt.names.nearby_paths import describe_nearby_datasets, describe_nearby_runs
-from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.run import open_run
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,7 @@ from jaxgpt.planning.cross_compile import (
 from jaxgpt.planning.memory import plan_memory, plan_run_state
 from jaxgpt.planning.products import product_flops
 from jaxgpt.planning.program import collectives, read_program
+from jaxgpt.training.loss import LossConfig, language_model_loss
 from jaxgpt.training.optimizer import Muon
 from tests.planning.test_gpu_programs import CONFIG, H100, PACKED
 
@@ -155,7 +156,9 @@ def test_evaluation_multiplies_forward_alone() -> None:
     shape = (SHAPE.global_batch_size, SHAPE.sequence_length)
     ids = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
     with compiling_on(H100):
-        program = EvalProgram(EXPERTS.model.build(VOCAB_SIZE), jnp.ones(VOCAB_SIZE), mesh)
+        bytes_per_token = jnp.ones(VOCAB_SIZE)
+        loss = language_model_loss(EXPERTS.model.build(VOCAB_SIZE), bytes_per_token, LossConfig())
+        program = EvalProgram(loss, EXPERTS.model, mesh)
         params = plan_run_state(EXPERTS, VOCAB_SIZE, mesh).abstract.trainable
         with on_mesh(mesh, EXPERTS.sharding):
             lowered = program._score.lower(params, Batch(ids, ids, ids, ids, ids))

@@ -67,7 +67,7 @@ def are_alike(calm: Path, calm_step: int, stormy: Path, stormy_step: int) -> boo
 _DUMP = """
 import sys
 import jax, numpy as np
-from jaxgpt.runs.config import open_run
+from jaxgpt.runs.run import open_run
 from jaxgpt.parallel.mesh import single_device_mesh
 run = open_run(sys.argv[1])
 params = run.restore_params(int(sys.argv[2]), single_device_mesh())

@@ -12,8 +12,9 @@ import pytest
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import ConfigError, MismatchError
 from jaxgpt.parallel.mesh import MeshConfig, single_device_mesh
-from jaxgpt.runs.config import TrainConfig, open_run
+from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runs.pretrain import train_run
+from jaxgpt.runs.run import open_run
 from jaxgpt.runtime.settings import RuntimeConfig
 from jaxgpt.training.averaging import ExponentialAverage
 from jaxgpt.training.metrics import read_records

@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxgpt.data.packing import make_rows
 from jaxgpt.inference.sampling import SamplingConfig, sample
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
@@ -37,9 +39,10 @@ def _step_scopes(optimizer: Optimizer) -> set[str]:
     plan, chain = plan_state(model, lambda axes: optimizer.build(schedule, axes), rules, mesh, None)
     config = LossConfig(logits=TokenChunks(num_tokens=8))
     loss = language_model_loss(model, jnp.ones(VOCAB_SIZE, jnp.int32), config)
+    batch = make_rows(np.zeros((2, 9), np.int32), np.zeros((2, 9), bool), mask_documents=False)
     with on_mesh(mesh, rules):
         step = compile_step(make_train_step(loss, chain), plan.abstract, mesh)
-        return _scopes(compile_ahead(step, plan.abstract, (2, 8), False, mesh))
+        return _scopes(compile_ahead(step, plan.abstract, batch, 2, mesh))
 
 
 def test_parts_of_the_step_that_are_no_modules_have_names() -> None:

@@ -1,0 +1,81 @@
+"""`Objective`: what a run minimises, and how held-out data are measured by it.
+
+Pretraining predicts the next token; other objectives are values of the same field of a config.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgpt.batch import Batch
+from jaxgpt.config import configclass
+from jaxgpt.evaluation.perplexity import measure_perplexity
+from jaxgpt.model.gpt import Gpt
+from jaxgpt.training.loss import LossConfig, LossFunction, LossSums, language_model_loss
+
+# Scores one batch; its sums may still be on their way from the device.
+SumsOf = Callable[[Batch], LossSums]
+
+
+@configclass
+class Objective:
+    """Base of the objectives."""
+
+    def build_loss(
+        self, model: Gpt, bytes_per_token_V: jax.Array, loss: LossConfig, num_segments: int
+    ) -> LossFunction:
+        """Return the loss of a micro-batch as sums, to be divided once by the sum of weights.
+
+        Args:
+            model: without parameters.
+            bytes_per_token_V: int32, bytes of text that each id stands for.
+            loss: settings of the cross-entropy.
+            num_segments: most segments that a row of a batch has; 0: it is not known.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no build_loss")
+
+    def measure(
+        self, sums_of: SumsOf, batches: Iterable[Batch], bytes_per_token: np.ndarray
+    ) -> dict[str, Any]:
+        """Return figures over all batches of held-out data; `loss`, which is to fall, is one.
+
+        Args:
+            sums_of: called once a batch, in order.
+            batches: host arrays.
+            bytes_per_token: int [vocab_size], from the tokenizer.
+
+        Raises:
+            ValueError: the batches predict nothing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no measure")
+
+    def describe(self, result: dict[str, Any]) -> str:
+        """Return what `measure` gave as a line for the person at the terminal."""
+        raise NotImplementedError(f"{type(self).__name__} has no describe")
+
+
+@configclass
+class NextToken(Objective):
+    """Cross-entropy of each token given those before it, on the targets that have weight."""
+
+    def build_loss(
+        self, model: Gpt, bytes_per_token_V: jax.Array, loss: LossConfig, num_segments: int
+    ) -> LossFunction:
+        return language_model_loss(model, bytes_per_token_V, loss)
+
+    def measure(
+        self, sums_of: SumsOf, batches: Iterable[Batch], bytes_per_token: np.ndarray
+    ) -> dict[str, Any]:
+        def step(batch: Batch) -> tuple[Any, Any]:
+            sums = sums_of(batch)
+            return sums.loss, sums.weight
+
+        return measure_perplexity(step, batches, bytes_per_token)._asdict()
+
+    def describe(self, result: dict[str, Any]) -> str:
+        return (
+            f"validation loss {result['loss']:.4f}, {result['bits_per_byte']:.4f} bits per byte "
+            f"over {result['tokens']:,} tokens"
+        )
