@@ -23,6 +23,7 @@ VERBS = {
     "train-tokenizer": ("jaxgpt.tools.train_tokenizer", "train a tokenizer alone, and measure it"),
     "plan": ("jaxgpt.plan", "predict memory, time and cost of a run before it starts"),
     "train": ("jaxgpt.train", "train a model, or continue a run"),
+    "finetune": ("jaxgpt.finetune", "teach a trained model a job by examples"),
     "supervise": ("jaxgpt.supervise", "restart a command each time it ends unfinished"),
     "eval": ("jaxgpt.eval", "measure loss, perplexity and bits per byte of a checkpoint"),
     "generate": ("jaxgpt.generate", "continue a text with a checkpoint"),

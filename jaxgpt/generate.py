@@ -59,15 +59,15 @@ def main(argv: Sequence[str]) -> None:
     configure_runtime(run.config.runtime)
     step = run.choose_step(options.step)
     params = run.restore_params(step, single_device_mesh())
-    context = run.config.batch.sequence_length
-    decoder = make_text_decoder(run.build_model(), params, run.tokenizer, context)
+    ends = run.config.batch.sequence_length, run.config.stop_ids(run.tokenizer)
+    decoder = make_text_decoder(run.build_model(), params, run.tokenizer, *ends)
     decoder = SlidingDecoder(decoder) if options.slide_window else decoder
-    prompts = [prompt for prompt in given for _ in range(options.num_samples)]
+    texts = [text for text in given for _ in range(options.num_samples)]
+    prompts = [run.config.encode_prompt(run.tokenizer, text) for text in texts]
     length = choose_length(decoder, run.tokenizer, prompts, options.max_new_tokens)
-    transcript = Transcript(prompts, echo=options.echo, live=not options.json)
-    for piece in stream_text(
-        decoder, run.tokenizer, prompts, length, options.sampling, options.seed, stop
-    ):
+    transcript = Transcript(texts, echo=options.echo, live=not options.json)
+    draws = options.sampling, options.seed, stop
+    for piece in stream_text(decoder, run.tokenizer, prompts, length, *draws):
         transcript.add(piece)
     if options.json:
         about = {"checkpoint": options.checkpoint, "step": step, "seed": options.seed}

@@ -1,5 +1,6 @@
 """Every file in configs/ loads, survives JSON, and describes something that can be built."""
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.finetune_config import FinetuneConfig
 from jaxgpt.training.loss import language_model_loss
 from jaxgpt.training.state import TrainState, plan_state
 from jaxgpt.training.step import make_train_step
@@ -23,11 +25,11 @@ FOLDER = Path(__file__).resolve().parent.parent / "configs"
 VOCAB = 50_257
 
 
-def _load(path: Path) -> TrainConfig | DatasetConfig:
-    try:
-        return load_config(path, TrainConfig)
-    except ConfigError:
-        return load_config(path, DatasetConfig)
+def _load(path: Path) -> TrainConfig | FinetuneConfig | DatasetConfig:
+    for kind in (TrainConfig, FinetuneConfig):
+        with contextlib.suppress(ConfigError):
+            return load_config(path, kind)
+    return load_config(path, DatasetConfig)
 
 
 CONFIGS = {path.stem: _load(path) for path in sorted(FOLDER.glob("*.py"))}

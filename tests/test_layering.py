@@ -22,6 +22,7 @@ LAYERS = [
     {
         "train",
         "eval",
+        "finetune",
         "generate",
         "plan",
         "quickstart",

@@ -112,6 +112,17 @@ def read_manifest(root: Path) -> dict[str, FileHash] | Damage:
     return parse_manifest(text, root)
 
 
+def read_fingerprint(root: Path) -> str:
+    """Return the hash of `root`'s manifest, which stands for every file that it lists.
+
+    Raises:
+        MismatchError: there is none, or it is damaged.
+    """
+    if isinstance(manifest := read_manifest(root), Damage):
+        raise MismatchError(f"{describe_damage(root, [manifest])}; `jaxgpt verify` tells more")
+    return json.loads((root / MANIFEST).read_bytes())["hash"]
+
+
 def parse_manifest(text: bytes, root: Path | str) -> dict[str, FileHash] | Damage:
     """Return the content of a manifest's bytes, or what is wrong with them; `root` is for messages.
 

@@ -16,6 +16,7 @@ from jaxgpt.names.dotted_paths import find_differences, is_list
 from jaxgpt.names.type_tags import with_current_tags
 
 LINEAGE_VERSION = 1
+_NEXT_TOKEN = "jaxgpt.evaluation:NextToken"
 _PACKAGES = (
     "jaxgpt",
     "jax",
@@ -69,12 +70,13 @@ def make_lineage(
 def check_resume(
     then: Mapping[str, Any], now: Mapping[str, Any], allow_data_change: bool = False
 ) -> list[str]:
-    """Refuse to continue a run with another tokenizer, architecture or dataset.
+    """Refuse to continue a run with another tokenizer, architecture, base or dataset.
 
-    A run keeps its tokenizer and its architecture (`config.py`), always, and its datasets, unless
-    `allow_data_change`. All else may change (steps, devices, dropout, logging, versions), and every
-    difference is returned for the log. After one that changes the numbers, such as another seed,
-    the run continues, but no longer as it would have without the change.
+    A run keeps its tokenizer, its architecture (`config.py`) and the checkpoint that it began with,
+    always, and its datasets, unless `allow_data_change`. All else may change (steps, devices,
+    dropout, logging, versions), and every difference is returned for the log. After one that
+    changes the numbers, such as another seed, the run continues, but no longer as it would have
+    without the change.
 
     Args:
         then: lineage of the run so far.
@@ -85,7 +87,7 @@ def check_resume(
         One line per difference, `config.seed: 1 then, 2 now`.
 
     Raises:
-        MismatchError: another tokenizer, architecture or dataset; names both sides.
+        MismatchError: another tokenizer, architecture, base or dataset; names both sides.
     """
     if then.get("version") != LINEAGE_VERSION:
         raise MismatchError(
@@ -106,6 +108,12 @@ def check_resume(
         architecture_now,
         "a run keeps its architecture: restore these values, or use another --run-dir",
     )
+    _require_equal(
+        "base checkpoint",
+        {"base": _base(then["config"])},
+        {"base": _base(now["config"])},
+        "a run keeps the checkpoint that it began with: give the same one, or another --run-dir",
+    )
     if not allow_data_change:
         _require_equal(
             "dataset",
@@ -123,7 +131,11 @@ def objective(lineage: Mapping[str, Any]) -> dict[str, Any]:
     """
     config, data = lineage["config"], lineage["data"]
     order = {key: value for key, value in data.get("order", {}).items() if key != "seed"}
+    minimised = config.get("objective") or {}
+    # Runs of versions in which the objective was no value predict the next token.
+    other = {} if minimised.get("type", _NEXT_TOKEN) == _NEXT_TOKEN else {"objective": minimised}
     return {
+        **other,
         "datasets": data.get("datasets"),
         "order": order,
         "loss": select_fields(with_defaults(config.get("loss"))[0], ARCHITECTURE),
@@ -185,6 +197,11 @@ def _require_equal(what: str, then: Any, now: Any, advice: str) -> None:
             f"cannot continue this run with another {what}: {'; '.join(lines[:_SHOWN])}{more}; "
             f"{advice}"
         )
+
+
+def _base(config: Mapping[str, Any]) -> str | None:
+    """Return the fingerprint of the checkpoint that a run began with; None: with none."""
+    return (config.get("base") or {}).get("fingerprint")
 
 
 def _architectures(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:

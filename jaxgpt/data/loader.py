@@ -20,6 +20,7 @@ import numpy as np
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
 from jaxgpt.data.mixture import Interleaving, proportions
+from jaxgpt.data.order import shuffle_forever
 from jaxgpt.data.packing import make_rows
 from jaxgpt.data.prefetch import Prefetched
 from jaxgpt.data.shards import TokenDataset
@@ -103,7 +104,7 @@ class TrainingBatches:
             for dataset, source in zip(datasets, data.datasets, strict=True)
         ]
         self._sequences = [
-            _endless(source, seed, position) for position, source in enumerate(windows)
+            shuffle_forever(source, seed, position) for position, source in enumerate(windows)
         ]
         self.tokens_per_epoch = sum(map(len, windows)) * batch.sequence_length
         self.fingerprint: dict[str, Any] = {
@@ -233,16 +234,6 @@ def _windows(dataset: TokenDataset, path: str, sequence_length: int) -> Windows:
             f"most {max(1, split.num_tokens - 1)}, or add text"
         )
     return windows
-
-
-def _endless(windows: Windows, seed: int, position: int) -> Any:
-    """Return every window once per epoch, in another order each, without end (grain.MapDataset)."""
-    import grain  # slow to import, and no command needs it for --help
-
-    # Datasets of a mixture, and runs with neighbouring seeds, must not share orders: grain
-    # shuffles epoch e with seed + e.
-    own_seed = int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
-    return grain.MapDataset.source(windows).shuffle(seed=own_seed).repeat()
 
 
 def _require_one_tokenizer(datasets: Sequence[TokenDataset], paths: Sequence[str]) -> None:

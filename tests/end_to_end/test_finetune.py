@@ -1,0 +1,154 @@
+"""The verb `finetune`: from a checkpoint and a file to a model that answers, and its errors."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgpt.command_line import run_verb
+from jaxgpt.errors import BadInputError, ConfigError, MismatchError, UsageError
+from jaxgpt.eval import main as eval_main
+from jaxgpt.finetune import main as finetune
+from jaxgpt.generate import main as generate
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.parallel.mesh import single_device_mesh
+from jaxgpt.runs.run import open_run
+from tests.run_folder import make_run
+from tests.tiny import REPOSITORY, make_dataset
+
+LENGTH = 32
+SFT = str(REPOSITORY / "configs" / "sft.py")
+COLOURS = ("red", "green", "old", "new", "small", "quick")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    attention = GroupedQueryAttention(num_heads=2)
+    make_run(folder / "run", make_dataset(folder / "data"), {10: 3.0}, attention=attention)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write questions whose answer is their last word."""
+    rng = random.Random(0)
+    rows = []
+    for _ in range(150):
+        words = [rng.choice(COLOURS) for _ in range(rng.randint(1, 4))]
+        rows.append(
+            {
+                "messages": [
+                    {"role": "user", "content": " ".join(words)},
+                    {"role": "assistant", "content": words[-1]},
+                ]
+            }
+        )
+    path = tmp_path_factory.mktemp("chats") / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def arguments(base: Path, data: Path, run_dir: Path, *more: str) -> list[str]:
+    return [
+        "--config", SFT, "--checkpoint", str(base), "--data", str(data), "--run-dir", str(run_dir),
+        "--batch.sequence-length", str(LENGTH), "--batch.global-batch-size", "8",
+        "--schedule.peak-learning-rate", "0.02", "--data.held-out-share", "0.2",
+        "--runtime.compile-cache", "", "--evaluation.prompts", "old red",
+        "--evaluation.sample-tokens", "4", "--evaluation.every-steps", "20",
+        "--checkpoint.every-steps", "20", "--checkpoint.keep-latest", "3", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(base: Path, chats: Path) -> Path:
+    """Train for 60 steps."""
+    run_dir = base.parent / "tuned"
+    finetune(arguments(base, chats, run_dir, "--schedule.num-steps", "60"))
+    return run_dir
+
+
+def params_of(run_dir: Path, step: int) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(
+        open_run(run_dir).restore_params(step, single_device_mesh()))]  # fmt: skip
+
+
+def test_held_out_loss_falls_and_answers_end(
+    base: Path, tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [json.loads(line) for line in (tuned / "metrics.jsonl").open()]
+    losses = [record["eval"]["loss"] for record in records if "eval" in record]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0] < np.log(open_run(base).tokenizer.vocab_size)
+    capsys.readouterr()
+    eval_main(["--checkpoint", str(tuned), "--json"])
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(losses[-1], rel=1e-6)
+    generate(["--checkpoint", str(tuned), "--prompt", "old red", "--json", "--temperature", "0"])
+    (sample,) = json.loads(capsys.readouterr().out)["samples"]
+    assert sample["finish"] == "stop"
+    samples = [json.loads(line) for line in (tuned / "events.jsonl").open()]
+    assert {each["prompt"] for each in samples if each["event"] == "sample"} == {"old red"}
+
+
+def test_a_run_that_lost_its_last_steps_ends_with_the_same_bits(
+    base: Path, chats: Path, tuned: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(tuned, again)
+    for step in (40, 60):
+        shutil.rmtree(again / "checkpoints" / str(step))
+    finetune(arguments(base, chats, again, "--schedule.num-steps", "60"))
+    for ours, theirs in zip(params_of(again, 60), params_of(tuned, 60), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_devices_that_divide_rows_and_weights_learn_the_same(
+    base: Path, chats: Path, tmp_path: Path
+) -> None:
+    losses = []
+    for sizes in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
+        run_dir = tmp_path / "x".join(sizes)
+        axes = [text for name, size in sizes.items() for text in (f"--mesh.{name}", str(size))]
+        every = [
+            text for name in ("checkpoint", "evaluation") for text in (f"--{name}.every-steps", "1")
+        ]
+        finetune(arguments(base, chats, run_dir, "--schedule.num-steps", "3", *axes, *every))
+        records = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
+        losses.append([record["eval"]["loss"] for record in records if "eval" in record])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_wrong_input_is_named(
+    base: Path, chats: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "old", "chosen": "red", "rejected": "blue"}\n' * 3)
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"colour": "red"}\n')
+    other = base.parent / "other"
+    make_run(other, base.parent / "data", {7: 3.0}, attention=GroupedQueryAttention(num_heads=2))
+    new = tmp_path / "new"
+    cases = [
+        (["--config", SFT, "--data", str(chats)], UsageError, "--checkpoint is missing"),
+        (arguments(tmp_path / "none", chats, new), UsageError, "no run folder at"),
+        (arguments(base, tmp_path / "none.jsonl", new), UsageError, "none.jsonl"),
+        (arguments(base, odd, new), BadInputError, "colour"),
+        (arguments(base, pairs, new), ConfigError, "has 2 sequences"),
+        (
+            arguments(other, chats, tuned, "--schedule.num-steps", "60"),
+            MismatchError,
+            "base checkpoint",
+        ),
+    ]
+    for argv, kind, message in cases:
+        with pytest.raises(SystemExit) as stopped:
+            run_verb(finetune, argv)
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: "), error
+        assert message in error, error
+        assert stopped.value.code == kind.exit_code, error
+    assert not new.exists()
