@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from jaxgpt.finetuning.examples import Examples, ExamplesConfig, read_examples
     from jaxgpt.finetuning.forms.chats import Messages
     from jaxgpt.finetuning.forms.form import Form
-    from jaxgpt.finetuning.forms.instructions import Instruction, PromptCompletion, Template
+    from jaxgpt.finetuning.forms.instructions import Instruction, PromptCompletion
     from jaxgpt.finetuning.forms.labelled import Labelled, LabelledForm, MultiLabelled
-    from jaxgpt.finetuning.forms.plain import Labelled, MultiLabelled, Text
+    from jaxgpt.finetuning.forms.plain import Text
     from jaxgpt.finetuning.forms.preferences import Preferences, UnpairedPreferences
     from jaxgpt.finetuning.forms.recognised import Recognised
     from jaxgpt.finetuning.forms.template import Template
