@@ -13,7 +13,7 @@ from jaxgpt.evaluation.harness import HarnessMethods
 from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.scoring import Scorer
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.config import open_run
+from jaxgpt.runs.run import open_run
 from jaxgpt.runtime.settings import configure_runtime
 
 
