@@ -24,6 +24,7 @@ VERBS = {
     "plan": ("jaxgpt.plan", "predict memory, time and cost of a run before it starts"),
     "train": ("jaxgpt.train", "train a model, or continue a run"),
     "finetune": ("jaxgpt.finetune", "teach a trained model a job by examples"),
+    "merge-adapter": ("jaxgpt.tools.merge_adapter", "merge an adapter into its base"),
     "supervise": ("jaxgpt.supervise", "restart a command each time it ends unfinished"),
     "eval": ("jaxgpt.eval", "measure loss, perplexity and bits per byte of a checkpoint"),
     "generate": ("jaxgpt.generate", "continue a text with a checkpoint"),

@@ -70,13 +70,13 @@ def make_lineage(
 def check_resume(
     then: Mapping[str, Any], now: Mapping[str, Any], allow_data_change: bool = False
 ) -> list[str]:
-    """Refuse to continue a run with another tokenizer, architecture, base or dataset.
+    """Refuse to continue a run with another tokenizer, architecture, base, adapter or dataset.
 
-    A run keeps its tokenizer, its architecture (`config.py`) and the checkpoint that it began with,
-    always, and its datasets, unless `allow_data_change`. All else may change (steps, devices,
-    dropout, logging, versions), and every difference is returned for the log. After one that
-    changes the numbers, such as another seed, the run continues, but no longer as it would have
-    without the change.
+    A run keeps its tokenizer, its architecture (`config.py`), its adapter and the checkpoint that
+    it began with, always, and its datasets, unless `allow_data_change`. All else may change (steps,
+    devices, dropout, logging, versions), and every difference is returned for the log. After one
+    that changes the numbers, such as another seed, the run continues, but no longer as it would
+    have without the change.
 
     Args:
         then: lineage of the run so far.
@@ -87,7 +87,7 @@ def check_resume(
         One line per difference, `config.seed: 1 then, 2 now`.
 
     Raises:
-        MismatchError: another tokenizer, architecture, base or dataset; names both sides.
+        MismatchError: one of these is another; names both sides.
     """
     if then.get("version") != LINEAGE_VERSION:
         raise MismatchError(
@@ -113,6 +113,12 @@ def check_resume(
         {"base": _base(then["config"])},
         {"base": _base(now["config"])},
         "a run keeps the checkpoint that it began with: give the same one, or another --run-dir",
+    )
+    _require_equal(
+        "adapter",
+        {"adapter": select_fields(then["config"].get("adapter"), ARCHITECTURE)},
+        {"adapter": select_fields(now["config"].get("adapter"), ARCHITECTURE)},
+        "a run keeps its adapter: restore these values, or use another --run-dir",
     )
     if not allow_data_change:
         _require_equal(

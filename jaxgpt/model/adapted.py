@@ -56,10 +56,12 @@ def merge(model: Gpt, params: Any) -> Any:
     """Return the parameters of `model.config` without adapter that give the same outputs.
 
     Args:
-        model: with an adapter.
+        model: with an adapter, or without one.
         params: all of its parameters.
     """
     adapter = model.adapter
+    if not adapter.has_parameters:
+        return params
     own, rest = split(params, adapter.is_trainable)
     merge_layers = jax.vmap(adapter.merge)
 
@@ -70,7 +72,7 @@ def merge(model: Gpt, params: Any) -> Any:
         kernel = rest[_KERNEL].astype(jax.tree.leaves(own)[0].dtype)
         return rest | {_KERNEL: merge_layers(kernel, own)}
 
-    return merge_into(rest, own) if own else rest
+    return merge_into(rest, own)
 
 
 def check_targets(model: Gpt, params: Any) -> None:

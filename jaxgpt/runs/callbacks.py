@@ -82,14 +82,13 @@ def _evaluation(setup: TrainingSetup, log: MetricsLog) -> HookFunction:
     batch_size = config.evaluation.batch_size or micro_batch
     bytes_per_token = tokenizer.bytes_per_token
     program = EvalProgram(setup.loss, config.model, setup.mesh)
-    averaging = config.optimizer.averaging
     warned: set[int] = set()
     settings = _evaluation_settings(setup)
 
     def evaluate(step: int, state: TrainState, heartbeat: Heartbeat) -> dict[str, Any]:
         batches = setup.sources.held_out.batches(batch_size, config.evaluation.max_tokens)
         batches = _with_heartbeat(batches, heartbeat)
-        weights = averaging.weights(state.trainable, state.opt_state)
+        weights = setup.weights(state)
         result = config.objective.measure(program.bind(weights), batches, bytes_per_token)
         loss = result["loss"]
         if not math.isfinite(loss):
@@ -135,11 +134,11 @@ def _samples(setup: TrainingSetup, log: MetricsLog) -> HookFunction:
     length = max(1, min(config.evaluation.sample_tokens, context - longest))
     config.model.position.check_length(longest + length - 1)  # Now, not at the first sample.
     sampling = SamplingConfig(temperature=0.8, top_k=50)
+    model = config.model.build(tokenizer.vocab_size)
 
     def sample(step: int, state: TrainState, heartbeat: Heartbeat) -> dict[str, Any]:
-        weights = config.optimizer.averaging.weights(state.trainable, state.opt_state)
-        stop_ids = config.stop_ids(tokenizer)
-        decoder = make_text_decoder(setup.model, weights, tokenizer, context, stop_ids)
+        weights, stop_ids = setup.merged_weights(state), config.stop_ids(tokenizer)
+        decoder = make_text_decoder(model, weights, tokenizer, context, stop_ids)
         answers = continue_texts(decoder, tokenizer, prompts, length, sampling, config.seed)
         for text, answer in zip(texts, answers, strict=True):
             log.event("sample", step, prompt=text, text=answer)

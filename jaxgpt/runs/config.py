@@ -9,6 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jaxgpt.checkpoints.config import CheckpointConfig
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import configclass
 from jaxgpt.data.loader import BatchConfig, DataConfig, open_training_batches
 from jaxgpt.errors import UsageError
@@ -116,9 +117,33 @@ class RunConfig(RunSettings, ModelSection):
         """
         raise NotImplementedError(f"{type(self).__name__} has no open_held_out")
 
+    def build_model(self, vocab_size: int) -> Gpt:
+        """Return the model that is trained."""
+        return self.model.build(vocab_size)
+
     def make_parameters(self, model: Gpt, abstract: Any, mesh: Mesh) -> Any:
-        """Make the parameters of step 0, shaped and placed like `abstract`."""
+        """Make the trained parameters of step 0, shaped and placed like `abstract`."""
         raise NotImplementedError(f"{type(self).__name__} has no make_parameters")
+
+    def read_frozen(self, abstract: Any) -> Any:
+        """Read the parameters that are not trained, shaped and placed like `abstract`."""
+        return {}
+
+    def read_params(
+        self, checkpoints: Checkpoints, step: int, vocab_size: int, abstract: Any
+    ) -> Any:
+        """Read the parameters of `model` after a step of the run.
+
+        Args:
+            checkpoints: the run's.
+            step: which.
+            vocab_size: the tokenizer's.
+            abstract: their shapes, types and places; see `Checkpoints.restore_params`.
+
+        Raises:
+            MismatchError: the checkpoint holds others.
+        """
+        return checkpoints.restore_params(step, abstract)
 
     def encode_prompt(self, tokenizer: Tokenizer, text: str) -> HealedPrompt:
         """Return the ids that a model of the run continues, for a text that a person types."""

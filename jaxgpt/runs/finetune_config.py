@@ -12,18 +12,28 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jaxgpt.checkpoints.integrity import read_fingerprint
+from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import configclass, replace
-from jaxgpt.errors import BadInputError, ConfigError, MismatchError
+from jaxgpt.errors import (
+    BadInputError,
+    ConfigError,
+    MismatchError,
+    NoCheckpointError,
+    UsageError,
+)
 from jaxgpt.finetuning.batches import ExampleBatches, HeldOutExamples
 from jaxgpt.finetuning.examples import Examples, ExamplesConfig, read_examples
 from jaxgpt.finetuning.objectives import ExampleObjective, Supervised
 from jaxgpt.inference.text_generation import HealedPrompt
 from jaxgpt.model.gpt import Gpt
+from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter
+from jaxgpt.runs.adapter_params import merge_into, own_parameters
 from jaxgpt.runs.config import RunConfig, RunSettings
 from jaxgpt.runs.run import Run, open_run
 from jaxgpt.runs.sources import HeldOut, Sources
 from jaxgpt.tokenizer.chat_template import USER, ChatTemplate, Message
 from jaxgpt.tokenizer.tokenizer import Tokenizer
+from jaxgpt.training.state import make_parameters
 
 # Under this many held-out targets, the loss depends much on which examples were drawn.
 _FEW_TARGETS = 1_000
@@ -35,6 +45,8 @@ class FinetuneConfig(RunSettings):
 
     objective: ExampleObjective = Supervised()
     """Training objective, by which held-out examples are measured, too."""
+    adapter: Adapter = NO_ADAPTER
+    """Adapter that is trained, and saved alone, in place of all weights."""
     data: ExamplesConfig = ExamplesConfig()
     num_epochs: float | None = 3.0
     """Passes over the training examples, which decide schedule.num_steps; None: it stands as it
@@ -111,13 +123,38 @@ class FinetuneRunConfig(FinetuneConfig, RunConfig):
             )
         return HeldOutExamples(side, length), name
 
+    def build_model(self, vocab_size: int) -> Gpt:
+        """Return the model that is trained, with its adapter."""
+        return self.model.build(vocab_size, self.adapter)
+
     def make_parameters(self, model: Gpt, abstract: Any, mesh: Mesh) -> Any:
-        """Read the parameters of the checkpoint that the run begins with.
+        """Read the parameters of the checkpoint that the run begins with, or draw an adapter's.
 
         Raises:
-            MismatchError: it is not what it was.
+            MismatchError: the checkpoint is not what it was.
         """
-        return open_base(self.base).checkpoints.restore_params(self.base.step, abstract)
+        if self.adapter.has_parameters:
+            return make_parameters(model, abstract, self.seed)
+        return open_base(self.base).read_params(self.base.step, abstract)
+
+    def read_frozen(self, abstract: Any) -> Any:
+        """Read the parameters that an adapter leaves as they are; raise as `make_parameters`."""
+        return open_base(self.base).read_params(self.base.step, abstract) if abstract else {}
+
+    def read_params(
+        self, checkpoints: Checkpoints, step: int, vocab_size: int, abstract: Any
+    ) -> Any:
+        """Read a checkpoint; an adapter's is merged into its base.
+
+        Raises:
+            MismatchError: it holds other parameters, or the base is not what it was.
+            NoCheckpointError: the base is gone.
+        """
+        if not self.adapter.has_parameters:
+            return checkpoints.restore_params(step, abstract)
+        model = self.build_model(vocab_size)
+        own = checkpoints.restore_params(step, own_parameters(model, self.sharding, abstract))
+        return merge_into(model, own, open_base(self.base), self.base.step, abstract)
 
     def encode_prompt(self, tokenizer: Tokenizer, text: str) -> HealedPrompt:
         """Return the ids of a conversation in which a person has typed `text`."""
@@ -188,8 +225,15 @@ def open_base(base: BaseCheckpoint) -> Run:
 
     Raises:
         MismatchError: its checkpoint is not what it was.
+        NoCheckpointError: it is gone.
     """
-    run = open_run(base.run)
+    try:
+        run = open_run(base.run)
+    except UsageError as error:
+        raise NoCheckpointError(
+            f"the checkpoint that this run began with, step {base.step} of {base.run}, is gone, "
+            f"seen from {Path.cwd()}: {error}; put it back there"
+        ) from None
     found = _fingerprint(run.directory, base.step)
     if found != base.fingerprint:
         raise MismatchError(

@@ -1,6 +1,7 @@
 """One pretraining run, from its config to its report; `train_run` reads from top to bottom."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -208,7 +209,7 @@ def _announce(setup: TrainingSetup, start: ResumePoint) -> None:
     num_tokens = num_steps * tokens_per_step + start.tokens_offset(tokens_per_step)
     num_epochs = num_tokens / tokens_per_epoch  # Of the whole run; a mixture counts as one text.
     setup.progress.say(
-        f"{setup.run_dir}: {_num_parameters(setup):,} parameters, {setup.mesh.size} x "
+        f"{setup.run_dir}: {_describe_parameters(setup)}, {setup.mesh.size} x "
         f"{jax.devices()[0].device_kind}, step {start.step} of {num_steps}, "
         f"{num_epochs:.2f} epochs of {tokens_per_epoch:,} tokens"
     )
@@ -233,6 +234,14 @@ def _first_event(
 
 def _num_parameters(setup: TrainingSetup) -> int:
     return num_parameters(setup.config.model, setup.sources.tokenizer.vocab_size)
+
+
+def _describe_parameters(setup: TrainingSetup) -> str:
+    number = f"{_num_parameters(setup):,} parameters"
+    if not setup.model.adapter.has_parameters:
+        return number
+    trained = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(setup.plan.abstract.trainable))
+    return f"{number}, an adapter of {trained:,}, which alone are trained"
 
 
 def _is_changed_here(start: ResumePoint) -> bool:

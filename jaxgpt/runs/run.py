@@ -44,7 +44,7 @@ class Run:
     checkpoints: Checkpoints
 
     def build_model(self) -> Gpt:
-        """Return the model, without parameters."""
+        """Return the model, without parameters; what a run has added to it is merged into it."""
         return self.config.model.build(self.tokenizer.vocab_size)
 
     def choose_step(self, name: str) -> int:
@@ -82,7 +82,12 @@ class Run:
             MismatchError: the checkpoint holds other parameters than the config describes.
         """
         abstract, _ = abstract_parameters(self.build_model(), self.config.sharding, mesh)
-        return self.checkpoints.restore_params(step, abstract)
+        return self.read_params(step, abstract)
+
+    def read_params(self, step: int, abstract: Any) -> Any:
+        """Read a checkpoint's parameters in given types and places; see `restore_params`."""
+        vocab_size = self.tokenizer.vocab_size
+        return self.config.read_params(self.checkpoints, step, vocab_size, abstract)
 
 
 def open_run(directory: str | Path, step: str = "latest") -> Run:

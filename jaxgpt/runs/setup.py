@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxgpt.batch import Batch
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.distributed.hosts import is_first_host
+from jaxgpt.model.adapted import check_targets, join, merge
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.runs.config import RunConfig
@@ -68,6 +69,15 @@ class TrainingSetup:
     progress: TrainingProgress
     lineages: Lineages
 
+    def weights(self, state: TrainState) -> Any:
+        """Return the parameters of `model` that a state stands for, to evaluate them."""
+        averaging = self.config.optimizer.averaging
+        return join(averaging.weights(state.trainable, state.opt_state), state.frozen)
+
+    def merged_weights(self, state: TrainState) -> Any:
+        """Return the parameters of `config.model` that do the same, to generate with them."""
+        return merge(self.model, self.weights(state))
+
 
 class StepParts(NamedTuple):
     """The training step that a config describes, and what it is made of.
@@ -106,14 +116,16 @@ def build_step(
         ConfigError: the config does not fit on the mesh.
     """
     check_mesh(config, mesh)
-    model, schedule = config.model.build(vocab_size), config.schedule.build()
+    model, schedule = config.build_model(vocab_size), config.schedule.build()
     plan, optimizer = plan_state(
         model,
         lambda axes: config.optimizer.build(schedule, axes),
         config.sharding,
         mesh,
         config.recovery,
+        model.adapter.is_trainable,
     )
+    check_targets(model, join(plan.abstract.trainable, plan.abstract.frozen))
     loss = config.objective.build_loss(model, bytes_per_token_V, config.loss, num_segments)
     num_micro_batches = config.batch.num_micro_batches
     copies = plan_copies(

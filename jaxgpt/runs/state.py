@@ -73,7 +73,8 @@ def start_or_restore(setup: TrainingSetup, step: int | None, is_usual: bool = Tr
     now = objective(lineages.now) if lineages.now else {}
     if step is None:
         params = config.make_parameters(setup.model, plan.abstract.trainable, setup.mesh)
-        state = init_state(params, setup.optimizer, plan, config.seed)
+        frozen = config.read_frozen(plan.abstract.frozen)
+        state = init_state(params, setup.optimizer, plan, config.seed, frozen)
         return ResumePoint(state=state, objective=now)
     abstract = plan.abstract
     averaging = config.optimizer.averaging
@@ -93,7 +94,7 @@ def start_or_restore(setup: TrainingSetup, step: int | None, is_usual: bool = Tr
         state=TrainState(
             step=rest["step"],
             trainable=trainable,
-            frozen={},
+            frozen=config.read_frozen(abstract.frozen),
             opt_state=opt_state,
             rng=rest["rng"],
             memory=memory,

@@ -101,16 +101,13 @@ def test_only_the_adapter_moves_and_has_optimizer_state(alone) -> None:
     assert _count(trainable) < 0.2 * _count(frozen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "layers"),
     [
         (MeshConfig(data=2, fsdp=2, tensor=2), Scanned()),
-        pytest.param(MeshConfig(data=2, fsdp=2, tensor=2), Unrolled(), marks=pytest.mark.slow),
-        pytest.param(
-            MeshConfig(data=2, fsdp=2, pipeline=2),
-            Pipelined(num_micro_batches=1),
-            marks=pytest.mark.slow,
-        ),
+        (MeshConfig(data=2, fsdp=2, tensor=2), Unrolled()),
+        (MeshConfig(data=2, fsdp=2, pipeline=2), Pipelined(num_micro_batches=1)),
     ],
     ids=["scanned", "unrolled, copies", "pipeline"],
 )

@@ -1,0 +1,162 @@
+"""A run that trains an adapter: saved alone, refused on another base, used like any other run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgpt.checkpoints.named_trees import ArraySpec
+from jaxgpt.checkpoints.orbax_adapter import OrbaxFiles
+from jaxgpt.checkpoints.verification import verify_run
+from jaxgpt.errors import ConfigError, MismatchError, NoCheckpointError, UsageError
+from jaxgpt.eval import main as eval_main
+from jaxgpt.finetune import main as finetune
+from jaxgpt.generate import main as generate
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.layers.adapters import NO_ADAPTER
+from jaxgpt.parallel.mesh import MeshConfig, make_mesh
+from jaxgpt.runs.run import open_run
+from jaxgpt.tools.merge_adapter import main as merge
+from tests.run_folder import make_run
+from tests.tiny import REPOSITORY, make_dataset
+
+LORA = str(REPOSITORY / "configs" / "lora.py")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    attention = GroupedQueryAttention(num_heads=2)
+    make_run(folder / "run", make_dataset(folder / "data"), {10: 3.0}, attention=attention)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def chats(base: Path) -> Path:
+    path = base.parent / "chats.jsonl"
+    words = ["red", "green", "old", "new"]
+    rows = [{"prompt": one + " " + two, "completion": two} for one in words for two in words]
+    path.write_text("".join(json.dumps(row) + "\n" for row in 4 * rows))
+    return path
+
+
+def arguments(base: Path, data: Path, run_dir: Path, *more: str) -> list[str]:
+    return [
+        "--config", LORA, "--checkpoint", str(base), "--data", str(data),
+        "--run-dir", str(run_dir), "--adapter.rank", "2", "--adapter.dropout", "0.1",
+        "--batch.sequence-length", "32", "--batch.global-batch-size", "4",
+        "--schedule.peak-learning-rate", "0.02", "--schedule.num-steps", "20",
+        "--data.held-out-share", "0.2", "--runtime.compile-cache", "",
+        "--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2",
+        "--evaluation.prompts", "old red", "--evaluation.sample-tokens", "4",
+        "--evaluation.every-steps", "10", "--checkpoint.every-steps", "10", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(base: Path, chats: Path) -> Path:
+    run_dir = base.parent / "tuned"
+    finetune(arguments(base, chats, run_dir))
+    return run_dir
+
+
+def _params(run_dir: Path, step: int, **sizes: int):
+    mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: max([1, *sizes.values()])])
+    return jax.device_get(open_run(run_dir).restore_params(step, mesh))
+
+
+def _stored(run_dir: Path, step: int, item: str) -> dict[str, ArraySpec]:
+    return OrbaxFiles().specs(run_dir / "checkpoints" / str(step), item)
+
+
+def test_a_checkpoint_holds_the_adapter_alone_and_evaluates_as_it_did_in_training(
+    base: Path, tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {name.rpartition("/")[2] for name in _stored(tuned, 20, "params")}
+    assert names == {"lora_a", "lora_b"}
+    state = _stored(tuned, 20, "training_state")
+    assert {name.rpartition("/")[2] for name in state if "blocks" in name} == names
+    records = [json.loads(line) for line in (tuned / "metrics.jsonl").open()]
+    losses = [record["eval"]["loss"] for record in records if "eval" in record]
+    assert losses[-1] < losses[0]
+    assert open_run(tuned).config.base.run == str(base)
+    capsys.readouterr()
+    eval_main(["--checkpoint", str(tuned), "--json"])
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(losses[-1], rel=1e-5)
+    generate(["--checkpoint", str(tuned), "--prompt", "old red", "--json", "--temperature", "0"])
+    assert json.loads(capsys.readouterr().out)["samples"]
+
+
+def test_the_base_and_the_merged_model_differ_in_the_adapted_kernels_alone(
+    base: Path, tuned: Path
+) -> None:
+    before, after = _params(base, 10), _params(tuned, 20)
+    same = jax.tree.map(np.array_equal, before, after)
+    named = jax.tree.leaves_with_path(same)
+    assert {path[-1].key for path, is_same in named if not is_same} == {"kernel"}
+    assert all(is_same == (path[-1].key != "kernel") for path, is_same in named)
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-7),
+        _params(tuned, 20, fsdp=2),
+        after,
+    )
+
+
+def test_a_run_that_lost_its_last_steps_ends_with_the_same_bits(
+    base: Path, chats: Path, tuned: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(tuned, again)
+    shutil.rmtree(again / "checkpoints" / "20")
+    finetune(arguments(base, chats, again))
+    jax.tree.map(np.testing.assert_array_equal, _params(again, 20), _params(tuned, 20))
+
+
+def test_another_base_and_another_adapter_are_refused(
+    base: Path, chats: Path, tuned: Path, tmp_path: Path
+) -> None:
+    other = base.parent / "other"
+    make_run(other, base.parent / "data", {11: 3.0}, attention=GroupedQueryAttention(num_heads=2))
+    with pytest.raises(MismatchError, match="another base checkpoint"):
+        finetune(arguments(other, chats, tuned))
+    with pytest.raises(MismatchError, match=r"another adapter: adapter.alpha: 32.0 then, 8.0 now"):
+        finetune(arguments(base, chats, tuned, "--adapter.alpha", "8"))
+    with pytest.raises(ConfigError, match=r"adapter.targets names 'qeury'.*did you mean 'query'"):
+        finetune(arguments(base, chats, tmp_path / "new", "--adapter.targets", "qeury"))
+    moved = base.rename(base.parent / "moved")
+    try:
+        with pytest.raises(NoCheckpointError, match=f"step 10 of {base}, is gone, seen from"):
+            _params(tuned, 20)
+        shutil.copytree(other, base)
+        (base / "checkpoints" / "11").rename(base / "checkpoints" / "10")
+        with pytest.raises(MismatchError, match=f"step 10 of {base} is not the checkpoint"):
+            _params(tuned, 20)
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+        moved.rename(base)
+
+
+def test_a_merged_model_needs_no_base(tuned: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    merge(["--checkpoint", str(tuned), "--output", str(merged)])
+    assert open_run(merged).config.adapter == NO_ADAPTER
+    jax.tree.map(np.testing.assert_array_equal, _params(merged, 20), _params(tuned, 20))
+    assert not verify_run(merged).damage
+    with pytest.raises(UsageError, match="merged has no adapter"):
+        merge(["--checkpoint", str(merged), "--output", str(tmp_path / "second")])
+
+
+@pytest.mark.slow
+def test_the_base_of_an_adapter_can_have_been_adapted(
+    chats: Path, tuned: Path, tmp_path: Path
+) -> None:
+    more = ("--schedule.num-steps", "1", "--schedule.peak-learning-rate", "1e-9")
+    finetune(arguments(tuned, chats, tmp_path / "second", "--adapter", "Dora", *more))
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7),
+        _params(tmp_path / "second", 1),
+        _params(tuned, 20),
+    )
