@@ -69,11 +69,8 @@ def _usage() -> str:
     width = max(map(len, VERBS))
     lines = ["usage: jaxgpt VERB [options]", ""]
     lines += [f"  {name:{width}}  {text}" for name, (_, text) in VERBS.items()]
-    lines += [
-        "",
-        "`jaxgpt help VERB` lists a verb's options, `jaxgpt --version` prints the version.",
-    ]
-    return "\n".join(lines)
+    hint = "`jaxgpt help VERB` lists a verb's options, `jaxgpt --version` prints the version."
+    return "\n".join([*lines, "", hint])
 
 
 def _version() -> str:

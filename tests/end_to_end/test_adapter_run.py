@@ -18,6 +18,7 @@ from jaxgpt.generate import main as generate
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.layers.adapters import NO_ADAPTER
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
+from jaxgpt.runs.finetune_config import FinetuneRunConfig
 from jaxgpt.runs.run import open_run
 from jaxgpt.tools.merge_adapter import main as merge
 from tests.run_folder import make_run
@@ -82,7 +83,9 @@ def test_a_checkpoint_holds_the_adapter_alone_and_evaluates_as_it_did_in_trainin
     records = [json.loads(line) for line in (tuned / "metrics.jsonl").open()]
     losses = [record["eval"]["loss"] for record in records if "eval" in record]
     assert losses[-1] < losses[0]
-    assert open_run(tuned).config.base.run == str(base)
+    config = open_run(tuned).config
+    assert isinstance(config, FinetuneRunConfig)
+    assert config.base.run == str(base)
     capsys.readouterr()
     eval_main(["--checkpoint", str(tuned), "--json"])
     assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(losses[-1], rel=1e-5)
@@ -142,7 +145,9 @@ def test_another_base_and_another_adapter_are_refused(
 def test_a_merged_model_needs_no_base(tuned: Path, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
     merge(["--checkpoint", str(tuned), "--output", str(merged)])
-    assert open_run(merged).config.adapter == NO_ADAPTER
+    config = open_run(merged).config
+    assert isinstance(config, FinetuneRunConfig)
+    assert config.adapter == NO_ADAPTER
     jax.tree.map(np.testing.assert_array_equal, _params(merged, 20), _params(tuned, 20))
     assert not verify_run(merged).damage
     with pytest.raises(UsageError, match="merged has no adapter"):
