@@ -30,7 +30,7 @@ class LossSums(NamedTuple):
         objective: minimised loss, times weight.
         loss: cross-entropy alone, in nats, times weight.
         weight: sum of loss weights, i.e. the number of predicted tokens.
-        num_bytes: bytes of text that the predicted tokens stand for.
+        num_bytes: bytes of text that the predicted tokens stand for; None: no text is predicted.
         routing: statistics of the routers; None for a model without experts.
         figures: further sums of an objective by name, each times weight; None: it has none.
     """
@@ -38,7 +38,7 @@ class LossSums(NamedTuple):
     objective: jax.Array
     loss: jax.Array
     weight: jax.Array
-    num_bytes: jax.Array
+    num_bytes: jax.Array | None
     routing: RoutingSums | None = None
     figures: dict[str, jax.Array] | None = None
 

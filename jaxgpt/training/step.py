@@ -28,7 +28,8 @@ class StepMetrics(NamedTuple):
 
     Attributes:
         loss: mean cross-entropy per predicted token, in nats.
-        bits_per_byte: the same sum over the bytes that the predicted tokens stand for.
+        bits_per_byte: the same sum over the bytes that the predicted tokens stand for; None if no
+            text is predicted.
         grad_norm: global norm of the mean gradient before clipping.
         weight: number of predicted tokens.
         skips: whether this update was skipped, and counts of skipped ones; int32.
@@ -37,7 +38,7 @@ class StepMetrics(NamedTuple):
     """
 
     loss: jax.Array
-    bits_per_byte: jax.Array
+    bits_per_byte: jax.Array | None
     grad_norm: jax.Array
     weight: jax.Array
     skips: Skips = Skips()
@@ -91,16 +92,25 @@ def make_train_step(
         )
         metrics = StepMetrics(
             loss=loss,
-            bits_per_byte=sums.loss / jnp.log(2.0) / jnp.maximum(sums.num_bytes, 1.0),
+            bits_per_byte=None
+            if sums.num_bytes is None
+            else sums.loss / jnp.log(2.0) / jnp.maximum(sums.num_bytes, 1.0),
             grad_norm=grad_norm,
             weight=sums.weight,
             skips=skips,
             routing=None if sums.routing is None else sums.routing.metrics(weight),
-            figures=jax.tree.map(lambda figure: figure / weight, sums.figures),
+            figures=_means(sums.figures, weight),
         )
         return new_state, metrics
 
     return step
+
+
+def _means(figures: dict[str, jax.Array] | None, weight: jax.Array) -> dict[str, jax.Array] | None:
+    """Return the means of an objective's scalars; its counts of several numbers are for scores."""
+    if figures is None:
+        return None
+    return {name: figure / weight for name, figure in figures.items() if not figure.ndim}
 
 
 def accumulate(

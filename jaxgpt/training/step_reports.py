@@ -146,12 +146,12 @@ class StepReporter:
     def _record(self, step: int, values: dict[str, Any], skips: Skips) -> dict[str, Any]:
         settings, clock = self._settings, self._clock
         rate = clock.num_steps * settings.tokens_per_step / max(clock.step_seconds, 1e-9)
-        peak = settings.peak_flops
+        peak, bits = settings.peak_flops, values["bits_per_byte"]
         record = {
             "step": step,
             "tokens": settings.tokens_offset + step * settings.tokens_per_step,
             "loss": values["loss"],
-            "bits_per_byte": values["bits_per_byte"],
+            **({} if bits is None else {"bits_per_byte": bits}),
             # A skipped update takes no step of the schedule.
             "learning_rate": float(settings.learning_rates[step - 1 - skips.total + skips.now]),
             "grad_norm": values["grad_norm"],

@@ -16,9 +16,23 @@ _STEEP_SHARE = 0.05
 
 
 def learning_figures(steps: _Records, evaluations: _Records, baseline: float | None) -> list[str]:
-    """Plot loss and bits per byte over steps, with held-out values and a baseline, if any."""
+    """Plot loss, and what else falls or rises in learning, over steps, with held-out values.
+
+    Args:
+        steps: records of steps; those of an objective are in `figures` of each.
+        evaluations: of held-out data.
+        baseline: bits per byte of a model that needs no training; None: there is none.
+    """
     figures = []
-    for key, label in (("loss", "loss (nats per token)"), ("bits_per_byte", "bits per byte")):
+    steps = [{**record, **record.get("figures", {})} for record in steps]
+    unit = " (nats per token)" if _series(steps, "bits_per_byte")[0] else ""
+    for key, label in (
+        ("loss", f"loss{unit}"),
+        ("bits_per_byte", "bits per byte"),
+        ("preference_accuracy", "preference accuracy"),
+        ("reward_margin", "margin of rewards"),
+        ("exact_match", "share of texts with the right labels"),
+    ):
         x, y = _series(steps, key)
         held_out_x, held_out_y = _series(evaluations, key)
         if not x and not held_out_x:

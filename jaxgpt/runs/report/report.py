@@ -70,12 +70,17 @@ def _sections(run: RunFolder, extra: Mapping[str, Any]) -> list[Section]:
 def _headline(run: RunFolder, extra: Mapping[str, Any]) -> dict[str, str]:
     final = extra.get("evaluation") or (run.evaluations[-1] if run.evaluations else None)
     cards: dict[str, str] = {}
-    if final:
+    if final and "bits_per_byte" in final:
         cards["bits per byte, held out"] = _figure(final["bits_per_byte"], ".3f")
     if extra.get("baseline"):
         cards["the same, n-gram model"] = f"{extra['baseline']:.3f}"
     if final:
         cards["loss, held out"] = _figure(final["loss"], ".3f")
+        cards |= {
+            f"{key.replace('_', ' ')}, held out": _figure(final[key], ".3f")
+            for key in ("preference_accuracy", "accuracy", "macro_f1")
+            if key in final
+        }
     start = next((event for event in run.events if "num_parameters" in event), None)
     if start:
         cards["parameters"] = _short(start["num_parameters"])
@@ -112,8 +117,11 @@ def _learning(run: RunFolder, baseline: float | None) -> Section | None:
         return None
     text = (
         "Loss of the next token, and the same as bits per byte of text, which does not depend on "
-        "the tokenizer. Faint: each record; strong: its running mean; dots: held-out text."
+        "the tokenizer. "
+        if "bits_per_byte" in [*run.steps, *run.evaluations][0]
+        else ""
     )
+    text += "Faint: each record; strong: its running mean; dots: held-out data."
     rise = find_rise(run.evaluations)
     notice = f"Overfitting: {rise.describe()}." if rise else ""
     return Section("Learning", text, figures=figures, notice=notice)
@@ -132,6 +140,8 @@ def _evaluation(
     run: RunFolder, evaluation: Mapping[str, Any] | None, baseline: float | None
 ) -> Section | None:
     """Return table rows, from the best-founded figure to the baselines."""
+    if run.evaluations and "bits_per_byte" not in run.evaluations[-1]:
+        return _evaluation_of_objective(run.evaluations)
     rows: list[list[str]] = []
     bars: dict[str, float | None] = {}
     if evaluation:
@@ -166,6 +176,19 @@ def _evaluation(
     return Section(
         "Evaluation", text, Table(columns, rows), figure=figure if len(shown) > 1 else ""
     )
+
+
+def _evaluation_of_objective(evaluations: Sequence[Mapping[str, Any]]) -> Section:
+    """Return the first and the last figures of an objective that is no perplexity."""
+    shown = [evaluations[0], *evaluations[1:][-1:]]
+    names = [name for name in shown[-1] if name not in ("step", "eval_settings")]
+    rows = [
+        [name.replace("_", " "), *(_figure(each.get(name), ".4g") for each in shown)]
+        for name in names
+        if isinstance(shown[-1][name], int | float)
+    ]
+    columns = ("held-out examples", *(f"step {each['step']:,}" for each in shown))
+    return Section("Evaluation", "Intervals (low to high) are 95% ones.", Table(columns, rows))
 
 
 def _evaluation_row(name: str, result: Mapping[str, Any]) -> list[str]:
