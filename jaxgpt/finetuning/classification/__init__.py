@@ -1,0 +1,1 @@
+"""Classification: objectives that learn one label of each text, or several."""
