@@ -13,7 +13,7 @@ from jaxgpt.names.nearby_paths import describe_nearby_runs
 
 CHECKPOINTS = "checkpoints"
 # What a run folder says of the run, hashed together in its own manifest.
-RUN_FILES = ("config.json", "env.json", "lineage.json", "tokenizer")
+RUN_FILES = ("config.json", "env.json", "lineage.json", "tokenizer", "reference.npz")
 
 
 @dataclass

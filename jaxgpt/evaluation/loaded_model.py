@@ -14,7 +14,7 @@ from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A language model that is ready to score text.
+    """A model that is ready to score text.
 
     Attributes:
         model: the architecture.
@@ -34,10 +34,8 @@ class LoadedModel:
         """Check that the model can score text of this length on these devices.
 
         Raises:
-            MismatchError: the model predicts no tokens.
             ConfigError: the model has too few positions, or the mesh does not divide a row.
         """
-        _ = self.head
         check_length(self.context_length, self.mesh)
         self.model.config.position.check_length(self.context_length)
 

@@ -42,6 +42,10 @@ class PackedRows:
         """Return the number of rows."""
         return len(self._packing)
 
+    def members(self, row: int) -> np.ndarray:
+        """Return the indices of the examples in a row, in their order there."""
+        return self._packing.row(row)
+
     def batch(self, rows: Sequence[int | None]) -> Batch:
         """Return some rows as a batch of NumPy arrays; None stands for a row of padding."""
         shape = (len(rows), self.sequence_length)
@@ -66,7 +70,7 @@ class PackedRows:
     def _fill(self, batch: Batch, place: int, row: int) -> None:
         """Write the sequences of a row side by side."""
         start, segment = 0, 0
-        for example in self._packing.row(row):
+        for example in self.members(row):
             first = start
             for member in range(self.examples.group_size):
                 sequence = int(example) * self.examples.group_size + member
@@ -128,15 +132,15 @@ class HeldOutExamples:
 
     def __init__(self, examples: TokenizedExamples, sequence_length: int) -> None:
         self.examples = examples
-        self._rows = PackedRows(examples, sequence_length)
-        self.num_segments = self._rows.num_segments
+        self.rows = PackedRows(examples, sequence_length)
+        self.num_segments = self.rows.num_segments
 
     def batches(self, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
         """Yield batches of `batch_size` rows; rows of padding fill the last one."""
         num_rows = self._num_rows(max_tokens)
         for start in range(0, num_rows, batch_size):
             rows: list[int | None] = list(range(start, min(start + batch_size, num_rows)))
-            yield self._rows.batch(rows + [None] * (batch_size - len(rows)))
+            yield self.rows.batch(rows + [None] * (batch_size - len(rows)))
 
     def count_batches(self, batch_size: int, max_tokens: int | None = None) -> int:
         """Return how many batches `batches` yields."""
@@ -147,10 +151,10 @@ class HeldOutExamples:
         return {
             "data": self.examples.fingerprint,
             "rows": self._num_rows(max_tokens),
-            "sequence_length": self._rows.sequence_length,
+            "sequence_length": self.rows.sequence_length,
         }
 
     def _num_rows(self, max_tokens: int | None) -> int:
         if max_tokens is None:
-            return len(self._rows)
-        return min(len(self._rows), max(1, max_tokens // self._rows.sequence_length))
+            return len(self.rows)
+        return min(len(self.rows), max(1, max_tokens // self.rows.sequence_length))

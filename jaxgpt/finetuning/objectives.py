@@ -1,9 +1,11 @@
 """Objectives of fine-tuning that predict tokens of examples; preferences are in preference/."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from jaxgpt.config import configclass
 from jaxgpt.evaluation.objective import NextToken, Objective
+from jaxgpt.finetuning.tokenized import TokenizedExamples
+from jaxgpt.model.gpt import GptConfig
 
 
 @configclass
@@ -12,6 +14,33 @@ class ExampleObjective(Objective):
 
     group_size: ClassVar[int] = 1
     """Sequences of an example that it learns from."""
+    num_sequences: ClassVar[int] = 1
+    """Sequences of an example after `prepare`."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Return whether the model that training began from has a part in the loss."""
+        return False
+
+    def with_labels(self, names: tuple[str, ...]) -> Self:
+        """Return the objective for the classes that the examples name, if it has any."""
+        return self
+
+    def adapt_model(self, model: GptConfig) -> GptConfig:
+        """Return the model that learns, given that of the checkpoint."""
+        return model
+
+    def prepare(
+        self, examples: TokenizedExamples, label_names: tuple[str, ...], max_length: int
+    ) -> TokenizedExamples:
+        """Return examples as the objective learns from them.
+
+        Args:
+            examples: `group_size` sequences each.
+            label_names: names of the classes, in the order of the examples' numbers.
+            max_length: most tokens of a sequence.
+        """
+        return examples
 
 
 @configclass

@@ -100,6 +100,15 @@ class RunConfig(RunSettings, ModelSection):
         """Open the data of the run."""
         raise NotImplementedError(f"{type(self).__name__} has no open_sources")
 
+    def prepare_sources(self, sources: Sources, run_dir: Path) -> Sources:
+        """Return the data with what the run computes of them before the first step, if anything.
+
+        Args:
+            sources: as opened.
+            run_dir: where it is kept.
+        """
+        return sources
+
     def open_held_out(
         self, data: str | None, split: str, length: int, tokenizer: Tokenizer, owner: str
     ) -> tuple[HeldOut, str]:
@@ -116,6 +125,10 @@ class RunConfig(RunSettings, ModelSection):
             UsageError: there are no such data.
         """
         raise NotImplementedError(f"{type(self).__name__} has no open_held_out")
+
+    def prepare_held_out(self, held_out: HeldOut, run_dir: Path, mesh: Mesh) -> HeldOut:
+        """Return held-out data with what `prepare_sources` adds to those of the run."""
+        return held_out
 
     def build_model(self, vocab_size: int) -> Gpt:
         """Return the model that is trained."""

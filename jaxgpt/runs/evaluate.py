@@ -84,6 +84,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             result["harness"] = run_harness(options.harness, scorer, num_shots, tasks.limit)
         if held_out:
             data, name = held_out
+            data = run.config.prepare_held_out(data, run.directory, mesh)
             objective, most = run.config.objective, options.max_tokens
             scores = score_held_out(loaded, data, objective, rows, most, silent)
             result |= {"data": name, "split": options.split, **scores}

@@ -5,31 +5,32 @@ checkpoint. `complete` joins both into the `FinetuneRunConfig` of a run.
 """
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from jaxgpt.checkpoints.integrity import read_fingerprint
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import configclass, replace
-from jaxgpt.errors import (
-    BadInputError,
-    ConfigError,
-    MismatchError,
-    NoCheckpointError,
-    UsageError,
-)
-from jaxgpt.finetuning.batches import ExampleBatches, HeldOutExamples
+from jaxgpt.errors import BadInputError, ConfigError
+from jaxgpt.finetuning.batches import ExampleBatches, HeldOutExamples, PackedRows
 from jaxgpt.finetuning.examples import Examples, ExamplesConfig, read_examples
 from jaxgpt.finetuning.objectives import ExampleObjective, Supervised
+from jaxgpt.finetuning.preference.reference import score_answers
+from jaxgpt.finetuning.preference.reference_file import with_reference
+from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.inference.text_generation import HealedPrompt
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter
+from jaxgpt.parallel.mesh import make_mesh
+from jaxgpt.parallel.sharding import on_mesh
 from jaxgpt.runs.adapter_params import merge_into, own_parameters
 from jaxgpt.runs.config import RunConfig, RunSettings
-from jaxgpt.runs.run import Run, open_run
+from jaxgpt.runs.run import BaseCheckpoint, open_base, open_run, read_step_fingerprint
 from jaxgpt.runs.sources import HeldOut, Sources
 from jaxgpt.tokenizer.chat_template import USER, ChatTemplate, Message
 from jaxgpt.tokenizer.tokenizer import Tokenizer
@@ -59,18 +60,6 @@ class FinetuneConfig(RunSettings):
 
 
 @configclass
-class BaseCheckpoint:
-    """The checkpoint that a fine-tuning run begins with."""
-
-    run: str
-    """Run folder."""
-    step: int
-    """Step of the run."""
-    fingerprint: str
-    """Hash of the step's files, as its manifest has it."""
-
-
-@configclass
 class FinetuneRunConfig(FinetuneConfig, RunConfig):
     """A fine-tuning run with its model, as a run folder keeps it."""
 
@@ -78,13 +67,70 @@ class FinetuneRunConfig(FinetuneConfig, RunConfig):
 
     def open_sources(self) -> Sources:
         """Read the examples; see `read_examples` for what it raises."""
-        tokenizer = Tokenizer.load(self.base.run)
-        examples = self._read(self.data, tokenizer, self.batch.sequence_length, "--data")
-        batches = ExampleBatches(examples.training, self.batch, self.seed)
-        held_out = HeldOutExamples(examples.held_out, self.batch.sequence_length)
+        return self.make_sources(self.read_examples())
+
+    def read_examples(self) -> Examples:
+        """Read the examples as they are; see `read_examples` for what it raises."""
+        return self._read(self.data, self._tokenizer, self.batch.sequence_length)
+
+    def make_sources(self, examples: Examples) -> Sources:
+        """Pack the examples as the objective learns from them.
+
+        Raises:
+            BadInputError: they do not have what it learns from.
+        """
+        sides = self._prepare(examples, self.batch.sequence_length)
+        return self._sources(*sides, self._tokenizer)
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.base.run)
+
+    def prepare_sources(self, sources: Sources, run_dir: Path) -> Sources:
+        """Add to each answer its log-probability under the base, where the objective needs it.
+
+        With an adapter, each step computes it.
+        """
+        if not self.objective.needs_reference or self.adapter.has_parameters:
+            return sources
+        batches, held_out = sources.batches, sources.held_out
+        assert isinstance(batches, ExampleBatches)
+        assert isinstance(held_out, HeldOutExamples)
+        score = functools.partial(self._score, make_mesh(self.mesh))
+        sides = batches.rows, held_out.rows
+        training, measured = with_reference(sides, run_dir, score, is_kept=True)
+        return self._sources(training, measured, sources.tokenizer)
+
+    def prepare_held_out(self, held_out: HeldOut, run_dir: Path, mesh: Mesh) -> HeldOut:
+        """Add to each answer its log-probability under the base, where the objective needs it.
+
+        Raises:
+            MismatchError: the run folder does not have it, and the base is not what it was.
+        """
+        if not self.objective.needs_reference:
+            return held_out
+        assert isinstance(held_out, HeldOutExamples)
+        score = functools.partial(self._score, mesh)
+        (examples,) = with_reference((held_out.rows,), run_dir, score, is_kept=False)
+        return HeldOutExamples(examples, held_out.rows.sequence_length)
+
+    def _score(self, mesh: Mesh, rows: PackedRows) -> np.ndarray:
+        """Return the log-probabilities of both answers of each example under the base, [E, 2]."""
+        base = open_base(self.base)
+        micro_batch = self.batch.global_batch_size // self.batch.num_micro_batches
+        with on_mesh(mesh, self.sharding):
+            params = base.restore_params(self.base.step, mesh)
+            model = base.build_model()
+            return score_answers(model, params, rows, mesh, micro_batch, self.loss)
+
+    def _sources(
+        self, training: TokenizedExamples, held: TokenizedExamples, tokenizer: Tokenizer
+    ) -> Sources:
+        batches = ExampleBatches(training, self.batch, self.seed)
+        held_out = HeldOutExamples(held, self.batch.sequence_length)
         # One program serves both.
         batches.num_segments = max(batches.num_segments, held_out.num_segments)
-        num_targets = examples.held_out.num_targets
+        num_targets = held.num_targets
 
         def warn(num_epochs: float) -> list[str]:
             if num_targets >= _FEW_TARGETS:
@@ -115,8 +161,8 @@ class FinetuneRunConfig(FinetuneConfig, RunConfig):
         config, name = self.data, ", ".join(self.data.files)
         if data is not None:
             config, name = replace(config, files=(data,), held_out_share=0.0), data
-        examples = self._read(config, tokenizer, length, "--data")
-        side = examples.training if data is not None or split == "train" else examples.held_out
+        training, held_out = self._prepare(self._read(config, tokenizer, length), length)
+        side = training if data is not None or split == "train" else held_out
         if not len(side):
             raise BadInputError(
                 f"{owner} has no held-out example of {name}; choose others by --data"
@@ -130,12 +176,20 @@ class FinetuneRunConfig(FinetuneConfig, RunConfig):
     def make_parameters(self, model: Gpt, abstract: Any, mesh: Mesh) -> Any:
         """Read the parameters of the checkpoint that the run begins with, or draw an adapter's.
 
+        A head that the checkpoint does not have is initialised instead.
+
         Raises:
             MismatchError: the checkpoint is not what it was.
         """
         if self.adapter.has_parameters:
             return make_parameters(model, abstract, self.seed)
-        return open_base(self.base).read_params(self.base.step, abstract)
+        base = open_base(self.base)
+        if base.config.model.head == self.model.head:
+            return base.read_params(self.base.step, abstract)
+        params = base.restore_params(self.base.step, mesh)
+        params |= make_parameters(model, {"head": abstract["head"]}, self.seed)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        return jax.device_put({name: params[name] for name in abstract}, shardings)
 
     def read_frozen(self, abstract: Any) -> Any:
         """Read the parameters that an adapter leaves as they are; raise as `make_parameters`."""
@@ -165,20 +219,32 @@ class FinetuneRunConfig(FinetuneConfig, RunConfig):
         """Return the ids that end a message or a text."""
         return (tokenizer.special_ids["end"], tokenizer.eos_id)
 
-    def _read(
-        self, config: ExamplesConfig, tokenizer: Tokenizer, length: int, option: str
-    ) -> Examples:
+    def _read(self, config: ExamplesConfig, tokenizer: Tokenizer, length: int) -> Examples:
         group_size = self.objective.group_size
-        # Sequences of one example share a row, and the last token of each takes no place.
-        examples = read_examples(config, tokenizer, length // group_size + 1, option)
+        examples = read_examples(config, tokenizer, self._max_length(length), "--data")
         if examples.training.group_size != group_size:
             raise ConfigError(
-                f"{option} {', '.join(config.files)}: each example has "
+                f"--data {', '.join(config.files)}: each example has "
                 f"{examples.training.group_size} sequences, and the objective "
                 f"{type(self.objective).__name__} learns from {group_size}; choose an objective "
                 "or a data.form that fits"
             )
         return examples
+
+    def _prepare(
+        self, examples: Examples, length: int
+    ) -> tuple[TokenizedExamples, TokenizedExamples]:
+        names, max_length = examples.label_names, self._max_length(length)
+        prepare = self.objective.prepare
+        training = prepare(examples.training, names, max_length)
+        return training, prepare(examples.held_out, names, max_length)
+
+    def _max_length(self, length: int) -> int:
+        """Return the most tokens of a sequence, so that an example fits into a row.
+
+        Sequences of one example share a row, and the last token of each takes no place.
+        """
+        return length // self.objective.num_sequences + 1
 
 
 def complete(config: FinetuneConfig, checkpoint: str, step_name: str) -> FinetuneRunConfig:
@@ -201,14 +267,21 @@ def complete(config: FinetuneConfig, checkpoint: str, step_name: str) -> Finetun
     batch = replace(config.batch, sequence_length=min(longest, config.batch.sequence_length))
     fields |= {"batch": batch, "model": run.config.model}
     base = BaseCheckpoint(
-        run=str(run.directory), step=step, fingerprint=_fingerprint(run.directory, step)
+        run=str(run.directory), step=step, fingerprint=read_step_fingerprint(run.directory, step)
     )
     return FinetuneRunConfig(**fields, base=base)
 
 
 def open_examples(config: FinetuneRunConfig) -> tuple[FinetuneRunConfig, Sources]:
-    """Read the examples; return the config with the steps that its epochs take over them, too."""
-    sources = config.open_sources()
+    """Read the examples; return the config with what depends on them, too.
+
+    That are the labels of classes, the model's head for them, and the steps that epochs take.
+    """
+    examples = config.read_examples()
+    objective = config.objective.with_labels(examples.label_names)
+    model = objective.adapt_model(config.model)
+    config = replace(config, objective=objective, model=model)
+    sources = config.make_sources(examples)
     return _with_num_steps(config, sources), sources
 
 
@@ -218,30 +291,3 @@ def _with_num_steps(config: FinetuneRunConfig, sources: Sources) -> FinetuneRunC
     num_rows = sources.batches.tokens_per_epoch // config.batch.sequence_length
     num_steps = max(1, round(config.num_epochs * num_rows / config.batch.global_batch_size))
     return replace(config, schedule=replace(config.schedule, num_steps=num_steps))
-
-
-def open_base(base: BaseCheckpoint) -> Run:
-    """Open the run that a fine-tuning run began with.
-
-    Raises:
-        MismatchError: its checkpoint is not what it was.
-        NoCheckpointError: it is gone.
-    """
-    try:
-        run = open_run(base.run)
-    except UsageError as error:
-        raise NoCheckpointError(
-            f"the checkpoint that this run began with, step {base.step} of {base.run}, is gone, "
-            f"seen from {Path.cwd()}: {error}; put it back there"
-        ) from None
-    found = _fingerprint(run.directory, base.step)
-    if found != base.fingerprint:
-        raise MismatchError(
-            f"step {base.step} of {base.run} is not the checkpoint that this run began with "
-            f"({found[:12]}, then {base.fingerprint[:12]}); restore it, or choose another --run-dir"
-        )
-    return run
-
-
-def _fingerprint(directory: Path, step: int) -> str:
-    return read_fingerprint(directory / "checkpoints" / str(step))

@@ -91,6 +91,7 @@ def train_run(
 
     with _open_run(run_dir, url, config) as (checkpoints, stop):
         # ---- Find the step to go on from, or refuse to.
+        sources = config.prepare_sources(sources, run_dir)
         lineage = _make_lineage(config, sources)
         latest, then = _find_newest_step(run_dir, checkpoints, resume, lineage, allow_data_change)
         if latest is not None and latest >= config.schedule.num_steps:

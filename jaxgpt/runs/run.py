@@ -8,11 +8,16 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jaxgpt.checkpoints.integrity import MANIFEST, describe_damage, find_damage
+from jaxgpt.checkpoints.integrity import (
+    MANIFEST,
+    describe_damage,
+    find_damage,
+    read_fingerprint,
+)
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.checkpoints.remote.download import fetch_run
 from jaxgpt.checkpoints.verification import RUN_FILES
-from jaxgpt.config import from_dict
+from jaxgpt.config import configclass, from_dict
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.names.nearby_paths import describe_nearby_runs
@@ -157,3 +162,43 @@ def read_run_config(envelope: Any, directory: Path) -> RunConfig:
             f"{CONFIG_VERSION}. Use the version that wrote it"
         )
     return from_dict(envelope["config"], RunConfig)
+
+
+@configclass
+class BaseCheckpoint:
+    """The checkpoint that a fine-tuning run begins with."""
+
+    run: str
+    """Run folder."""
+    step: int
+    """Step of the run."""
+    fingerprint: str
+    """Hash of the step's files, as its manifest has it."""
+
+
+def open_base(base: BaseCheckpoint) -> Run:
+    """Open the run that a fine-tuning run began with.
+
+    Raises:
+        MismatchError: its checkpoint is not what it was.
+        NoCheckpointError: it is gone.
+    """
+    try:
+        run = open_run(base.run)
+    except UsageError as error:
+        raise NoCheckpointError(
+            f"the checkpoint that this run began with, step {base.step} of {base.run}, is gone, "
+            f"seen from {Path.cwd()}: {error}; put it back there"
+        ) from None
+    found = read_step_fingerprint(run.directory, base.step)
+    if found != base.fingerprint:
+        raise MismatchError(
+            f"step {base.step} of {base.run} is not the checkpoint that this run began with "
+            f"({found[:12]}, then {base.fingerprint[:12]}); restore it, or choose another --run-dir"
+        )
+    return run
+
+
+def read_step_fingerprint(directory: Path, step: int) -> str:
+    """Return the hash of a step's files, as its manifest has it."""
+    return read_fingerprint(directory / "checkpoints" / str(step))

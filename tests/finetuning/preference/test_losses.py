@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -12,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.finetuning.preference import losses
 from jaxgpt.finetuning.preference.answers import Answers
+from jaxgpt.finetuning.preference.dpo import Dpo
+from jaxgpt.finetuning.preference.ipo import Ipo
+from jaxgpt.finetuning.preference.kto import Kto, divergence
+from jaxgpt.finetuning.preference.orpo import Orpo
 
 NUM_PAIRS = 16
 
@@ -46,6 +48,10 @@ def _ipo(policy: Any, reference: Any, lengths: Any, beta: float = 0.1) -> Any:
     return (w - l - 1 / (2 * beta)) ** 2
 
 
+def _ipo_of_sums(policy: Any, reference: Any, lengths: Any) -> Any:
+    return _ipo(policy, reference, np.ones_like(lengths), beta=0.2)
+
+
 def _orpo(policy: Any, reference: Any, lengths: Any, weight: float = 0.1) -> Any:
     """Equations 3 to 7 of arXiv:2403.07691."""
     w, l = np.exp(policy / lengths)
@@ -66,22 +72,22 @@ def _kto(policy: Any, reference: Any, lengths: Any) -> Any:
     return np.where(DESIRABLE, 1.5, 0.5) - value
 
 
+KTO = Kto(beta=0.1, desirable_weight=1.5, undesirable_weight=0.5)
+
+
 def _our_kto(chosen: Answers, rejected: Answers) -> jax.Array:
-    return losses.kto_losses(chosen, jnp.asarray(DESIRABLE), jnp.asarray(Z0), 0.1, 1.5, 0.5)
-
-
-def _our_ipo(chosen: Answers, rejected: Answers) -> jax.Array:
-    return losses.ipo_losses(chosen.per_token(), rejected.per_token(), 0.1)
+    return KTO.losses(chosen, jnp.asarray(DESIRABLE), jnp.asarray(Z0))
 
 
 CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "dpo": (functools.partial(losses.dpo_losses, beta=0.1), _dpo),
+    "dpo": (Dpo(beta=0.1).losses, _dpo),
     "smoothed dpo": (
-        functools.partial(losses.dpo_losses, beta=0.3, label_smoothing=0.1),
+        Dpo(beta=0.3, label_smoothing=0.1).losses,
         functools.partial(_dpo, beta=0.3, smoothing=0.1),
     ),
-    "ipo": (_our_ipo, _ipo),
-    "orpo": (functools.partial(losses.orpo_losses, weight=0.1), _orpo),
+    "ipo": (Ipo(beta=0.1).losses, _ipo),
+    "ipo of sums": (Ipo(beta=0.2, per_token=False).losses, _ipo_of_sums),
+    "orpo": (Orpo(weight=0.1).losses, _orpo),
     "kto": (_our_kto, _kto),
 }
 
@@ -124,8 +130,8 @@ def test_losses_and_gradients_are_those_of_the_papers(name: str) -> None:
 def test_a_policy_that_is_its_reference_has_no_preference() -> None:
     pairs = _pairs(1)
     answers = _answers(jnp.asarray(pairs["reference"], jnp.float32), pairs)
-    np.testing.assert_allclose(losses.dpo_losses(*answers, beta=0.1), np.log(2), rtol=1e-6)
-    np.testing.assert_allclose(losses.ipo_losses(*answers, beta=0.1), 25.0, rtol=1e-6)
+    np.testing.assert_allclose(Dpo(beta=0.1).losses(*answers), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(Ipo(beta=0.1).losses(*answers), 25.0, rtol=1e-6)
 
 
 @jax.jit
@@ -133,9 +139,8 @@ def test_a_policy_that_is_its_reference_has_no_preference() -> None:
 def _all_losses(policy: jax.Array, length: jax.Array) -> jax.Array:
     nothing = jnp.float32(0)
     chosen, rejected = (Answers(policy[i], nothing, length) for i in range(2))
-    pair = losses.orpo_losses(chosen, rejected, weight=0.1)
-    pair += losses.dpo_losses(chosen, rejected, beta=0.1)
-    return pair + losses.kto_losses(chosen, jnp.float32(1), nothing, 0.1)
+    pair = Orpo().losses(chosen, rejected) + Dpo().losses(chosen, rejected)
+    return pair + Kto().losses(chosen, jnp.float32(1), nothing)
 
 
 @hypothesis.given(
@@ -152,23 +157,8 @@ def test_no_log_probability_makes_a_loss_or_gradient_infinite(
     assert np.isfinite(gradient).all()
 
 
-def test_the_baseline_is_the_mean_of_a_row_and_never_negative() -> None:
+def test_the_divergence_is_the_mean_of_a_row_and_never_negative() -> None:
     policy = jnp.array([[1.0, 3.0, 99.0], [-5.0, 1.0, 99.0], [99.0, 99.0, 99.0]])
     exists = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     mismatched = Answers(policy, jnp.zeros((3, 3)), jnp.ones((3, 3)))
-    np.testing.assert_allclose(losses.kto_baseline(mismatched, exists), [[2.0], [0.0], [0.0]])
-
-
-@pytest.mark.slow
-def test_the_odds_ratio_is_that_of_trl() -> None:
-    torch = pytest.importorskip("torch")
-    trl = pytest.importorskip("trl.experimental.orpo")
-    pairs = _pairs(2)
-    chosen, rejected = _answers(jnp.asarray(pairs["policy"], jnp.float32), pairs)
-    theirs, *_ = trl.ORPOTrainer.odds_ratio_loss(
-        SimpleNamespace(beta=0.2, accelerator=SimpleNamespace(device="cpu")),
-        *(torch.from_numpy(np.array(answers.per_token().policy)) for answers in (chosen, rejected)),
-    )
-    # Theirs is the term of the odds alone, of the opposite sign.
-    ours = losses.orpo_losses(chosen, rejected, weight=0.2) + chosen.per_token().policy
-    np.testing.assert_allclose(-ours, theirs.numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(divergence(mismatched, exists), [[2.0], [0.0], [0.0]])

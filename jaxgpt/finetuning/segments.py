@@ -1,0 +1,51 @@
+"""Sequences of packed rows: sums, values and hidden states, one per sequence.
+
+A row holds sequences one after the other, as segments 1, 2, ... of at most S.
+
+Axes: B rows, T tokens of a row, S sequences of a row, D model.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def sequence_sums(values_BT: jax.Array, segment_ids_BT: jax.Array, num_segments: int) -> jax.Array:
+    """Return the sums over each sequence, float32 [B, S]; entry s is that of segment s + 1.
+
+    Each is a sum of its own, not a scatter, whose order of additions a GPU leaves to chance.
+
+    Args:
+        values_BT: what is summed.
+        segment_ids_BT: int32, 0 for padding.
+        num_segments: most segments of a row, S.
+    """
+    ids_S = jnp.arange(1, num_segments + 1, dtype=segment_ids_BT.dtype)
+    is_of_BTS = segment_ids_BT[..., None] == ids_S
+    return jnp.sum(jnp.where(is_of_BTS, values_BT.astype(jnp.float32)[..., None], 0), axis=1)
+
+
+def sequence_values(
+    values_BT: jax.Array, segment_ids_BT: jax.Array, positions_BT: jax.Array, num_segments: int
+) -> jax.Array:
+    """Return what stands at each sequence's first token, float32 [B, S]; 0 where there is none."""
+    return sequence_sums(values_BT * (positions_BT == 0), segment_ids_BT, num_segments)
+
+
+def last_states(x_BTD: jax.Array, segment_ids_BT: jax.Array, num_segments: int) -> jax.Array:
+    """Return the hidden state of each sequence's last token, [B, S, D]."""
+    ids_S = jnp.arange(1, num_segments + 1, dtype=segment_ids_BT.dtype)
+    places_T = jnp.arange(segment_ids_BT.shape[1])
+    is_of_BTS = segment_ids_BT[..., None] == ids_S
+    last_BS = jnp.max(jnp.where(is_of_BTS, places_T[None, :, None], 0), axis=1)
+    return jnp.take_along_axis(x_BTD, last_BS[..., None], axis=1)
+
+
+def mean_states(x_BTD: jax.Array, segment_ids_BT: jax.Array, num_segments: int) -> jax.Array:
+    """Return the mean of the hidden states of each sequence, [B, S, D]."""
+    ids_S = jnp.arange(1, num_segments + 1, dtype=segment_ids_BT.dtype)
+    is_of_BTS = (segment_ids_BT[..., None] == ids_S).astype(jnp.float32)
+    sums_BSD = jnp.einsum(
+        "BTS,BTD->BSD", is_of_BTS, x_BTD.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
+    )
+    num_tokens_BS1 = jnp.maximum(jnp.sum(is_of_BTS, axis=1), 1)[..., None]
+    return (sums_BSD / num_tokens_BS1).astype(x_BTD.dtype)
