@@ -81,7 +81,7 @@ def test_rows_of_padding_change_neither_loss_nor_update() -> None:
     step = make_train_step(_loss, optimizer)
     batch = _batch()
     padding = _batch(seed=1, weights=np.zeros((8, 6), np.float32))
-    padded = Batch(*(np.concatenate([one, two]) for one, two in zip(batch, padding, strict=True)))
+    padded = jax.tree.map(lambda one, two: np.concatenate([one, two]), batch, padding)
     state, metrics = step(_state(optimizer), batch)
     padded_state, padded_metrics = step(_state(optimizer), padded)
     assert float(metrics.loss) == pytest.approx(float(padded_metrics.loss), rel=1e-6)
