@@ -145,6 +145,26 @@ def test_other_losses_of_pairs(base: Path, objective: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_the_base_under_an_adapter_is_the_reference(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "adapter.py"
+    config.write_text(
+        Path(_config("dpo")).read_text()
+        .replace("objective=Dpo(beta=0.1),", "objective=Dpo(beta=0.1), adapter=Lora(rank=4),")
+        .replace("from jaxgpt.training", "from jaxgpt.model import Lora\nfrom jaxgpt.training")
+    )  # fmt: skip
+    run_dir = tmp_path / "run"
+    evaluations = _run(base, run_dir, str(config), "pairs")
+    assert evaluations[-1]["preference_accuracy_low"] > 0.5
+    assert not (run_dir / "reference.npz").exists()
+    # Merged, and so with log-probabilities of the base that are computed on their own.
+    eval_main(["--checkpoint", str(run_dir), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["loss"] == pytest.approx(evaluations[-1]["loss"], abs=1e-4)
+
+
+@pytest.mark.slow
 def test_judged_answers(base: Path, tmp_path: Path) -> None:
     evaluations = _run(base, tmp_path / "run", _config("kto"), "judged")
     assert evaluations[-1]["loss"] < evaluations[0]["loss"] < 0.5
