@@ -5,10 +5,6 @@ Each step is a process of its own, run exactly as printed, so that what is shown
 
 import itertools
 import json
-import shlex
-import signal
-import subprocess
-import sys
 import sysconfig
 import time
 from collections.abc import Iterable, Sequence
@@ -17,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.data.shards import TokenDataset
-from jaxgpt.errors import JaxgptError, UsageError
+from jaxgpt.errors import UsageError
 from jaxgpt.evaluation.held_out import read_documents
 from jaxgpt.evaluation.ngram_baseline import WittenBellModel
 from jaxgpt.names.packages import install_advice
+from jaxgpt.runs.quickstart_answers import teach_answers
 from jaxgpt.runs.report.records import write_baseline
 from jaxgpt.runs.report.report import write_run_report
-from jaxgpt.stop_signal import StopSignal
+from jaxgpt.runs.shown_commands import CLONE, run_shown
 from jaxgpt.storage.durable import write_json
 from jaxgpt.training.metrics import read_evaluations
 from jaxgpt.training.overfitting import find_rise
 
-_CLONE = Path(__file__).resolve().parents[2]
 _TOOL = "tools/build_dataset.py"
 _SAMPLE_TOKENS = 120
 _PROMPT_CHARACTERS = 40
@@ -44,10 +40,6 @@ _SMALL_TEXT_TOKENS = 50_000
 _SMALL_MODEL = (
     "--model.num-layers", "2", "--model.d-model", "96", "--model.attention.num-heads", "2",
 )  # fmt: skip
-
-
-class StepFailedError(JaxgptError):
-    """A command of the quickstart failed; the exit code is the command's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,42 +95,48 @@ def run_quickstart(quickstart: Quickstart) -> dict[str, Any]:
         StepFailedError: a command failed; its error is above.
     """
     start = time.monotonic()
-    if not (_CLONE / "tools" / "build_dataset.py").is_file():
+    if not (CLONE / "tools" / "build_dataset.py").is_file():
         raise UsageError(
-            f"no tools/ next to the package in {_CLONE}; the quickstart runs from a clone: "
+            f"no tools/ next to the package in {CLONE}; the quickstart runs from a clone: "
             f"{install_advice()}"
         )
-    _run("1. Text to tokens", quickstart.build_command(), _HINT)
+    run_shown("1. Text to tokens", quickstart.build_command(), _HINT)
     opened = TokenDataset.open(quickstart.data)
     options = fit_to_text(opened.splits["train"].num_tokens, quickstart.num_steps)
     prompts = _PYTHON_PROMPTS
     if quickstart.inputs:
         prompts = choose_prompts(read_documents(opened.splits["val"], opened.load_tokenizer()))
         options += ["--evaluation.prompts", *prompts[:2]]
-    _run("2. Train", quickstart.train_command(options), _HINT)
+    run_shown("2. Train", quickstart.train_command(options), _HINT)
     rise = find_rise(read_evaluations(quickstart.run_dir))
     step = ["--step", "best"] if rise else []
-    evaluation = json.loads(_run("3. Evaluate on held-out text", quickstart.eval_command(step)))
+    evaluation = json.loads(
+        run_shown("3. Evaluate on held-out text", quickstart.eval_command(step))
+    )
     print(
         f"step {evaluation['step']}: {evaluation['bits_per_byte']:.4f} bits per byte, loss "
         f"{evaluation['loss']:.4f} over {evaluation['tokens']:,} held-out tokens"
     )
-    written = _run("4. Let it write", quickstart.generate_command(prompts, step))
+    written = run_shown("4. Let it write", quickstart.generate_command(prompts, step))
     samples = json.loads(written)["samples"]
     for sample in samples:
         print(f"\n--- {sample['prompt']!r} continued:\n{sample['prompt']}{sample['text']}")
     baseline = measure_baseline(quickstart.data)
+    write_baseline(quickstart.run_dir, opened.fingerprint, baseline)
+    report = write_run_report(quickstart.run_dir, {"evaluation": evaluation, "samples": samples})
+    if rise:
+        print(f"\n{rise.describe()}")
+    job = {}
+    if not quickstart.inputs:
+        job = teach_answers(quickstart.run_dir, step, quickstart.num_steps)
     seconds = time.monotonic() - start
     result = {
         "bits_per_byte": evaluation["bits_per_byte"],
         "ngram_bits_per_byte": baseline,
         "seconds": round(seconds, 1),
+        **job,
     }
     write_json(quickstart.run_dir / "quickstart.json", result)
-    write_baseline(quickstart.run_dir, opened.fingerprint, baseline)
-    report = write_run_report(quickstart.run_dir, {"evaluation": evaluation, "samples": samples})
-    if rise:
-        print(f"\n{rise.describe()}")
     print(
         f"\nbits per byte on held-out text: {evaluation['bits_per_byte']:.4f}; "
         f"an n-gram model of bytes: {baseline:.4f}\nreport: {report}\n{seconds:.0f} s in all"
@@ -189,63 +187,3 @@ def measure_baseline(dataset: Path) -> float:
     tokenizer = opened.load_tokenizer()
     model = WittenBellModel().fit(read_documents(opened.splits["train"], tokenizer))
     return model.bits_per_byte(read_documents(opened.splits["val"], tokenizer))
-
-
-def _run(title: str, arguments: Sequence[str], hint: str = "") -> str:
-    """Show a command, run it with this Python, and return its standard output.
-
-    Raises:
-        StepFailedError: it failed; `hint` says what else the message above may call for.
-    """
-    print(f"\n== {title}\n$ {shlex.join(['python', *arguments])}", flush=True)
-    begin = time.monotonic()
-    with StopSignal() as stop:
-        # Ctrl-C reaches the command by itself, SIGTERM is passed on; the command saves and ends.
-        process = subprocess.Popen(
-            [sys.executable, *_located(arguments)], stdout=subprocess.PIPE, encoding="utf-8"
-        )
-        output = _wait(process, stop)
-    if "--json" not in arguments:
-        print(output, end="")
-    if process.returncode != 0:
-        raise _failure(title, process.returncode, hint)
-    print(f"({time.monotonic() - begin:.0f} s)", flush=True)
-    return output
-
-
-def _failure(title: str, returncode: int, hint: str) -> StepFailedError:
-    """Return the error of a command that failed or was killed."""
-    again = "Run the quickstart again to go on from there"
-    if returncode < 0:
-        name = signal.Signals(-returncode).name
-        why = ""
-        if name == "SIGKILL":
-            why = ", perhaps by the system because memory ran out"
-        return StepFailedError(f"the step {title!r} was killed by {name}{why}. {again}")
-    error = StepFailedError(
-        f"the step {title!r} ended with exit code {returncode}; its error is above. {again}{hint}"
-    )
-    error.exit_code = returncode
-    return error
-
-
-def _wait(process: subprocess.Popen[str], stop: StopSignal) -> str:
-    """Wait for a command to end and return what it printed."""
-    passed_on = False
-    while True:
-        try:
-            return process.communicate(timeout=0.2)[0]
-        except subprocess.TimeoutExpired:
-            if stop.received == signal.SIGTERM and not passed_on:
-                process.send_signal(signal.SIGTERM)
-                passed_on = True
-
-
-def _located(arguments: Sequence[str]) -> list[str]:
-    """Return the command for any working directory: tools and configs lie next to the package."""
-    located = list(arguments)
-    places = [0] if located[0] == _TOOL else []
-    places += [located.index("--config") + 1] if "--config" in located else []
-    for place in places:
-        located[place] = str(_CLONE / located[place])
-    return located
