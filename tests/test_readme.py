@@ -43,6 +43,12 @@ SMALL = [
 ]  # fmt: skip
 
 
+SMALL_FINETUNING = [
+    "--schedule.num-steps", "2", "--batch.global-batch-size", "8", "--batch.sequence-length", "64",
+    "--evaluation.max-tokens", "200",
+]  # fmt: skip
+
+
 def _commands(page: Path) -> list[str]:
     """Lines of fenced blocks that a shell would run; a `$ ` before one marks real output."""
     found = []
@@ -84,6 +90,8 @@ def _run(command: str, folder: Path) -> None:
 def _cut(command: str) -> str:
     if "jaxgpt.train" in command or command.startswith("jaxgpt train"):
         return f"{command} {' '.join(SMALL)}"
+    if "jaxgpt.finetune" in command or command.startswith("jaxgpt finetune"):
+        return f"{command} {' '.join(SMALL_FINETUNING)}"
     if command.startswith("jaxgpt quickstart"):
         return f"{command} --num-steps 2"
     return command
