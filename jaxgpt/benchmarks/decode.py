@@ -80,7 +80,7 @@ class DecodeBenchmark:
         configure_runtime(RuntimeConfig())
         shape = replace(SHAPES[self.shape], sequence_length=_CONTEXT)
         model = gpt2_model(shape, self.dtype).build(shape.vocab_size)
-        params = _random_params(model)
+        params = random_params(model)
         prompts = sample_windows(self.batch_size, self.prompt_tokens, shape.vocab_size, 0)
         ours = _Ours(self, model, params, prompts)
         theirs = None
@@ -146,7 +146,8 @@ def gpt2_model(shape: Shape, dtype: Dtype) -> GptConfig:
     )
 
 
-def _random_params(model: Gpt) -> Any:
+def random_params(model: Gpt) -> Any:
+    """Return initial parameters, on the default device."""
     tokens_BT = np.zeros((1, 1), np.int32)
     make = jax.jit(lambda key: nn.unbox(model.init(key, tokens_BT)["params"]))
     return make(jax.random.key(0))

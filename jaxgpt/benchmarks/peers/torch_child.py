@@ -46,6 +46,19 @@ def _start_generate(job: dict[str, Any]) -> Work:
     return generate
 
 
+def _start_score(job: dict[str, Any]) -> Work:
+    # Only this job needs lm-evaluation-harness.
+    module = importlib.import_module("jaxgpt.benchmarks.peers.torch_harness")
+    with np.load(job["arrays"], allow_pickle=False) as arrays:
+        harness = module.TorchHarness(job["shape"], job["settings"], dict(arrays))
+
+    def score(question: dict[str, Any]) -> dict[str, Any]:
+        seconds, log_likelihoods = harness.score()
+        return {"seconds": seconds, "log_likelihoods": log_likelihoods}
+
+    return score
+
+
 def _start_attend(job: dict[str, Any]) -> Work:
     with np.load(job["arrays"], allow_pickle=False) as arrays:
         attention = TorchAttention(job["settings"], dict(arrays))
@@ -56,6 +69,7 @@ _JOBS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "attend": _start_attend,
     "train": _start_train,
     "generate": _start_generate,
+    "score": _start_score,
 }
 
 
