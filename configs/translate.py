@@ -1,6 +1,7 @@
 """Translation as a job: rows with the fields `source` and `target`, written into a template.
 
-    python -m jaxgpt.finetune --config configs/translate.py --checkpoint runs/base --data pairs.jsonl
+    python -m jaxgpt.finetune --config configs/translate.py --checkpoint runs/base \
+        --data pairs.jsonl
 
 Other fields or languages are other words in the braces, such as `{translation.en}` for the field
 `en` of an object. `jaxgpt eval --tasks translations=FILE` scores the result by BLEU and chrF.
