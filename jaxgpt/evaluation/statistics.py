@@ -115,3 +115,12 @@ def paired_difference(metric: Metric, ours: Values, theirs: Values, seed: int = 
     low, high = np.quantile(np.concatenate(draws), [0.025, 0.975])
     first, second = metric.transform(both_2N.sum(axis=-1) / weights_N.sum())
     return Interval(float(first - second), float(low), float(high))
+
+
+def proportion_interval(share: float, number: float) -> tuple[float, float]:
+    """Return the 95% interval of a proportion (Wilson 1927); it has a width at 0 and 1, too."""
+    square = 1.959964**2
+    center = (share + square / (2 * number)) / (1 + square / number)
+    spread = math.sqrt(share * (1 - share) * square / number + (square / (2 * number)) ** 2)
+    half = spread / (1 + square / number)
+    return max(0.0, center - half), min(1.0, center + half)

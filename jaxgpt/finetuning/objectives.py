@@ -16,6 +16,8 @@ class ExampleObjective(Objective):
     """Sequences of an example that it learns from."""
     num_sequences: ClassVar[int] = 1
     """Sequences of an example after `prepare`."""
+    weighs_examples: ClassVar[bool] = False
+    """Equal weights of all examples, in place of all targets."""
 
     @property
     def needs_reference(self) -> bool:

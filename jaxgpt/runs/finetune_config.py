@@ -36,8 +36,8 @@ from jaxgpt.tokenizer.chat_template import USER, ChatTemplate, Message
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.state import make_parameters
 
-# Under this many held-out targets, the loss depends much on which examples were drawn.
-_FEW_TARGETS = 1_000
+# With fewer in held-out examples, figures depend much on which examples were drawn.
+_FEW_TARGETS, _FEW_EXAMPLES = 1_000, 100
 
 
 @configclass
@@ -130,15 +130,16 @@ class FinetuneRunConfig(FinetuneConfig, RunConfig):
         held_out = HeldOutExamples(held, self.batch.sequence_length)
         # One program serves both.
         batches.num_segments = max(batches.num_segments, held_out.num_segments)
-        num_targets = held.num_targets
+        number, few, noun = held.num_targets, _FEW_TARGETS, "targets"
+        if self.objective.weighs_examples:
+            number, few, noun = len(held), _FEW_EXAMPLES, "examples"
 
         def warn(num_epochs: float) -> list[str]:
-            if num_targets >= _FEW_TARGETS:
+            if number >= few:
                 return []
             return [
-                f"the held-out examples have {num_targets:,} targets; under some {_FEW_TARGETS:,} "
-                "their loss depends much on which examples were drawn: give more, or a larger "
-                "data.held_out_share"
+                f"{number:,} {noun} are held out; with fewer than some {few:,} the figures depend "
+                "much on which examples were drawn: give more, or a larger data.held_out_share"
             ]
 
         return Sources(batches, held_out, tokenizer, warn)

@@ -151,5 +151,6 @@ def test_what_cannot_be_scored_is_refused() -> None:
         Scorer(broken, silent=True).score(REQUESTS[:1])
     with pytest.raises(ConfigError, match="learned positions"):
         load_tiny(config=replace(PLAIN, position=Learned(max_length=16)))
+    classifier = load_tiny(config=replace(PLAIN, head=ClassificationHead(num_classes=2)))
     with pytest.raises(MismatchError, match="ClassificationHead"):
-        load_tiny(config=replace(PLAIN, head=ClassificationHead(num_classes=2)))
+        Scorer(classifier, silent=True).score(REQUESTS[:1])

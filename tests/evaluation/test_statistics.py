@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from jaxgpt.evaluation.statistics import Bits, Metric, Perplexity, Values, estimate
+from jaxgpt.evaluation.statistics import (
+    Bits,
+    Metric,
+    Perplexity,
+    Values,
+    estimate,
+    proportion_interval,
+)
 from jaxgpt.evaluation.statistics import paired_difference as difference
 
 RNG = np.random.default_rng(0)
@@ -55,3 +62,11 @@ def test_an_interval_of_95_percent_holds_the_truth_as_often() -> None:
         found = difference(Metric(), Values(first * 1.0, ones), Values(second * 1.0, ones))
         inside += found.low <= 0.1 <= found.high
     assert 0.88 < inside / 200 < 0.99
+
+
+def test_the_interval_is_that_of_wilson_and_has_a_width_at_the_ends() -> None:
+    # scipy.stats.binomtest(5, 10).proportion_ci(method="wilson")
+    np.testing.assert_allclose(proportion_interval(0.5, 10), (0.2365931, 0.7634069), atol=1e-6)
+    (low, _), (_, high) = proportion_interval(1.0, 7), proportion_interval(0.0, 7)
+    assert low == pytest.approx(1 - high)
+    assert 0.6 < low < 0.7

@@ -40,6 +40,7 @@ COUNTS = "counts"
 class Classification(ExampleObjective):
     """Base of the objectives that give a text one of the configured labels, or several."""
 
+    weighs_examples: ClassVar[bool] = True
     label_name: ClassVar[str] = ""
     """Name of what a batch says about each text."""
     labels: tuple[str, ...] = ()

@@ -5,8 +5,9 @@ For a class with TP right ones, FP that were taken for it and FN that were misse
     F1 = 2 TP / (2 TP + FP + FN)
 
 and macro-F1 is the mean over the classes that are there or were predicted, as scikit-learn's
-`f1_score(average="macro")` has it. Intervals are 95% ones, of a bootstrap over texts: the counts of
-texts that are drawn with replacement are multinomial, and it is the counts that are drawn.
+`f1_score(average="macro")` has it. Intervals are 95% ones: Wilson's of the accuracy of single labels,
+otherwise those of a bootstrap over texts. The counts of texts that are drawn with replacement are
+multinomial, and it is the counts that are drawn.
 
 Axes: C classes, R draws.
 """
@@ -14,6 +15,8 @@ Axes: C classes, R draws.
 from typing import NamedTuple
 
 import numpy as np
+
+from jaxgpt.evaluation.statistics import proportion_interval
 
 _NUM_DRAWS = 1000
 
@@ -58,7 +61,7 @@ def score_single_labels(confusion_CC: np.ndarray, seed: int = 0) -> ClassScores:
     majority_CC = np.zeros_like(confusion_CC)
     majority_CC[:, confusion_CC.sum(1).argmax()] = confusion_CC.sum(1)
     return ClassScores(
-        accuracy=_with_interval(_accuracy(confusion_CC), _accuracy(draws_RCC)),
+        accuracy=_proportion(float(_accuracy(confusion_CC)), num_texts),
         macro_f1=_with_interval(_macro_f1(confusion_CC), _macro_f1(draws_RCC)),
         majority_accuracy=float(_accuracy(majority_CC)),
         majority_macro_f1=float(_macro_f1(majority_CC)),
@@ -100,6 +103,10 @@ def _decisions(counts_C22: np.ndarray) -> np.ndarray:
 def _f1_of_sets(counts_C22: np.ndarray) -> np.ndarray:
     actual_C, predicted_C = counts_C22[..., 1, :].sum(-1), counts_C22[..., :, 1].sum(-1)
     return _mean_f1(counts_C22[..., 1, 1], actual_C + predicted_C)
+
+
+def _proportion(share: float, number: int) -> Score:
+    return Score(share, *proportion_interval(share, number))
 
 
 def _accuracy(confusion_CC: np.ndarray) -> np.ndarray:

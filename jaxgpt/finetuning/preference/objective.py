@@ -3,7 +3,6 @@
 Axes: B rows, T tokens of a row, S sequences of a row, P examples of a row.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ from jaxgpt.batch import Batch
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import ConfigError
 from jaxgpt.evaluation.objective import SumsOf
+from jaxgpt.evaluation.statistics import proportion_interval
 from jaxgpt.finetuning.objectives import ExampleObjective
 from jaxgpt.finetuning.preference.answers import Answers
 from jaxgpt.finetuning.preference.log_probabilities import log_probabilities_of
@@ -34,6 +34,7 @@ class PreferenceObjective(ExampleObjective):
 
     group_size: ClassVar[int] = 2
     num_sequences: ClassVar[int] = 2
+    weighs_examples: ClassVar[bool] = True
 
     @property
     def needs_reference(self) -> bool:
@@ -133,12 +134,3 @@ def sums_of_answers(
         return sums
     of_rows = routing.sum_rows(jnp.sum(exists_BP, axis=1))
     return sums._replace(objective=sums.objective + of_rows.auxiliary, routing=of_rows)
-
-
-def proportion_interval(share: float, number: float) -> tuple[float, float]:
-    """Return the 95% interval of a proportion (Wilson 1927); it has a width at 0 and 1, too."""
-    square = 1.959964**2
-    center = (share + square / (2 * number)) / (1 + square / number)
-    spread = math.sqrt(share * (1 - share) * square / number + (square / (2 * number)) ** 2)
-    half = spread / (1 + square / number)
-    return max(0.0, center - half), min(1.0, center + half)

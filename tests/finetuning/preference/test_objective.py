@@ -13,7 +13,7 @@ from jaxgpt.finetuning.preference.dpo import Dpo
 from jaxgpt.finetuning.preference.ipo import Ipo
 from jaxgpt.finetuning.preference.kto import DESIRABLE, Kto
 from jaxgpt.finetuning.preference.log_probabilities import log_probabilities_of
-from jaxgpt.finetuning.preference.objective import PreferenceObjective, proportion_interval
+from jaxgpt.finetuning.preference.objective import PreferenceObjective
 from jaxgpt.finetuning.preference.orpo import Orpo
 from jaxgpt.finetuning.preference.reference import REFERENCE, sum_answers
 from jaxgpt.model.adapted import merge, split
@@ -219,11 +219,3 @@ def test_means_and_interval_over_all_batches(model: Gpt, params: Any, batch: Bat
     assert "over 10 examples" in Dpo().describe(whole)
     with pytest.raises(ValueError, match="no example with two answers"):
         Dpo().measure(lambda each: loss(params, each, None), halves[1:], np.ones(VOCAB))
-
-
-def test_the_interval_is_that_of_wilson_and_has_a_width_at_the_ends() -> None:
-    # scipy.stats.binomtest(5, 10).proportion_ci(method="wilson")
-    np.testing.assert_allclose(proportion_interval(0.5, 10), (0.2365931, 0.7634069), atol=1e-6)
-    (low, _), (_, high) = proportion_interval(1.0, 7), proportion_interval(0.0, 7)
-    assert low == pytest.approx(1 - high)
-    assert 0.6 < low < 0.7
