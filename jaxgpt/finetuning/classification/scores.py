@@ -5,9 +5,9 @@ For a class with TP right ones, FP that were taken for it and FN that were misse
     F1 = 2 TP / (2 TP + FP + FN)
 
 and macro-F1 is the mean over the classes that are there or were predicted, as scikit-learn's
-`f1_score(average="macro")` has it. Intervals are 95% ones: Wilson's of the accuracy of single labels,
-otherwise those of a bootstrap over texts. The counts of texts that are drawn with replacement are
-multinomial, and it is the counts that are drawn.
+`f1_score(average="macro")` has it. Intervals are 95% ones: Wilson's of the accuracy of single
+labels, otherwise those of a bootstrap over texts. The counts of texts that are drawn with
+replacement are multinomial, and it is the counts that are drawn.
 
 Axes: C classes, R draws.
 """
