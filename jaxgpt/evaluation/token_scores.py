@@ -69,10 +69,13 @@ class TokenScorer:
         batch_size: rows per batch of the longest windows; batches of shorter ones have more rows
             and about as many tokens.
         silent: show no progress.
+
+    Raises:
+        MismatchError: the model predicts no tokens.
     """
 
     def __init__(self, loaded: LoadedModel, batch_size: int, silent: bool = False) -> None:
-        self._loaded = loaded
+        self._loaded, self._head = loaded, loaded.head
         self._silent = silent
         self._num_shards = batch_shards(loaded.mesh)
         self._row_multiple = row_multiple(loaded.model.config, loaded.mesh)
@@ -156,7 +159,7 @@ class TokenScorer:
         self, params: Any, batch: Batch, places_SN: jax.Array, targets_SN: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Return the log-probability of each target, and whether it is the most probable token."""
-        model, head = self._loaded.model, self._loaded.head
+        model, head = self._loaded.model, self._head
         outputs: Any = model.apply(
             {"params": params},
             batch.tokens_BT,

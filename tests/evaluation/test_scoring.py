@@ -153,4 +153,4 @@ def test_what_cannot_be_scored_is_refused() -> None:
         load_tiny(config=replace(PLAIN, position=Learned(max_length=16)))
     classifier = load_tiny(config=replace(PLAIN, head=ClassificationHead(num_classes=2)))
     with pytest.raises(MismatchError, match="ClassificationHead"):
-        Scorer(classifier, silent=True).score(REQUESTS[:1])
+        Scorer(classifier, silent=True)

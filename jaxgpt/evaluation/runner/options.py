@@ -63,6 +63,8 @@ def run_tasks(
     Raises:
         UsageError, BadInputError: as for `run_task`.
     """
+    if not options.are_asked_for:
+        return []
     files = _pairs("--tasks", options.tasks)
     configs = {
         name: load_config(path, Task)
