@@ -20,6 +20,8 @@ from jaxgpt.names.packages import import_package
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, make_dataset, make_texts
 
+pytestmark = pytest.mark.slow
+
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Where a module is not called as its package is.

@@ -14,6 +14,8 @@ from jaxgpt.errors import UsageError
 from jaxgpt.runs.supervisor import Patience, newest_step, supervise
 from jaxgpt.supervise import main
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUICK = Patience(first_wait_seconds=0.01, longest_wait_seconds=0.05, max_restarts=3)
 

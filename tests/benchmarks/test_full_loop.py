@@ -15,6 +15,8 @@ from jaxgpt.config import replace
 from jaxgpt.errors import ConfigError, JaxgptError
 from tests.xla_flags import with_devices
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_loop_is_timed_beside_its_bare_step(monkeypatch: pytest.MonkeyPatch) -> None:
     # As many rows as the tests have devices.
@@ -63,7 +65,6 @@ def test_commands_of_starts_are_options_that_training_has(tmp_path: Path) -> Non
         assert "no dataset" in done.stderr
 
 
-@pytest.mark.slow
 def test_a_warm_start_is_faster_than_a_cold_one(monkeypatch: pytest.MonkeyPatch) -> None:
     # Its four rows do not divide over the eight devices of the tests.
     monkeypatch.setenv("XLA_FLAGS", with_devices(1))

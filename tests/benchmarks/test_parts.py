@@ -13,6 +13,8 @@ from jaxgpt.benchmarks.loss_head import LossHeadBenchmark
 from jaxgpt.benchmarks.measurement import Measurement
 from jaxgpt.errors import ConfigError, JaxgptError
 
+pytestmark = pytest.mark.slow
+
 ATTENTION: dict[str, Any] = {
     "batch_size": 2,
     "sequence_length": 32,
@@ -29,7 +31,6 @@ def _is_sound(found: Measurement) -> None:
     assert found.against.ratio == pytest.approx(found.value / found.against.value)
 
 
-@pytest.mark.slow
 def test_transformers_writes_the_same_tokens() -> None:
     pytest.importorskip("torch", reason="an extra: pip install -e '.[benchmark]'")
     pytest.importorskip("transformers", reason="an extra: pip install -e '.[benchmark]'")

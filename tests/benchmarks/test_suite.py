@@ -15,6 +15,8 @@ from jaxgpt.command_line import parse_options
 from jaxgpt.errors import ConfigError
 from jaxgpt.tools.benchmark import MEASURES
 
+pytestmark = pytest.mark.slow
+
 
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs an NVIDIA GPU, and JAX finds only cpu") as error:

@@ -16,6 +16,8 @@ from jaxgpt.benchmarks.train_rounds import TrainRounds
 from jaxgpt.benchmarks.train_step import TrainStepBenchmark
 from jaxgpt.errors import ConfigError, JaxgptError
 
+pytestmark = pytest.mark.slow
+
 # As many rows as the tests have devices.
 TINY: dict[str, Any] = {"shape": "tiny", "batch_size": 8}
 SETTINGS = {
@@ -65,7 +67,6 @@ def test_a_figure_beside_the_matrix_products_of_the_same_run() -> None:
     assert found.settings["num_devices"] == jax.device_count()
 
 
-@pytest.mark.slow
 def test_pytorch_takes_turns_in_its_own_process() -> None:
     if importlib.util.find_spec("torch") is None:
         pytest.skip("an extra: pip install -e '.[benchmark]'")

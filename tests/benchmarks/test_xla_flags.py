@@ -6,6 +6,8 @@ from jaxgpt.benchmarks.xla_flags import FlagsBenchmark
 from jaxgpt.errors import ConfigError, UsageError
 from tests.xla_flags import with_devices
 
+pytestmark = pytest.mark.slow
+
 KNOWN = "--xla_cpu_enable_fast_min_max=true"
 UNKNOWN = "--xla_cpu_no_such_flag_as_this=true"
 
@@ -15,7 +17,6 @@ def _one_device(monkeypatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", with_devices(1))
 
 
-@pytest.mark.slow
 def test_an_unknown_flag_is_dropped_with_a_line_and_others_are_measured(capsys) -> None:
     benchmark = FlagsBenchmark(flags=(UNKNOWN, KNOWN), shape="tiny", steps=2, rounds=2)
     found = benchmark.run()

@@ -15,6 +15,8 @@ from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.checkpoints.manager import Checkpoints
 from tests.checkpoints.saving_loop import SIZE
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("saving_loop.py")
 
 
@@ -68,7 +70,6 @@ def test_after_a_kill_the_newest_step_is_whole(tmp_path):
     check_rounds(tmp_path, 3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "place", ["before the hashes", "before the manifest", "before the rename", "in a deletion"]
 )

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.checkpoints.manager import Checkpoints
 from tests.two_hosts import free_port
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).with_name("saving_process.py")
 

@@ -143,6 +143,7 @@ MANY_POINTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "points", [FEW_POINTS, pytest.param(MANY_POINTS, marks=pytest.mark.slow)], ids=["few", "many"]
 )
@@ -178,6 +179,7 @@ def test_a_continued_build_does_not_start_over(run):
     assert "parts were already done" in continued.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["int", "term"]
 )
@@ -191,6 +193,7 @@ def test_a_signal_stops_in_good_order_and_the_work_goes_on_later(run, folder, nu
     assert everything(folder / "1/out") == everything(folder / "2/out")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_is_said_and_nothing_is_lost(run, folder):
     def small_files():
         # No file may grow beyond this: writes fail in the middle, as on a full disk.

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # Cuts even a small corpus into several parts and partitions; both are planned by the parent.
 DRIVER = """
 import sys

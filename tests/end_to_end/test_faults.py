@@ -27,6 +27,8 @@ from jaxgpt.training.recovery import NoSkipping, SkipSpikes
 from tests.faults import Faults
 from tests.tiny import make_dataset, write_config
 
+pytestmark = pytest.mark.slow
+
 NUM_STEPS = 24
 # One bad batch of each kind, then a streak that makes the run go back.
 BAD = {2: "nan", 12: "spike", 13: "nan_gradient", 17: "nan", 18: "nan", 19: "nan"}

@@ -22,6 +22,8 @@ from tests.two_hosts import (
     write_small_config,
 )
 
+pytestmark = pytest.mark.slow
+
 HEARTBEAT_SECONDS = 8
 LATE = (
     "-c",
@@ -100,7 +102,6 @@ def test_the_folder_is_that_of_one_run(alone: Path, together: Path):
     assert start["all_reduce_bytes_per_second"] > 0
 
 
-@pytest.mark.slow
 def test_eval_on_two_hosts_prints_once_what_one_prints(world: dict[str, Path], together: Path):
     arguments = ["--checkpoint", str(together), "--max-tokens", "256", "--json"]
     one = run_verb("eval", *arguments, cache=world["cache"], num_devices=8)
@@ -151,7 +152,6 @@ def test_hosts_that_differ_are_refused_by_name(world, programs, own, words):
     assert not run_dir.exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [("alone", "together"), ("together", "alone")])
 def test_a_run_goes_on_with_more_or_fewer_hosts(world, alone, together, first, then, request):
     run_dir = world["root"] / f"{first}-then-{then}"
@@ -167,7 +167,6 @@ def test_a_run_goes_on_with_more_or_fewer_hosts(world, alone, together, first, t
     assert _losses(run_dir) == pytest.approx(_losses(alone), rel=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh",
     [
@@ -191,7 +190,6 @@ def test_any_mesh_across_hosts_trains_what_one_process_does(world, mesh, request
     assert texts[0] == texts[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "victim"), [(signal.SIGKILL, 0), (signal.SIGSTOP, 1)])
 def test_a_host_that_dies_or_hangs_ends_the_other(world, number, victim):
     run_dir = world["root"] / f"{number.name}-{victim}"
@@ -212,7 +210,6 @@ def test_a_host_that_dies_or_hangs_ends_the_other(world, number, victim):
     assert _events(run_dir, "resume")[0]["step"] >= 20
 
 
-@pytest.mark.slow
 def test_a_host_that_does_not_come_is_named(world):
     arguments = ["--config", str(world["config"]), "--run-dir", str(world["root"] / "missing")]
     arguments += ["--hosts.start-timeout-seconds", "5"]
@@ -224,7 +221,6 @@ def test_a_host_that_does_not_come_is_named(world):
         assert "host 2 of 3 did not connect within 5 s" in errors
 
 
-@pytest.mark.slow
 def test_the_commands_of_the_page_run(world):
     page = (REPOSITORY / "docs" / "hosts.md").read_text()
     (block,) = re.findall(r"^```\n(.*?)^```", page, re.M | re.S)

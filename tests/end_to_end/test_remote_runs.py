@@ -33,6 +33,8 @@ from tests.tiny import REPOSITORY, environment, make_dataset, write_config
 from tests.tiny import run_verb as run_in_process
 from tests.two_hosts import Hosts, write_small_config
 
+pytestmark = pytest.mark.slow
+
 NUM_STEPS = 12
 
 
@@ -233,7 +235,6 @@ def test_a_url_has_a_place_on_the_disk(work_dir: Path) -> None:
             local_folder(url)
 
 
-@pytest.mark.slow
 def test_killed_processes_on_ever_new_machines_end_as_a_calm_one(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +272,6 @@ def test_killed_processes_on_ever_new_machines_end_as_a_calm_one(
     assert metrics_of(local_folder(url)[0]) == metrics_of(calm)
 
 
-@pytest.mark.slow
 def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / "remote_runs.md").read_text()
     (block,) = re.findall(r"^```\n(.*?)^```", page, re.M | re.S)
@@ -291,7 +291,6 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     assert "whole steps: 2, 4" in process.stdout
 
 
-@pytest.mark.slow
 def test_two_hosts_write_one_url_and_one_goes_on_from_it(tmp_path: Path, monkeypatch) -> None:
     config = write_small_config(tmp_path / "small.py", make_dataset(tmp_path / "data"))
     url, cache = f"file://{tmp_path}/store/run", tmp_path / "cache"

@@ -24,6 +24,8 @@ from tests.faults import Faults
 from tests.tiny import make_dataset, write_config
 from tests.two_hosts import Hosts
 
+pytestmark = pytest.mark.slow
+
 NUM_STEPS = 12
 
 
@@ -169,7 +171,6 @@ def test_a_stopped_run_that_could_not_save_says_so_and_not_that_it_is_saved(
     assert "No space left on device; the newest complete checkpoint is none" in str(error.value)
 
 
-@pytest.mark.slow
 def test_two_hosts_go_on_from_what_one_has_saved_and_back(
     config: TrainConfig, calm: Path, run_dir: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,8 @@ from jaxgpt.cli import main
 from tests.tiny import REPOSITORY, make_dataset, make_texts, write_config
 from tests.xla_flags import with_devices
 
+pytestmark = pytest.mark.slow
+
 # Nobody can make a folder there, not even root.
 HOMELESS = "/proc/none"
 # As a background job without a terminal in the plainest locale, where Python's own way out is shut.
@@ -84,7 +86,6 @@ def test_a_background_job_in_the_plainest_locale_builds_what_a_terminal_builds(
     assert one["splits"] == other["splits"]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_background_job_in_the_plainest_locale_trains_without_a_home(tmp_path: Path) -> None:
     place = tmp_path / "a folder, with spaces"

@@ -11,6 +11,8 @@ from jaxgpt.runtime.settings import RuntimeConfig
 from jaxgpt.training.metrics import read_records
 from tests.tiny import make_dataset, write_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("num_micro_batches", [1, 2])
 def test_a_run_that_keeps_no_documents_apart(tmp_path: Path, num_micro_batches: int) -> None:

@@ -52,6 +52,7 @@ def _program(folder: Path, letter: str, content: bytes, age: float = 600) -> Pat
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
 def test_a_program_that_is_cut_off_is_made_anew_once(tmp_path: Path, share: float) -> None:
     _compile(str(tmp_path), tmp_path)
