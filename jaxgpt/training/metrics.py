@@ -77,7 +77,8 @@ class MetricsLog:
         """Append one training step; `record` has `step`."""
         self._append("metrics", record)
         self._scalars("train", record["step"], record)
-        self._scalars("routing", record["step"], record.get("routing", {}))
+        for group in ("routing", "figures"):
+            self._scalars(group, record["step"], record.get(group, {}))
 
     def evaluation(
         self, step: int, result: dict[str, float], settings: Mapping[str, Any] | None = None
