@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxgpt.command_line import parse_options, require_at_least, run_verb
 from jaxgpt.distributed.hosts import is_first_host, joined_hosts
 from jaxgpt.evaluation.runner.result_text import result_text
-from jaxgpt.runs.evaluate import EvalOptions, evaluate
+from jaxgpt.runs.evaluation.evaluate import EvalOptions, evaluate
 
 
 def main(argv: Sequence[str]) -> None:

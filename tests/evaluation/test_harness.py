@@ -83,7 +83,7 @@ def test_the_verb_gives_the_figures_of_the_harness(folder: Path, capsys) -> None
 
 @pytest.mark.slow
 def test_a_run_is_a_model_of_the_harness_by_name(folder: Path) -> None:
-    __import__("jaxgpt.runs.harness_plugin")
+    __import__("jaxgpt.runs.evaluation.harness_plugin")
     found = import_harness("lm_eval.evaluator").simple_evaluate(
         model="jaxgpt",
         model_args=f"checkpoint={folder / 'run'},max_length=12",
