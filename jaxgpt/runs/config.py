@@ -4,7 +4,7 @@ Not inside `train.py`: under `python -m` that module is `__main__`, and its clas
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jax.sharding import Mesh
 
@@ -95,6 +95,9 @@ class ModelSection:
 @configclass
 class RunConfig(RunSettings, ModelSection):
     """Base of the configs of runs: settings and model, without the data."""
+
+    measures_start: ClassVar[bool] = False
+    """Whether held-out data are measured before step 1, too, and samples drawn."""
 
     def open_sources(self) -> Sources:
         """Open the data of the run."""

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -62,6 +62,8 @@ class FinetuneConfig(RunSettings):
 @configclass
 class FinetuneRunConfig(FinetuneConfig, RunConfig):
     """A fine-tuning run with its model, as a run folder keeps it."""
+
+    measures_start: ClassVar[bool] = True
 
     base: BaseCheckpoint
 

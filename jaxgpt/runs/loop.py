@@ -34,6 +34,7 @@ def make_loop(setup: TrainingSetup, start: ResumePoint, log: MetricsLog) -> Loop
         wait=setup.checkpoints.wait,
         is_finite=setup.is_finite,
         hooks=make_hooks(setup, log, check_replicas),
+        measures_start=config.measures_start,
         goodput=setup.goodput,
     )
 

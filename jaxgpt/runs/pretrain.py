@@ -256,7 +256,9 @@ def _train_from(
     config, goodput = setup.config, setup.goodput
     num_rows = config.batch.global_batch_size
     log_dir = setup.run_dir if is_first_host() else None
-    with MetricsLog(log_dir, start.step, config.logging.tensorboard) as log:
+    # A run that measures its start does so again if it is killed before its first save.
+    kept = -1 if config.measures_start and start.step == 0 else start.step
+    with MetricsLog(log_dir, kept, config.logging.tensorboard) as log:
         log.event(event, start.step, **details)
         log_checkpoint_events(setup.checkpoints, log, start.step)
         host_batches = setup.sources.batches.iterate(

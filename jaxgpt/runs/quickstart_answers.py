@@ -29,7 +29,7 @@ def teach_answers(base: Path, step: Sequence[str], num_steps: int | None) -> dic
         num_steps: of the base's training, where that was asked for: the job then takes a quarter.
 
     Returns:
-        For `quickstart.json`: the held-out target loss at the first evaluation and at the end.
+        For `quickstart.json`: the held-out target loss before and after.
 
     Raises:
         StepFailedError: a command failed; its error is above.
@@ -58,11 +58,11 @@ def teach_answers(base: Path, step: Sequence[str], num_steps: int | None) -> dic
         print(f"\n--- {question}\nbefore: {' '.join(old.split())[:120]}\nafter:  {new}")
     losses = [float(each["loss"]) for each in read_evaluations(run_dir)]
     print(
-        f"\nheld-out target loss: {losses[0]:.4f} at the first evaluation, {losses[-1]:.4f} at the "
-        f"end\nask it yourself: python -m jaxgpt.generate --checkpoint {run_dir} --prompt "
+        f"\nheld-out target loss: {losses[0]:.4f} before, {losses[-1]:.4f} after\n"
+        f"ask it yourself: python -m jaxgpt.generate --checkpoint {run_dir} --prompt "
         f'"{asked[0]}"'
     )
-    return {"answers": {"first_target_loss": losses[0], "target_loss": losses[-1]}}
+    return {"answers": {"target_loss_before": losses[0], "target_loss": losses[-1]}}
 
 
 def find_held_out_questions(base: Path, questions: Path) -> list[str]:

@@ -57,6 +57,7 @@ class Loop:
         wait: waits until the last save is durable; raises if it failed.
         is_finite: whether a state may be saved.
         hooks: in the order in which they run.
+        measures_start: whether hooks also run before step 1, on what the run begins with.
         goodput: where time is booked.
     """
 
@@ -68,6 +69,7 @@ class Loop:
     wait: Callable[[], None] = lambda: None
     is_finite: Callable[[TrainState], bool] = lambda state: True
     hooks: Sequence[Hook] = ()
+    measures_start: bool = False
     goodput: GoodputTracker = field(default_factory=GoodputTracker)
 
 
@@ -95,6 +97,9 @@ def fit(
         InterruptedByUser, UnfinishedError: a signal came; the state is saved.
     """
     run = _RunningLoop(loop, state, log, progress, stop, seconds)
+    if loop.measures_start and run.step == 0:
+        run.call(loop.hooks)
+        run.leave_out_of_step_times()
     while run.step < loop.num_steps and stop.received is None:
         stop.agree()
         run.train_step(batches)
@@ -174,7 +179,7 @@ class _RunningLoop:
             raise
         except Exception:
             # It must not cost the training before it; but a host saving alone would wait for ever.
-            if jax.process_count() == 1:
+            if jax.process_count() == 1 and self.step:
                 self._save_now(metadata)
             raise
         return metadata
