@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from jaxgpt.reports.console import format_count
+
 _NESTED = ("tasks", "task_settings", "core", "difference", "harness")
 
 
@@ -17,7 +19,8 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
     lines = [f"{key:16} {_text(value)}" for key, value in result.items() if key not in _NESTED]
     for name, metrics in result.get("tasks", {}).items():
         settings = result["task_settings"][name]
-        about = [f"{settings['num_shots']} shots", f"BOS {'on' if settings['bos'] else 'off'}"]
+        shots = format_count(settings["num_shots"], "shot")
+        about = [shots, f"BOS {'on' if settings['bos'] else 'off'}"]
         if settings["chance"] is not None:
             about.append(f"chance {settings['chance']:.3f}")
         lines.append(f"{name} ({settings['form']}; {', '.join(about)})")

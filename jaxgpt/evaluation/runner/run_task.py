@@ -33,7 +33,7 @@ def run_task(
         name: the name of the result; it chooses the task.
         path: the file; its rows may have the fields of llm-foundry or of the data set itself.
         scorer: scores text with the model.
-        shots: examples before each question, from the same file.
+        shots: examples before each question, from the same file; none before whole documents.
         limit: most items to score, from the beginning; None for all.
         task: the task, whatever the name says.
 
@@ -42,6 +42,7 @@ def run_task(
         BadInputError: a row cannot be read; file and line are named.
     """
     task = task or find_task(name, path)
+    shots = shots if task.takes_examples else Shots()
     rows = list(task.read_file(path))
     items = [_read(task, row, f"{path}:{place}") for place, row in rows]
     if not items:

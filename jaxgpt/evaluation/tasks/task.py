@@ -63,6 +63,11 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} has no form")
 
     @property
+    def takes_examples(self) -> bool:
+        """Return whether a question may have others before it."""
+        return True
+
+    @property
     def metrics(self) -> Mapping[str, Metric]:
         """Return the metrics by name."""
         raise NotImplementedError(f"{type(self).__name__} has no metrics")

@@ -42,6 +42,10 @@ class WikiText(Task):
         return "whole documents, in windows without overlap"
 
     @property
+    def takes_examples(self) -> bool:
+        return False
+
+    @property
     def metrics(self) -> Mapping[str, Metric]:
         return {
             "word_perplexity": Perplexity("words"),
@@ -65,8 +69,6 @@ class WikiText(Task):
     def score(
         self, scorer: Scorer, items: Sequence[Item], prefixes: Sequence[str]
     ) -> list[list[Score]]:
-        if any(prefixes):
-            raise UsageError("WikiText takes no examples before its articles; use --num-shots 0")
         texts = [_as_written(item.gold) for item in items]
         return [[score] for score in scorer.score_documents(texts)]
 

@@ -165,8 +165,8 @@ def test_articles_of_wikitext(tmp_path: Path) -> None:
     measured = task.measure(items[1], scores[1])
     assert measured["word_perplexity"] == (-6.0, len(pages[1].split()) + 2)
     assert measured["bits_per_byte"] == (-6.0, len(pages[1].encode()))
-    with pytest.raises(UsageError, match="--num-shots 0"):
-        task.score(Documents(), items, ["x", ""])  # type: ignore[arg-type]
+    # Articles stand alone, whatever other tasks of the same command have before their questions.
+    assert not task.takes_examples
 
 
 def test_examples_are_others_and_stay_what_they_are() -> None:
