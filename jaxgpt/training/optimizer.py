@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgpt.config import configclass
-from jaxgpt.model.layers.adapters import RANK_AXIS
+from jaxgpt.model.layers.low_rank import RANK_AXIS
 from jaxgpt.training.averaging import Averaging, NoAveraging
 from jaxgpt.training.orthogonalization import STACKING, Axes, scale_by_muon
 

@@ -3,15 +3,15 @@
     LoRA   y = x W + s (x A) B                              W' = W + s A B
     DoRA   y = m / |W + s A B| * (x W + s (x A) B)          W' = m / |W + s A B| * (W + s A B)
 
-B starts at zero, so that a fresh adapter changes nothing. The kernel is multiplied as it is: it
-needs no gradient, and its product is that of the model without an adapter.
+B starts at zero, so that a fresh adapter changes nothing. The kernel needs no gradient, which is a
+third of the products of a training step.
 
 Axes: ... any leading axes, I inputs and O outputs of a projection, R rank of an adapter.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,10 +19,16 @@ import jax.numpy as jnp
 
 from jaxgpt.config import Training, configclass
 from jaxgpt.errors import ConfigError, did_you_mean
+from jaxgpt.model.layers.low_rank import (
+    RANK_AXIS,
+    Product,
+    contract,
+    merge_low_rank,
+    multiply_low_rank,
+    multiply_merged,
+)
 from jaxgpt.model.layers.matmul import Kernel, project
 
-# Name of the axis along which an adapter's two matrices meet.
-RANK_AXIS = "rank"
 LORA_A = "lora_a"
 LORA_B = "lora_b"
 # DoRA's m minus the norms of the frozen kernel.
@@ -41,6 +47,7 @@ class Site(NamedTuple):
         inputs: sizes of the contracted axes.
         outputs: sizes of the axes that replace them.
         axes: logical names of `inputs + outputs`.
+        is_rounded: see `project`.
         add_param: gives the projection a parameter (name, initialiser, shape, logical axes).
         dropout_key: makes a random key; None while there is no dropout.
     """
@@ -49,6 +56,7 @@ class Site(NamedTuple):
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     axes: tuple[str, ...]
+    is_rounded: bool
     add_param: AddParam
     dropout_key: Callable[[], jax.Array] | None
 
@@ -61,6 +69,11 @@ class Site(NamedTuple):
     def output_axes(self) -> tuple[str, ...]:
         """Names of the axes that replace them."""
         return self.axes[len(self.inputs) :]
+
+    def multiply(self, x: jax.Array, kernel: Kernel) -> jax.Array:
+        """Return x [..., I...] times the kernel [I..., O...]."""
+        num_inputs = len(self.inputs)
+        return project(x, kernel, num_inputs, axes=self.axes, is_rounded=self.is_rounded)
 
 
 @configclass
@@ -87,16 +100,15 @@ class Adapter:
         """Return whether the parameter with this path in the model is trained."""
         raise NotImplementedError(f"{type(self).__name__} has no is_trainable")
 
-    def add_to(self, y: jax.Array, x: jax.Array, kernel: Kernel, site: Site) -> jax.Array:
-        """Return the result of a projection, before its bias, with the adapter's part.
+    def multiply(self, x: jax.Array, kernel: Kernel, site: Site) -> jax.Array:
+        """Return the result of a projection [..., O...] before its bias.
 
         Args:
-            y: [..., O...], x times the kernel.
             x: [..., I...] in the compute dtype.
             kernel: [I..., O...].
             site: the projection.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no add_to")
+        raise NotImplementedError(f"{type(self).__name__} has no multiply")
 
     def merge(self, kernel: jax.Array, own: Mapping[str, jax.Array]) -> jax.Array:
         """Return the kernel [I..., O...] that does alone what it does with the adapter.
@@ -119,8 +131,8 @@ class NoAdapter(Adapter):
     def is_trainable(self, path: tuple[str, ...]) -> bool:
         return True
 
-    def add_to(self, y: jax.Array, x: jax.Array, kernel: Kernel, site: Site) -> jax.Array:
-        return y
+    def multiply(self, x: jax.Array, kernel: Kernel, site: Site) -> jax.Array:
+        return site.multiply(x, kernel)
 
 
 NO_ADAPTER = NoAdapter()
@@ -179,14 +191,13 @@ class Lora(Adapter):
     def is_trainable(self, path: tuple[str, ...]) -> bool:
         return path[-1] in (LORA_A, LORA_B, MAGNITUDE_CHANGE)
 
-    def add_to(self, y: jax.Array, x: jax.Array, kernel: Kernel, site: Site) -> jax.Array:
+    def multiply(self, x: jax.Array, kernel: Kernel, site: Site) -> jax.Array:
         if not self.is_target(site.name):
-            return y
-        a, b = self._add_matrices(site)
-        return y + self._change(x, a, b, site, y.dtype)
+            return site.multiply(x, kernel)
+        return self._add_product(x, kernel, *self._add_matrices(site), site)
 
     def merge(self, kernel: jax.Array, own: Mapping[str, jax.Array]) -> jax.Array:
-        return kernel + self.scale * _contract(own[LORA_A], own[LORA_B], 1)
+        return merge_low_rank(kernel, own[LORA_A], own[LORA_B], self.scale)
 
     def _add_matrices(self, site: Site) -> tuple[jax.Array, jax.Array]:
         """Give a projection A [I..., R] and B [R, O...].
@@ -201,15 +212,23 @@ class Lora(Adapter):
         a = site.add_param(LORA_A, init, shapes[0], axes[0])
         return a, site.add_param(LORA_B, nn.initializers.zeros, shapes[1], axes[1])
 
-    def _change(self, x: jax.Array, a: jax.Array, b: jax.Array, site: Site, dtype: Any) -> Any:
-        """Return s (x A) B [..., O...] in `dtype`."""
-        if self.dropout > 0 and site.dropout_key is not None:
-            is_kept = jax.random.bernoulli(site.dropout_key(), 1 - self.dropout, x.shape)
+    def _add_product(
+        self, x: jax.Array, kernel: Kernel, a: jax.Array, b: jax.Array, site: Site
+    ) -> jax.Array:
+        """Return x W + s (x A) B [..., O...].
+
+        A kernel that loses nothing by it is merged for the product: what remains of the adapter's
+        cost is the gradient of A and B.
+        """
+        dropout_key = site.dropout_key if self.dropout > 0 else None
+        if isinstance(kernel, jax.Array) and x.dtype == a.dtype and dropout_key is None:
+            how = Product(site.axes, len(site.inputs), site.is_rounded, self.scale)
+            return multiply_merged(x, kernel, a, b, how)
+        y = site.multiply(x, kernel)
+        if dropout_key is not None:
+            is_kept = jax.random.bernoulli(dropout_key(), 1 - self.dropout, x.shape)
             x = jnp.where(is_kept, x / (1 - self.dropout), 0)
-        num_inputs = len(site.inputs)
-        h = project(x, a, num_inputs, axes=(*site.input_axes, RANK_AXIS)) * self.scale
-        y = project(h.astype(x.dtype), b, axes=(RANK_AXIS, *site.output_axes), is_rounded=True)
-        return y.astype(dtype)
+        return y + multiply_low_rank(x, a, b, site.axes, self.scale).astype(y.dtype)
 
 
 @configclass
@@ -220,16 +239,16 @@ class Dora(Lora):
     m is kept as its difference from the length in the frozen kernel.
     """
 
-    def add_to(self, y: jax.Array, x: jax.Array, kernel: Kernel, site: Site) -> jax.Array:
+    def multiply(self, x: jax.Array, kernel: Kernel, site: Site) -> jax.Array:
         if not self.is_target(site.name):
-            return y
+            return site.multiply(x, kernel)
         if not isinstance(kernel, jax.Array):
             raise TypeError("DoRA needs the lengths of a kernel, which must be an array")
         a, b = self._add_matrices(site)
         zeros = nn.initializers.zeros
         change = site.add_param(MAGNITUDE_CHANGE, zeros, site.outputs, site.output_axes)
         # Rounded to bfloat16, most gains would be 1.
-        return (y + self._change(x, a, b, site, y.dtype)) * self._gain(kernel, a, b, change)
+        return self._add_product(x, kernel, a, b, site) * self._gain(kernel, a, b, change)
 
     def merge(self, kernel: jax.Array, own: Mapping[str, jax.Array]) -> jax.Array:
         gain = self._gain(kernel, own[LORA_A], own[LORA_B], own[MAGNITUDE_CHANGE])
@@ -244,14 +263,10 @@ class Dora(Lora):
         kernel, a, b = (jax.lax.stop_gradient(each).astype(change.dtype) for each in (kernel, a, b))
         inputs = tuple(range(a.ndim - 1))
         square = jnp.sum(jnp.square(kernel), inputs)
-        products = 2 * _contract(a, kernel, (inputs, inputs))
-        products += self.scale * _contract(_contract(a, a, (inputs, inputs)), b, 1)
+        products = 2 * contract(a, kernel, (inputs, inputs))
+        products += self.scale * contract(contract(a, a, (inputs, inputs)), b, 1)
         adapted = square + self.scale * jnp.sum(b * products, 0)
         # An output whose weights are all zero stays zero.
         before, now = (jnp.sqrt(jnp.maximum(each, _LEAST_SQUARE)) for each in (square, adapted))
         # Exactly 1 at first. To XLA a quotient by a root is a product, which would be about 1.
         return 1 + (before - now + change) / now
-
-
-def _contract(left: jax.Array, right: jax.Array, axes: Any) -> jax.Array:
-    return jnp.tensordot(left, right, axes, precision=jax.lax.Precision.HIGHEST)

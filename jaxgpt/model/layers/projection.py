@@ -18,7 +18,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import configclass
 from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter, Site
-from jaxgpt.model.layers.matmul import project
 
 # The name that rematerialisation policies know the results of weight matmuls by.
 PROJECTION = "projection"
@@ -134,14 +133,7 @@ class Projection(nn.Module):
         )
         compute_dtype = jnp.dtype(self.settings.compute_dtype)
         x = x.astype(compute_dtype)
-        y = project(
-            x,
-            kernel,
-            len(self.inputs),
-            axes=self.axes,
-            is_rounded=not self.use_bias,
-        )
-        y = self.settings.adapter.add_to(y, x, kernel, self._site())
+        y = self.settings.adapter.multiply(x, kernel, self._site())
         if self.use_bias:
             axes = self.axes[len(self.inputs) :]
             zeros = nn.initializers.zeros
@@ -156,6 +148,7 @@ class Projection(nn.Module):
             inputs=self.inputs,
             outputs=self.outputs,
             axes=self.axes,
+            is_rounded=not self.use_bias,
             add_param=functools.partial(add_param, self, settings=self.settings),
             dropout_key=self._dropout_key if self.has_rng("dropout") else None,
         )
