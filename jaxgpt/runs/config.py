@@ -97,7 +97,7 @@ class RunConfig(RunSettings, ModelSection):
     """Base of the configs of runs: settings and model, without the data."""
 
     measures_start: ClassVar[bool] = False
-    """Whether held-out data are measured before step 1, too, and samples drawn."""
+    """Measurement of held-out data, and samples, before step 1 as well."""
 
     def open_sources(self) -> Sources:
         """Open the data of the run."""
