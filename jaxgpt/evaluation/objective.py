@@ -3,8 +3,8 @@
 Pretraining predicts the next token; other objectives are values of the same field of a config.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
 from jaxgpt.evaluation.perplexity import measure_perplexity
-from jaxgpt.model.gpt import Gpt
+from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.training.loss import LossConfig, LossFunction, LossSums, language_model_loss
 
 # Scores one batch; its sums may still be on their way from the device.
@@ -20,8 +20,35 @@ SumsOf = Callable[[Batch], LossSums]
 
 
 @configclass
+class FrozenModel:
+    """Another model whose outputs a loss reads."""
+
+    run: str
+    """Run folder."""
+    step: int
+    """Step of the run."""
+    fingerprint: str
+    """Hash of the step's files, as its manifest has it."""
+    model: GptConfig
+    """The model."""
+
+
+# From a run folder and the name of a step to the model.
+OpenModel = Callable[[str, str], FrozenModel]
+
+
+@configclass
 class Objective:
     """Base of the objectives."""
+
+    def open_models(self, open_model: OpenModel) -> Self:
+        """Return the objective with the other models that its loss reads, if it has any."""
+        return self
+
+    @property
+    def frozen_models(self) -> Mapping[str, FrozenModel]:
+        """Return the other models; the loss finds their parameters under these names."""
+        return {}
 
     def build_loss(
         self, model: Gpt, bytes_per_token_V: jax.Array, loss: LossConfig, num_segments: int
@@ -35,6 +62,12 @@ class Objective:
             num_segments: most segments that a row of a batch has; 0: it is not known.
         """
         raise NotImplementedError(f"{type(self).__name__} has no build_loss")
+
+    def build_held_out_loss(
+        self, model: Gpt, bytes_per_token_V: jax.Array, loss: LossConfig, num_segments: int
+    ) -> LossFunction:
+        """Return what `measure` reads; it needs no other model, as a finished run has none."""
+        return self.build_loss(model, bytes_per_token_V, loss, num_segments)
 
     def measure(
         self, sums_of: SumsOf, batches: Iterable[Batch], bytes_per_token: np.ndarray

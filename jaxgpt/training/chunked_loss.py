@@ -45,12 +45,20 @@ class LossInputs(NamedTuple):
         kernel: matrix that the head multiplies them with, of any shape.
         targets: ids of the predicted tokens [...].
         weights: of their losses [...].
+        others: a tree of further arrays of the tokens [..., D'], without a gradient.
+        other_kernels: a tree of further matrices, without a gradient.
     """
 
     x: jax.Array
     kernel: jax.Array
     targets: jax.Array
     weights: jax.Array
+    others: Any = None
+    other_kernels: Any = None
+
+    def with_kernels_of(self, inputs: "LossInputs") -> "LossInputs":
+        """Return a chunk of `inputs` with all their matrices."""
+        return self._replace(kernel=inputs.kernel, other_kernels=inputs.other_kernels)
 
 
 Score = Callable[[LossInputs], TokenSums]
@@ -138,7 +146,7 @@ def _chunked(score: Score, chunk_tokens: int, inputs: LossInputs) -> TokenSums:
     def sum_chunks(inputs: LossInputs) -> tuple[TokenSums]:
         @jax.named_scope("loss_chunk")
         def add(total: TokenSums, chunk: LossInputs) -> tuple[TokenSums, None]:
-            return _add(total, score(chunk._replace(kernel=inputs.kernel))), None
+            return _add(total, score(chunk.with_kernels_of(inputs))), None
 
         return (jax.lax.scan(add, _zero(), _split(inputs, chunk_tokens))[0],)
 
@@ -163,6 +171,7 @@ def _forward(
         @jax.named_scope("loss_chunk")
         def add(carry: Any, chunk: LossInputs) -> tuple[Any, jax.Array]:
             total, dkernel = carry
+            chunk = chunk.with_kernels_of(inputs)
             (dx_ND, one), sums = gradient(chunk.x, rounded.astype(kernel.dtype), chunk)
             return (_add(total, sums), dkernel + one.astype(dkernel.dtype)), dx_ND
 
@@ -199,7 +208,7 @@ def _chunked_per_token(score: ScoreEach, chunk_tokens: int, inputs: LossInputs) 
         @jax.named_scope("loss_chunk")
         @jax.checkpoint
         def score_chunk(_: None, chunk: LossInputs) -> tuple[None, jax.Array]:
-            return None, score(chunk._replace(kernel=inputs.kernel))
+            return None, score(chunk.with_kernels_of(inputs))
 
         rows, length = inputs.targets.shape
         _, losses_CN = jax.lax.scan(score_chunk, None, _split(inputs, chunk_tokens))
@@ -209,7 +218,7 @@ def _chunked_per_token(score: ScoreEach, chunk_tokens: int, inputs: LossInputs) 
 
 
 def _split(inputs: LossInputs, chunk_tokens: int) -> LossInputs:
-    """Split the arrays of tokens, [B, T, ...] to [C, N / C, ...]; the kernel is left out.
+    """Split the arrays of tokens, [B, T, ...] to [C, N / C, ...]; kernels are left out.
 
     Zeros, which weigh nothing, fill the last chunk.
     """
@@ -222,8 +231,7 @@ def _split(inputs: LossInputs, chunk_tokens: int) -> LossInputs:
         missing = [(0, num_chunks * size - num_tokens)] + [(0, 0)] * (array_N.ndim - 1)
         return jnp.pad(array_N, missing).reshape(num_chunks, size, *array_N.shape[1:])
 
-    nothing: Any = None
-    return LossInputs(split(inputs.x), nothing, split(inputs.targets), split(inputs.weights))
+    return jax.tree.map(split, inputs._replace(kernel=None, other_kernels=None))
 
 
 def _divide(num_tokens: int, chunk_tokens: int) -> tuple[int, int]:
@@ -259,7 +267,7 @@ def _on_each_device(
 
     return jax.shard_map(
         run_and_sum,
-        in_specs=(LossInputs(x=rows, kernel=whole, targets=rows, weights=rows),),
+        in_specs=(LossInputs(rows, whole, rows, rows, others=rows, other_kernels=whole),),
         out_specs=tuple(rows if is_rows else whole for is_rows in are_rows),
         axis_names=set(axes),
         # Sums of kernels are to be taken once, at the end, not where each chunk's gradient is.

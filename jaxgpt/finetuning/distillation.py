@@ -1,0 +1,150 @@
+"""`Distilled`: a small model learns the probabilities that a larger one gives to every next token.
+
+Hinton, Vinyals and Dean 2015, arXiv:1503.02531. With logits z of the student and t of the teacher,
+a temperature T and a share s, a target's loss is
+
+    s T^2 KL(softmax(t / T) || softmax(z / T)) + (1 - s) cross-entropy(z)
+
+where T^2 keeps the size of the first term's gradient when T changes.
+
+Axes: B rows, T time, D model, V vocabulary.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt.batch import Batch
+from jaxgpt.config import configclass, replace
+from jaxgpt.errors import ConfigError
+from jaxgpt.evaluation.objective import FrozenModel, NextToken, OpenModel
+from jaxgpt.finetuning.objectives import ExampleObjective
+from jaxgpt.model.gpt import Gpt
+from jaxgpt.model.moe.routing_stats import ROUTING, routing_of
+from jaxgpt.training.chunked_loss import LossInputs, TokenSums
+from jaxgpt.training.loss import (
+    LossConfig,
+    LossFunction,
+    LossSums,
+    cross_entropy,
+    language_model_loss,
+    with_counts,
+)
+
+TEACHER = "teacher"
+
+
+@configclass
+class Distilled(ExampleObjective, NextToken):
+    """Probabilities of a larger model of the same tokenizer, mixed with the cross-entropy of the
+    targets. Held-out data are measured by the cross-entropy alone."""
+
+    teacher: str = ""
+    """Run folder of the larger model, or its URL."""
+    teacher_step: str = "latest"
+    """Checkpoint of that run: latest, best (lowest validation loss), or a step's number."""
+    temperature: float = 1.0
+    """Divisor of the logits of both models; above 1, rare tokens count more."""
+    share: float = 0.5
+    """Share of the teacher's part in the loss; the rest is the cross-entropy's."""
+    frozen_teacher: FrozenModel | None = None
+    """Checkpoint of the teacher, with its model; a run fills it in when it starts."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be positive")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share={self.share} must be above 0 and at most 1")
+
+    def open_models(self, open_model: OpenModel) -> "Distilled":
+        """Return the objective with its teacher's checkpoint.
+
+        Raises:
+            ConfigError: no teacher is named.
+        """
+        if not self.teacher:
+            raise ConfigError(
+                "distillation needs a teacher: give --objective.teacher RUN, a run of the same "
+                "tokenizer"
+            )
+        return replace(self, frozen_teacher=open_model(self.teacher, self.teacher_step))
+
+    @property
+    def frozen_models(self) -> Mapping[str, FrozenModel]:
+        return {} if self.frozen_teacher is None else {TEACHER: self.frozen_teacher}
+
+    def build_held_out_loss(
+        self, model: Gpt, bytes_per_token_V: jax.Array, loss: LossConfig, num_segments: int
+    ) -> LossFunction:
+        return language_model_loss(model, bytes_per_token_V, loss)
+
+    def build_loss(
+        self, model: Gpt, bytes_per_token_V: jax.Array, loss: LossConfig, num_segments: int
+    ) -> LossFunction:
+        """Return the loss; parameters have those of the teacher under the name `teacher`."""
+        if loss.z_loss:
+            raise ConfigError(
+                f"loss.z_loss={loss.z_loss}: Distilled has no such term; set it to 0"
+            )
+        teacher = self.frozen_models[TEACHER].model.build(model.vocab_size)
+
+        def score(inputs: LossInputs) -> TokenSums:
+            head, teachers_head = model.config.head, teacher.config.head
+            logits = head.logits(inputs.x, inputs.kernel, model.vocab_size)
+            teachers_logits = teachers_head.logits(
+                inputs.others, inputs.other_kernels, model.vocab_size
+            )
+            # Each model may pad the vocabulary in its own way.
+            own, theirs = (each[..., : model.vocab_size] for each in (logits, teachers_logits))
+            divergence = self.temperature**2 * divergences(theirs, own, self.temperature)
+            sums = cross_entropy(logits, inputs.targets, inputs.weights)
+            soft = self.share * jnp.sum(divergence * inputs.weights)
+            return sums._replace(objective=soft + (1 - self.share) * sums.objective)
+
+        def run(model: Gpt, params: Any, batch: Batch, rng: jax.Array | None) -> Any:
+            return model.apply(
+                {"params": params},
+                batch.tokens_BT,
+                segment_ids_BT=batch.segment_ids_BT,
+                positions_BT=batch.positions_BT,
+                deterministic=rng is None,
+                rngs=None if rng is None else {"dropout": rng},
+                mutable=[ROUTING],
+                method="hidden_states_and_head",
+            )
+
+        def distil(params: Any, batch: Batch, rng: jax.Array | None) -> LossSums:
+            params = dict(params)
+            (x_BTE, teachers_kernel), _ = run(teacher, params.pop(TEACHER), batch, None)
+            (x_BTD, kernel), written = run(model, params, batch, rng)
+            targets_BT, weights_BT = batch.targets_BT, batch.loss_weights_BT
+            frozen = jax.lax.stop_gradient((x_BTE, teachers_kernel))
+            inputs = LossInputs(x_BTD, kernel, targets_BT, weights_BT, *frozen)
+            sums = with_counts(loss.logits.sums(score, inputs), batch, bytes_per_token_V)
+            # What the cross-entropy has no part in is the divergence.
+            soft = jax.lax.stop_gradient(sums.objective) - (1 - self.share) * sums.loss
+            divergence = soft / (self.share * self.temperature**2)
+            sums = sums._replace(figures={"divergence_from_teacher": divergence})
+            routing = routing_of(written)
+            if routing is None:
+                return sums
+            of_rows = routing.sum_rows(jnp.sum(weights_BT, axis=1))
+            return sums._replace(objective=sums.objective + of_rows.auxiliary, routing=of_rows)
+
+        return distil
+
+    def describe(self, result: dict[str, Any]) -> str:
+        return (
+            f"held-out target loss {result['loss']:.4f}, {result['bits_per_byte']:.4f} bits per "
+            f"byte over {result['tokens']:,} targets"
+        )
+
+
+def divergences(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:
+    """Return KL(teacher || student) in nats of each token [...], of logits [..., V]."""
+    log_teacher = jax.nn.log_softmax(teacher / temperature)
+    log_student = jax.nn.log_softmax(student / temperature)
+    return jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1)
