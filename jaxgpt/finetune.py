@@ -12,14 +12,9 @@ from jaxgpt.command_line import KERNEL_LOGGER, find_option, parse_options, run_v
 from jaxgpt.config import load_config, replace
 from jaxgpt.distributed.hosts import HostsConfig, joined_hosts
 from jaxgpt.errors import UsageError
-from jaxgpt.runs.finetune_config import (
-    FinetuneConfig,
-    FinetuneRunConfig,
-    complete,
-    open_examples,
-)
 from jaxgpt.runs.pretrain import train_run
 from jaxgpt.runs.remote import local_folder
+from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig, complete, open_data
 from jaxgpt.training.goodput import process_start
 
 
@@ -34,20 +29,20 @@ class FinetuneOptions:
     step: str = "latest"
     """Checkpoint of that run: latest, best (lowest validation loss), or a step's number."""
     data: tuple[str, ...] = ()
-    """Files of examples, in place of the config's data.files."""
+    """Files of examples or dataset folders, in place of those of the config."""
     run_dir: str | None = None
     """Folder of the new run, or a URL such as gs://bucket/run; default: runs/NAME of the config."""
     resume: Literal["auto", "never", "must"] = "auto"
     """Treatment of an existing run. auto: continue it if there is one; never: refuse to continue;
     must: refuse to start a new one."""
     allow_data_change: bool = False
-    """Continue a run on different examples from those it was started on."""
+    """Continue a run on different data from those it was started on."""
     hosts: HostsConfig = field(default_factory=HostsConfig)
-    settings: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(kw_only=True)
+    settings: Annotated[TuningConfig, tyro.conf.arg(name="")] = field(kw_only=True)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse, open the base, read the examples, train."""
+    """Parse, open the base and the data, train."""
     logging.getLogger(KERNEL_LOGGER).setLevel(logging.INFO)
     path, checkpoint = find_option(argv, "--config"), find_option(argv, "--checkpoint")
     wants_help = bool({"--help", "-h"} & set(argv))
@@ -57,19 +52,19 @@ def main(argv: Sequence[str]) -> None:
             f"{missing} is missing; for example --config configs/sft.py --checkpoint runs/base"
         )
     sft = Path(__file__).parents[1] / "configs" / "sft.py"
-    settings = load_config(path or sft, FinetuneConfig)
+    settings = load_config(path or sft, TuningConfig)
     if checkpoint is not None:
         settings = complete(settings, checkpoint, find_option(argv, "--step") or "latest")
     default = FinetuneOptions(
         config=path or tyro.MISSING, checkpoint=checkpoint or tyro.MISSING, settings=settings
     )
     options = parse_options(FinetuneOptions, argv, prog="jaxgpt finetune", default=default)
-    config = cast(FinetuneRunConfig, options.settings)
+    config = cast(BasedRunConfig, options.settings)
     if options.data:
-        config = replace(config, data=replace(config.data, files=options.data))
+        config = config.with_data(options.data)
     if find_option(argv, "--schedule.num-steps") and not find_option(argv, "--num-epochs"):
         config = replace(config, num_epochs=None)
-    config, sources = open_examples(config)
+    config, sources = open_data(config)
     run_dir, url = local_folder(options.run_dir or f"runs/{Path(options.config).stem}")
     with joined_hosts(options.hosts):
         modes = options.resume, options.allow_data_change

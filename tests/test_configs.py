@@ -16,7 +16,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.runs.config import TrainConfig
-from jaxgpt.runs.finetune_config import FinetuneConfig
+from jaxgpt.runs.tuning.based_config import TuningConfig
 from jaxgpt.training.loss import language_model_loss
 from jaxgpt.training.state import TrainState, plan_state
 from jaxgpt.training.step import make_train_step
@@ -25,8 +25,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "configs"
 VOCAB = 50_257
 
 
-def _load(path: Path) -> TrainConfig | FinetuneConfig | DatasetConfig:
-    for kind in (TrainConfig, FinetuneConfig):
+def _load(path: Path) -> TrainConfig | TuningConfig | DatasetConfig:
+    for kind in (TrainConfig, TuningConfig):
         with contextlib.suppress(ConfigError):
             return load_config(path, kind)
     return load_config(path, DatasetConfig)

@@ -85,7 +85,8 @@ class TrainingBatches:
     Attributes:
         datasets: the open datasets, in the order of the config.
         fingerprint: everything that the sequence of batches depends on, as plain JSON values.
-        tokens_per_epoch: targets in one pass over all windows of all datasets.
+        tokens_by_dataset: targets in one pass over all windows of each dataset.
+        tokens_per_epoch: their sum.
         num_segments: 0: how many documents a row holds is not known before it is read.
     """
 
@@ -106,7 +107,8 @@ class TrainingBatches:
         self._sequences = [
             shuffle_forever(source, seed, position) for position, source in enumerate(windows)
         ]
-        self.tokens_per_epoch = sum(map(len, windows)) * batch.sequence_length
+        self.tokens_by_dataset = [len(source) * batch.sequence_length for source in windows]
+        self.tokens_per_epoch = sum(self.tokens_by_dataset)
         self.fingerprint: dict[str, Any] = {
             "datasets": [
                 {"fingerprint": dataset.fingerprint, "share": share}

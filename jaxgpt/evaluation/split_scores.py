@@ -37,7 +37,7 @@ def score_held_out(
     """
     bytes_per_token, model = loaded.tokenizer.bytes_per_token, loaded.model
     # The plain cross-entropy: what only steers training, such as the z-loss, is left out.
-    loss = objective.build_loss(
+    loss = objective.build_held_out_loss(
         model, jnp.asarray(bytes_per_token), LossConfig(), held_out.num_segments
     )
     program = EvalProgram(loss, model.config, loaded.mesh)

@@ -7,6 +7,7 @@ from jaxgpt.names.public_names import lazy_imports
 if TYPE_CHECKING:
     from jaxgpt.finetuning.classification.objective import MultiLabel, SingleLabel
     from jaxgpt.finetuning.classification.pooling import LastToken, MeanOfTokens, Pooling
+    from jaxgpt.finetuning.distillation import Distilled
     from jaxgpt.finetuning.examples import Examples, ExamplesConfig, read_examples
     from jaxgpt.finetuning.forms.chats import Messages
     from jaxgpt.finetuning.forms.form import Form
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
     from jaxgpt.finetuning.forms.preferences import Preferences, UnpairedPreferences
     from jaxgpt.finetuning.forms.recognised import Recognised
     from jaxgpt.finetuning.forms.template import Template
-    from jaxgpt.finetuning.objectives import ExampleObjective, Supervised
+    from jaxgpt.finetuning.objectives import ExampleObjective, Supervised, TokenObjective
     from jaxgpt.finetuning.preference.dpo import Dpo
     from jaxgpt.finetuning.preference.ipo import Ipo
     from jaxgpt.finetuning.preference.kto import Kto
     from jaxgpt.finetuning.preference.orpo import Orpo
+    from jaxgpt.finetuning.text import NewText
     from jaxgpt.finetuning.tokenized import TokenizedExamples
 else:
     __getattr__, __dir__ = lazy_imports(__name__)

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import ConfigError
-from jaxgpt.evaluation.objective import FrozenModel, NextToken, OpenModel
-from jaxgpt.finetuning.objectives import ExampleObjective
+from jaxgpt.evaluation.objective import FrozenModel, OpenModel
+from jaxgpt.finetuning.objectives import TokenObjective
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.moe.routing_stats import ROUTING, routing_of
 from jaxgpt.training.chunked_loss import LossInputs, TokenSums
@@ -38,7 +38,7 @@ TEACHER = "teacher"
 
 
 @configclass
-class Distilled(ExampleObjective, NextToken):
+class Distilled(TokenObjective):
     """Probabilities of a larger model of the same tokenizer, mixed with the cross-entropy of the
     targets. Held-out data are measured by the cross-entropy alone."""
 
@@ -86,21 +86,18 @@ class Distilled(ExampleObjective, NextToken):
     ) -> LossFunction:
         """Return the loss; parameters have those of the teacher under the name `teacher`."""
         if loss.z_loss:
-            raise ConfigError(
-                f"loss.z_loss={loss.z_loss}: Distilled has no such term; set it to 0"
-            )
+            raise ConfigError(f"loss.z_loss={loss.z_loss}: Distilled has no such term; set it to 0")
         teacher = self.frozen_models[TEACHER].model.build(model.vocab_size)
 
-        def score(inputs: LossInputs) -> TokenSums:
-            head, teachers_head = model.config.head, teacher.config.head
-            logits = head.logits(inputs.x, inputs.kernel, model.vocab_size)
-            teachers_logits = teachers_head.logits(
-                inputs.others, inputs.other_kernels, model.vocab_size
-            )
+        def logits_of(model: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
             # Each model may pad the vocabulary in its own way.
-            own, theirs = (each[..., : model.vocab_size] for each in (logits, teachers_logits))
+            return model.config.head.logits(x, kernel, model.vocab_size)[..., : model.vocab_size]
+
+        def score(inputs: LossInputs) -> TokenSums:
+            own = logits_of(model, inputs.x, inputs.kernel)
+            theirs = logits_of(teacher, inputs.others, inputs.other_kernels)
             divergence = self.temperature**2 * divergences(theirs, own, self.temperature)
-            sums = cross_entropy(logits, inputs.targets, inputs.weights)
+            sums = cross_entropy(own, inputs.targets, inputs.weights)
             soft = self.share * jnp.sum(divergence * inputs.weights)
             return sums._replace(objective=soft + (1 - self.share) * sums.objective)
 
@@ -135,12 +132,6 @@ class Distilled(ExampleObjective, NextToken):
             return sums._replace(objective=sums.objective + of_rows.auxiliary, routing=of_rows)
 
         return distil
-
-    def describe(self, result: dict[str, Any]) -> str:
-        return (
-            f"held-out target loss {result['loss']:.4f}, {result['bits_per_byte']:.4f} bits per "
-            f"byte over {result['tokens']:,} targets"
-        )
 
 
 def divergences(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:

@@ -46,15 +46,20 @@ class ExampleObjective(Objective):
 
 
 @configclass
-class Supervised(ExampleObjective, NextToken):
-    """Cross-entropy of the targets of examples: answers, with what ends them, and not prompts.
-
-    The sum over all targets of a batch is divided once by their number, so that an answer of 500
-    tokens counts as 500 answers of one, however they are spread over rows and micro-batches.
-    """
+class TokenObjective(ExampleObjective, NextToken):
+    """Base of the objectives that learn from each target, and are measured by its cross-entropy."""
 
     def describe(self, result: dict[str, Any]) -> str:
         return (
             f"held-out target loss {result['loss']:.4f}, {result['bits_per_byte']:.4f} bits per "
             f"byte over {result['tokens']:,} targets"
         )
+
+
+@configclass
+class Supervised(TokenObjective):
+    """Cross-entropy of the targets of examples: answers, with what ends them, and not prompts.
+
+    The sum over all targets of a batch is divided once by their number, so that an answer of 500
+    tokens counts as 500 answers of one, however they are spread over rows and micro-batches.
+    """

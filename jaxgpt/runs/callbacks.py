@@ -11,6 +11,7 @@ from jaxgpt.batch import Batch
 from jaxgpt.distributed.replica_check import ReplicaCheck
 from jaxgpt.errors import DivergedError, ReplicasDifferError
 from jaxgpt.evaluation.eval_step import EvalProgram
+from jaxgpt.evaluation.held_out import HeldOut
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.text_generation import continue_texts, make_text_decoder
 from jaxgpt.runs.setup import TrainingSetup
@@ -81,23 +82,30 @@ def _evaluation(setup: TrainingSetup, log: MetricsLog) -> HookFunction:
     micro_batch = config.batch.global_batch_size // config.batch.num_micro_batches
     batch_size = config.evaluation.batch_size or micro_batch
     bytes_per_token = tokenizer.bytes_per_token
-    program = EvalProgram(setup.loss, config.model, setup.mesh)
+    program = EvalProgram(setup.held_out_loss, config.model, setup.mesh)
     warned: set[int] = set()
     settings = _evaluation_settings(setup)
 
     def evaluate(step: int, state: TrainState, heartbeat: Heartbeat) -> dict[str, Any]:
-        batches = setup.sources.held_out.batches(batch_size, config.evaluation.max_tokens)
-        batches = _with_heartbeat(batches, heartbeat)
-        weights = setup.weights(state)
-        result = config.objective.measure(program.bind(weights), batches, bytes_per_token)
+        sums_of = program.bind(setup.weights(state))
+
+        def measure(held_out: HeldOut) -> dict[str, Any]:
+            batches = held_out.batches(batch_size, config.evaluation.max_tokens)
+            batches = _with_heartbeat(batches, heartbeat)
+            return config.objective.measure(sums_of, batches, bytes_per_token)
+
+        result = measure(setup.sources.held_out)
         loss = result["loss"]
         if not math.isfinite(loss):
             raise DivergedError(
                 f"step {step}: the validation loss is {loss}; this step is not saved. "
                 "Lower schedule.peak_learning_rate and resume"
             )
-        log.evaluation(step, result, settings)
+        others = {name: measure(one)["loss"] for name, one in setup.sources.also_measured.items()}
+        log.evaluation(step, {**result, **others}, settings)
         setup.progress.say(f"step {step}: {config.objective.describe(result)}")
+        for name, other in others.items():
+            setup.progress.say(f"step {step}: {name.replace('_', ' ')} {other:.4f}")
         rise = find_rise(log.evaluations)
         if rise and rise.best_step not in warned:
             warned.add(rise.best_step)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import configclass
-from jaxgpt.data.loader import BatchConfig, DataConfig, open_training_batches
+from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset, open_training_batches
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluation.held_out import HeldOutText, open_split
 from jaxgpt.evaluation.objective import NextToken, Objective
@@ -103,6 +103,10 @@ class RunConfig(RunSettings, ModelSection):
         """Open the data of the run."""
         raise NotImplementedError(f"{type(self).__name__} has no open_sources")
 
+    def text_mixture(self) -> tuple[WeightedDataset, ...]:
+        """Return the datasets of text that the run trains on, which another run may replay."""
+        return ()
+
     def prepare_sources(self, sources: Sources, run_dir: Path) -> Sources:
         """Return the data with what the run computes of them before the first step, if anything.
 
@@ -188,6 +192,10 @@ class TrainConfig(RunConfig):
             return warn_of_text(num_epochs, held_out.split.num_tokens)
 
         return Sources(batches, held_out, dataset.load_tokenizer(), warn)
+
+    def text_mixture(self) -> tuple[WeightedDataset, ...]:
+        """Return the datasets of the run."""
+        return self.data.datasets
 
     def open_held_out(
         self, data: str | None, split: str, length: int, tokenizer: Tokenizer, owner: str

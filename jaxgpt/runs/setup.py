@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
 from jaxgpt.checkpoints.manager import Checkpoints
+from jaxgpt.config import replace
 from jaxgpt.distributed.hosts import is_first_host
 from jaxgpt.model.adapted import check_targets, join, merge
 from jaxgpt.model.gpt import Gpt
@@ -25,7 +26,7 @@ from jaxgpt.training.goodput import GoodputTracker
 from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.metrics import TrainingProgress
 from jaxgpt.training.recovery import all_finite
-from jaxgpt.training.state import StatePlan, TrainState, plan_state
+from jaxgpt.training.state import StatePlan, TrainState, frozen_parameters, plan_state
 from jaxgpt.training.step import StepMetrics, compile_ahead, compile_step, make_train_step
 from jaxgpt.training.weight_copies import plan_copies
 
@@ -50,7 +51,7 @@ class TrainingSetup:
         goodput: where its time is booked.
         progress: for the person at the terminal.
         mesh: of all devices.
-        model, plan, optimizer, loss, step: see `StepParts`.
+        model, plan, optimizer, held_out_loss, step: see `StepParts`.
         is_finite: whether a state may be saved.
     """
 
@@ -63,7 +64,7 @@ class TrainingSetup:
     model: Gpt
     plan: StatePlan
     optimizer: optax.GradientTransformation
-    loss: LossFunction
+    held_out_loss: LossFunction
     step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
     is_finite: Callable[[TrainState], bool]
     progress: TrainingProgress
@@ -71,8 +72,9 @@ class TrainingSetup:
 
     def weights(self, state: TrainState) -> Any:
         """Return the parameters of `model` that a state stands for, to evaluate them."""
-        averaging = self.config.optimizer.averaging
-        return join(averaging.weights(state.trainable, state.opt_state), state.frozen)
+        averaging, others = self.config.optimizer.averaging, self.config.objective.frozen_models
+        own = {name: part for name, part in state.frozen.items() if name not in others}
+        return join(averaging.weights(state.trainable, state.opt_state), own)
 
     def merged_weights(self, state: TrainState) -> Any:
         """Return the parameters of `config.model` that do the same, to generate with them."""
@@ -86,14 +88,14 @@ class StepParts(NamedTuple):
         model: the model.
         plan: shapes and places of the state.
         optimizer: from gradients to updates.
-        loss: of a micro-batch.
+        held_out_loss: of a batch of held-out data.
         step: the jitted step; it compiles at its first call.
     """
 
     model: Gpt
     plan: StatePlan
     optimizer: optax.GradientTransformation
-    loss: LossFunction
+    held_out_loss: LossFunction
     step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
@@ -126,13 +128,28 @@ def build_step(
         model.adapter.is_trainable,
     )
     check_targets(model, join(plan.abstract.trainable, plan.abstract.frozen))
-    loss = config.objective.build_loss(model, bytes_per_token_V, config.loss, num_segments)
+    about = model, bytes_per_token_V, config.loss, num_segments
+    loss = config.objective.build_loss(*about)
+    held_out_loss = config.objective.build_held_out_loss(*about)
     num_micro_batches = config.batch.num_micro_batches
     copies = plan_copies(
         config.model, plan, compile_target(), num_micro_batches, config.runtime.max_copied_bytes
     )
     step = make_train_step(loss, optimizer, num_micro_batches, config.recovery, copies)
-    return StepParts(model, plan, optimizer, loss, compile_step(step, plan.abstract, mesh))
+    plan = _with_frozen_models(plan, config, mesh, vocab_size)
+    return StepParts(model, plan, optimizer, held_out_loss, compile_step(step, plan.abstract, mesh))
+
+
+def _with_frozen_models(
+    plan: StatePlan, config: RunConfig, mesh: Mesh, vocab_size: int
+) -> StatePlan:
+    """Add the parameters of the other models that the loss reads, each under its name."""
+    frozen = dict(plan.abstract.frozen)
+    for name, other in config.objective.frozen_models.items():
+        check_mesh(replace(config, model=other.model), mesh)
+        other.model.position.check_length(config.batch.sequence_length)
+        frozen[name] = frozen_parameters(other.model.build(vocab_size), config.sharding, mesh)
+    return plan.replace(abstract=plan.abstract.replace(frozen=frozen))
 
 
 def set_up_training(
@@ -168,7 +185,7 @@ def set_up_training(
         model=parts.model,
         plan=parts.plan,
         optimizer=parts.optimizer,
-        loss=parts.loss,
+        held_out_loss=parts.held_out_loss,
         step=parts.step,
         is_finite=lambda state: bool(look_through((state.trainable, state.opt_state))),
         progress=TrainingProgress(

@@ -1,7 +1,7 @@
 """`Sources`: the data of a run, whatever they were made from."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jaxgpt.batch import Batch
@@ -47,9 +47,11 @@ class Sources:
         held_out: to measure the model on.
         tokenizer: of both.
         warn: from the number of passes over the data to warnings.
+        also_measured: further held-out data, by the names of their losses.
     """
 
     batches: BatchSource
     held_out: HeldOut
     tokenizer: Tokenizer
     warn: Callable[[float], list[str]]
+    also_measured: Mapping[str, HeldOut] = field(default_factory=dict)

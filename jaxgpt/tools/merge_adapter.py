@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options
-from jaxgpt.runs.merge_adapter import merge_adapter
 from jaxgpt.runs.run import open_run
+from jaxgpt.runs.tuning.merge_adapter import merge_adapter
 
 
 @dataclass(frozen=True, kw_only=True)

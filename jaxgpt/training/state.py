@@ -73,6 +73,17 @@ def abstract_parameters(model: nn.Module, rules: ShardingRules, mesh: AnyMesh) -
     return abstract, logical_axes(boxed)
 
 
+def frozen_parameters(model: nn.Module, rules: ShardingRules, mesh: AnyMesh) -> Any:
+    """Return shapes and places of a model that is not trained, in the types that it uses them in.
+
+    Args:
+        model: a `Gpt`.
+        rules: of the run that reads its outputs.
+        mesh: of that run.
+    """
+    return _in_compute_dtype(abstract_parameters(model, rules, mesh)[0], model)
+
+
 def init_parameters(model: nn.Module, rules: ShardingRules, mesh: Mesh, seed: int) -> Any:
     """Initialise a model's parameters, each created on its own devices.
 

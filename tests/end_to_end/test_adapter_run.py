@@ -18,8 +18,8 @@ from jaxgpt.generate import main as generate
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.layers.adapters import NO_ADAPTER
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
-from jaxgpt.runs.finetune_config import FinetuneRunConfig
 from jaxgpt.runs.run import open_run
+from jaxgpt.runs.tuning.finetune_config import FinetuneRunConfig
 from jaxgpt.tools.merge_adapter import main as merge
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, make_dataset

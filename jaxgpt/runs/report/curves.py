@@ -29,6 +29,8 @@ def learning_figures(steps: _Records, evaluations: _Records, baseline: float | N
     for key, label in (
         ("loss", f"loss{unit}"),
         ("bits_per_byte", "bits per byte"),
+        ("old_text_loss", "loss of the old text"),
+        ("divergence_from_teacher", "divergence from the teacher (nats per token)"),
         ("preference_accuracy", "preference accuracy"),
         ("reward_margin", "margin of rewards"),
         ("exact_match", "share of texts with the right labels"),

@@ -1,20 +1,12 @@
-"""The config of a fine-tuning run: a recipe that a file defines, completed by a checkpoint.
+"""The configs of runs that learn from examples; see based_config.py for what they share."""
 
-A file such as `configs/sft.py` defines a `FinetuneConfig`, which has no model: that comes with the
-checkpoint. `complete` joins both into the `FinetuneRunConfig` of a run.
-"""
-
-import dataclasses
 import functools
-import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Self
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import BadInputError, ConfigError
 from jaxgpt.finetuning.batches import ExampleBatches, HeldOutExamples, PackedRows
@@ -24,48 +16,46 @@ from jaxgpt.finetuning.preference.reference import score_answers
 from jaxgpt.finetuning.preference.reference_file import with_reference
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.inference.text_generation import HealedPrompt
-from jaxgpt.model.gpt import Gpt
-from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.sharding import on_mesh
-from jaxgpt.runs.adapter_params import merge_into, own_parameters
-from jaxgpt.runs.config import RunConfig, RunSettings
-from jaxgpt.runs.run import BaseCheckpoint, open_base, open_run, read_step_fingerprint
+from jaxgpt.runs.run import Run, open_base
 from jaxgpt.runs.sources import HeldOut, Sources
+from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig
 from jaxgpt.tokenizer.chat_template import USER, ChatTemplate, Message
 from jaxgpt.tokenizer.tokenizer import Tokenizer
-from jaxgpt.training.state import make_parameters
 
 # With fewer in held-out examples, figures depend much on which examples were drawn.
 _FEW_TARGETS, _FEW_EXAMPLES = 1_000, 100
 
 
 @configclass
-class FinetuneConfig(RunSettings):
-    """A fine-tuning run, without its model. `configs/sft.py` is one."""
+class FinetuneConfig(TuningConfig):
+    """A run that learns from examples, without its model. `configs/sft.py` is one."""
 
     objective: ExampleObjective = Supervised()
     """Training objective, by which held-out examples are measured, too."""
-    adapter: Adapter = NO_ADAPTER
-    """Adapter that is trained, and saved alone, in place of all weights."""
     data: ExamplesConfig = ExamplesConfig()
-    num_epochs: float | None = 3.0
-    """Passes over the training examples, which decide schedule.num_steps; None: it stands as it
-    is."""
 
-    def __post_init__(self) -> None:
-        RunSettings.__post_init__(self)
-        if self.num_epochs is not None and not 0 < self.num_epochs < math.inf:
-            raise ValueError(f"num_epochs={self.num_epochs} must be positive, or None")
+    def make_run_config(self, run: Run, fields: dict[str, Any]) -> "FinetuneRunConfig":
+        """Return the config of a run; its data are the same."""
+        return FinetuneRunConfig(**fields, data=self.data)
 
 
 @configclass
-class FinetuneRunConfig(FinetuneConfig, RunConfig):
-    """A fine-tuning run with its model, as a run folder keeps it."""
+class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
+    """A run that learns from examples, with its model, as a run folder keeps it."""
 
-    measures_start: ClassVar[bool] = True
+    def with_data(self, names: tuple[str, ...]) -> Self:
+        """Return the config with other files of examples."""
+        return replace(self, data=replace(self.data, files=names))
 
-    base: BaseCheckpoint
+    def open(self) -> tuple[Self, Sources]:
+        """Read the examples; return the config with the labels of classes and a head for them."""
+        examples = self.read_examples()
+        objective = self.objective.with_labels(examples.label_names)
+        model = objective.adapt_model(self.model)
+        config = replace(self, objective=objective, model=model)
+        return config, config.make_sources(examples)
 
     def open_sources(self) -> Sources:
         """Read the examples; see `read_examples` for what it raises."""
@@ -73,7 +63,7 @@ class FinetuneRunConfig(FinetuneConfig, RunConfig):
 
     def read_examples(self) -> Examples:
         """Read the examples as they are; see `read_examples` for what it raises."""
-        return self._read(self.data, self._tokenizer, self.batch.sequence_length)
+        return self._read(self.data, self.base_tokenizer, self.batch.sequence_length)
 
     def make_sources(self, examples: Examples) -> Sources:
         """Pack the examples as the objective learns from them.
@@ -82,11 +72,7 @@ class FinetuneRunConfig(FinetuneConfig, RunConfig):
             BadInputError: they do not have what it learns from.
         """
         sides = self._prepare(examples, self.batch.sequence_length)
-        return self._sources(*sides, self._tokenizer)
-
-    @property
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.load(self.base.run)
+        return self._sources(*sides, self.base_tokenizer)
 
     def prepare_sources(self, sources: Sources, run_dir: Path) -> Sources:
         """Add to each answer its log-probability under the base, where the objective needs it.
@@ -172,47 +158,6 @@ class FinetuneRunConfig(FinetuneConfig, RunConfig):
             )
         return HeldOutExamples(side, length), name
 
-    def build_model(self, vocab_size: int) -> Gpt:
-        """Return the model that is trained, with its adapter."""
-        return self.model.build(vocab_size, self.adapter)
-
-    def make_parameters(self, model: Gpt, abstract: Any, mesh: Mesh) -> Any:
-        """Read the parameters of the checkpoint that the run begins with, or draw an adapter's.
-
-        A head that the checkpoint does not have is initialised instead.
-
-        Raises:
-            MismatchError: the checkpoint is not what it was.
-        """
-        if self.adapter.has_parameters:
-            return make_parameters(model, abstract, self.seed)
-        base = open_base(self.base)
-        if base.config.model.head == self.model.head:
-            return base.read_params(self.base.step, abstract)
-        params = base.restore_params(self.base.step, mesh)
-        params |= make_parameters(model, {"head": abstract["head"]}, self.seed)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        return jax.device_put({name: params[name] for name in abstract}, shardings)
-
-    def read_frozen(self, abstract: Any) -> Any:
-        """Read the parameters that an adapter leaves as they are; raise as `make_parameters`."""
-        return open_base(self.base).read_params(self.base.step, abstract) if abstract else {}
-
-    def read_params(
-        self, checkpoints: Checkpoints, step: int, vocab_size: int, abstract: Any
-    ) -> Any:
-        """Read a checkpoint; an adapter's is merged into its base.
-
-        Raises:
-            MismatchError: it holds other parameters, or the base is not what it was.
-            NoCheckpointError: the base is gone.
-        """
-        if not self.adapter.has_parameters:
-            return checkpoints.restore_params(step, abstract)
-        model = self.build_model(vocab_size)
-        own = checkpoints.restore_params(step, own_parameters(model, self.sharding, abstract))
-        return merge_into(model, own, open_base(self.base), self.base.step, abstract)
-
     def encode_prompt(self, tokenizer: Tokenizer, text: str) -> HealedPrompt:
         """Return the ids of a conversation in which a person has typed `text`."""
         ids = ChatTemplate(tokenizer).render_prompt([Message(USER, text)])
@@ -248,49 +193,3 @@ class FinetuneRunConfig(FinetuneConfig, RunConfig):
         Sequences of one example share a row, and the last token of each takes no place.
         """
         return length // self.objective.num_sequences + 1
-
-
-def complete(config: FinetuneConfig, checkpoint: str, step_name: str) -> FinetuneRunConfig:
-    """Return the config of a run that begins with a checkpoint.
-
-    Rows are no longer than those that the model was trained on.
-
-    Args:
-        config: of a file.
-        checkpoint: run folder of the model, or its URL.
-        step_name: see `Run.choose_step`.
-
-    Raises:
-        UsageError, NoCheckpointError, MismatchError: see `open_run` and `Run.choose_step`.
-    """
-    run = open_run(checkpoint, step_name)
-    step = run.choose_step(step_name)
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    longest = run.config.batch.sequence_length
-    batch = replace(config.batch, sequence_length=min(longest, config.batch.sequence_length))
-    fields |= {"batch": batch, "model": run.config.model}
-    base = BaseCheckpoint(
-        run=str(run.directory), step=step, fingerprint=read_step_fingerprint(run.directory, step)
-    )
-    return FinetuneRunConfig(**fields, base=base)
-
-
-def open_examples(config: FinetuneRunConfig) -> tuple[FinetuneRunConfig, Sources]:
-    """Read the examples; return the config with what depends on them, too.
-
-    That are the labels of classes, the model's head for them, and the steps that epochs take.
-    """
-    examples = config.read_examples()
-    objective = config.objective.with_labels(examples.label_names)
-    model = objective.adapt_model(config.model)
-    config = replace(config, objective=objective, model=model)
-    sources = config.make_sources(examples)
-    return _with_num_steps(config, sources), sources
-
-
-def _with_num_steps(config: FinetuneRunConfig, sources: Sources) -> FinetuneRunConfig:
-    if config.num_epochs is None:
-        return config
-    num_rows = sources.batches.tokens_per_epoch // config.batch.sequence_length
-    num_steps = max(1, round(config.num_epochs * num_rows / config.batch.global_batch_size))
-    return replace(config, schedule=replace(config.schedule, num_steps=num_steps))

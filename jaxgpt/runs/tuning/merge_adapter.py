@@ -12,9 +12,9 @@ from jaxgpt.config import replace, to_dict
 from jaxgpt.errors import UsageError
 from jaxgpt.model.layers.adapters import NO_ADAPTER
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.finetune_config import FinetuneRunConfig
 from jaxgpt.runs.folder import write_description
 from jaxgpt.runs.run import Run
+from jaxgpt.runs.tuning.based_config import BasedRunConfig
 from jaxgpt.storage.new_folder import new_folder
 
 
@@ -25,7 +25,7 @@ def merge_adapter(run: Run, step: int, output: Path) -> None:
         UsageError: the run has no adapter, or `output` is not empty.
         NoCheckpointError, MismatchError: the base is gone, or not what it was.
     """
-    if not isinstance(run.config, FinetuneRunConfig) or not run.config.adapter.has_parameters:
+    if not isinstance(run.config, BasedRunConfig) or not run.config.adapter.has_parameters:
         raise UsageError(
             f"{run.directory} has no adapter: its checkpoints are whole models already"
         )

@@ -1,0 +1,1 @@
+"""Runs that begin with a checkpoint: their configs, and adapters."""

@@ -1,0 +1,192 @@
+"""Configs of runs that begin with a checkpoint: a recipe that a file defines, and the checkpoint.
+
+A file such as `configs/sft.py` defines a `TuningConfig`, which has no model: that comes with the
+checkpoint. `complete` joins both into the `BasedRunConfig` of a run, and `open_data` adds what
+depends on the data. What the data are is for the configs that derive from these two.
+"""
+
+import dataclasses
+import logging
+import math
+from typing import Any, ClassVar, Self
+
+import jax
+from jax.sharding import Mesh
+
+from jaxgpt.checkpoints.manager import Checkpoints
+from jaxgpt.config import configclass, replace
+from jaxgpt.errors import MismatchError
+from jaxgpt.evaluation.objective import FrozenModel
+from jaxgpt.model.cost import num_parameters
+from jaxgpt.model.gpt import Gpt
+from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter
+from jaxgpt.runs.config import RunConfig, RunSettings
+from jaxgpt.runs.run import BaseCheckpoint, Run, open_base, open_run, read_step_fingerprint
+from jaxgpt.runs.sources import Sources
+from jaxgpt.runs.tuning.adapter_params import merge_into, own_parameters
+from jaxgpt.tokenizer.tokenizer import Tokenizer
+from jaxgpt.training.state import make_parameters
+
+logger = logging.getLogger(__name__)
+
+
+@configclass
+class TuningConfig(RunSettings):
+    """Base of the recipes: a run that begins with a checkpoint, without its model."""
+
+    adapter: Adapter = NO_ADAPTER
+    """Adapter that is trained, and saved alone, in place of all weights."""
+    num_epochs: float | None = 3.0
+    """Passes over the training data, which decide schedule.num_steps; None: it stands as it is."""
+
+    def __post_init__(self) -> None:
+        RunSettings.__post_init__(self)
+        if self.num_epochs is not None and not 0 < self.num_epochs < math.inf:
+            raise ValueError(f"num_epochs={self.num_epochs} must be positive, or None")
+
+    def make_run_config(self, run: Run, fields: dict[str, Any]) -> "BasedRunConfig":
+        """Return the config of a run.
+
+        Args:
+            run: the run of the checkpoint.
+            fields: all but `data`, which may depend on that run.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no make_run_config")
+
+
+@configclass
+class BasedRunConfig(TuningConfig, RunConfig):
+    """Base of the configs of runs that begin with a checkpoint."""
+
+    measures_start: ClassVar[bool] = True
+
+    base: BaseCheckpoint
+
+    @property
+    def base_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer of the checkpoint's run."""
+        return Tokenizer.load(self.base.run)
+
+    def with_data(self, names: tuple[str, ...]) -> Self:
+        """Return the config with other data: files or folders."""
+        raise NotImplementedError(f"{type(self).__name__} has no with_data")
+
+    def open(self) -> tuple[Self, Sources]:
+        """Open the data; return the config with what depends on them, too."""
+        return self, self.open_sources()
+
+    def open_model(self, place: str, step_name: str) -> FrozenModel:
+        """Open another run whose model the loss reads.
+
+        Raises:
+            UsageError, NoCheckpointError, MismatchError: see `open_run` and `Run.choose_step`; or
+                the run has another tokenizer.
+        """
+        run = open_run(place, step_name)
+        own = self.base_tokenizer
+        if run.tokenizer.fingerprint != own.fingerprint:
+            raise MismatchError(
+                f"{place} has another tokenizer ({run.tokenizer.fingerprint[:12]}) than "
+                f"{self.base.run} ({own.fingerprint[:12]}), so their probabilities are of "
+                "different tokens; choose a run of the same tokenizer"
+            )
+        step, model = run.choose_step(step_name), run.config.model
+        size = num_parameters(model, own.vocab_size)
+        logger.info("teacher: step %d of %s, %s parameters", step, place, f"{size:,}")
+        return FrozenModel(
+            run=str(run.directory),
+            step=step,
+            fingerprint=read_step_fingerprint(run.directory, step),
+            model=model,
+        )
+
+    def build_model(self, vocab_size: int) -> Gpt:
+        """Return the model that is trained, with its adapter."""
+        return self.model.build(vocab_size, self.adapter)
+
+    def make_parameters(self, model: Gpt, abstract: Any, mesh: Mesh) -> Any:
+        """Read the parameters of the checkpoint that the run begins with, or draw an adapter's.
+
+        A head that the checkpoint does not have is initialised instead.
+
+        Raises:
+            MismatchError: the checkpoint is not what it was.
+        """
+        if self.adapter.has_parameters:
+            return make_parameters(model, abstract, self.seed)
+        base = open_base(self.base)
+        if base.config.model.head == self.model.head:
+            return base.read_params(self.base.step, abstract)
+        params = base.restore_params(self.base.step, mesh)
+        params |= make_parameters(model, {"head": abstract["head"]}, self.seed)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        return jax.device_put({name: params[name] for name in abstract}, shardings)
+
+    def read_frozen(self, abstract: Any) -> Any:
+        """Read the parameters that an adapter leaves as they are, and those of other models.
+
+        Raises:
+            MismatchError: a checkpoint is not what it was.
+        """
+        others = self.objective.frozen_models
+        own = {name: part for name, part in abstract.items() if name not in others}
+        frozen = open_base(self.base).read_params(self.base.step, own) if own else {}
+        for name, other in others.items():
+            at = BaseCheckpoint(run=other.run, step=other.step, fingerprint=other.fingerprint)
+            frozen[name] = open_base(at).read_params(other.step, abstract[name])
+        return frozen
+
+    def read_params(
+        self, checkpoints: Checkpoints, step: int, vocab_size: int, abstract: Any
+    ) -> Any:
+        """Read a checkpoint; an adapter's is merged into its base.
+
+        Raises:
+            MismatchError: it holds other parameters, or the base is not what it was.
+            NoCheckpointError: the base is gone.
+        """
+        if not self.adapter.has_parameters:
+            return checkpoints.restore_params(step, abstract)
+        model = self.build_model(vocab_size)
+        own = checkpoints.restore_params(step, own_parameters(model, self.sharding, abstract))
+        return merge_into(model, own, open_base(self.base), self.base.step, abstract)
+
+
+def complete(config: TuningConfig, checkpoint: str, step_name: str) -> BasedRunConfig:
+    """Return the config of a run that begins with a checkpoint.
+
+    Rows are no longer than those that the model was trained on.
+
+    Args:
+        config: of a file.
+        checkpoint: run folder of the model, or its URL.
+        step_name: see `Run.choose_step`.
+
+    Raises:
+        UsageError, NoCheckpointError, MismatchError: see `open_run` and `Run.choose_step`.
+    """
+    run = open_run(checkpoint, step_name)
+    step = run.choose_step(step_name)
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    del fields["data"]
+    longest = run.config.batch.sequence_length
+    batch = replace(config.batch, sequence_length=min(longest, config.batch.sequence_length))
+    base = BaseCheckpoint(
+        run=str(run.directory), step=step, fingerprint=read_step_fingerprint(run.directory, step)
+    )
+    fields |= {"batch": batch, "model": run.config.model, "base": base}
+    return config.make_run_config(run, fields)
+
+
+def open_data(config: BasedRunConfig) -> tuple[BasedRunConfig, Sources]:
+    """Open the data, and the other models that the objective reads.
+
+    Return the config with what depends on them, too, such as the steps that epochs take.
+    """
+    objective = config.objective.open_models(config.open_model)
+    config, sources = replace(config, objective=objective).open()
+    if config.num_epochs is None:
+        return config, sources
+    num_rows = sources.batches.tokens_per_epoch // config.batch.sequence_length
+    num_steps = max(1, round(config.num_epochs * num_rows / config.batch.global_batch_size))
+    return replace(config, schedule=replace(config.schedule, num_steps=num_steps)), sources
