@@ -1,9 +1,10 @@
-"""Continued pretraining: a trained model reads new text, and a share of the old so as not to forget.
+"""Continued pretraining: a trained model reads new text, and some of the old so as not to forget.
 
     python -m jaxgpt.finetune --config configs/continue.py --checkpoint runs/base --data data/new
 
 The new dataset is built with the tokenizer of the run (--tokenizer.path runs/base). The schedule
-and the optimiser begin again, at a third of pretraining's learning rate; one pass over the new text.
+and the optimiser begin again, at a third of pretraining's learning rate, for one pass over the new
+text.
 """
 
 from jaxgpt import ContinueConfig, EvaluationConfig

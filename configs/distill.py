@@ -1,9 +1,12 @@
 """Distillation: a small model learns from a larger one of the same tokenizer, on examples.
 
-    python -m jaxgpt.finetune --config configs/distill.py --checkpoint runs/small \
+    python -m jaxgpt.finetune --config configs/distill.py --checkpoint runs/small \\
         --objective.teacher runs/large --data chats.jsonl
 
-On text instead: `--config configs/continue.py --objective Distilled --objective.teacher runs/large`.
+On text instead:
+
+    python -m jaxgpt.finetune --config configs/continue.py --checkpoint runs/small \\
+        --objective Distilled --objective.teacher runs/large --data data/text
 """
 
 from jaxgpt import EvaluationConfig, FinetuneConfig

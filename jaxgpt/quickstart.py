@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.command_line import parse_options, require_at_least, run_verb
-from jaxgpt.runs.quickstart import Quickstart, run_quickstart
+from jaxgpt.runs.quickstart.quickstart import Quickstart, run_quickstart
 
 
 @dataclass(frozen=True, kw_only=True)

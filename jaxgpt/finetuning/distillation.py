@@ -19,19 +19,21 @@ import jax.numpy as jnp
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass, replace
-from jaxgpt.errors import ConfigError
+from jaxgpt.errors import ConfigError, MismatchError
 from jaxgpt.evaluation.objective import FrozenModel, OpenModel
 from jaxgpt.finetuning.objectives import TokenObjective
 from jaxgpt.model.gpt import Gpt
-from jaxgpt.model.moe.routing_stats import ROUTING, routing_of
+from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.training.chunked_loss import LossInputs, TokenSums
 from jaxgpt.training.loss import (
     LossConfig,
     LossFunction,
     LossSums,
     cross_entropy,
+    hidden_states_and_head,
     language_model_loss,
     with_counts,
+    with_routing,
 )
 
 TEACHER = "teacher"
@@ -64,13 +66,20 @@ class Distilled(TokenObjective):
 
         Raises:
             ConfigError: no teacher is named.
+            MismatchError: it is no language model.
         """
         if not self.teacher:
             raise ConfigError(
                 "distillation needs a teacher: give --objective.teacher RUN, a run of the same "
                 "tokenizer"
             )
-        return replace(self, frozen_teacher=open_model(self.teacher, self.teacher_step))
+        teacher = open_model(self.teacher, self.teacher_step)
+        if not isinstance(teacher.model.head, LanguageModelHead):
+            raise MismatchError(
+                f"{self.teacher} has a {type(teacher.model.head).__name__}; only a model with a "
+                "LanguageModelHead gives probabilities to tokens: choose another teacher"
+            )
+        return replace(self, frozen_teacher=teacher)
 
     @property
     def frozen_models(self) -> Mapping[str, FrozenModel]:
@@ -89,49 +98,33 @@ class Distilled(TokenObjective):
             raise ConfigError(f"loss.z_loss={loss.z_loss}: Distilled has no such term; set it to 0")
         teacher = self.frozen_models[TEACHER].model.build(model.vocab_size)
 
-        def logits_of(model: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
-            # Each model may pad the vocabulary in its own way.
-            return model.config.head.logits(x, kernel, model.vocab_size)[..., : model.vocab_size]
-
         def score(inputs: LossInputs) -> TokenSums:
-            own = logits_of(model, inputs.x, inputs.kernel)
-            theirs = logits_of(teacher, inputs.others, inputs.other_kernels)
+            own = _logits(model, inputs.x, inputs.kernel)
+            theirs = _logits(teacher, inputs.others, inputs.other_kernels)
             divergence = self.temperature**2 * divergences(theirs, own, self.temperature)
             sums = cross_entropy(own, inputs.targets, inputs.weights)
             soft = self.share * jnp.sum(divergence * inputs.weights)
             return sums._replace(objective=soft + (1 - self.share) * sums.objective)
 
-        def run(model: Gpt, params: Any, batch: Batch, rng: jax.Array | None) -> Any:
-            return model.apply(
-                {"params": params},
-                batch.tokens_BT,
-                segment_ids_BT=batch.segment_ids_BT,
-                positions_BT=batch.positions_BT,
-                deterministic=rng is None,
-                rngs=None if rng is None else {"dropout": rng},
-                mutable=[ROUTING],
-                method="hidden_states_and_head",
-            )
-
         def distil(params: Any, batch: Batch, rng: jax.Array | None) -> LossSums:
             params = dict(params)
-            (x_BTE, teachers_kernel), _ = run(teacher, params.pop(TEACHER), batch, None)
-            (x_BTD, kernel), written = run(model, params, batch, rng)
-            targets_BT, weights_BT = batch.targets_BT, batch.loss_weights_BT
-            frozen = jax.lax.stop_gradient((x_BTE, teachers_kernel))
-            inputs = LossInputs(x_BTD, kernel, targets_BT, weights_BT, *frozen)
+            frozen, _ = hidden_states_and_head(teacher, params.pop(TEACHER), batch, None)
+            own, routing = hidden_states_and_head(model, params, batch, rng)
+            targets = batch.targets_BT, batch.loss_weights_BT
+            inputs = LossInputs(*own, *targets, *jax.lax.stop_gradient(frozen))
             sums = with_counts(loss.logits.sums(score, inputs), batch, bytes_per_token_V)
             # What the cross-entropy has no part in is the divergence.
             soft = jax.lax.stop_gradient(sums.objective) - (1 - self.share) * sums.loss
             divergence = soft / (self.share * self.temperature**2)
             sums = sums._replace(figures={"divergence_from_teacher": divergence})
-            routing = routing_of(written)
-            if routing is None:
-                return sums
-            of_rows = routing.sum_rows(jnp.sum(weights_BT, axis=1))
-            return sums._replace(objective=sums.objective + of_rows.auxiliary, routing=of_rows)
+            return with_routing(sums, routing, batch)
 
         return distil
+
+
+def _logits(model: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Return the logits [..., V] without padding, which differs between models."""
+    return model.config.head.logits(x, kernel, model.vocab_size)[..., : model.vocab_size]
 
 
 def divergences(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:

@@ -42,8 +42,9 @@ class VariantField:
     value: Any
 
     def names(self) -> list[str]:
-        """Return the names of all variants."""
-        return [*sorted(find_variants(self.base)), *(["None"] if self.optional else [])]
+        """Return the names of all variants; the one that it holds may have others that derive from
+        it."""
+        return sorted({*find_variants(self.base), self.name} - {"None"}) + ["None"] * self.optional
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""One run: config, setup, training, resume, supervision, quickstart."""
+"""One run: config, setup, training, resume, supervision."""
 
 from typing import TYPE_CHECKING
 

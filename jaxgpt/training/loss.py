@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import Execution, configclass
-from jaxgpt.model.moe.routing_stats import ROUTING, RoutingSums, routing_of
+from jaxgpt.model.moe.routing_stats import ROUTING, Routing, RoutingSums, routing_of
 from jaxgpt.runtime.target import compile_target
 from jaxgpt.training.chunked_loss import LinearCrossEntropy, LossInputs, TokenChunks, TokenSums
 from jaxgpt.training.cross_entropy_kernel import (
@@ -152,7 +152,7 @@ def language_model_loss(model: Any, bytes_per_token_V: jax.Array, config: LossCo
 
     def score(inputs: LossInputs) -> TokenSums:
         head, vocab_size = model.config.head, model.vocab_size
-        x, head_weights, targets, weights = inputs
+        x, head_weights, targets, weights, *_ = inputs
         if head.soft_cap is None and runs_cross_entropy_kernel():
             settings = KernelSettings(config.z_loss, vocab_size, x.dtype)
             logits = head.multiply(x, head_weights)
@@ -166,22 +166,41 @@ def language_model_loss(model: Any, bytes_per_token_V: jax.Array, config: LossCo
         return cross_entropy(logits, targets, weights, config.z_loss)
 
     def loss(params: Any, batch: Batch, rng: jax.Array | None) -> LossSums:
-        (x_BTD, head_weights), written = model.apply(
-            {"params": params},
-            batch.tokens_BT,
-            segment_ids_BT=batch.segment_ids_BT,
-            positions_BT=batch.positions_BT,
-            deterministic=rng is None,
-            rngs=None if rng is None else {"dropout": rng},
-            mutable=[ROUTING],
-            method="hidden_states_and_head",
-        )
+        (x_BTD, head_weights), routing = hidden_states_and_head(model, params, batch, rng)
         inputs = LossInputs(x_BTD, head_weights, batch.targets_BT, batch.loss_weights_BT)
         sums = with_counts(config.logits.sums(score, inputs), batch, bytes_per_token_V)
-        routing = routing_of(written)
-        if routing is None:
-            return sums
-        of_rows = routing.sum_rows(jnp.sum(batch.loss_weights_BT, axis=1))
-        return sums._replace(objective=sums.objective + of_rows.auxiliary, routing=of_rows)
+        return with_routing(sums, routing, batch)
 
     return loss
+
+
+def hidden_states_and_head(
+    model: Any, params: Any, batch: Batch, rng: jax.Array | None
+) -> tuple[tuple[jax.Array, jax.Array], Routing | None]:
+    """Return the hidden states of a batch and the head's weights, and what the routers did.
+
+    Args:
+        model: a `Gpt`.
+        params: its parameters.
+        batch: a (micro-)batch.
+        rng: key of dropout; None: there is none.
+    """
+    both, written = model.apply(
+        {"params": params},
+        batch.tokens_BT,
+        segment_ids_BT=batch.segment_ids_BT,
+        positions_BT=batch.positions_BT,
+        deterministic=rng is None,
+        rngs=None if rng is None else {"dropout": rng},
+        mutable=[ROUTING],
+        method="hidden_states_and_head",
+    )
+    return both, routing_of(written)
+
+
+def with_routing(sums: LossSums, routing: Routing | None, batch: Batch) -> LossSums:
+    """Add the auxiliary losses of the routers, if there are any, for each predicted token."""
+    if routing is None:
+        return sums
+    of_rows = routing.sum_rows(jnp.sum(batch.loss_weights_BT, axis=1))
+    return sums._replace(objective=sums.objective + of_rows.auxiliary, routing=of_rows)

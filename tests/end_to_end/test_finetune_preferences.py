@@ -17,8 +17,8 @@ from jaxgpt.finetune import main as finetune
 from jaxgpt.finetuning.classification.objective import SingleLabel
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs import finetune_config
 from jaxgpt.runs.run import open_run
+from jaxgpt.runs.tuning import finetune_config
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, make_dataset
 

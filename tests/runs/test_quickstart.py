@@ -12,8 +12,8 @@ from jaxgpt.command_line import parse_options
 from jaxgpt.config import load_config
 from jaxgpt.errors import UsageError
 from jaxgpt.runs.config import TrainConfig
-from jaxgpt.runs.quickstart import Quickstart, choose_prompts, fit_to_text
-from jaxgpt.runs.shown_commands import StepFailedError, _failure
+from jaxgpt.runs.quickstart.quickstart import Quickstart, choose_prompts, fit_to_text
+from jaxgpt.runs.quickstart.shown_commands import StepFailedError, _failure
 from jaxgpt.train import TrainOptions
 from tests.tiny import REPOSITORY
 

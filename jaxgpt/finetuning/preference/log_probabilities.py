@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.batch import Batch
-from jaxgpt.model.moe.routing_stats import ROUTING, Routing, routing_of
+from jaxgpt.model.moe.routing_stats import Routing
 from jaxgpt.training.chunked_loss import LossInputs
-from jaxgpt.training.loss import LossConfig, token_losses
+from jaxgpt.training.loss import LossConfig, hidden_states_and_head, token_losses
 
 
 class TokenLogProbabilities(NamedTuple):
@@ -44,18 +44,9 @@ def log_probabilities_of(
     def log_probabilities(
         params: Any, batch: Batch, rng: jax.Array | None
     ) -> TokenLogProbabilities:
-        (x_BTD, kernel), written = model.apply(
-            {"params": params},
-            batch.tokens_BT,
-            segment_ids_BT=batch.segment_ids_BT,
-            positions_BT=batch.positions_BT,
-            deterministic=rng is None,
-            rngs=None if rng is None else {"dropout": rng},
-            mutable=[ROUTING],
-            method="hidden_states_and_head",
-        )
+        (x_BTD, kernel), routing = hidden_states_and_head(model, params, batch, rng)
         inputs = LossInputs(x_BTD, kernel, batch.targets_BT, batch.loss_weights_BT)
         losses_BT = config.logits.per_token(score, inputs)
-        return TokenLogProbabilities(-losses_BT, routing_of(written))
+        return TokenLogProbabilities(-losses_BT, routing)
 
     return log_probabilities

@@ -17,10 +17,10 @@ from jaxgpt.errors import UsageError
 from jaxgpt.evaluation.held_out import read_documents
 from jaxgpt.evaluation.ngram_baseline import WittenBellModel
 from jaxgpt.names.packages import install_advice
-from jaxgpt.runs.quickstart_answers import teach_answers
+from jaxgpt.runs.quickstart.quickstart_answers import teach_answers
+from jaxgpt.runs.quickstart.shown_commands import CLONE, run_shown
 from jaxgpt.runs.report.records import write_baseline
 from jaxgpt.runs.report.report import write_run_report
-from jaxgpt.runs.shown_commands import CLONE, run_shown
 from jaxgpt.storage.durable import write_json
 from jaxgpt.training.metrics import read_evaluations
 from jaxgpt.training.overfitting import find_rise

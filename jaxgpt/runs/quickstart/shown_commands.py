@@ -11,7 +11,7 @@ from pathlib import Path
 from jaxgpt.errors import JaxgptError
 from jaxgpt.stop_signal import StopSignal
 
-CLONE = Path(__file__).resolve().parents[2]
+CLONE = Path(__file__).resolve().parents[3]
 
 
 class StepFailedError(JaxgptError):

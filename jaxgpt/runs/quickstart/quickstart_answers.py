@@ -8,9 +8,9 @@ from typing import Any
 
 from jaxgpt.config import load_config, replace
 from jaxgpt.finetuning.examples import read_examples
-from jaxgpt.runs.finetune_config import FinetuneConfig
+from jaxgpt.runs.quickstart.shown_commands import CLONE, run_shown
 from jaxgpt.runs.run import open_run
-from jaxgpt.runs.shown_commands import CLONE, run_shown
+from jaxgpt.runs.tuning.finetune_config import FinetuneConfig
 from jaxgpt.tokenizer.chat_template import ChatTemplate
 from jaxgpt.training.metrics import read_evaluations
 
