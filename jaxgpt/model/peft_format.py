@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxgpt.errors import ConfigError, MismatchError
-from jaxgpt.model.layers.adapters import LORA_A, LORA_B, MAGNITUDE_CHANGE, Dora, Lora
+from jaxgpt.model.layers.adapters import LORA_A, LORA_B, MAGNITUDE_CHANGE, Dora, Lora, LowRank
 
 _PREFIX = "base_model.model."
 _SUFFIXES = {
@@ -49,7 +49,7 @@ class PeftAdapter(NamedTuple):
 
 
 def to_peft(
-    adapter: Lora, own: Any, kernels: Any, names: Mapping[str, str], base: str
+    adapter: LowRank, own: Any, kernels: Any, names: Mapping[str, str], base: str
 ) -> PeftAdapter:
     """Convert a trained adapter.
 
@@ -86,7 +86,7 @@ def to_peft(
 
 def from_peft(
     peft: PeftAdapter, kernels: Any, names: Mapping[str, str]
-) -> tuple[Lora, dict[str, Any]]:
+) -> tuple[LowRank, dict[str, Any]]:
     """Undo `to_peft`: return the adapter, and its parameters below `blocks`.
 
     Args:
@@ -153,7 +153,7 @@ def _read_projection(
 
 
 def _config(
-    adapter: Lora, adapted: set[str], names: Mapping[str, str], base: str
+    adapter: LowRank, adapted: set[str], names: Mapping[str, str], base: str
 ) -> dict[str, Any]:
     """Return adapter_config.json; layers are named by as little as tells them apart."""
     others = {_end(name, 1) for name in names.values() if name not in adapted}

@@ -129,6 +129,13 @@ def test_another_base_and_another_adapter_are_refused(
         finetune(arguments(base, chats, tuned, "--adapter.alpha", "8"))
     with pytest.raises(ConfigError, match=r"adapter.targets names 'qeury'.*did you mean 'query'"):
         finetune(arguments(base, chats, tmp_path / "new", "--adapter.targets", "qeury"))
+    labelled = base.parent / "labelled.jsonl"
+    rows = [{"text": "old " * number, "label": number % 2} for number in range(1, 40)]
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    classify = arguments(base, labelled, tmp_path / "new")
+    classify[1] = str(REPOSITORY / "configs" / "classify.py")
+    with pytest.raises(ConfigError, match="SingleLabel trains a new head"):
+        finetune(["--adapter", "Lora", *classify])
     moved = base.rename(base.parent / "moved")
     try:
         with pytest.raises(NoCheckpointError, match=f"step 10 of {base}, is gone, seen from"):

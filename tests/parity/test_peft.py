@@ -14,7 +14,7 @@ from flax.traverse_util import unflatten_dict
 from jaxgpt.config import replace
 from jaxgpt.errors import ConfigError, MismatchError
 from jaxgpt.model.adapted import join, split
-from jaxgpt.model.layers.adapters import Dora, Lora
+from jaxgpt.model.layers.adapters import Dora, Lora, LowRank
 from jaxgpt.model.layers.projection import Projection
 from jaxgpt.model.peft_format import PeftAdapter, from_peft, to_peft
 from tests.model.tiny_model import PLAIN
@@ -117,7 +117,7 @@ NAMES = {
     ],
     ids=["lora", "dora"],
 )
-def test_an_adapter_means_the_same_in_peft_and_comes_back(adapter: Lora, tmp_path: Path) -> None:
+def test_an_adapter_means_the_same_in_peft_and_comes_back(adapter: LowRank, tmp_path: Path) -> None:
     family = FAMILIES["llama3"]
     published = family.build_published()
     weights = unflatten_dict(family.map_weights(published), sep="/")

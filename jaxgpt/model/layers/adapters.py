@@ -139,8 +139,8 @@ NO_ADAPTER = NoAdapter()
 
 
 @configclass
-class Lora(Adapter):
-    """A product of two thin matrices, added to each kernel (Hu et al. 2021, arXiv:2106.09685)."""
+class LowRank(Adapter):
+    """Base of the adapters that add a product of two thin matrices to each kernel."""
 
     rank: int = 16
     """Rank of the change of each kernel."""
@@ -191,14 +191,6 @@ class Lora(Adapter):
     def is_trainable(self, path: tuple[str, ...]) -> bool:
         return path[-1] in (LORA_A, LORA_B, MAGNITUDE_CHANGE)
 
-    def multiply(self, x: jax.Array, kernel: Kernel, site: Site) -> jax.Array:
-        if not self.is_target(site.name):
-            return site.multiply(x, kernel)
-        return self._add_product(x, kernel, *self._add_matrices(site), site)
-
-    def merge(self, kernel: jax.Array, own: Mapping[str, jax.Array]) -> jax.Array:
-        return merge_low_rank(kernel, own[LORA_A], own[LORA_B], self.scale)
-
     def _add_matrices(self, site: Site) -> tuple[jax.Array, jax.Array]:
         """Give a projection A [I..., R] and B [R, O...].
 
@@ -232,7 +224,20 @@ class Lora(Adapter):
 
 
 @configclass
-class Dora(Lora):
+class Lora(LowRank):
+    """A product of two thin matrices, added to each kernel (Hu et al. 2021, arXiv:2106.09685)."""
+
+    def multiply(self, x: jax.Array, kernel: Kernel, site: Site) -> jax.Array:
+        if not self.is_target(site.name):
+            return site.multiply(x, kernel)
+        return self._add_product(x, kernel, *self._add_matrices(site), site)
+
+    def merge(self, kernel: jax.Array, own: Mapping[str, jax.Array]) -> jax.Array:
+        return merge_low_rank(kernel, own[LORA_A], own[LORA_B], self.scale)
+
+
+@configclass
+class Dora(LowRank):
     """LoRA for the direction of each output's weights, and a length m for each of them
     (Liu et al. 2024, arXiv:2402.09353).
 
@@ -252,7 +257,7 @@ class Dora(Lora):
 
     def merge(self, kernel: jax.Array, own: Mapping[str, jax.Array]) -> jax.Array:
         gain = self._gain(kernel, own[LORA_A], own[LORA_B], own[MAGNITUDE_CHANGE])
-        return gain * super().merge(kernel, own)
+        return gain * merge_low_rank(kernel, own[LORA_A], own[LORA_B], self.scale)
 
     def _gain(self, kernel: jax.Array, a: jax.Array, b: jax.Array, change: jax.Array) -> jax.Array:
         """Return m / |W + s A B| [O...] in float32; no gradient flows to the lengths (section 4.3).

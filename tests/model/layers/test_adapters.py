@@ -16,7 +16,7 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.model.adapted import check_targets, join, merge, split
 from jaxgpt.model.cost import abstract_params
 from jaxgpt.model.layer_stack import Scanned, Unrolled
-from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter, Dora, Lora
+from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter, Dora, Lora, LowRank
 from jaxgpt.model.layers.projection import Projection
 from jaxgpt.runs.config import TrainConfig
 from tests.model.tiny_model import FAMILIES, PLAIN, VARIANTS, VOCAB_SIZE, init, random_tokens
@@ -82,7 +82,7 @@ def test_the_merged_model_is_the_adapted_one(name: str, config) -> None:
     assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 
 
-def _chain_rule(adapter: Lora, kernel, own, gradient):
+def _chain_rule(adapter: LowRank, kernel, own, gradient):
     """Gradients of one layer's adapter from that of its merged kernel, in float64."""
     w, a, b, g = (
         np.asarray(each, np.float64) for each in (kernel, own["lora_a"], own["lora_b"], gradient)
@@ -163,7 +163,7 @@ def test_one_projection_computes_and_learns_as_in_float64(name: str, dropout: fl
     _assert_close(updates, first, 1e-5)
 
 
-def _merge_in_float64(adapter: Lora, kernel, own):
+def _merge_in_float64(adapter: LowRank, kernel, own):
     merged = kernel + adapter.scale * np.tensordot(own["lora_a"], own["lora_b"], 1)
     if isinstance(adapter, Dora):
         lengths = [np.sqrt(np.sum(w**2, (0, 1))) for w in (kernel, merged)]
