@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxgpt.benchmarks.loader import LoaderBenchmark
     from jaxgpt.benchmarks.loss_head import LossHeadBenchmark
     from jaxgpt.benchmarks.measurement import MeasureConfig, Measurement
+    from jaxgpt.benchmarks.scoring import ScoringBenchmark
     from jaxgpt.benchmarks.startup import StartupBenchmark
     from jaxgpt.benchmarks.suite import Suite, run_suite
     from jaxgpt.benchmarks.tokenize import TokenizeBenchmark
