@@ -16,6 +16,8 @@ from jaxgpt.cli import VERBS, main
 from jaxgpt.corpus.config import DatasetConfig
 from jaxgpt.names.variants import find_variants, load_variant
 from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.tuning.continue_config import ContinueRunConfig
+from jaxgpt.runs.tuning.finetune_config import FinetuneRunConfig
 from jaxgpt.tools.benchmark import MEASURES
 from tests.tiny import REPOSITORY
 
@@ -24,9 +26,14 @@ COMMAND = re.compile(
     r"(?:python -m jaxgpt\.|python tools/|(?<![\w./`-])jaxgpt )([\w-]+)(?:\.py)?\b"
 )
 # The sections of each verb, whose variants' options appear in a help only once they are chosen.
-SECTIONS = {"train": TrainConfig, "plan": TrainConfig, "build-dataset": DatasetConfig,
-            "append-dataset": DatasetConfig}  # fmt: skip
-# Options of git, ray, sbatch, docker, zstd and XLA, and properties of a style sheet.
+SECTIONS = {
+    "train": (TrainConfig,),
+    "plan": (TrainConfig,),
+    "finetune": (FinetuneRunConfig, ContinueRunConfig),
+    "build-dataset": (DatasetConfig,),
+    "append-dataset": (DatasetConfig,),
+}
+# Options of git, ray, sbatch, docker, zstd, lm_eval and XLA, and properties of a style sheet.
 FOREIGN = {
     "--show-toplevel",
     "--porcelain",
@@ -47,6 +54,7 @@ FOREIGN = {
     "--exclude",
     "--check",
     "--gpus",
+    "--model_args",
     "--columns",
 }
 # A command of another program in a text, with its options.
@@ -83,8 +91,8 @@ def options_of(verb: str) -> frozenset[str]:
     found = _help(verb)
     if verb == "benchmark":
         found |= set().union(*(_help(verb, measure) for measure in MEASURES))
-    if verb in SECTIONS:
-        found |= {f"--{name}" for name in _options_below(SECTIONS[verb], "")}
+    for section in SECTIONS.get(verb, ()):
+        found |= {f"--{name}" for name in _options_below(section, "")}
     return frozenset(found | {"--help", "--version"})
 
 

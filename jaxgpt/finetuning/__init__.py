@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
-    from jaxgpt.finetuning.classification.objective import MultiLabel, SingleLabel
+    from jaxgpt.finetuning.classification.objective import Classification, MultiLabel, SingleLabel
     from jaxgpt.finetuning.classification.pooling import LastToken, MeanOfTokens, Pooling
     from jaxgpt.finetuning.distillation import Distilled
     from jaxgpt.finetuning.examples import Examples, ExamplesConfig, read_examples
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from jaxgpt.finetuning.preference.dpo import Dpo
     from jaxgpt.finetuning.preference.ipo import Ipo
     from jaxgpt.finetuning.preference.kto import Kto
+    from jaxgpt.finetuning.preference.objective import PreferenceObjective
     from jaxgpt.finetuning.preference.orpo import Orpo
+    from jaxgpt.finetuning.preference.pairs import PairObjective
     from jaxgpt.finetuning.text import NewText
     from jaxgpt.finetuning.tokenized import TokenizedExamples
 else:
