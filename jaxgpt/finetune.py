@@ -15,6 +15,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.runs.pretrain import train_run
 from jaxgpt.runs.remote import local_folder
 from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig, complete, open_data
+from jaxgpt.runtime.settings import configure_runtime
 from jaxgpt.training.goodput import process_start
 
 
@@ -62,11 +63,14 @@ def main(argv: Sequence[str]) -> None:
     config = cast(BasedRunConfig, options.settings)
     if options.data:
         config = config.with_data(options.data)
-    if find_option(argv, "--schedule.num-steps") and not find_option(argv, "--num-epochs"):
+    if find_option(argv, "--schedule.num-steps"):
+        if find_option(argv, "--num-epochs") not in (None, "None"):
+            raise UsageError("--num-epochs and --schedule.num-steps exclude each other; give one")
         config = replace(config, num_epochs=None)
-    config, sources = open_data(config)
     run_dir, url = local_folder(options.run_dir or f"runs/{Path(options.config).stem}")
     with joined_hosts(options.hosts):
+        configure_runtime(config.runtime)
+        config, sources = open_data(config)
         modes = options.resume, options.allow_data_change
         train_run(config, run_dir, *modes, process_start(), url, sources)
 

@@ -112,15 +112,16 @@ def read_manifest(root: Path) -> dict[str, FileHash] | Damage:
     return parse_manifest(text, root)
 
 
-def read_fingerprint(root: Path) -> str:
-    """Return the hash of `root`'s manifest, which stands for every file that it lists.
+def read_fingerprint(root: Path, within: Sequence[str]) -> str:
+    """Return one hash of some files or folders of `root`, from what its manifest says of them.
 
     Raises:
         MismatchError: there is none, or it is damaged.
     """
     if isinstance(manifest := read_manifest(root), Damage):
         raise MismatchError(f"{describe_damage(root, [manifest])}; `jaxgpt verify` tells more")
-    return json.loads((root / MANIFEST).read_bytes())["hash"]
+    entries = {path: asdict(entry) for path, entry in manifest.items() if is_within(path, within)}
+    return _hash_content(entries)
 
 
 def parse_manifest(text: bytes, root: Path | str) -> dict[str, FileHash] | Damage:

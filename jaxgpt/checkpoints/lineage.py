@@ -108,11 +108,13 @@ def check_resume(
         architecture_now,
         "a run keeps its architecture: restore these values, or use another --run-dir",
     )
+    _require_base(then["config"], now["config"])
     _require_equal(
-        "base checkpoint",
-        {"base": _base(then["config"])},
-        {"base": _base(now["config"])},
-        "a run keeps the checkpoint that it began with: give the same one, or another --run-dir",
+        "teacher",
+        _other_models(then["config"]),
+        _other_models(now["config"]),
+        "a run keeps the models that its loss reads: name the same step of the same run "
+        "(--objective.teacher-step), or another --run-dir",
     )
     _require_equal(
         "adapter",
@@ -139,7 +141,10 @@ def objective(lineage: Mapping[str, Any]) -> dict[str, Any]:
     order = {key: value for key, value in data.get("order", {}).items() if key != "seed"}
     minimised = config.get("objective") or {}
     # Runs of versions in which the objective was no value predict the next token.
-    other = {} if minimised.get("type", _NEXT_TOKEN) == _NEXT_TOKEN else {"objective": minimised}
+    other = {}
+    if minimised.get("type", _NEXT_TOKEN) != _NEXT_TOKEN:
+        # Without the places of other models, which may move.
+        other = {"objective": select_fields(with_defaults(minimised)[0], ARCHITECTURE)}
     return {
         **other,
         "datasets": data.get("datasets"),
@@ -205,9 +210,31 @@ def _require_equal(what: str, then: Any, now: Any, advice: str) -> None:
         )
 
 
-def _base(config: Mapping[str, Any]) -> str | None:
-    """Return the fingerprint of the checkpoint that a run began with; None: with none."""
-    return (config.get("base") or {}).get("fingerprint")
+def _require_base(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse another checkpoint than the one that a run began with, wherever it lies now."""
+    old, new = then.get("base") or {}, now.get("base") or {}
+    if old.get("fingerprint") != new.get("fingerprint"):
+        raise MismatchError(
+            f"cannot continue this run with another base checkpoint: it began with "
+            f"{_describe_base(old)}, now it is given {_describe_base(new)}; give the same one "
+            "(--step names the step), or another --run-dir"
+        )
+
+
+def _describe_base(base: Mapping[str, Any]) -> str:
+    if not base:
+        return "no checkpoint"
+    return f"step {base.get('step')} of {base.get('run')} ({str(base.get('fingerprint'))[:12]})"
+
+
+def _other_models(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fingerprints of the models that the objective reads, by field."""
+    fields = (config.get("objective") or {}).items()
+    return {
+        name: value["fingerprint"]
+        for name, value in fields
+        if isinstance(value, Mapping) and "fingerprint" in value
+    }
 
 
 def _architectures(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:

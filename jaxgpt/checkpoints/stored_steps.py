@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxgpt.checkpoints import step_folders
@@ -31,7 +30,7 @@ from jaxgpt.checkpoints.step_content import (
     find_obvious_problem,
     read_document,
 )
-from jaxgpt.distributed.hosts import broadcast_from_first, gather
+from jaxgpt.distributed.hosts import broadcast_from_first, gather, host_share
 from jaxgpt.errors import (
     MismatchError,
     NoCheckpointError,
@@ -96,8 +95,7 @@ class StoredSteps:
 
     def find_problem(self, step: int, items: Sequence[str]) -> str | None:
         """Hash some items of a step; return what is wrong, alike on all hosts."""
-        part = (jax.process_index(), jax.process_count())
-        problem = find_content_problem(self._folder(step), items, part)
+        problem = find_content_problem(self._folder(step), items, host_share())
         problem = next(filter(None, gather(f"damage of checkpoint {step}", problem)), None)
         if problem is None:
             self._fresh = step, frozenset(items)

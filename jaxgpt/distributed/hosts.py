@@ -141,6 +141,12 @@ def is_first_host() -> bool:
     return _joined.channel is None or _joined.channel.host == 0
 
 
+def host_share() -> tuple[int, int]:
+    """Return the number of this host and of all hosts; no device is looked for."""
+    channel = _joined.channel
+    return (0, 1) if channel is None else (channel.host, len(channel.names))
+
+
 def host_names() -> list[str]:
     """Return the names of the hosts in messages, by their number."""
     return [_own_name()] if _joined.channel is None else _joined.channel.names

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxgpt.batch import Batch
-from jaxgpt.config import configclass
+from jaxgpt.config import Execution, configclass
 from jaxgpt.evaluation.perplexity import measure_perplexity
 from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.training.loss import LossConfig, LossFunction, LossSums, language_model_loss
@@ -23,12 +23,12 @@ SumsOf = Callable[[Batch], LossSums]
 class FrozenModel:
     """Another model whose outputs a loss reads."""
 
-    run: str
-    """Run folder."""
-    step: int
+    run: Execution[str]
+    """Run folder, or its URL."""
+    step: Execution[int]
     """Step of the run."""
     fingerprint: str
-    """Hash of the step's files, as its manifest has it."""
+    """Hash of the step's parameters, from the hashes of their files."""
     model: GptConfig
     """The model."""
 

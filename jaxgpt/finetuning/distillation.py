@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.batch import Batch
-from jaxgpt.config import configclass, replace
+from jaxgpt.config import Execution, configclass, replace
 from jaxgpt.errors import ConfigError, MismatchError
 from jaxgpt.evaluation.objective import FrozenModel, OpenModel
 from jaxgpt.finetuning.objectives import TokenObjective
@@ -44,9 +44,9 @@ class Distilled(TokenObjective):
     """Probabilities of a larger model of the same tokenizer, mixed with the cross-entropy of the
     targets. Held-out data are measured by the cross-entropy alone."""
 
-    teacher: str = ""
+    teacher: Execution[str] = ""
     """Run folder of the larger model, or its URL."""
-    teacher_step: str = "latest"
+    teacher_step: Execution[str] = "latest"
     """Checkpoint of that run: latest, best (lowest validation loss), or a step's number."""
     temperature: float = 1.0
     """Divisor of the logits of both models; above 1, rare tokens count more."""

@@ -3,9 +3,11 @@
 from typing import Any, ClassVar, Self
 
 from jaxgpt.config import configclass
+from jaxgpt.errors import BadInputError, MismatchError
 from jaxgpt.evaluation.objective import NextToken, Objective
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.heads import LanguageModelHead
 
 
 @configclass
@@ -29,7 +31,16 @@ class ExampleObjective(Objective):
         return self
 
     def adapt_model(self, model: GptConfig) -> GptConfig:
-        """Return the model that learns, given that of the checkpoint."""
+        """Return the model that learns, given that of the checkpoint.
+
+        Raises:
+            MismatchError: it predicts something else than tokens.
+        """
+        if not isinstance(model.head, LanguageModelHead):
+            raise MismatchError(
+                f"the checkpoint has a {type(model.head).__name__}, and {type(self).__name__} "
+                "needs a model that predicts tokens; begin with such a run"
+            )
         return model
 
     def prepare(
@@ -48,6 +59,26 @@ class ExampleObjective(Objective):
 @configclass
 class TokenObjective(ExampleObjective, NextToken):
     """Base of the objectives that learn from each target, and are measured by its cross-entropy."""
+
+    def prepare(
+        self, examples: TokenizedExamples, label_names: tuple[str, ...], max_length: int
+    ) -> TokenizedExamples:
+        """Return the examples as they are.
+
+        Raises:
+            BadInputError: they have no target, or some of them are not to be learned.
+        """
+        if "desirable" in examples.labels:
+            raise BadInputError(
+                f"the examples say which answers are desirable, and {type(self).__name__} learns "
+                "from all of them; choose configs/kto.py, or data.form=PromptCompletion()"
+            )
+        if len(examples) and not examples.num_targets:
+            raise BadInputError(
+                f"no token of the examples is a target for {type(self).__name__}; choose another "
+                "data.form, such as Text() for plain texts, or another objective"
+            )
+        return examples
 
     def describe(self, result: dict[str, Any]) -> str:
         return (

@@ -97,10 +97,10 @@ def _evaluation(setup: TrainingSetup, log: MetricsLog) -> HookFunction:
         result = measure(setup.sources.held_out)
         loss = result["loss"]
         if not math.isfinite(loss):
-            raise DivergedError(
-                f"step {step}: the validation loss is {loss}; this step is not saved. "
-                "Lower schedule.peak_learning_rate and resume"
-            )
+            advice = "this step is not saved. Lower schedule.peak_learning_rate and resume"
+            if not step:
+                advice = "nothing was trained yet; choose another checkpoint or other data"
+            raise DivergedError(f"step {step}: the validation loss is {loss}; {advice}")
         others = {name: measure(one)["loss"] for name, one in setup.sources.also_measured.items()}
         log.evaluation(step, {**result, **others}, settings)
         setup.progress.say(f"step {step}: {config.objective.describe(result)}")

@@ -91,12 +91,13 @@ def train_run(
 
     with _open_run(run_dir, url, config) as (checkpoints, stop):
         # ---- Find the step to go on from, or refuse to.
-        sources = config.prepare_sources(sources, run_dir)
         lineage = _make_lineage(config, sources)
         latest, then = _find_newest_step(run_dir, checkpoints, resume, lineage, allow_data_change)
         if latest is not None and latest >= config.schedule.num_steps:
             _report_finished(run_dir, latest)
             return
+        # Only now: what it writes must not change a run that is not continued.
+        sources = config.prepare_sources(sources, run_dir)
         goodput = GoodputTracker(run_dir if is_first_host() else None, began)
         with Watchdog(config.watchdog, goodput, run_dir), goodput.written():
             # ---- Build mesh, model and optimiser; make the state or restore it; compile the step.

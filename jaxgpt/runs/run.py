@@ -1,5 +1,6 @@
 """`Run`: a run folder opened for reading, by evaluation, generation, fine-tuning and export."""
 
+import functools
 import json
 import logging
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from jaxgpt.checkpoints.integrity import (
 )
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.checkpoints.remote.download import fetch_run
+from jaxgpt.checkpoints.step_content import PARAMS
 from jaxgpt.checkpoints.verification import RUN_FILES
 from jaxgpt.config import configclass, from_dict
 from jaxgpt.errors import MismatchError, NoCheckpointError, UsageError, is_machine_error
@@ -169,11 +171,11 @@ class BaseCheckpoint:
     """The checkpoint that a fine-tuning run begins with."""
 
     run: str
-    """Run folder."""
+    """Run folder, or its URL."""
     step: int
     """Step of the run."""
     fingerprint: str
-    """Hash of the step's files, as its manifest has it."""
+    """Hash of the step's parameters, from the hashes of their files."""
 
 
 def open_base(base: BaseCheckpoint) -> Run:
@@ -184,12 +186,17 @@ def open_base(base: BaseCheckpoint) -> Run:
         NoCheckpointError: it is gone.
     """
     try:
-        run = open_run(base.run)
+        run = open_at(base)
     except UsageError as error:
         raise NoCheckpointError(
             f"the checkpoint that this run began with, step {base.step} of {base.run}, is gone, "
             f"seen from {Path.cwd()}: {error}; put it back there"
         ) from None
+    if not (run.directory / "checkpoints" / str(base.step)).is_dir():
+        raise NoCheckpointError(
+            f"{base.run} has no step {base.step} any more, which this run began with: a run that "
+            "goes on deletes its older steps (checkpoint.keep_latest); put a copy of the step back"
+        )
     found = read_step_fingerprint(run.directory, base.step)
     if found != base.fingerprint:
         raise MismatchError(
@@ -199,6 +206,17 @@ def open_base(base: BaseCheckpoint) -> Run:
     return run
 
 
+def open_at(base: BaseCheckpoint) -> Run:
+    """Open the run of a checkpoint, whatever its files are; see `open_run` for what it raises."""
+    return _fetch(base.run, base.step) if is_url(base.run) else open_run(base.run)
+
+
+@functools.cache
+def _fetch(url: str, step: int) -> Run:
+    """Open a run at a URL once a process, for it is downloaded."""
+    return open_run(url, str(step))
+
+
 def read_step_fingerprint(directory: Path, step: int) -> str:
-    """Return the hash of a step's files, as its manifest has it."""
-    return read_fingerprint(directory / "checkpoints" / str(step))
+    """Return one hash of a step's parameters, equal for each copy of them."""
+    return read_fingerprint(directory / "checkpoints" / str(step), (PARAMS,))

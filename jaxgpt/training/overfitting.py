@@ -35,6 +35,12 @@ class Rise(NamedTuple):
 
     def describe(self) -> str:
         """Return both losses and advice, without a period at the end."""
+        if not self.best_step:
+            return (
+                f"the held-out loss has risen from {self.best_loss:.4f} before step 1 to "
+                f"{self.loss:.4f} at step {self.step:,}: the model was better before; lower "
+                "schedule.peak_learning_rate, or give more data"
+            )
         return (
             f"the held-out loss has risen from {self.best_loss:.4f} at step {self.best_step:,} to "
             f"{self.loss:.4f} at step {self.step:,}: the model learns its text by heart. "

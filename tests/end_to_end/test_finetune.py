@@ -1,8 +1,11 @@
 """The verb `finetune`: from a checkpoint and a file to a model that answers, and its errors."""
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -19,8 +22,10 @@ from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.runs.run import open_run
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, make_dataset
+from tests.xla_flags import with_devices
 
 LENGTH = 32
+CONTINUE = str(REPOSITORY / "configs" / "continue.py")
 SFT = str(REPOSITORY / "configs" / "sft.py")
 COLOURS = ("red", "green", "old", "new", "small", "quick")
 
@@ -123,6 +128,25 @@ def test_devices_that_divide_rows_and_weights_learn_the_same(
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_devices_can_still_be_set_when_base_and_data_are_open(
+    base: Path, chats: Path, tmp_path: Path
+) -> None:
+    """JAX must not have started: several hosts could not join any more."""
+    argv = arguments(
+        base, chats, tmp_path / "run", "--schedule.num-steps", "1", "--runtime.cpu-devices", "2",
+        "--mesh.data", "2",
+    )  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-m", "jaxgpt.finetune", *argv],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": with_devices(None)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "2 x cpu" in result.stdout + result.stderr
+
+
 def test_wrong_input_is_named(
     base: Path, chats: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +154,9 @@ def test_wrong_input_is_named(
     pairs.write_text('{"prompt": "old", "chosen": "red", "rejected": "blue"}\n' * 3)
     odd = tmp_path / "odd.jsonl"
     odd.write_text('{"colour": "red"}\n')
+    labelled = tmp_path / "labelled.jsonl"
+    rows = [{"text": f"{word} red", "label": "warm"} for word in COLOURS]
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
     other = base.parent / "other"
     make_run(other, base.parent / "data", {7: 3.0}, attention=GroupedQueryAttention(num_heads=2))
     new = tmp_path / "new"
@@ -139,6 +166,13 @@ def test_wrong_input_is_named(
         (arguments(base, tmp_path / "none.jsonl", new), UsageError, "none.jsonl"),
         (arguments(base, odd, new), BadInputError, "colour"),
         (arguments(base, pairs, new), ConfigError, "has 2 sequences"),
+        (arguments(base, labelled, new), BadInputError, "no token of the examples is a target"),
+        (
+            arguments(base, chats, new, "--num-epochs", "2", "--schedule.num-steps", "3"),
+            UsageError,
+            "exclude each other",
+        ),
+        (["--config", CONTINUE, "--checkpoint", str(base)], UsageError, "give --data DIR"),
         (
             arguments(other, chats, tuned, "--schedule.num-steps", "60"),
             MismatchError,

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from jaxgpt.command_line import run_verb
-from jaxgpt.errors import BadInputError, ConfigError
+from jaxgpt.errors import BadInputError, ConfigError, MismatchError
 from jaxgpt.eval import main as eval_main
 from jaxgpt.finetune import main as finetune
 from jaxgpt.finetuning.classification.objective import SingleLabel
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.run import open_run
+from jaxgpt.runs.run import check_run_files, open_run
 from jaxgpt.runs.tuning import finetune_config
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, make_dataset
@@ -123,6 +123,14 @@ def test_a_resumed_run_reads_its_reference_and_ends_with_the_same_bits(
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_refused_resume_leaves_the_reference_as_it_was(base: Path, preferring: Path) -> None:
+    before = (preferring / "reference.npz").read_bytes()
+    with pytest.raises(MismatchError, match="another dataset"):
+        _run(base, preferring, _config("dpo"), "pairs", "--data.held-out-share", "0.3")
+    assert (preferring / "reference.npz").read_bytes() == before
+    check_run_files(preferring)
+
+
 def test_a_damaged_reference_is_refused(
     base: Path, preferring: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,7 +187,7 @@ def test_classes_are_learned_and_evaluated(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
-    evaluations = _run(base, run_dir, _config("classify"), "texts", "--num-epochs", "6")
+    evaluations = _run(base, run_dir, _config("classify"), "texts")
     assert evaluations[-1]["accuracy"] > evaluations[-1]["majority_accuracy"]
     objective = open_run(run_dir).config.objective
     assert isinstance(objective, SingleLabel)

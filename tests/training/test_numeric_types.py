@@ -77,11 +77,12 @@ def test_a_few_small_bfloat16_steps_move_every_parameter() -> None:
 
 def test_gradients_of_many_micro_batches_add_up_in_float32() -> None:
     def objective(params, batch, rng):
-        total = jnp.sum((params * batch.loss_weights_BT).astype(jnp.float32))
+        total = jnp.sum((params["w"] * batch.loss_weights_BT).astype(jnp.float32))
         return total, LossSums(total, total, total, total)
 
     weights_BT = jnp.full((64, 4), 1.0).at[0].set(1000.0)
     batch = _batch(64, 4)._replace(loss_weights_BT=weights_BT)
-    gradient, _ = accumulate(objective, jnp.ones(4, jnp.bfloat16), batch, jax.random.key(0), 64)
+    params = {"w": jnp.ones(4, jnp.bfloat16)}
+    gradient = accumulate(objective, params, batch, jax.random.key(0), 64)[0]["w"]
     assert gradient.dtype == jnp.float32
     np.testing.assert_array_equal(gradient, jnp.sum(weights_BT, axis=0))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
+from jaxgpt.errors import BadInputError
 from jaxgpt.finetuning.preference.answers import Answers, split_examples
 from jaxgpt.finetuning.preference.mismatched import add_mismatched
 from jaxgpt.finetuning.preference.objective import PreferenceObjective, ReadAnswers, sums_of_answers
@@ -51,6 +52,16 @@ class Kto(PreferenceObjective):
     def prepare(
         self, examples: TokenizedExamples, label_names: tuple[str, ...], max_length: int
     ) -> TokenizedExamples:
+        """Return the examples with answers to other prompts.
+
+        Raises:
+            BadInputError: nothing says which answers are desirable.
+        """
+        if DESIRABLE not in examples.labels:
+            raise BadInputError(
+                "Kto learns from answers that are desirable or not; give rows with prompt, "
+                "completion and label (true or false), or choose another objective"
+            )
         return add_mismatched(examples, max_length)
 
     def losses(self, answers: Answers, is_desirable: jax.Array, z0: jax.Array) -> jax.Array:

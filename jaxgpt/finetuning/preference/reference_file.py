@@ -19,7 +19,8 @@ from jaxgpt.finetuning.preference.reference import REFERENCE
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.storage.durable import write_atomically
 
-# One of the files that a run is described by; arrays [E, 2] by the fingerprint of their examples.
+# One of the files that a run is described by; arrays [E, 2] by the fingerprints of the model and of
+# the examples.
 FILE_NAME = "reference.npz"
 
 
@@ -44,7 +45,8 @@ def read_reference(directory: Path) -> dict[str, np.ndarray]:
 
 
 def write_reference(directory: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write the arrays, all at once."""
+    """Write the arrays, all at once; the manifest, which has an older hash, is written later."""
+    (directory / MANIFEST).unlink(missing_ok=True)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_atomically(directory / FILE_NAME, buffer.getvalue())
@@ -54,6 +56,7 @@ def with_reference(
     sides: tuple[PackedRows, ...],
     directory: Path,
     score: Callable[[PackedRows], np.ndarray],
+    base: str,
     is_kept: bool,
 ) -> tuple[TokenizedExamples, ...]:
     """Return the examples of some rows with the log-probabilities of their answers.
@@ -62,10 +65,12 @@ def with_reference(
         sides: rows for training and held-out ones, or some of them.
         directory: the run's folder.
         score: computes what the folder does not have, on all hosts together.
+        base: fingerprint of the model that scores.
         is_kept: whether to write what was computed into the folder.
     """
     known = read_reference(directory)
-    missing = {rows.examples.fingerprint: rows for rows in sides}
+    names = [f"{base}:{rows.examples.fingerprint}" for rows in sides]
+    missing = dict(zip(names, sides, strict=True))
     missing = {name: rows for name, rows in missing.items() if name not in known}
     if missing:
         known |= {name: score(rows) for name, rows in missing.items()}
@@ -74,7 +79,7 @@ def with_reference(
     return tuple(
         dataclasses.replace(
             rows.examples,
-            labels={**rows.examples.labels, REFERENCE: known[rows.examples.fingerprint]},
+            labels={**rows.examples.labels, REFERENCE: known[name]},
         )
-        for rows in sides
+        for name, rows in zip(names, sides, strict=True)
     )

@@ -21,7 +21,14 @@ from jaxgpt.model.cost import num_parameters
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter
 from jaxgpt.runs.config import RunConfig, RunSettings
-from jaxgpt.runs.run import BaseCheckpoint, Run, open_base, open_run, read_step_fingerprint
+from jaxgpt.runs.run import (
+    BaseCheckpoint,
+    Run,
+    open_at,
+    open_base,
+    open_run,
+    read_step_fingerprint,
+)
 from jaxgpt.runs.sources import Sources
 from jaxgpt.runs.tuning.adapter_params import merge_into, own_parameters
 from jaxgpt.tokenizer.tokenizer import Tokenizer
@@ -65,7 +72,7 @@ class BasedRunConfig(TuningConfig, RunConfig):
     @property
     def base_tokenizer(self) -> Tokenizer:
         """Return the tokenizer of the checkpoint's run."""
-        return Tokenizer.load(self.base.run)
+        return open_at(self.base).tokenizer
 
     def with_data(self, names: tuple[str, ...]) -> Self:
         """Return the config with other data: files or folders."""
@@ -94,7 +101,7 @@ class BasedRunConfig(TuningConfig, RunConfig):
         size = num_parameters(model, own.vocab_size)
         logger.info("teacher: step %d of %s, %s parameters", step, place, f"{size:,}")
         return FrozenModel(
-            run=str(run.directory),
+            run=place,
             step=step,
             fingerprint=read_step_fingerprint(run.directory, step),
             model=model,
@@ -115,7 +122,8 @@ class BasedRunConfig(TuningConfig, RunConfig):
         if self.adapter.has_parameters:
             return make_parameters(model, abstract, self.seed)
         base = open_base(self.base)
-        if base.config.model.head == self.model.head:
+        own, theirs = (getattr(each.objective, "labels", ()) for each in (self, base.config))
+        if base.config.model.head == self.model.head and own == theirs:
             return base.read_params(self.base.step, abstract)
         params = base.restore_params(self.base.step, mesh)
         params |= make_parameters(model, {"head": abstract["head"]}, self.seed)
@@ -172,7 +180,7 @@ def complete(config: TuningConfig, checkpoint: str, step_name: str) -> BasedRunC
     longest = run.config.batch.sequence_length
     batch = replace(config.batch, sequence_length=min(longest, config.batch.sequence_length))
     base = BaseCheckpoint(
-        run=str(run.directory), step=step, fingerprint=read_step_fingerprint(run.directory, step)
+        run=checkpoint, step=step, fingerprint=read_step_fingerprint(run.directory, step)
     )
     fields |= {"batch": batch, "model": run.config.model, "base": base}
     return config.make_run_config(run, fields)

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from jaxgpt.config import configclass, replace
 from jaxgpt.data.loader import WeightedDataset, open_training_batches
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import BadInputError, MismatchError, UsageError
 from jaxgpt.evaluation.held_out import HeldOutText, open_split
 from jaxgpt.finetuning.objectives import Supervised, TokenObjective
 from jaxgpt.finetuning.text import NewText
@@ -69,7 +69,12 @@ class ContinueRunConfig(ContinueConfig, BasedRunConfig):
         held_out = self._held_out(data.datasets[0], tokenizer)
         also_measured = {}
         if data.replayed and Path(data.replayed[0].path).is_dir():
-            also_measured[OLD_TEXT_LOSS] = self._held_out(data.replayed[0], tokenizer)
+            try:
+                also_measured[OLD_TEXT_LOSS] = self._held_out(data.replayed[0], tokenizer)
+            except (UsageError, MismatchError, BadInputError) as error:
+                if data.replay_share:
+                    raise
+                logger.warning("the old text is not measured: %s", error)
 
         def warn(num_epochs: float) -> list[str]:
             return warn_of_text(num_epochs, held_out.split.num_tokens)
@@ -89,6 +94,11 @@ class ContinueRunConfig(ContinueConfig, BasedRunConfig):
         return HeldOutText(split, self.batch.sequence_length, self.data.mask_documents)
 
     def _new_datasets(self) -> tuple[WeightedDataset, ...]:
+        if not self.data.datasets:
+            raise UsageError(
+                "no dataset of new text: give --data DIR, a dataset folder made with the tokenizer "
+                f"of {self.base.run}"
+            )
         for each in self.data.datasets:
             if not Path(each.path).is_dir():
                 hint = describe_nearby_datasets(Path(each.path))

@@ -86,7 +86,9 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
         assert isinstance(held_out, HeldOutExamples)
         score = functools.partial(self._score, make_mesh(self.mesh))
         sides = batches.rows, held_out.rows
-        training, measured = with_reference(sides, run_dir, score, is_kept=True)
+        training, measured = with_reference(
+            sides, run_dir, score, self.base.fingerprint, is_kept=True
+        )
         return self._sources(training, measured, sources.tokenizer)
 
     def prepare_held_out(self, held_out: HeldOut, run_dir: Path, mesh: Mesh) -> HeldOut:
@@ -99,7 +101,9 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
             return held_out
         assert isinstance(held_out, HeldOutExamples)
         score = functools.partial(self._score, mesh)
-        (examples,) = with_reference((held_out.rows,), run_dir, score, is_kept=False)
+        (examples,) = with_reference(
+            (held_out.rows,), run_dir, score, self.base.fingerprint, is_kept=False
+        )
         return HeldOutExamples(examples, held_out.rows.sequence_length)
 
     def _score(self, mesh: Mesh, rows: PackedRows) -> np.ndarray:
