@@ -17,7 +17,8 @@ import numpy as np
 
 from jaxgpt.batch import Batch
 from jaxgpt.data.loader import TrainingBatches, open_training_batches
-from jaxgpt.runs import setup
+from jaxgpt.evaluation import objective
+from jaxgpt.runs import config
 from jaxgpt.training.loss import language_model_loss
 
 # What a batch's weights are multiplied by to mark it. Powers of two: without the faulty loss below
@@ -76,8 +77,8 @@ class Faults:
 
     def install(self, replace: Callable[[Any, str, Any], None] = setattr) -> None:
         """Put the faults into this process; `replace` may be pytest's, which undoes it."""
-        replace(setup, "open_training_batches", self.open_batches)
-        replace(setup, "language_model_loss", faulty_loss)
+        replace(config, "open_training_batches", self.open_batches)
+        replace(objective, "language_model_loss", faulty_loss)
 
     def _is_new(self, step: int) -> bool:
         """Whether a fault has not happened yet; noted durably before it does."""

@@ -15,8 +15,8 @@ from jaxgpt.checkpoints.config import CheckpointConfig
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import load_config, replace
 from jaxgpt.errors import DivergedError, UnfinishedError
+from jaxgpt.evaluation import objective
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs import callbacks, setup
 from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runs.pretrain import train_run
 from jaxgpt.runs.run import open_run
@@ -116,7 +116,7 @@ def test_interruptions_change_nothing_of_it(
     run_dir = tmp_path / "run"
     faults = Faults({**BAD, 8: "error", 22: "term"}, tmp_path / "done")
     faults.install(monkeypatch.setattr)
-    loss, measure = setup.language_model_loss, callbacks.measure_perplexity
+    loss, measure = objective.language_model_loss, objective.measure_perplexity
     moments = {"compile", "evaluation"}
 
     def once(moment: str) -> None:
@@ -137,8 +137,8 @@ def test_interruptions_change_nothing_of_it(
         once("evaluation")
         return measure(*arguments)
 
-    monkeypatch.setattr(setup, "language_model_loss", traced_loss)
-    monkeypatch.setattr(callbacks, "measure_perplexity", interrupted)
+    monkeypatch.setattr(objective, "language_model_loss", traced_loss)
+    monkeypatch.setattr(objective, "measure_perplexity", interrupted)
     ends: list[str] = []
     for _ in range(8):
         try:

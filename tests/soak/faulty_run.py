@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxgpt import train
 from jaxgpt.command_line import find_option, run_verb
-from jaxgpt.runs import setup
+from jaxgpt.runs import config
 from tests.faults import Faults
 
 # More than the logs of a short run, less than what a host saves of the state.
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     )
     faults.install()
     if plan["leave_out"]:
-        setup.open_training_batches = _leaving_out(plan["leave_out"])
+        config.open_training_batches = _leaving_out(plan["leave_out"])
     place = list(argv).index("--faults")
     train.main([*argv[:place], *argv[place + 2 :]])
 
@@ -98,7 +98,7 @@ def _fill_disk(index: int) -> None:
 
 def _leaving_out(bad: Sequence[int]) -> Any:
     """Batches as if the bad ones had never been: the k-th is the k-th good one."""
-    inner = setup.open_training_batches
+    inner = config.open_training_batches
 
     def open_batches(*arguments: Any) -> Any:
         batches = inner(*arguments)
