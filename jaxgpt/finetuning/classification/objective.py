@@ -27,8 +27,7 @@ from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.model.heads import ClassificationHead
 from jaxgpt.model.layers.matmul import project
-from jaxgpt.model.moe.routing_stats import ROUTING, routing_of
-from jaxgpt.training.loss import LossConfig, LossFunction, LossSums
+from jaxgpt.training.loss import LossConfig, LossFunction, LossSums, hidden_states_and_head
 
 # Names of what a batch says about each text: the index of its class; which classes it has, 0 or 1.
 LABEL, LABELS = "label", "labels"
@@ -133,19 +132,9 @@ class Classification(ExampleObjective):
             )
 
         def loss_function(params: Any, batch: Batch, rng: jax.Array | None) -> LossSums:
-            (x_BTD, kernel), written = model.apply(
-                {"params": params},
-                batch.tokens_BT,
-                segment_ids_BT=batch.segment_ids_BT,
-                positions_BT=batch.positions_BT,
-                deterministic=rng is None,
-                rngs=None if rng is None else {"dropout": rng},
-                mutable=[ROUTING],
-                method="hidden_states_and_head",
-            )
+            (x_BTD, kernel), routing = hidden_states_and_head(model, params, batch, rng)
             pooled_BSD = self.pooling.pool(x_BTD, batch.segment_ids_BT, num_segments)
             sums, weights_B = self._sums(project(pooled_BSD, kernel), batch, num_segments)
-            routing = routing_of(written)
             if routing is None:
                 return sums
             of_rows = routing.sum_rows(weights_B)
