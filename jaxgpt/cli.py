@@ -22,6 +22,7 @@ VERBS = {
     "import-tokens": ("jaxgpt.tools.import_tokens", "make a dataset from existing token files"),
     "train-tokenizer": ("jaxgpt.tools.train_tokenizer", "train a tokenizer alone, and measure it"),
     "docstring-examples": ("jaxgpt.tools.docstring_examples", "make examples from Python code"),
+    "number-examples": ("jaxgpt.tools.number_examples", "make examples about numbers"),
     "plan": ("jaxgpt.plan", "predict memory, time and cost of a run before it starts"),
     "train": ("jaxgpt.train", "train a model, or continue a run"),
     "finetune": ("jaxgpt.finetune", "teach a trained model a job by examples"),

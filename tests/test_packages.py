@@ -42,6 +42,7 @@ OPTIONAL = [
     "lxml",
     "lxml_html_clean",
     "matplotlib",
+    "num2words",
     "ray",
     "rouge_score",
     "s3fs",
