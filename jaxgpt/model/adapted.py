@@ -19,6 +19,15 @@ _SUB_LAYERS = ("attention", "feed_forward")
 Path = tuple[str, ...]
 
 
+def is_trained(model: Gpt, path: Path) -> bool:
+    """Return whether the parameter with this path is trained.
+
+    Without an adapter all are. With one its own are, and a head that the base does not have.
+    """
+    is_of_new_head = path[0] == "head" and model.config.head.is_new
+    return is_of_new_head or model.adapter.is_trainable(path)
+
+
 def split(tree: Any, is_first: Callable[[Path], bool], path: Path = ()) -> tuple[Any, Any]:
     """Divide nested dicts by the paths of their leaves; a part without leaves is {}.
 

@@ -4,6 +4,7 @@ Axes: B batch, T time, D model, V padded vocabulary, C classes.
 """
 
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -29,6 +30,9 @@ def head_std(d_model: int) -> float:
 @configclass
 class Head:
     """Base of the heads."""
+
+    is_new: ClassVar[bool] = False
+    """Training of the whole head next to an adapter: it is not that of a language model."""
 
     def build(self, vocab_size: int, padded_vocab_size: int, settings: LayerSettings) -> nn.Module:
         """Return a module (x_BTD, table_VD, valid_BT) -> output.
@@ -119,6 +123,7 @@ class LanguageModelHead(Head):
 class ClassificationHead(Head):
     """Logits of classes from the last valid token of each row."""
 
+    is_new: ClassVar[bool] = True
     num_classes: int
     """Number of classes."""
 

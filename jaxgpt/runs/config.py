@@ -141,7 +141,7 @@ class RunConfig(RunSettings, ModelSection):
         """Return the model that is trained."""
         return self.model.build(vocab_size)
 
-    def make_parameters(self, model: Gpt, abstract: Any, mesh: Mesh) -> Any:
+    def make_parameters(self, model: Gpt, abstract: Any) -> Any:
         """Make the trained parameters of step 0, shaped and placed like `abstract`."""
         raise NotImplementedError(f"{type(self).__name__} has no make_parameters")
 
@@ -221,6 +221,6 @@ class TrainConfig(RunConfig):
             )
         return paths[0]
 
-    def make_parameters(self, model: Gpt, abstract: Any, mesh: Mesh) -> Any:
+    def make_parameters(self, model: Gpt, abstract: Any) -> Any:
         """Draw the initial parameters; they depend on the seed alone, not on the mesh."""
         return make_parameters(model, abstract, self.seed)

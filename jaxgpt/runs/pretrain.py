@@ -243,7 +243,8 @@ def _describe_parameters(setup: TrainingSetup) -> str:
     if not setup.model.adapter.has_parameters:
         return number
     trained = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(setup.plan.abstract.trainable))
-    return f"{number}, an adapter of {trained:,}, which alone are trained"
+    what = "an adapter and a head" if setup.model.config.head.is_new else "an adapter"
+    return f"{number}, {what} of {trained:,}, which alone are trained"
 
 
 def _is_changed_here(start: ResumePoint) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from jaxgpt.checkpoints.integrity import (
@@ -89,10 +90,25 @@ class Run:
             MismatchError: the checkpoint holds other parameters than the config describes.
         """
         abstract, _ = abstract_parameters(self.build_model(), self.config.sharding, mesh)
-        return self.read_params(step, abstract)
+        return self._read(step, abstract)
 
     def read_params(self, step: int, abstract: Any) -> Any:
-        """Read a checkpoint's parameters in given types and places; see `restore_params`."""
+        """Read parts of a checkpoint's parameters in given types and places.
+
+        Args:
+            step: which.
+            abstract: parts such as `blocks` and `embedding`, each of them whole.
+
+        Raises:
+            MismatchError: as `restore_params`.
+        """
+        mesh = jax.tree.leaves(abstract)[0].sharding.mesh
+        # Every array of a checkpoint is read: it is checked against names of all of them.
+        whole, _ = abstract_parameters(self.build_model(), self.config.sharding, mesh)
+        params = self._read(step, {**whole, **abstract})
+        return {name: params[name] for name in abstract}
+
+    def _read(self, step: int, abstract: Any) -> Any:
         vocab_size = self.tokenizer.vocab_size
         return self.config.read_params(self.checkpoints, step, vocab_size, abstract)
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from jaxgpt.batch import Batch
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import replace
 from jaxgpt.distributed.hosts import is_first_host
-from jaxgpt.model.adapted import check_targets, join, merge
+from jaxgpt.model.adapted import check_targets, is_trained, join, merge
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.runs.config import RunConfig
@@ -125,7 +126,7 @@ def build_step(
         config.sharding,
         mesh,
         config.recovery,
-        model.adapter.is_trainable,
+        partial(is_trained, model),
     )
     check_targets(model, join(plan.abstract.trainable, plan.abstract.frozen))
     about = model, bytes_per_token_V, config.loss, num_segments

@@ -72,7 +72,7 @@ def start_or_restore(setup: TrainingSetup, step: int | None, is_usual: bool = Tr
     config, plan, lineages = setup.config, setup.plan, setup.lineages
     now = objective(lineages.now) if lineages.now else {}
     if step is None:
-        params = config.make_parameters(setup.model, plan.abstract.trainable, setup.mesh)
+        params = config.make_parameters(setup.model, plan.abstract.trainable)
         frozen = config.read_frozen(plan.abstract.frozen)
         state = init_state(params, setup.optimizer, plan, config.seed, frozen)
         return ResumePoint(state=state, objective=now)

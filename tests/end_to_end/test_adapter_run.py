@@ -16,6 +16,7 @@ from jaxgpt.eval import main as eval_main
 from jaxgpt.finetune import main as finetune
 from jaxgpt.generate import main as generate
 from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layers.adapters import NO_ADAPTER
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.runs.run import open_run
@@ -129,13 +130,6 @@ def test_another_base_and_another_adapter_are_refused(
         finetune(arguments(base, chats, tuned, "--adapter.alpha", "8"))
     with pytest.raises(ConfigError, match=r"adapter.targets names 'qeury'.*did you mean 'query'"):
         finetune(arguments(base, chats, tmp_path / "new", "--adapter.targets", "qeury"))
-    labelled = base.parent / "labelled.jsonl"
-    rows = [{"text": "old " * number, "label": number % 2} for number in range(1, 40)]
-    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    classify = arguments(base, labelled, tmp_path / "new")
-    classify[1] = str(REPOSITORY / "configs" / "classify.py")
-    with pytest.raises(ConfigError, match="SingleLabel trains a new head"):
-        finetune(["--adapter", "Lora", *classify])
     moved = base.rename(base.parent / "moved")
     try:
         with pytest.raises(NoCheckpointError, match=f"step 10 of {base}, is gone, seen from"):
@@ -159,6 +153,77 @@ def test_a_merged_model_needs_no_base(tuned: Path, tmp_path: Path) -> None:
     assert not verify_run(merged).damage
     with pytest.raises(UsageError, match="merged has no adapter"):
         merge(["--checkpoint", str(merged), "--output", str(tmp_path / "second")])
+
+
+def classify(base: Path, run_dir: Path, *more: str) -> None:
+    """Train an adapter and a head to tell the texts that begin with an old thing."""
+    labelled = base.parent / "labelled.jsonl"
+    words = ["red", "green", "old", "new"]
+    rows = [
+        {"text": f"{one} {two} {number}", "label": "old" if one == "old" else "other"}
+        for one in words
+        for two in words
+        for number in range(4)
+    ]
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = arguments(base, labelled, run_dir, "--evaluation.prompts", *more)
+    argv[1] = str(REPOSITORY / "configs" / "classify.py")
+    finetune(["--adapter", "Lora", *argv])
+
+
+@pytest.fixture(scope="module")
+def untied(base: Path) -> Path:
+    """Make a base with a head of its own, which a classifier drops."""
+    folder = base.parent / "untied"
+    parts = {"attention": GroupedQueryAttention(num_heads=2), "head": LanguageModelHead(tied=False)}
+    make_run(folder, base.parent / "data", {10: 3.0}, **parts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classified(untied: Path) -> Path:
+    classify(untied, untied.parent / "classified")
+    return untied.parent / "classified"
+
+
+def test_a_classifier_trains_its_head_next_to_the_adapter(
+    untied: Path, classified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = set(_stored(classified, 20, "params"))
+    assert {name.rpartition("/")[2] for name in names - {"head/kernel"}} == {"lora_a", "lora_b"}
+    assert "head/kernel" in names
+    records = [json.loads(line) for line in (classified / "metrics.jsonl").open()]
+    losses = [record["eval"]["loss"] for record in records if "eval" in record]
+    assert losses[-1] < 0.8 * losses[0]
+    before, after = _params(untied, 10), _params(classified, 20)
+    np.testing.assert_array_equal(before["embedding"]["table"], after["embedding"]["table"])
+    merged = tmp_path / "merged"
+    merge(["--checkpoint", str(classified), "--output", str(merged)])
+    jax.tree.map(np.testing.assert_array_equal, _params(merged, 20), after)
+    capsys.readouterr()
+    eval_main(["--checkpoint", str(merged), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["loss"] == pytest.approx(losses[-1], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_classifier_with_an_adapter_goes_on(
+    untied: Path, classified: Path, tmp_path: Path
+) -> None:
+    again, after = tmp_path / "again", _params(classified, 20)
+    shutil.copytree(classified, again)
+    shutil.rmtree(again / "checkpoints" / "20")
+    classify(untied, again)
+    jax.tree.map(np.testing.assert_array_equal, _params(again, 20), after)
+    # More training with the same labels begins with the head that was trained.
+    second = tmp_path / "second"
+    more = ("--schedule.num-steps", "1", "--schedule.peak-learning-rate", "1e-9")
+    classify(classified, second, *more)
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7),
+        _params(second, 1),
+        after,
+    )
 
 
 @pytest.mark.slow

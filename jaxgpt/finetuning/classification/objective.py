@@ -125,11 +125,6 @@ class Classification(ExampleObjective):
                 f"model.head={head} cannot give {len(self.labels)} labels; "
                 f"set it to ClassificationHead(num_classes={len(self.labels)})"
             )
-        if model.adapter.has_parameters:
-            raise ConfigError(
-                f"adapter={model.adapter}: {type(self).__name__} trains a new head, which an "
-                "adapter would leave as it begins; leave the adapter out"
-            )
 
         def loss_function(params: Any, batch: Batch, rng: jax.Array | None) -> LossSums:
             (x_BTD, kernel), routing = hidden_states_and_head(model, params, batch, rng)

@@ -1,10 +1,11 @@
-"""Parameters of a run that trained an adapter: the adapter's alone, and merged into the base."""
+"""Parameters of a run that trained an adapter: those it trained, and all, merged into the base."""
 
+from functools import partial
 from typing import Any
 
 import jax
 
-from jaxgpt.model.adapted import join, merge, split
+from jaxgpt.model.adapted import is_trained, join, merge, split
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.sharding import ShardingRules
 from jaxgpt.runs.run import Run
@@ -12,7 +13,7 @@ from jaxgpt.training.state import abstract_parameters
 
 
 def own_parameters(model: Gpt, rules: ShardingRules, like: Any) -> Any:
-    """Return the shapes and places of an adapter's parameters.
+    """Return the shapes and places of the parameters that a run with an adapter trains.
 
     Args:
         model: with the adapter.
@@ -21,7 +22,7 @@ def own_parameters(model: Gpt, rules: ShardingRules, like: Any) -> Any:
     """
     mesh = jax.tree.leaves(like)[0].sharding.mesh
     abstract, _ = abstract_parameters(model, rules, mesh)
-    return split(abstract, model.adapter.is_trainable)[0]
+    return split(abstract, partial(is_trained, model))[0]
 
 
 def merge_into(model: Gpt, own: Any, base: Run, step: int, abstract: Any) -> Any:
@@ -29,13 +30,14 @@ def merge_into(model: Gpt, own: Any, base: Run, step: int, abstract: Any) -> Any
 
     Args:
         model: with the adapter.
-        own: the adapter's parameters.
+        own: the parameters that were trained.
         base: the run that the adapter was made for.
         step: of that run.
         abstract: shapes, types and places of the result.
     """
     dtype = jax.tree.leaves(own)[0].dtype
-    params = base.read_params(step, jax.tree.map(lambda leaf: leaf.update(dtype=dtype), abstract))
+    _, frozen = split(abstract, partial(is_trained, model))
+    params = base.read_params(step, jax.tree.map(lambda leaf: leaf.update(dtype=dtype), frozen))
 
     def run(own: Any, params: Any) -> Any:
         merged = merge(model, join(params, own))

@@ -10,13 +10,11 @@ import logging
 import math
 from typing import Any, ClassVar, Self
 
-import jax
-from jax.sharding import Mesh
-
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import MismatchError
 from jaxgpt.evaluation.objective import FrozenModel
+from jaxgpt.model.adapted import join, split
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter
@@ -111,24 +109,21 @@ class BasedRunConfig(TuningConfig, RunConfig):
         """Return the model that is trained, with its adapter."""
         return self.model.build(vocab_size, self.adapter)
 
-    def make_parameters(self, model: Gpt, abstract: Any, mesh: Mesh) -> Any:
+    def make_parameters(self, model: Gpt, abstract: Any) -> Any:
         """Read the parameters of the checkpoint that the run begins with, or draw an adapter's.
 
-        A head that the checkpoint does not have is initialised instead.
+        A head that the checkpoint does not have is drawn, too.
 
         Raises:
             MismatchError: the checkpoint is not what it was.
         """
-        if self.adapter.has_parameters:
-            return make_parameters(model, abstract, self.seed)
         base = open_base(self.base)
         own, theirs = (getattr(each.objective, "labels", ()) for each in (self, base.config))
-        if base.config.model.head == self.model.head and own == theirs:
-            return base.read_params(self.base.step, abstract)
-        params = base.restore_params(self.base.step, mesh)
-        params |= make_parameters(model, {"head": abstract["head"]}, self.seed)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        return jax.device_put({name: params[name] for name in abstract}, shardings)
+        has_head = base.config.model.head == self.model.head and own == theirs
+        has_others = not self.adapter.has_parameters
+        read, drawn = split(abstract, lambda path: has_head if path[0] == "head" else has_others)
+        params = base.read_params(self.base.step, read) if read else {}
+        return join(params, make_parameters(model, drawn, self.seed) if drawn else {})
 
     def read_frozen(self, abstract: Any) -> Any:
         """Read the parameters that an adapter leaves as they are, and those of other models.
