@@ -23,6 +23,7 @@ VERBS = {
     "train-tokenizer": ("jaxgpt.tools.train_tokenizer", "train a tokenizer alone, and measure it"),
     "docstring-examples": ("jaxgpt.tools.docstring_examples", "make examples from Python code"),
     "number-examples": ("jaxgpt.tools.number_examples", "make examples about numbers"),
+    "order-examples": ("jaxgpt.tools.order_examples", "make examples about the order of words"),
     "plan": ("jaxgpt.plan", "predict memory, time and cost of a run before it starts"),
     "train": ("jaxgpt.train", "train a model, or continue a run"),
     "finetune": ("jaxgpt.finetune", "teach a trained model a job by examples"),
@@ -80,6 +81,5 @@ def _version() -> str:
     git = git_state(Path(__file__).resolve().parents[1])
     commit = "" if git is None else f", commit {git['commit'][:12]}"
     changed = " with changes" if git is not None and git["dirty"] else ""
-    python = platform.python_version()
-    own = versions["jaxgpt"] or "not installed"
+    own, python = versions["jaxgpt"] or "not installed", platform.python_version()
     return f"jaxgpt {own}{commit}{changed}, jax {versions['jax']}, Python {python}"

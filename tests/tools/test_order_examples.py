@@ -1,0 +1,61 @@
+"""`order-examples`: equal numbers of both labels, and the same words under both."""
+
+import itertools
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxgpt.command_line import run_verb
+from jaxgpt.tools.order_examples import main, swap_words
+
+WORDS = st.lists(st.sampled_from(["a", "b", "The", "x,", "it's"]), min_size=4, max_size=12)
+
+
+@given(words=WORDS.map(tuple), seed=st.integers(0, 99))
+def test_two_neighbours_change_places(words: tuple[str, ...], seed: int) -> None:
+    swapped = swap_words(words, random.Random(seed))
+    inner = itertools.pairwise(words[1:-1])
+    can_swap = any(a != b and (a + b).isalpha() for a, b in inner)
+    assert (swapped is not None) == can_swap
+    if swapped:
+        differing = [place for place in range(len(words)) if words[place] != swapped[place]]
+        assert len(differing) == 2
+        assert differing[1] == differing[0] + 1
+        assert sorted(words) == sorted(swapped)
+
+
+def test_labels_are_balanced_and_reproducible(tmp_path: Path) -> None:
+    sentences = [
+        f"The {a} dog sees the {b} cat under an old tree." for a in ("big", "small", "red")
+        for b in ("quick", "slow", "old")
+    ]  # fmt: skip
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join([*sentences, "No.", "It is 7 o'clock and the (old) dog sleeps.",
+                              *sentences]))  # fmt: skip
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for file in files:
+        main(["--input", str(text), "--output", str(file), "--num-examples", "8"])
+    assert files[0].read_bytes() == files[1].read_bytes()
+    rows = [json.loads(line) for line in files[0].open()]
+    assert [row["label"] for row in rows] == ["written", "swapped"] * 4
+    for row, sentence in zip(rows, sentences, strict=False):
+        assert (row["text"] == sentence) == (row["label"] == "written")
+        assert sorted(row["text"].split()) == sorted(sentence.split())
+
+
+def test_text_without_sentences_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Too short. 1 2 3 4 5 6 7 8 9.")
+    argv = ["--input", str(text), "--output", str(tmp_path / "none.jsonl")]
+    for more, code in ((["--max-words", "5"], 2), ([], 82)):
+        with pytest.raises(SystemExit) as stopped:
+            run_verb(main, [*argv, *more])
+        assert stopped.value.code == code
+    assert "fewer than 2 sentences" in capsys.readouterr().err
+    assert not (tmp_path / "none.jsonl").exists()
