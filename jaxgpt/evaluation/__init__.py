@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from jaxgpt.evaluation.ngram_baseline import WittenBellModel
     from jaxgpt.evaluation.objective import FrozenModel, NextToken, Objective
     from jaxgpt.evaluation.perplexity import Perplexity, measure_perplexity
+    from jaxgpt.evaluation.runner.example_options import ExampleOptions
     from jaxgpt.evaluation.runner.options import TaskOptions
     from jaxgpt.evaluation.tasks.arc import Arc
     from jaxgpt.evaluation.tasks.boolq import BoolQ

@@ -99,8 +99,8 @@ class HarnessMethods:
         for (max_new_tokens, stop), indices in groups.items():
             prompts = [requests[index].args[0] for index in indices]
             found = continue_greedily(self._scorer.loaded, prompts, max_new_tokens, stop)
-            for index, text in zip(indices, found, strict=True):
-                texts[index] = text
+            for index, each in zip(indices, found, strict=True):
+                texts[index] = each.text
         return texts
 
 

@@ -1,11 +1,13 @@
 """`LoadedModel`: a model with parameters, its tokenizer and its devices, as evaluations take it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from jax.sharding import Mesh
 
 from jaxgpt.errors import MismatchError
+from jaxgpt.inference.text_generation import HealedPrompt, heal_prompt
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.parallel.sharding import check_length
@@ -22,6 +24,8 @@ class LoadedModel:
         tokenizer: turns text into the ids that the model knows.
         mesh: devices that hold the parameters and take batches.
         context_length: most tokens that the model reads at once.
+        prompt_encoder: turns a text that a person types into the ids that the model continues.
+        stop_ids: ids at which the model ends its text; None: EOS.
     """
 
     model: Gpt
@@ -29,6 +33,8 @@ class LoadedModel:
     tokenizer: Tokenizer
     mesh: Mesh
     context_length: int
+    prompt_encoder: Callable[[Tokenizer, str], HealedPrompt] = heal_prompt
+    stop_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check that the model can score text of this length on these devices.
@@ -38,6 +44,14 @@ class LoadedModel:
         """
         check_length(self.context_length, self.mesh)
         self.model.config.position.check_length(self.context_length)
+
+    def encode_prompt(self, text: str) -> HealedPrompt:
+        """Return the ids that the model continues, for a text that a person types.
+
+        Raises:
+            BadInputError: a prompt that is no text.
+        """
+        return self.prompt_encoder(self.tokenizer, text)
 
     @property
     def head(self) -> LanguageModelHead:

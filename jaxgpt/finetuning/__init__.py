@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
-    from jaxgpt.finetuning.classification.objective import Classification, MultiLabel, SingleLabel
+    from jaxgpt.finetuning.classification.multi_label import MultiLabel
+    from jaxgpt.finetuning.classification.objective import Classification, SingleLabel
     from jaxgpt.finetuning.classification.pooling import LastToken, MeanOfTokens, Pooling
     from jaxgpt.finetuning.distillation import Distilled
     from jaxgpt.finetuning.examples import Examples, ExamplesConfig, read_examples

@@ -3,9 +3,12 @@
 from typing import Any, ClassVar, Self
 
 from jaxgpt.config import configclass
-from jaxgpt.errors import BadInputError, MismatchError
+from jaxgpt.errors import BadInputError, MismatchError, UsageError
 from jaxgpt.evaluation.objective import NextToken, Objective
+from jaxgpt.evaluation.runner.results import TaskResult
+from jaxgpt.finetuning.example_scores import ExampleScoring
 from jaxgpt.finetuning.tokenized import TokenizedExamples
+from jaxgpt.finetuning.written_answers import write_answers
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
 
@@ -55,6 +58,16 @@ class ExampleObjective(Objective):
         """
         return examples
 
+    def score_examples(self, scoring: ExampleScoring) -> TaskResult:
+        """Return figures of single examples, what the model does with each among them.
+
+        Raises:
+            UsageError: a score that was asked for is none of this objective.
+        """
+        raise UsageError(
+            f"--examples: {type(self).__name__} has no scores of single examples; leave it out"
+        )
+
 
 @configclass
 class TokenObjective(ExampleObjective, NextToken):
@@ -79,6 +92,11 @@ class TokenObjective(ExampleObjective, NextToken):
                 "data.form, such as Text() for plain texts, or another objective"
             )
         return examples
+
+    def score_examples(self, scoring: ExampleScoring) -> TaskResult:
+        """Return how the answers that the model writes compare with those of the examples."""
+        scoring.check_scores(type(self).__name__, ("chrf", "rouge"))
+        return write_answers(scoring)
 
     def describe(self, result: dict[str, Any]) -> str:
         return (

@@ -5,8 +5,19 @@ A row holds sequences one after the other, as segments 1, 2, ... of at most S.
 Axes: B rows, T tokens of a row, S sequences of a row, D model.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxgpt.batch import Batch
+from jaxgpt.evaluation.eval_step import row_multiple
+from jaxgpt.finetuning.batches import PackedRows
+from jaxgpt.model.gpt import GptConfig
+from jaxgpt.parallel.sharding import replicated, to_devices
 
 
 def sequence_sums(values_BT: jax.Array, segment_ids_BT: jax.Array, num_segments: int) -> jax.Array:
@@ -49,3 +60,37 @@ def mean_states(x_BTD: jax.Array, segment_ids_BT: jax.Array, num_segments: int) 
     )
     num_tokens_BS1 = jnp.maximum(jnp.sum(is_of_BTS, axis=1), 1)[..., None]
     return (sums_BSD / num_tokens_BS1).astype(x_BTD.dtype)
+
+
+def score_sequences(
+    score: Callable[[Any, Batch], jax.Array],
+    params: Any,
+    rows: PackedRows,
+    model: GptConfig,
+    mesh: Mesh,
+    batch_size: int,
+) -> np.ndarray:
+    """Return what a function gives for each sequence of packed rows, [E, G, ...].
+
+    G is the number of sequences of an example.
+
+    Args:
+        score: a function (params, batch) -> [B, S, ...].
+        params: parameters of the model, on the mesh.
+        rows: the examples.
+        model: whose layers say which numbers of rows divide.
+        mesh: of all devices.
+        batch_size: rows at a time, at least.
+    """
+    compiled = jax.jit(score, out_shardings=replicated(mesh))
+    multiple, group_size = row_multiple(model, mesh), rows.examples.group_size
+    size = -(-batch_size // multiple) * multiple
+    parts: dict[int, np.ndarray] = {}
+    for start in range(0, len(rows), size):
+        chosen = range(start, min(start + size, len(rows)))
+        batch = rows.batch([*chosen, *[None] * (size - len(chosen))])
+        found_BS = np.asarray(compiled(params, to_devices(batch, mesh)))
+        for row, found_S in zip(chosen, found_BS, strict=False):
+            for place, example in enumerate(rows.members(row)):
+                parts[int(example)] = found_S[place * group_size : (place + 1) * group_size]
+    return np.stack([parts[example] for example in range(len(rows.examples))])

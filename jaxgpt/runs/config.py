@@ -14,7 +14,10 @@ from jaxgpt.config import configclass
 from jaxgpt.data.loader import BatchConfig, DataConfig, WeightedDataset, open_training_batches
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluation.held_out import HeldOutText, open_split
+from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.objective import NextToken, Objective
+from jaxgpt.evaluation.runner.example_options import ExampleOptions
+from jaxgpt.evaluation.runner.results import TaskResult
 from jaxgpt.inference.text_generation import HealedPrompt, heal_prompt
 from jaxgpt.model.cpu.threefry import MAX_SEED
 from jaxgpt.model.gpt import Gpt, GptConfig
@@ -136,6 +139,32 @@ class RunConfig(RunSettings, ModelSection):
     def prepare_held_out(self, held_out: HeldOut, run_dir: Path, mesh: Mesh) -> HeldOut:
         """Return held-out data with what `prepare_sources` adds to those of the run."""
         return held_out
+
+    def score_examples(
+        self,
+        loaded: LoadedModel,
+        held_out: HeldOut,
+        options: ExampleOptions,
+        batch_size: int,
+        silent: bool,
+    ) -> list[TaskResult]:
+        """Return the figures of single held-out examples, if they are asked for.
+
+        Args:
+            loaded: the model, of this run or of one to compare with.
+            held_out: what `prepare_held_out` returned.
+            options: what is asked for.
+            batch_size: rows at a time.
+            silent: show no progress.
+
+        Raises:
+            UsageError: the run has no examples, or no such scores.
+        """
+        if options.examples is None:
+            return []
+        raise UsageError(
+            "--examples needs a run that learned from examples, as of jaxgpt.finetune; leave it out"
+        )
 
     def build_model(self, vocab_size: int) -> Gpt:
         """Return the model that is trained."""

@@ -100,6 +100,71 @@ def test_held_out_loss_falls_and_answers_end(
     assert samples == [(step, "old red") for step in (0, 20, 40, 60)]
 
 
+def _generated(run_dir: Path, prompt: str, capsys: pytest.CaptureFixture[str]) -> dict:
+    generate(["--checkpoint", str(run_dir), "--prompt", prompt, "--json", "--temperature", "0"])
+    return json.loads(capsys.readouterr().out)["samples"][0]
+
+
+def test_answers_to_held_out_prompts_are_those_of_generate(
+    base: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = tmp_path / "samples.jsonl"
+    asked = ["--examples", "8", "--answer-tokens", "6", "--against", str(base), "--json"]
+    capsys.readouterr()
+    eval_main(["--checkpoint", str(tuned), *asked, "--samples", str(samples)])
+    result = json.loads(capsys.readouterr().out)
+    figures, difference = result["tasks"]["answers"], result["difference"]["answers"]
+    assert figures["ended"]["n"] == 8
+    assert figures["ended"]["value"] == difference["ended"]["value"] == 1, "the base cannot end"
+    records = [json.loads(line) for line in samples.open()]
+    assert all(each["gold"] == each["prompt"].split()[-2] for each in records)
+    matches = [each["text"] == each["gold"] for each in records]
+    assert figures["exact_match"]["value"] == np.mean(matches)
+    for record in records[:2]:
+        prompt = record["prompt"].removeprefix("user: ").removesuffix("\nassistant:")
+        sample = _generated(tuned, prompt, capsys)
+        assert (sample["text"], sample["finish"]) == (record["text"], "stop")
+
+
+def test_tasks_ask_a_tuned_model_in_its_template(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, samples = tmp_path / "sums.jsonl", tmp_path / "samples.jsonl"
+    file.write_text(json.dumps({"question": "old red", "answer": "#### 1"}) + "\n")
+    eval_main(
+        ["--checkpoint", str(tuned), "--tasks", f"gsm8k={file}", "--samples", str(samples),
+         "--max-tokens", "64"]
+    )  # fmt: skip
+    capsys.readouterr()
+    (text,) = json.loads(samples.read_text())["texts"]
+    assert text == _generated(tuned, "Question: old red\nAnswer:", capsys)["text"]
+
+
+def test_scores_of_examples_that_are_not_there_are_refused(
+    base: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger = tmp_path / "stranger"
+    make_run(stranger, make_dataset(tmp_path / "data", seed=9), {7: 3.0})
+    for argv, code, message in [
+        (["--checkpoint", str(base), "--examples", "3"], 2, "a run that learned from examples"),
+        (
+            ["--checkpoint", str(tuned), "--examples", "3", "--example-scores", "n_grams"],
+            2,
+            "no score of Supervised; allowed: chrf, rouge",
+        ),
+        (["--checkpoint", str(tuned), "--example-scores", "chrf"], 78, "--examples N"),
+        (
+            ["--checkpoint", str(tuned), "--examples", "3", "--against", str(stranger)],
+            79,
+            "another tokenizer",
+        ),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            run_verb(eval_main, argv)
+        assert stopped.value.code == code
+        assert message in capsys.readouterr().err
+
+
 def test_a_run_that_lost_its_last_steps_ends_with_the_same_bits(
     base: Path, chats: Path, tuned: Path, tmp_path: Path
 ) -> None:

@@ -109,6 +109,24 @@ def test_pairs_are_learned_and_evaluated(
     assert "preference accuracy" in report
 
 
+def test_any_two_models_are_compared_on_the_same_pairs(
+    base: Path, preferring: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    eval_main(
+        ["--checkpoint", str(preferring), "--json", "--examples", "99", "--against", str(base)]
+    )
+    found = json.loads(capsys.readouterr().out)
+    name = "log_probability_accuracy"
+    figure, difference = (found[part]["pairs"][name] for part in ("tasks", "difference"))
+    assert figure["n"] == found["examples"]
+    assert figure["value"] == pytest.approx(found["likelihood_accuracy"])
+    gain = found["likelihood_accuracy"] - found["likelihood_accuracy_before"]
+    assert difference["value"] == pytest.approx(gain)
+    # Every answer that is not preferred is the longer one; means over tokens do not see that.
+    gained = found["difference"]["pairs"]["token_mean_accuracy"]
+    assert 0 < gained["low"] < gained["value"] < gained["high"]
+
+
 @pytest.mark.optimized
 def test_a_resumed_run_reads_its_reference_and_ends_with_the_same_bits(
     base: Path, preferring: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -192,9 +210,17 @@ def test_classes_are_learned_and_evaluated(
     objective = open_run(run_dir).config.objective
     assert isinstance(objective, SingleLabel)
     assert objective.labels == tuple(sorted(COLOURS))
-    eval_main(["--checkpoint", str(run_dir), "--json"])
+    pytest.importorskip("sklearn", reason="needs: pip install -e '.[metrics]'")
+    argv = ["--examples", "99", "--example-scores", "n_grams"]
+    eval_main(["--checkpoint", str(run_dir), "--json", *argv])
     found = json.loads(capsys.readouterr().out)
     assert found["macro_f1"] == pytest.approx(evaluations[-1]["macro_f1"])
+    texts = found["tasks"]["texts"]
+    assert texts["accuracy"]["value"] == pytest.approx(found["accuracy"])
+    # Words without their places do not say which one is the last.
+    assert 1 / len(COLOURS) < texts["n_grams_accuracy"]["value"] < 1
+    gain = texts["accuracy"]["value"] - texts["n_grams_accuracy"]["value"]
+    assert texts["above_n_grams"]["value"] == pytest.approx(gain)
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"text": "old bird", "label": "bird"}) + "\n")
     with pytest.raises(BadInputError, match="label 'bird' is not listed"):

@@ -8,6 +8,7 @@ from jaxgpt.config import configclass, load_config, replace
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.runner import core
+from jaxgpt.evaluation.runner.example_options import ExampleOptions
 from jaxgpt.evaluation.runner.known_tasks import find_task
 from jaxgpt.evaluation.runner.results import TaskResult, describe, write_samples
 from jaxgpt.evaluation.runner.run_task import run_task
@@ -28,6 +29,7 @@ class TaskOptions:
     core: str | None = None
     """Folder with the files of CORE, the 22 tasks of DataComp-LM."""
     shots: Annotated[Shots, tyro.conf.arg(name="")] = Shots()
+    examples: Annotated[ExampleOptions, tyro.conf.arg(name="")] = ExampleOptions()
     limit: int | None = None
     """Most items of each task, from the beginning of its file; None: all."""
     add_bos: bool = True
@@ -44,10 +46,14 @@ class TaskOptions:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit={self.limit} must be at least 1, or None")
-        for name in ("task_config", "samples", "against"):
-            if getattr(self, name) and not self.are_asked_for:
-                option = name.replace("_", "-")
-                raise ValueError(f"--{option} needs tasks; name them with --tasks NAME=FILE")
+        if self.task_config and not self.are_asked_for:
+            raise ValueError("--task-config needs tasks; name them with --tasks NAME=FILE")
+        for name in ("samples", "against"):
+            if getattr(self, name) and not (self.are_asked_for or self.examples.examples):
+                raise ValueError(
+                    f"--{name} needs tasks or examples; name them with --tasks NAME=FILE, or "
+                    "give --examples N"
+                )
 
     @property
     def are_asked_for(self) -> bool:
@@ -103,7 +109,8 @@ def report_tasks(
     report = describe(results)
     if options.core is not None:
         count = len(_pairs("--tasks", options.tasks))
-        report["core"] = core.aggregate(results[count:])
+        of_core = [each for each in results[count:] if each.name in core.CORE_TASKS]
+        report["core"] = core.aggregate(of_core)
     if others:
         pairs = zip(results, others, strict=True)
         report["difference"] = {ours.name: ours.compare(theirs) for ours, theirs in pairs}

@@ -25,11 +25,11 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
             about.append(f"chance {settings['chance']:.3f}")
         lines.append(f"{name} ({settings['form']}; {', '.join(about)})")
         for metric, figure in metrics.items():
-            lines.append(f"  {metric:14} {figure['value']:.4f}{_error(figure)}, n = {figure['n']}")
+            lines.append(f"  {metric:24} {figure['value']:.4f}{_error(figure)}, n = {figure['n']}")
             if difference := result.get("difference", {}).get(name, {}).get(metric):
                 low, high = difference["low"], difference["high"]
                 lines.append(
-                    f"  {'difference':14} {difference['value']:+.4f}, 95% {low:+.4f} to {high:+.4f}"
+                    f"  {'difference':24} {difference['value']:+.4f}, 95% {low:+.4f} to {high:+.4f}"
                 )
     for name, figures in result.get("harness", {}).get("results", {}).items():
         lines.append(f"{name} (lm-evaluation-harness {result['harness']['lm_eval']})")
@@ -43,8 +43,9 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _error(figure: Mapping[str, Any]) -> str:
-    if "signature" in figure:
-        return f", 95% {figure['low']:.4f} to {figure['high']:.4f}, {figure['signature']}"
+    if "low" in figure:
+        about = f", {figure['signature']}" if "signature" in figure else ""
+        return f", 95% {figure['low']:.4f} to {figure['high']:.4f}{about}"
     return "" if figure["stderr"] is None else f" ± {figure['stderr']:.4f}"
 
 

@@ -29,12 +29,13 @@ class TextTask(Task):
         if not scorer.add_bos:
             raise UsageError("texts are written after BOS; leave out --add-bos False")
         prompts = [
-            prefix + item.requests[0].context for item, prefix in zip(items, prefixes, strict=True)
+            scorer.loaded.encode_prompt(prefix + item.requests[0].context)
+            for item, prefix in zip(items, prefixes, strict=True)
         ]
-        texts = continue_greedily(
+        written = continue_greedily(
             scorer.loaded, prompts, self.max_new_tokens, self.stop, silent=scorer.silent
         )
-        return [[Answer(text)] for text in texts]
+        return [[Answer(each.text)] for each in written]
 
     def record(self, results: Sequence[Any]) -> dict[str, Any]:
         return {"texts": [answer.text for answer in results]}

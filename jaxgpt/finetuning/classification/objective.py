@@ -1,4 +1,6 @@
-"""`SingleLabel` and `MultiLabel`: classes of whole texts, from a head on a pooled hidden state.
+"""`SingleLabel`: one class of a whole text, from a head on a pooled hidden state.
+
+`Classification` is what it shares with `MultiLabel`.
 
 Axes: B rows, T tokens of a row, S texts of a row, D model, C classes.
 """
@@ -15,22 +17,22 @@ from jaxgpt.batch import Batch
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import BadInputError, ConfigError
 from jaxgpt.evaluation.objective import SumsOf
+from jaxgpt.evaluation.runner.results import TaskResult
 from jaxgpt.finetuning.classification.pooling import LastToken, Pooling
-from jaxgpt.finetuning.classification.scores import (
-    ClassScores,
-    score_label_sets,
-    score_single_labels,
-)
+from jaxgpt.finetuning.classification.predictions import score_predictions
+from jaxgpt.finetuning.classification.scores import ClassScores, score_single_labels
+from jaxgpt.finetuning.example_scores import ExampleScoring
 from jaxgpt.finetuning.objectives import ExampleObjective
 from jaxgpt.finetuning.segments import sequence_sums, sequence_values
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.model.heads import ClassificationHead
 from jaxgpt.model.layers.matmul import project
+from jaxgpt.model.moe.routing_stats import Routing
 from jaxgpt.training.loss import LossConfig, LossFunction, LossSums, hidden_states_and_head
 
-# Names of what a batch says about each text: the index of its class; which classes it has, 0 or 1.
-LABEL, LABELS = "label", "labels"
+# Name of what a batch says about each text: the index of its class.
+LABEL = "label"
 # Name of the sums that scores are made from; they are no scalar, and no log has them.
 COUNTS = "counts"
 
@@ -127,9 +129,8 @@ class Classification(ExampleObjective):
             )
 
         def loss_function(params: Any, batch: Batch, rng: jax.Array | None) -> LossSums:
-            (x_BTD, kernel), routing = hidden_states_and_head(model, params, batch, rng)
-            pooled_BSD = self.pooling.pool(x_BTD, batch.segment_ids_BT, num_segments)
-            sums, weights_B = self._sums(project(pooled_BSD, kernel), batch, num_segments)
+            logits_BSC, routing = self._logits(model, params, batch, rng, num_segments)
+            sums, weights_B = self._sums(logits_BSC, batch, num_segments)
             if routing is None:
                 return sums
             of_rows = routing.sum_rows(weights_B)
@@ -137,6 +138,13 @@ class Classification(ExampleObjective):
             return sums._replace(objective=objective, routing=of_rows)
 
         return loss_function
+
+    def _logits(
+        self, model: Gpt, params: Any, batch: Batch, rng: jax.Array | None, num_segments: int
+    ) -> tuple[jax.Array, Routing | None]:
+        (x_BTD, kernel), routing = hidden_states_and_head(model, params, batch, rng)
+        pooled_BSD = self.pooling.pool(x_BTD, batch.segment_ids_BT, num_segments)
+        return project(pooled_BSD, kernel), routing
 
     def _sums(
         self, logits_BSC: jax.Array, batch: Batch, num_segments: int
@@ -236,52 +244,11 @@ class SingleLabel(Classification):
     def score(self, counts: np.ndarray) -> ClassScores:
         return score_single_labels(counts)
 
+    def score_examples(self, scoring: ExampleScoring) -> TaskResult:
+        scoring.check_scores(type(self).__name__, ("n_grams",))
 
-@configclass
-class MultiLabel(Classification):
-    """Any number of labels of each text: a yes or no for each.
+        def logits_of(params: Any, batch: Batch) -> jax.Array:
+            num_segments = scoring.rows.num_segments
+            return self._logits(scoring.loaded.model, params, batch, None, num_segments)[0]
 
-        p_c = s(w_c' h),   L = -mean_c (y_c log p_c + (1 - y_c) log(1 - p_c))
-
-    with s(x) = 1 / (1 + exp(-x)) and y_c = 1 if the text has class c, otherwise 0.
-    """
-
-    label_name: ClassVar[str] = LABELS
-
-    def renumber(self, labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        moved = np.zeros((len(labels), len(self.labels)), bool)
-        moved[:, numbers] = labels
-        return moved
-
-    def truth(self, batch: Batch, num_segments: int) -> jax.Array:
-        assert batch.extras is not None
-        columns = [
-            sequence_values(
-                batch.extras[LABELS][..., place],
-                batch.segment_ids_BT,
-                batch.positions_BT,
-                num_segments,
-            )
-            for place in range(len(self.labels))
-        ]
-        return jnp.stack(columns, axis=-1)
-
-    def losses(self, logits_BSC: jax.Array, truth_BSC: jax.Array) -> jax.Array:
-        signed_BSC = logits_BSC * (2 * truth_BSC - 1)
-        return -jnp.mean(jax.nn.log_sigmoid(signed_BSC), axis=-1)
-
-    def predict(self, logits_BSC: jax.Array) -> jax.Array:
-        return (logits_BSC > 0).astype(jnp.float32)
-
-    def counts(
-        self, truth_BSC: jax.Array, predicted_BSC: jax.Array, exists_BS: jax.Array
-    ) -> jax.Array:
-        """Return, for each class, the numbers of texts by (has it, is said to), [C, 2, 2]."""
-        has_BSC2 = jnp.stack([1 - truth_BSC, truth_BSC], axis=-1) * exists_BS[..., None, None]
-        said_BSC2 = jnp.stack([1 - predicted_BSC, predicted_BSC], axis=-1)
-        return jnp.einsum(
-            "BSCX,BSCY->CXY", has_BSC2, said_BSC2, precision=jax.lax.Precision.HIGHEST
-        )
-
-    def score(self, counts: np.ndarray) -> ClassScores:
-        return score_label_sets(counts)
+        return score_predictions(scoring, logits_of, self.labels, self.label_name)

@@ -7,12 +7,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
+from jaxgpt.evaluation.runner.results import TaskResult
+from jaxgpt.finetuning.example_scores import ExampleScoring
 from jaxgpt.finetuning.preference.answers import Answers, split_examples
 from jaxgpt.finetuning.preference.objective import PreferenceObjective, ReadAnswers, sums_of_answers
-from jaxgpt.training.loss import LossFunction, LossSums
+from jaxgpt.finetuning.preference.reference import score_answers
+from jaxgpt.finetuning.tokenized import TokenizedExamples
+from jaxgpt.training.loss import LossConfig, LossFunction, LossSums
 
 
 @configclass
@@ -55,6 +60,35 @@ class PairObjective(PreferenceObjective):
             "chosen_log_probability": chosen.policy,
             "rejected_log_probability": rejected.policy,
         }
+
+    def score_examples(self, scoring: ExampleScoring) -> TaskResult:
+        """Return how often a model gives the preferred answer the larger log-probability.
+
+        `log_probability_accuracy` compares the sums over an answer's tokens, and
+        `token_mean_accuracy` their means, which do not favour the shorter answer. No reference has
+        a part in them, so that they compare any two models.
+        """
+        scoring.check_scores(type(self).__name__, ())
+        loaded, rows = scoring.loaded, scoring.rows
+        size, plain = scoring.batch_size, LossConfig()
+        sums_E2 = score_answers(loaded.model, loaded.params, rows, loaded.mesh, size, plain)
+        lengths_E2 = _answer_lengths(rows.examples)
+        means_E2 = sums_E2 / lengths_E2
+        values = {
+            "log_probability_accuracy": (1 + np.sign(sums_E2[:, 0] - sums_E2[:, 1])) / 2,
+            "token_mean_accuracy": (1 + np.sign(means_E2[:, 0] - means_E2[:, 1])) / 2,
+        }
+        samples = [
+            {"log_probabilities": sums.tolist(), "num_tokens": lengths.tolist()}
+            for sums, lengths in zip(sums_E2, lengths_E2, strict=True)
+        ]
+        return scoring.result("pairs", "log-probabilities of both answers", values, samples, 0.5)
+
+
+def _answer_lengths(examples: TokenizedExamples) -> np.ndarray:
+    """Return the numbers of tokens of both answers of each pair, [E, 2]."""
+    counts_S = np.add.reduceat(examples.weights_N > 0, examples.offsets[:-1], dtype=np.int64)
+    return counts_S.reshape(-1, 2)
 
 
 def _is_larger(one: jax.Array, other: jax.Array) -> jax.Array:

@@ -16,14 +16,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
-from jaxgpt.evaluation.eval_step import row_multiple
 from jaxgpt.finetuning.batches import PackedRows
 from jaxgpt.finetuning.preference.log_probabilities import log_probabilities_of
-from jaxgpt.finetuning.segments import sequence_sums, sequence_values
+from jaxgpt.finetuning.segments import score_sequences, sequence_sums, sequence_values
 from jaxgpt.model.adapted import split
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.layers.adapters import NoAdapter
-from jaxgpt.parallel.sharding import replicated, to_devices
 from jaxgpt.training.loss import LossConfig
 
 # Name of the log-probabilities of an example's two answers, which each of its tokens brings,
@@ -85,7 +83,7 @@ def score_answers(
         params: its parameters, on the mesh.
         rows: examples of two sequences each.
         mesh: of all devices.
-        batch_size: rows at a time, at least; the devices and the layers must divide their number.
+        batch_size: rows at a time, at least.
         config: says in which chunks the logits are computed.
     """
     log_probabilities = log_probabilities_of(model, config)
@@ -94,15 +92,4 @@ def score_answers(
         values_BT = log_probabilities(params, batch, None).values_BT
         return sum_answers(values_BT, batch, rows.num_segments)
 
-    compiled = jax.jit(score, out_shardings=replicated(mesh))
-    multiple = row_multiple(model.config, mesh)
-    size = -(-batch_size // multiple) * multiple
-    found_E2 = np.zeros((len(rows.examples), 2), np.float32)
-    for start in range(0, len(rows), size):
-        chosen = range(start, min(start + size, len(rows)))
-        batch = rows.batch([*chosen, *[None] * (size - len(chosen))])
-        sums_BS = np.asarray(compiled(params, to_devices(batch, mesh)))
-        for row, sums_S in zip(chosen, sums_BS, strict=False):
-            members = rows.members(row)
-            found_E2[members] = sums_S[: 2 * len(members)].reshape(-1, 2)
-    return found_E2
+    return score_sequences(score, params, rows, model.config, mesh, batch_size)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxgpt.checkpoints.lineage import package_versions
 from jaxgpt.distributed.hosts import HostsConfig, is_first_host
 from jaxgpt.distributed.preflight import preflight
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import MismatchError, UsageError
 from jaxgpt.evaluation.harness import HarnessOptions, run_harness
 from jaxgpt.evaluation.held_out import HeldOut
 from jaxgpt.evaluation.loaded_model import LoadedModel
@@ -88,11 +88,17 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             objective, most = run.config.objective, options.max_tokens
             scores = score_held_out(loaded, data, objective, rows, most, silent)
             result |= {"data": name, "split": options.split, **scores}
+            results += run.config.score_examples(loaded, data, tasks.examples, rows, silent)
     if tasks.against:
-        run = open_run(tasks.against, tasks.against_step)
-        step = run.choose_step(tasks.against_step)
-        with loaded_run(run, step, mesh, options.sequence_length) as loaded:
+        other = open_run(tasks.against, tasks.against_step)
+        _check_peer(run, other, options)
+        step = other.choose_step(tasks.against_step)
+        with loaded_run(other, step, mesh, options.sequence_length) as loaded:
             others = run_tasks(tasks, loaded, rows, silent)
+            if held_out:
+                # Both models are asked about the examples of the first one, in one way.
+                loaded = dataclasses.replace(loaded, stop_ids=run.config.stop_ids(run.tokenizer))
+                others += run.config.score_examples(loaded, data, tasks.examples, rows, silent)
         result["against"] = {"checkpoint": tasks.against, "step": step}
     return result | report_tasks(tasks, results, others, is_first_host())
 
@@ -114,7 +120,38 @@ def loaded_run(run: Run, step: int, mesh: Mesh, length: int | None = None) -> It
     length = length or run.config.batch.sequence_length
     with on_mesh(mesh, run.config.sharding):
         params = run.restore_params(step, mesh)
-        yield LoadedModel(run.build_model(), params, run.tokenizer, mesh, length)
+        yield LoadedModel(
+            run.build_model(),
+            params,
+            run.tokenizer,
+            mesh,
+            length,
+            prompt_encoder=run.config.encode_prompt,
+            stop_ids=run.config.stop_ids(run.tokenizer),
+        )
+
+
+def _check_peer(run: Run, other: Run, options: EvalOptions) -> None:
+    """Refuse a second model that cannot be asked about the examples of the first.
+
+    Raises:
+        MismatchError: it has another tokenizer, or predicts something else.
+    """
+    if options.tasks.examples.examples is None:
+        return
+    for what, ours, theirs in (
+        ("tokenizer", run.tokenizer.fingerprint[:12], other.tokenizer.fingerprint[:12]),
+        ("head", run.config.model.head, other.config.model.head),
+        (
+            "list of labels",
+            *(getattr(each.config.objective, "labels", ()) for each in (run, other)),
+        ),
+    ):
+        if ours != theirs:
+            raise MismatchError(
+                f"{options.tasks.against} has another {what} ({theirs}) than {options.checkpoint} "
+                f"({ours}), so --examples cannot compare them; choose another --against"
+            )
 
 
 def _open_held_out(options: EvalOptions, run: Run) -> tuple[HeldOut, str] | None:

@@ -9,7 +9,11 @@ from jax.sharding import Mesh
 
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import BadInputError, ConfigError
+from jaxgpt.evaluation.loaded_model import LoadedModel
+from jaxgpt.evaluation.runner.example_options import ExampleOptions
+from jaxgpt.evaluation.runner.results import TaskResult
 from jaxgpt.finetuning.batches import ExampleBatches, HeldOutExamples, PackedRows
+from jaxgpt.finetuning.example_scores import ExampleScoring
 from jaxgpt.finetuning.examples import Examples, ExamplesConfig, read_examples
 from jaxgpt.finetuning.objectives import ExampleObjective, Supervised
 from jaxgpt.finetuning.preference.reference import score_answers
@@ -105,6 +109,28 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
             (held_out.rows,), run_dir, score, self.base.fingerprint, is_kept=False
         )
         return HeldOutExamples(examples, held_out.rows.sequence_length)
+
+    def score_examples(
+        self,
+        loaded: LoadedModel,
+        held_out: HeldOut,
+        options: ExampleOptions,
+        batch_size: int,
+        silent: bool,
+    ) -> list[TaskResult]:
+        """Return the figures of the first held-out examples, if they are asked for."""
+        if options.examples is None:
+            return []
+        assert isinstance(held_out, HeldOutExamples)
+        examples, length = held_out.examples, held_out.rows.sequence_length
+        chosen = examples.select(np.arange(min(options.examples, len(examples))))
+
+        def read_training() -> TokenizedExamples:
+            return self._prepare(self._read(self.data, loaded.tokenizer, length), length)[0]
+
+        rows = PackedRows(chosen, length)
+        scoring = ExampleScoring(loaded, rows, options, batch_size, read_training, silent)
+        return [self.objective.score_examples(scoring)]
 
     def _score(self, mesh: Mesh, rows: PackedRows) -> np.ndarray:
         """Return the log-probabilities of both answers of each example under the base, [E, 2]."""

@@ -53,9 +53,11 @@ def test_answers_to_mathematics() -> None:
 def test_continuations_are_the_most_probable_tokens() -> None:
     loaded = load_tiny()
     prompts = ["the small cat", "", "one quick dog sees the old stone and some fish"]
-    texts = continue_greedily(loaded, prompts, 3, (), batch_size=2, silent=True)
+    written = continue_greedily(loaded, prompts, 3, (), batch_size=2, silent=True)
+    texts = [each.text for each in written]
     for prompt, text in zip(prompts, texts, strict=True):
-        assert continue_greedily(loaded, [prompt], 3, (), silent=True) == [text]
+        (alone,) = continue_greedily(loaded, [prompt], 3, (), silent=True)
+        assert alone.text == text
     ids = encode_prompt(loaded.tokenizer, "")
     for _ in range(3):
         scores = forward(loaded)(ids)[-1].copy()

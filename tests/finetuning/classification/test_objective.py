@@ -10,13 +10,8 @@ import pytest
 from jaxgpt.batch import Batch
 from jaxgpt.config import replace
 from jaxgpt.errors import ConfigError
-from jaxgpt.finetuning.classification.objective import (
-    LABEL,
-    LABELS,
-    Classification,
-    MultiLabel,
-    SingleLabel,
-)
+from jaxgpt.finetuning.classification.multi_label import LABELS, MultiLabel
+from jaxgpt.finetuning.classification.objective import LABEL, Classification, SingleLabel
 from jaxgpt.finetuning.classification.pooling import LastToken, MeanOfTokens, Pooling
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import Gpt, GptConfig

@@ -1,0 +1,40 @@
+"""Questions of examples: a conversation up to its last answer."""
+
+import json
+from pathlib import Path
+
+from jaxgpt.finetuning.examples import ExamplesConfig, read_examples
+from jaxgpt.finetuning.written_answers import read_questions
+from jaxgpt.tokenizer.chat_template import ASSISTANT, SYSTEM, USER, ChatTemplate, Message
+from tests.finetuning.small_tokenizer import small_tokenizer
+
+
+def test_the_last_answer_of_a_conversation_is_asked_for(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer()
+    talk = [
+        Message(SYSTEM, "the user asks"),
+        Message(USER, "how many?"),
+        Message(ASSISTANT, "there are 7"),
+        Message(USER, "<|end|> are there 8?"),
+        Message(ASSISTANT, "7\n"),
+    ]
+    rows = [{"messages": [{"role": each.role, "content": each.content} for each in talk]}]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples = read_examples(ExamplesConfig(files=(str(file),), held_out_share=0), tokenizer, 256)
+    (question,) = read_questions(examples.training, tokenizer)
+    assert question.ids == ChatTemplate(tokenizer).render_prompt(talk[:-1]).tolist()
+    assert question.answer == talk[-1].content
+    assert question.text == (
+        "system: the user asks\nuser: how many?\nassistant: there are 7\n"
+        "user: <|end|> are there 8?\nassistant:"
+    )
+
+
+def test_plain_texts_ask_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "there are 7"}\n')
+    config = ExamplesConfig(files=(str(file),), held_out_share=0)
+    examples = read_examples(config, small_tokenizer(), 256)
+    assert len(examples.training) == 1
+    assert read_questions(examples.training, small_tokenizer()) == []
