@@ -43,8 +43,9 @@ JOBS = {
 def make_world(folder: Path) -> Path:
     """Write a base, a teacher that is wider, and data for each job, into a folder; return it."""
     old = make_dataset(folder / "old")
-    make_run(folder / "base", old, {10: 3.0}, attention=GroupedQueryAttention(num_heads=2))
-    make_run(folder / "teacher", old, {5: 3.0}, d_model=32)
+    attention = GroupedQueryAttention(num_heads=2)
+    make_run(folder / "base", old, {10: 3.0}, attention=attention)
+    make_run(folder / "teacher", old, {5: 3.0}, attention=attention, d_model=32)
     rng, words = random.Random(0), ("red", "green", "old", "new", "small", "quick")
     texts = sorted({" ".join(rng.choices(words, k=rng.randint(1, 4))) for _ in range(100)})
     rows: dict[str, list[dict[str, Any]]] = {
