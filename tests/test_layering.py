@@ -18,10 +18,11 @@ LAYERS = [
     {"evaluation"},
     {"finetuning"},
     {"runs"},
-    {"planning", "benchmarks"},
+    {"planning", "benchmarks", "interchange"},
     {
         "train",
         "eval",
+        "export",
         "finetune",
         "generate",
         "plan",

@@ -122,6 +122,11 @@ class Tokenizer:
         return directory / FILE_NAME
 
     @property
+    def model(self) -> bytes:
+        """Content of the model file."""
+        return self._model
+
+    @property
     def bos_id(self) -> int:
         """Id that begins every document."""
         return self.special_ids["bos"]

@@ -53,10 +53,13 @@ class PlainFeedForward(FeedForward):
         """Return the function between the two projections."""
         raise NotImplementedError(f"{type(self).__name__} has no activation")
 
+    def resolve_hidden(self, d_model: int) -> int:
+        """Return the width of the hidden layer."""
+        return 4 * d_model if self.hidden is None else self.hidden
+
     def build(self, settings: LayerSettings, name: str) -> nn.Module:
-        hidden = 4 * settings.d_model if self.hidden is None else self.hidden
         return PlainFeedForwardLayer(
-            hidden=hidden,
+            hidden=self.resolve_hidden(settings.d_model),
             use_bias=self.use_bias,
             activation=self.activation(),
             settings=settings,
@@ -80,11 +83,14 @@ class GatedFeedForward(FeedForward):
         """Return the function of the gate."""
         raise NotImplementedError(f"{type(self).__name__} has no activation")
 
-    def build(self, settings: LayerSettings, name: str) -> nn.Module:
+    def resolve_hidden(self, d_model: int) -> int:
+        """Return the width of the hidden layer."""
         # Three matrices of 8/3 have the parameters of two of 4.
-        hidden = -(-8 * settings.d_model // (3 * 64)) * 64 if self.hidden is None else self.hidden
+        return -(-8 * d_model // (3 * 64)) * 64 if self.hidden is None else self.hidden
+
+    def build(self, settings: LayerSettings, name: str) -> nn.Module:
         return GatedFeedForwardLayer(
-            hidden=hidden,
+            hidden=self.resolve_hidden(settings.d_model),
             use_bias=self.use_bias,
             activation=self.activation(),
             settings=settings,

@@ -1,0 +1,72 @@
+"""The model card: origin, training and measurements of an exported model, for a person to read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxgpt.interchange.architecture import Architecture
+from jaxgpt.model.cost import num_parameters
+from jaxgpt.runs.run import Run
+
+_CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- jaxgpt
+---
+
+# {title}
+
+A {name} of {parameters:,} parameters, trained with jaxgpt and
+exported at step {step}.
+
+| | |
+|---|---|
+{rows}
+
+## Text and chat
+
+Each text begins with `<s>`, which the tokenizer adds. A conversation is rendered by
+`chat_template.jinja`; a message ends with `<|end|>`, a document with `</s>`, and
+`generation_config.json` names both. Control tokens in text that a user types become control ids in
+transformers unless the tokenizer is called with `split_special_tokens=True`.
+"""
+
+
+def write_card(run: Run, step: int, architecture: Architecture) -> str:
+    """Return the card of a step of a run, as Markdown."""
+    metadata = run.checkpoints.read_metadata(step)
+    environment = run.lineage.get("environment") or {}
+    rows = {
+        "layers, width": f"{run.config.model.num_layers}, {run.config.model.d_model}",
+        "context": f"{run.config.batch.sequence_length:,} tokens",
+        "vocabulary": f"{run.tokenizer.vocab_size:,} ({run.tokenizer.kind})",
+        "tokens trained on": _number(metadata.get("tokens"), ","),
+        "held-out loss": _number(metadata.get("eval_loss"), ".4f", " nats per token"),
+        "held-out bits per byte": _number(metadata.get("eval_bits_per_byte"), ".4f"),
+        "datasets": _datasets(run.lineage),
+        "base": _base(run.lineage),
+        "jaxgpt": (environment.get("packages") or {}).get("jaxgpt"),
+        "commit": (environment.get("git") or {}).get("commit"),
+    }
+    return _CARD.format(
+        title=run.directory.resolve().name,
+        name=architecture.name,
+        parameters=num_parameters(run.config.model, run.tokenizer.vocab_size),
+        step=step,
+        rows="\n".join(f"| {name} | {value} |" for name, value in rows.items() if value),
+    )
+
+
+def _number(value: Any, form: str, unit: str = "") -> str | None:
+    return f"{value:{form}}{unit}" if isinstance(value, int | float) else None
+
+
+def _datasets(lineage: Mapping[str, Any]) -> str:
+    datasets = (lineage.get("data") or {}).get("datasets") or []
+    return ", ".join(f"`{str(each.get('fingerprint'))[:12]}`" for each in datasets)
+
+
+def _base(lineage: Mapping[str, Any]) -> str | None:
+    base = (lineage.get("config") or {}).get("base")
+    return f"step {base['step']} of `{base['run']}`" if base else None
