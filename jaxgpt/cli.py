@@ -31,6 +31,7 @@ VERBS = {
     "supervise": ("jaxgpt.supervise", "restart a command each time it ends unfinished"),
     "eval": ("jaxgpt.eval", "measure loss, perplexity and bits per byte of a checkpoint"),
     "generate": ("jaxgpt.generate", "continue a text with a checkpoint"),
+    "serve": ("jaxgpt.serve", "serve a checkpoint over HTTP, as OpenAI's API does"),
     "export": ("jaxgpt.export", "write a checkpoint as files that other tools read"),
     "report": ("jaxgpt.report", "write report.html of a run, finished or not"),
     "verify": ("jaxgpt.verify", "check the hashes of a run or dataset"),

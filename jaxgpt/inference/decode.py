@@ -236,7 +236,7 @@ def _prefill(
     num_rows, num_columns = tokens_BT.shape[0], allowed.shape[-1]
     valid_BT = jnp.arange(tokens_BT.shape[1]) < lengths_B[:, None]
     cache = make_cache(model.config, num_rows, cache_length, cache_dtype())
-    logits_BV, cache = _next_logits(model, params, tokens_BT, valid_BT, cache)
+    logits_BV, cache = next_logits(model, params, tokens_BT, valid_BT, cache)
     seen_BV = None
     if sampling.needs_seen:
         # Padding goes to a column that does not exist.
@@ -259,7 +259,7 @@ def _decode_block(
 
     def step(state: _State, _: None) -> tuple[_State, Array]:
         valid_B1 = jnp.ones((state.tokens_B.shape[0], 1), bool)
-        logits_BV, cache = _next_logits(
+        logits_BV, cache = next_logits(
             model, params, state.tokens_B[:, None], valid_B1, state.cache
         )
         state = _draw(sampling, allowed, logits_BV, cache, state.keys_B, state.seen_BV)
@@ -284,7 +284,7 @@ def _draw(
     return _State(cache, tokens_B, keys_B, seen_BV)
 
 
-def _next_logits(
+def next_logits(
     model: Gpt, params: Any, tokens_BT: Array, valid_BT: Array, cache: KVCache
 ) -> tuple[Array, KVCache]:
     """Append tokens to the cache; return the scores [B, V] of what follows each row's last one."""

@@ -5,6 +5,7 @@ Axes: B rows, V vocabulary (with the padding columns of the model's head).
 
 The order is that of Hugging Face transformers: forbidden ids, repetition penalty, temperature,
 top-k, top-p, min-p. A filtered-out id has the score -inf. docs/inference.md explains each filter.
+Where a setting may be an array, it is one number for all rows, or [B, 1].
 """
 
 import math
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxgpt.config import configclass
 from jaxgpt.model.cpu.threefry import key_of_seed
@@ -76,7 +78,7 @@ def allowed_ids(num_columns: int, vocab_size: int, forbidden: Iterable[int] = ()
     return allowed_V
 
 
-def penalize_repetition(logits_BV: Array, seen_BV: Array, penalty: float) -> Array:
+def penalize_repetition(logits_BV: Array, seen_BV: Array, penalty: ArrayLike) -> Array:
     """Lower the scores of tokens already seen: positive ones divided, negative ones multiplied.
 
     Keskar et al., 2019, CTRL (arXiv:1909.05858), section 4.1, with the sign handled so that a
@@ -86,7 +88,7 @@ def penalize_repetition(logits_BV: Array, seen_BV: Array, penalty: float) -> Arr
     return jnp.where(seen_BV, penalized_BV, logits_BV)
 
 
-def scale_by_temperature(logits_BV: Array, temperature: float) -> Array:
+def scale_by_temperature(logits_BV: Array, temperature: ArrayLike) -> Array:
     """Divide scores by `temperature`, shifted so that the highest is 0 and nothing overflows."""
     return (logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / temperature
 
@@ -97,7 +99,7 @@ def keep_top_k(logits_BV: Array, k: int) -> Array:
     return jnp.where(logits_BV >= lowest_B1, logits_BV, -jnp.inf)
 
 
-def keep_top_p(logits_BV: Array, p: float) -> Array:
+def keep_top_p(logits_BV: Array, p: ArrayLike) -> Array:
     """Keep the smallest set of likeliest tokens whose probabilities sum to at least `p`.
 
     Among equal scores the lower id is taken first. Holtzman et al., 2020 (arXiv:1904.09751).
@@ -113,7 +115,7 @@ def keep_top_p(logits_BV: Array, p: float) -> Array:
     return jnp.where(kept_BV, logits_BV, -jnp.inf)
 
 
-def keep_min_p(logits_BV: Array, p: float) -> Array:
+def keep_min_p(logits_BV: Array, p: ArrayLike) -> Array:
     """Keep tokens at least `p` times as likely as the likeliest one (arXiv:2407.01082)."""
     highest_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
     return jnp.where(logits_BV >= highest_B1 + jnp.log(p), logits_BV, -jnp.inf)

@@ -1,0 +1,18 @@
+"""Many requests at once over one model: continuous batching in the slots of one cache."""
+
+from typing import TYPE_CHECKING
+
+from jaxgpt.names.public_names import lazy_imports
+
+if TYPE_CHECKING:
+    from jaxgpt.inference.engine.engine import Engine, EngineConfig
+    from jaxgpt.inference.engine.request import (
+        Progress,
+        QueueFullError,
+        Request,
+        RequestSampling,
+        TokenConstraint,
+        TokenScore,
+    )
+else:
+    __getattr__, __dir__ = lazy_imports(__name__)

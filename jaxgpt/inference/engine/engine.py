@@ -1,0 +1,282 @@
+"""The engine: takes requests, gives each a slot, reads prompts in chunks between decoding steps.
+
+Token ids in and out; the text is its caller's, the state on the device slots.py's. One thread calls
+`run` (or `step`); any thread may `submit` and `cancel`.
+"""
+
+import collections
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxgpt.config import configclass
+from jaxgpt.errors import JaxgptError
+from jaxgpt.inference.decode import Decoder
+from jaxgpt.inference.engine.prefixes import PrefixIndex
+from jaxgpt.inference.engine.request import (
+    ConstraintError,
+    Progress,
+    QueueFullError,
+    Request,
+    RequestError,
+)
+from jaxgpt.inference.engine.running import Running, Ticket
+from jaxgpt.inference.engine.slot_work import SlotWork
+
+logger = logging.getLogger(__name__)
+
+
+@configclass
+class EngineConfig:
+    """Size of the engine that answers many requests at once."""
+
+    num_slots: int = 16
+    """Number of requests that are answered at once; further ones wait."""
+    max_length: int | None = None
+    """Most tokens of a prompt and its answer together; None: the context of training."""
+    prefill_chunk: int = 128
+    """Number of prompt tokens that are read between two visits to the decoding requests."""
+    steps_per_visit: int = 4
+    """Most tokens that a request draws before new requests are looked at."""
+    max_waiting: int = 256
+    """Most requests that wait for a slot; further ones are refused."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_slots", "prefill_chunk", "steps_per_visit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"max_length must be at least 1 or None, not {self.max_length}")
+        if self.max_waiting < 0:
+            raise ValueError(f"max_waiting must be at least 0, not {self.max_waiting}")
+
+
+@dataclass(frozen=True)
+class EngineCounts:
+    """Counts of the engine's work.
+
+    Attributes:
+        running: requests that have a slot.
+        waiting: requests that wait for one.
+        finished: requests that have ended, by how.
+        prompt_tokens: tokens of the prompts of all requests that got a slot.
+        reused_tokens: those that were not read again.
+        drawn_tokens: tokens that were delivered.
+        cache_share: share of the cache's slots for tokens that hold one.
+    """
+
+    running: int
+    waiting: int
+    finished: dict[str, int]
+    prompt_tokens: int
+    reused_tokens: int
+    drawn_tokens: int
+    cache_share: float
+
+
+class Engine:
+    """Answers many requests at once over one model.
+
+    Args:
+        decoder: the model, its parameters, and which ids end a text or are never drawn.
+        config: its size.
+
+    Attributes:
+        max_length: most tokens of a prompt and its answer.
+
+    Raises:
+        ConfigError: the model has too few positions for `config.max_length`.
+    """
+
+    def __init__(self, decoder: Decoder, config: EngineConfig) -> None:
+        self.max_length = config.max_length or decoder.context_length
+        self._config = config
+        self._vocab_size = decoder.model.vocab_size
+        self._stop_ids = frozenset(decoder.stop_ids)
+        self._work = SlotWork(
+            decoder,
+            config.num_slots,
+            self.max_length,
+            config.prefill_chunk,
+            config.steps_per_visit,
+        )
+        self._prefixes = PrefixIndex(config.num_slots, config.prefill_chunk)
+        self._running: dict[int, Running] = {}
+        self._waiting: collections.deque[Ticket] = collections.deque()
+        self._wake = threading.Condition()
+        self._finished: collections.Counter[str] = collections.Counter()
+        self._num_tokens: collections.Counter[str] = collections.Counter()
+
+    def submit(self, request: Request, deliver: Callable[[Progress], None]) -> Ticket:
+        """Take a request; `deliver` is called until its `Progress` has a `finish`.
+
+        Raises:
+            RequestError: more tokens than a slot has, or an id that the model does not have.
+            QueueFullError: too many requests wait.
+        """
+        self._check(request)
+        ticket = Ticket(request, deliver)
+        with self._wake:
+            # A request that finds a slot at once does not wait.
+            free = self._config.num_slots - len(self._running)
+            if len(self._waiting) - free >= self._config.max_waiting:
+                raise QueueFullError(
+                    f"{len(self._waiting)} requests wait already; try again in a moment"
+                )
+            self._waiting.append(ticket)
+            self._wake.notify_all()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a request, wherever it is; nothing happens if it has ended."""
+        ticket.cancelled = True
+
+    def cancel_all(self) -> None:
+        """End all requests, running and waiting."""
+        with self._wake:
+            for ticket in (*self._waiting, *(each.ticket for each in self._running.values())):
+                ticket.cancelled = True
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; an error ends the requests that have slots, not the engine."""
+        while not stop.is_set():
+            try:
+                worked = self.step()
+            except Exception:
+                logger.exception("the engine lost the requests that it was answering")
+                self._lose_all()
+                continue
+            if not worked:
+                with self._wake:
+                    self._wake.wait_for(lambda: self._waiting or stop.is_set(), timeout=0.1)
+
+    def step(self) -> bool:
+        """Admit requests, read a chunk of one prompt, decode a few tokens; return if work was done.
+
+        Raises:
+            Exception: whatever the device raised; the state is lost then.
+        """
+        self._drop_cancelled()
+        self._admit()
+        reading = [running for running in self._running.values() if running.reads]
+        if reading:
+            self._read(reading[0])
+        decoding = [running for running in self._running.values() if not running.reads]
+        if decoding:
+            self._decode(decoding)
+        return bool(reading or decoding)
+
+    def counts(self) -> EngineCounts:
+        """Return what the engine has done and does."""
+        with self._wake:
+            running = list(self._running.values())
+            num_held = sum(each.num_read + each.num_drawn for each in running)
+            return EngineCounts(
+                running=len(running),
+                waiting=len(self._waiting),
+                finished=dict(self._finished),
+                prompt_tokens=self._num_tokens["prompt"],
+                reused_tokens=self._num_tokens["reused"],
+                drawn_tokens=self._num_tokens["drawn"],
+                cache_share=num_held / (self._config.num_slots * self.max_length),
+            )
+
+    def _check(self, request: Request) -> None:
+        for name, ids in (("the prompt", request.prompt), ("bias", request.bias)):
+            wrong = [token for token in ids if not 0 <= token < self._vocab_size]
+            if wrong:
+                raise RequestError(
+                    f"{name} has the id {wrong[0]}; the model has ids from 0 to "
+                    f"{self._vocab_size - 1}"
+                )
+        # The last token that is drawn is never read.
+        if len(request.prompt) + max(request.max_new_tokens - 1, 0) > self.max_length:
+            raise RequestError(
+                f"the prompt has {len(request.prompt)} tokens and {request.max_new_tokens} are to "
+                f"be drawn; the model's context holds {self.max_length}"
+            )
+
+    def _drop_cancelled(self) -> None:
+        with self._wake:
+            waiting = [ticket for ticket in self._waiting if ticket.cancelled]
+            self._waiting = collections.deque(t for t in self._waiting if not t.cancelled)
+            self._finished["cancelled"] += len(waiting)
+        for ticket in waiting:
+            ticket.deliver(Progress(finish="cancelled"))
+        for running in list(self._running.values()):
+            if running.ticket.cancelled:
+                self._deliver(running, running.progress(finish="cancelled"))
+
+    def _admit(self) -> None:
+        while True:
+            with self._wake:
+                free = [s for s in range(self._config.num_slots) if s not in self._running]
+                if not free or not self._waiting:
+                    return
+                ticket = self._waiting.popleft()
+                request = ticket.request
+                slot, source, length = self._prefixes.find(request.prompt, free)
+                if request.score_prompt:
+                    # Scores are made while a prompt is read: all of it is.
+                    source, length = slot, 0
+                running = Running(ticket, slot, num_read=length, num_reused=length)
+                self._running[slot] = running
+                self._num_tokens.update(prompt=len(request.prompt), reused=length)
+            self._prefixes.begin(slot, request.prompt, length)
+            self._work.begin(running, source)
+
+    def _read(self, running: Running) -> None:
+        """Read one more chunk of a prompt; after its last, draw the first token."""
+        start = running.num_read
+        logits_V = self._work.read(running)
+        request = running.request
+        if running.reads:
+            if not request.score_prompt:
+                self._prefixes.add(running.slot, request.prompt[start : running.num_read])
+        elif request.max_new_tokens:
+            try:
+                progress = running.cut(self._work.draw_first(running, logits_V), self._stop_ids)
+            except ConstraintError as error:
+                progress = running.progress(finish="error", error=error)
+            self._deliver(running, progress)
+        else:
+            self._deliver(running, running.progress(finish="length"))
+
+    def _decode(self, decoding: list[Running]) -> None:
+        """Draw a few tokens in all slots whose prompts are read."""
+        constrained = False
+        able: list[Running] = []
+        for running in decoding:
+            try:
+                constrained |= self._work.fill(running)
+                able.append(running)
+            except ConstraintError as error:
+                self._deliver(running, running.progress(finish="error", error=error))
+        if not able:
+            return
+        left = min(running.request.max_new_tokens - running.num_drawn for running in able)
+        num_steps = 1 if constrained else min(self._config.steps_per_visit, left)
+        drawn = self._work.decode(able, num_steps, constrained)
+        for running, tokens in zip(able, drawn, strict=True):
+            try:
+                progress = running.cut(tokens, self._stop_ids)
+            except ConstraintError as error:
+                progress = running.progress(finish="error", error=error)
+            self._deliver(running, progress)
+
+    def _deliver(self, running: Running, progress: Progress) -> None:
+        with self._wake:
+            self._num_tokens["drawn"] += len(progress.tokens)
+            if progress.finish is not None:
+                del self._running[running.slot]
+                self._finished[progress.finish] += 1
+        running.ticket.deliver(progress)
+
+    def _lose_all(self) -> None:
+        """End all requests that have slots, whose state is lost, and begin with empty ones."""
+        error = JaxgptError("the engine failed; its log says more")
+        for running in list(self._running.values()):
+            self._deliver(running, running.progress(finish="error", error=error))
+        self._prefixes.forget()
+        self._work.reset()

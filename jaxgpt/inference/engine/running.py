@@ -1,0 +1,94 @@
+"""A request on its way: what it has read and drawn, and where its answer ends."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+from jaxgpt.errors import DivergedError, JaxgptError
+from jaxgpt.inference.engine.request import Finish, Progress, Request, TokenScore
+
+
+@dataclasses.dataclass(eq=False)
+class Ticket:
+    """A request that the engine has taken.
+
+    Attributes:
+        request: what was asked.
+        deliver: called in the engine's thread with what the request gains; must not block.
+        cancelled: whether nobody waits for it any longer.
+    """
+
+    request: Request
+    deliver: Callable[[Progress], None]
+    cancelled: bool = False
+
+
+@dataclasses.dataclass(eq=False)
+class Running:
+    """A request in its slot.
+
+    Attributes:
+        ticket: the request with the one who waits for it.
+        slot: its number.
+        num_read: tokens of the prompt that the slot holds.
+        num_reused: those that another request had read.
+        num_drawn: tokens of the answer.
+        prompt_scores: of the prompt's tokens, if they are asked for.
+    """
+
+    ticket: Ticket
+    slot: int
+    num_read: int
+    num_reused: int
+    num_drawn: int = 0
+    prompt_scores: list[TokenScore] = dataclasses.field(default_factory=list)
+    _told: bool = False
+
+    @property
+    def request(self) -> Request:
+        """Return what was asked."""
+        return self.ticket.request
+
+    @property
+    def reads(self) -> bool:
+        """Return whether some of the prompt is still to be read."""
+        return self.num_read < len(self.request.prompt)
+
+    def next_chunk(self, size: int) -> tuple[int, ...]:
+        """Return the next tokens of the prompt, up to `size`."""
+        return self.request.prompt[self.num_read : self.num_read + size]
+
+    def cut(self, drawn: Iterable[TokenScore], stop_ids: frozenset[int]) -> Progress:
+        """Return what is gained by drawn tokens, up to the one that ends the answer."""
+        tokens: list[TokenScore] = []
+        constraint = self.request.constraint
+        for score in drawn:
+            if score.id < 0:
+                return self.progress(
+                    tokens,
+                    "error",
+                    DivergedError(
+                        "the model's scores are not finite: its parameters are damaged or "
+                        "training diverged; try an earlier --step"
+                    ),
+                )
+            if score.id in stop_ids:
+                return self.progress(tokens, "stop")
+            tokens.append(score)
+            self.num_drawn += 1
+            if constraint is not None and constraint.advance(score.id):
+                return self.progress(tokens, "stop")
+            if self.num_drawn == self.request.max_new_tokens:
+                return self.progress(tokens, "length")
+        return self.progress(tokens, None)
+
+    def progress(
+        self,
+        tokens: Iterable[TokenScore] = (),
+        finish: Finish | None = None,
+        error: JaxgptError | None = None,
+    ) -> Progress:
+        """Return news of the request; the first have what is known of the prompt."""
+        prompt = () if self._told else tuple(self.prompt_scores)
+        num_reused = 0 if self._told else self.num_reused
+        self._told = True
+        return Progress(tuple(tokens), finish, error, prompt, num_reused)

@@ -1,0 +1,198 @@
+"""The host's side of the slots: settings of their requests in, drawn tokens with scores out.
+
+Knows requests and the programs of slots.py, not who waits for what.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.inference.decode import Decoder
+from jaxgpt.inference.engine.request import TokenScore
+from jaxgpt.inference.engine.row_sampling import Drawn, RowSettings
+from jaxgpt.inference.engine.running import Running
+from jaxgpt.inference.engine.slots import (
+    all_allowed,
+    begin,
+    decode,
+    draw_first,
+    empty_slots,
+    read_and_score_chunk,
+    read_chunk,
+)
+from jaxgpt.inference.sampling import allowed_ids, row_keys
+
+_SMALLEST_CHUNK = 16
+_ALL_BITS = 0xFFFFFFFF
+
+
+class SlotWork:
+    """The slots of one model.
+
+    Args:
+        decoder: the model, its parameters, and which ids end a text or are never drawn.
+        num_slots: number of slots.
+        max_length: tokens that a slot holds.
+        chunk: tokens of a prompt that are read at once.
+        most_steps: tokens that `decode` draws at most.
+
+    Raises:
+        ConfigError: the model has too few positions for `max_length`.
+    """
+
+    def __init__(
+        self, decoder: Decoder, num_slots: int, max_length: int, chunk: int, most_steps: int
+    ) -> None:
+        self._decoder = decoder
+        self._shape = num_slots, max_length
+        self._chunk = chunk
+        self._most_steps = most_steps
+        vocab_size = decoder.model.vocab_size
+        columns = decoder.model.config.pad_vocab(vocab_size)
+        forbidden_V = ~allowed_ids(columns, vocab_size, decoder.forbidden_ids)
+        self._bias_V = np.where(forbidden_V, -np.inf, 0).astype(np.float32)
+        self._stop_V = np.zeros(columns, bool)
+        self._stop_V[list(decoder.stop_ids)] = True
+        self._settings = RowSettings.defaults(num_slots)
+        self._allowed_BW = all_allowed(num_slots, columns)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with empty slots."""
+        self._slots = empty_slots(self._decoder.model, *self._shape)
+
+    def begin(self, running: Running, source: int) -> None:
+        """Give a slot to a request whose first tokens the slot `source` holds already."""
+        request, slot = running.request, running.slot
+        bias_V = self._bias_V.copy()
+        for token, bias in request.bias.items():
+            bias_V[token] += bias
+        if request.ignore_stop:
+            bias_V[self._stop_V] = -np.inf
+        prompt_V = np.zeros(len(bias_V), bool)
+        prompt_V[list(request.prompt)] = True
+        key = row_keys(request.seed, jnp.asarray([request.row], jnp.uint32))[0]
+        key_data_2 = np.asarray(jax.random.key_data(key))
+        self._settings.put(slot, request.sampling, key_data_2, request.top_tokens > 0)
+        places = (np.int32(slot), np.int32(source), np.int32(running.num_reused))
+        self._slots = begin(self._slots, *places, prompt_V, bias_V)
+
+    def read(self, running: Running) -> Any:
+        """Read the next chunk of a prompt; return the scores of what follows it, [V]."""
+        chunk = running.next_chunk(self._chunk)
+        tokens_T = np.zeros(self._padded(len(chunk)), np.int32)
+        tokens_T[: len(chunk)] = chunk
+        places = (np.int32(running.slot), tokens_T)
+        model, params = self._decoder.model, self._decoder.params
+        if running.request.score_prompt:
+            logits_V = self._read_and_score(running, places, len(chunk))
+        else:
+            self._slots, logits_V = read_chunk(
+                model, params, self._slots, *places, np.int32(len(chunk))
+            )
+        running.num_read += len(chunk)
+        return logits_V
+
+    def _read_and_score(
+        self, running: Running, places: tuple[np.int32, np.ndarray], num_tokens: int
+    ) -> Any:
+        request, start = running.request, running.num_read
+        following = request.prompt[start + 1 : start + 1 + num_tokens]
+        targets_T = np.zeros_like(places[1])
+        targets_T[: len(following)] = following
+        self._slots, logits_V, scores = read_and_score_chunk(
+            self._decoder.model,
+            self._decoder.params,
+            self._slots,
+            *places,
+            targets_T,
+            np.int32(num_tokens),
+            np.bool_(request.top_tokens > 0),
+        )
+        if not start:
+            running.prompt_scores.append(TokenScore(request.prompt[0], float("nan")))
+        steps = range(len(following))
+        running.prompt_scores += _token_scores(jax.device_get(scores), steps, request.top_tokens)
+        return logits_V
+
+    def draw_first(self, running: Running, logits_V: Any) -> list[TokenScore]:
+        """Draw the first token of a request whose prompt is read.
+
+        Raises:
+            ConstraintError: its constraint cannot go on.
+        """
+        row = slice(running.slot, running.slot + 1)
+        self.fill(running)
+        self._slots, drawn = draw_first(
+            self._slots,
+            np.int32(running.slot),
+            logits_V,
+            self._settings.rows(row),
+            self._allowed_BW[row].copy(),
+            self._stop_V,
+        )
+        return _token_scores(jax.device_get(drawn), [0], running.request.top_tokens)
+
+    def decode(
+        self, decoding: Sequence[Running], num_steps: int, constrained: bool
+    ) -> list[list[TokenScore]]:
+        """Draw more tokens in the slots of some requests, at the same time.
+
+        Args:
+            decoding: the requests; `fill` has been called for each.
+            num_steps: how many tokens each draws.
+            constrained: whether any `fill` returned True.
+        """
+        active_B = np.zeros(self._shape[0], bool)
+        active_B[[running.slot for running in decoding]] = True
+        self._slots, drawn = decode(
+            self._decoder.model,
+            self._most_steps,
+            self._decoder.params,
+            self._slots,
+            active_B,
+            self._settings.rows(slice(None)),
+            self._allowed_BW.copy(),
+            np.bool_(constrained),
+            self._stop_V,
+            np.int32(num_steps),
+        )
+        drawn_NB = jax.device_get(drawn)
+        return [
+            _token_scores(
+                Drawn(*(field[:, running.slot] for field in drawn_NB)),
+                range(num_steps),
+                running.request.top_tokens,
+            )
+            for running in decoding
+        ]
+
+    def fill(self, running: Running) -> bool:
+        """Write what a request's constraint allows next; return whether it forbids anything.
+
+        Raises:
+            ConstraintError: it cannot go on.
+        """
+        row_W = self._allowed_BW[running.slot]
+        row_W[:] = _ALL_BITS
+        constraint = running.request.constraint
+        return constraint is not None and constraint.fill(row_W)
+
+    def _padded(self, num_tokens: int) -> int:
+        """Round up to a power of two, up to a whole chunk: a few programs for all prompts."""
+        return min(max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length()), self._chunk)
+
+
+def _token_scores(drawn: Drawn, places: Iterable[int], num_top: int) -> list[TokenScore]:
+    """Return drawn tokens on the host as plain values."""
+    found = []
+    for place in places:
+        ids_K = drawn.top_ids_BK[place, :num_top].tolist()
+        scores_K = drawn.top_log_probabilities_BK[place, :num_top].tolist()
+        score = float(drawn.log_probabilities_B[place])
+        top = tuple(zip(ids_K, scores_K, strict=True))
+        found.append(TokenScore(int(drawn.tokens_B[place]), score, top))
+    return found

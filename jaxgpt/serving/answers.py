@@ -1,0 +1,176 @@
+"""Several answers at once: all pieces as they come, or all texts when the last is complete."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+from fastapi import Request as HttpRequest
+
+from jaxgpt.inference.engine import Request, TokenScore
+from jaxgpt.serving.answer_text import AnswerText
+from jaxgpt.serving.errors import ApiError
+from jaxgpt.serving.metrics import Metrics
+from jaxgpt.serving.served_model import AnswerStream, ServedModel
+
+_DISCONNECT_SECONDS = 0.25
+
+
+class Piece(NamedTuple):
+    """More of one answer.
+
+    Attributes:
+        index: of the answer among those to one HTTP request.
+        text: new text.
+        tokens: new tokens.
+        prompt: the prompt's tokens, once, if asked for.
+        finish: "stop" or "length" with the last piece.
+        num_reused: tokens of the prompt that were not read again; with the first piece.
+    """
+
+    index: int
+    text: str
+    tokens: tuple[TokenScore, ...]
+    prompt: tuple[TokenScore, ...]
+    finish: str | None
+    num_reused: int
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    text: str
+    tokens: tuple[TokenScore, ...]
+    prompt: tuple[TokenScore, ...]
+    finish: str
+
+
+class Usage:
+    """Counts the tokens of one HTTP request, and the time that its parts took."""
+
+    def __init__(self, requests: Sequence[Request], answers_per_prompt: int) -> None:
+        self._prompt = sum(len(request.prompt) for request in requests[::answers_per_prompt])
+        self._cached: dict[int, int] = {}
+        self._new = 0
+        self._begin = time.monotonic()
+        self._first: float | None = None
+
+    def add(self, piece: Piece) -> None:
+        """Count a piece."""
+        self._cached.setdefault(piece.index, piece.num_reused)
+        self._new += len(piece.tokens)
+        if self._first is None:
+            self._first = time.monotonic()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return OpenAI's `usage`."""
+        return {
+            "prompt_tokens": self._prompt,
+            "completion_tokens": self._new,
+            "total_tokens": self._prompt + self._new,
+            "prompt_tokens_details": {"cached_tokens": self._cached.get(0, 0)},
+        }
+
+    def timings(self) -> dict[str, float]:
+        """Return how long reading and drawing took, in milliseconds, as llama.cpp names them."""
+        now = time.monotonic()
+        first = now if self._first is None else self._first
+        drawing = now - first
+        return {
+            "prompt_n": self._prompt,
+            "prompt_ms": 1000 * (first - self._begin),
+            "predicted_n": self._new,
+            "predicted_ms": 1000 * drawing,
+            "predicted_per_second": self._new / drawing if drawing > 0 else 0.0,
+        }
+
+
+async def stream_pieces(
+    model: ServedModel, metrics: Metrics, requests: Sequence[Request], stop: Sequence[str]
+) -> AsyncIterator[Piece]:
+    """Yield pieces of all answers as they come; leaving early ends all of them.
+
+    Raises:
+        JaxgptError: the engine refused one, or could not go on.
+    """
+    queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+    streams: list[AnswerStream] = []
+    try:
+        # All or none: a refusal comes before the first piece.
+        for request in requests:
+            streams.append(AnswerStream(model.engine, request))
+    except BaseException:
+        for each in streams:
+            each.cancel()
+        raise
+
+    async def follow(index: int, answer: AnswerStream) -> None:
+        text = AnswerText(model.tokenizer, stop)
+        watch = metrics.watch(requests[index])
+        try:
+            async with aclosing(aiter(answer)) as progress_stream:  # type: ignore[type-var]
+                async for progress in progress_stream:
+                    new = text.feed(progress)
+                    watch.add(len(new.tokens), new.finish)
+                    await queue.put(
+                        Piece(index, *new[:2], progress.prompt, new.finish, progress.num_reused)
+                    )
+                    if new.finish is not None:
+                        return
+        except Exception as error:
+            watch.add(0, "error")
+            await queue.put(error)
+
+    tasks = [asyncio.ensure_future(follow(*numbered)) for numbered in enumerate(streams)]
+    try:
+        left = len(tasks)
+        while left:
+            piece = await queue.get()
+            if isinstance(piece, BaseException):
+                raise piece
+            left -= piece.finish is not None
+            yield piece
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for each in streams:
+            each.cancel()
+
+
+async def collect(
+    http: HttpRequest, pieces: AsyncIterator[Piece], num_answers: int, usage: Usage
+) -> list[Answer]:
+    """Return all answers when they are complete.
+
+    Raises:
+        ApiError: the client has left; nobody reads it.
+    """
+    texts: list[list[Piece]] = [[] for _ in range(num_answers)]
+
+    async def gather() -> None:
+        async for piece in pieces:
+            usage.add(piece)
+            texts[piece.index].append(piece)
+
+    task = asyncio.ensure_future(gather())
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=_DISCONNECT_SECONDS)
+            if not task.done() and await http.is_disconnected():
+                raise ApiError(499, "the client has left")
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await pieces.aclose()  # type: ignore[attr-defined]
+    return [
+        Answer(
+            "".join(piece.text for piece in each),
+            tuple(token for piece in each for token in piece.tokens),
+            tuple(token for piece in each for token in piece.prompt),
+            each[-1].finish or "stop",
+        )
+        for each in texts
+    ]

@@ -1,0 +1,104 @@
+"""All routes over one model."""
+
+import importlib.metadata
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import Response
+
+from jaxgpt.serving.chat import chat_router
+from jaxgpt.serving.completions import completions_router
+from jaxgpt.serving.errors import DOCUMENTED, ApiError, add_handlers
+from jaxgpt.serving.metrics import Metrics
+from jaxgpt.serving.schemas import DetokenizeRequest, TokenizeRequest
+from jaxgpt.serving.served_model import ServedModel
+from jaxgpt.serving.structured import AnswerForms
+
+
+def make_app(model: ServedModel, forms: AnswerForms) -> FastAPI:
+    """Return the app."""
+    app = FastAPI(
+        title="jaxgpt", version=importlib.metadata.version("jaxgpt"), docs_url=None, redoc_url=None
+    )
+    metrics = Metrics(model.engine, model.name)
+    add_handlers(app)
+    app.include_router(_models_router(model))
+    app.include_router(completions_router(model, metrics))
+    app.include_router(chat_router(model, metrics, forms))
+    app.include_router(_tokens_router(model))
+    app.include_router(_operators_router(metrics))
+    return app
+
+
+def _models_router(model: ServedModel) -> APIRouter:
+    router = APIRouter()
+
+    def describe() -> dict[str, Any]:
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": model.created,
+            "owned_by": "jaxgpt",
+            "max_model_len": model.engine.max_length,
+            "meta": model.meta,
+        }
+
+    @router.get("/v1/models", responses={401: DOCUMENTED[401]})
+    async def models() -> Any:
+        return {"object": "list", "data": [describe()]}
+
+    @router.get("/v1/models/{name:path}", responses={401: DOCUMENTED[401], 404: DOCUMENTED[404]})
+    async def one(name: str) -> Any:
+        model.check_name(name)
+        return describe()
+
+    return router
+
+
+def _tokens_router(model: ServedModel) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/tokenize", responses=DOCUMENTED)
+    async def tokenize(body: TokenizeRequest) -> Any:
+        if (body.prompt is None) == (body.messages is None):
+            raise ApiError(400, "give either prompt or messages")
+        if body.messages is not None:
+            tokens = model.render(body.messages)
+        else:
+            assert body.prompt is not None
+            tokens = model.encode(body.prompt)[0 if body.add_special_tokens else 1 :]
+        return {
+            "tokens": tokens,
+            "count": len(tokens),
+            "max_model_len": model.engine.max_length,
+            "token_strs": [model.token_text(token) for token in tokens],
+        }
+
+    @router.post("/detokenize", responses=DOCUMENTED)
+    async def detokenize(body: DetokenizeRequest) -> Any:
+        wrong = [token for token in body.tokens if token >= model.tokenizer.vocab_size]
+        if wrong:
+            largest = model.tokenizer.vocab_size - 1
+            raise ApiError(400, f"tokens must be ids from 0 to {largest}", param="tokens")
+        return {"prompt": model.tokenizer.decode(body.tokens)}
+
+    return router
+
+
+def _operators_router(metrics: Metrics) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/healthz")
+    async def healthz() -> Any:
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def readyz() -> Any:
+        # The port is bound when the model is in memory and has answered once.
+        return {"status": "ready"}
+
+    @router.get("/metrics", responses={401: DOCUMENTED[401]})
+    async def numbers() -> Any:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router

@@ -1,0 +1,130 @@
+"""`/v1/chat/completions`: answer a conversation."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
+
+from jaxgpt.inference.engine import Request, TokenScore
+from jaxgpt.serving.answers import Answer, Metrics, Piece, Usage, collect, stream_pieces
+from jaxgpt.serving.errors import DOCUMENTED
+from jaxgpt.serving.event_stream import stream
+from jaxgpt.serving.schemas import ChatRequest
+from jaxgpt.serving.served_model import ServedModel, stop_strings
+from jaxgpt.serving.structured import AnswerForms
+
+
+def chat_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -> APIRouter:
+    """Return the route."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions", responses=DOCUMENTED)
+    async def chat(http: HttpRequest, body: ChatRequest) -> Any:
+        model.check_name(body.model)
+        stop = stop_strings(body)
+        num_answers = body.n or 1
+        given = (body.max_completion_tokens, body.max_tokens)
+        requests = model.make_requests(
+            model.render(body.messages),
+            body,
+            max_tokens=next((each for each in given if each), None),
+            top_tokens=body.top_logprobs or 0,
+            constraints=forms.constraints(
+                body.response_format, body.structured_outputs, num_answers
+            ),
+        )
+        form = _Form(model, body, requests)
+        pieces = stream_pieces(model, metrics, requests, stop)
+        if body.stream:
+            return stream(form.chunks(pieces))
+        answers = await collect(http, pieces, len(requests), form.usage)
+        return form.whole(answers)
+
+    return router
+
+
+class _Form:
+    """Answers in OpenAI's form."""
+
+    def __init__(self, model: ServedModel, body: ChatRequest, requests: Sequence[Request]) -> None:
+        self.usage = Usage(requests, len(requests))
+        self._model = model
+        self._body = body
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._num_answers = len(requests)
+
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Return the body of an answer that is not streamed."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "logprobs": self._logprobs(answer.tokens),
+                "finish_reason": answer.finish,
+            }
+            for index, answer in enumerate(answers)
+        ]
+        return {**self._head("chat.completion"), "choices": choices, **self._about()}
+
+    async def chunks(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[dict[str, Any]]:
+        """Yield the chunks of a stream: roles, contents, ends, usage."""
+        options = self._body.stream_options
+        for index in range(self._num_answers):
+            yield self._chunk(index, {"role": "assistant", "content": ""}, None, None)
+        try:
+            async for piece in pieces:
+                self.usage.add(piece)
+                if piece.text or piece.tokens:
+                    delta = {"content": piece.text}
+                    yield self._chunk(piece.index, delta, self._logprobs(piece.tokens), None)
+                if piece.finish is not None:
+                    yield self._chunk(piece.index, {}, None, piece.finish)
+        finally:
+            await pieces.aclose()  # type: ignore[attr-defined]
+        if options is not None and options.include_usage:
+            yield {**self._head("chat.completion.chunk"), "choices": [], **self._about()}
+
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        logprobs: dict[str, Any] | None,
+        finish: str | None,
+    ) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self._model.name,
+        }
+
+    def _about(self) -> dict[str, Any]:
+        return {"usage": self.usage.as_dict(), "timings": self.usage.timings()}
+
+    def _logprobs(self, tokens: Sequence[TokenScore]) -> dict[str, Any] | None:
+        if not self._body.logprobs:
+            return None
+
+        def entry(token: int, score: float) -> dict[str, Any]:
+            return {
+                "token": self._model.token_text(token),
+                "logprob": score,
+                "bytes": list(self._model.token_bytes(token)),
+            }
+
+        content = [
+            {
+                **entry(token.id, token.log_probability),
+                "top_logprobs": [entry(*each) for each in token.top],
+            }
+            for token in tokens
+        ]
+        return {"content": content, "refusal": None}

@@ -1,0 +1,154 @@
+"""`/v1/completions`: continue texts, or ids."""
+
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
+
+from jaxgpt.inference.engine import Request, TokenScore
+from jaxgpt.serving.answers import Answer, Metrics, Piece, Usage, collect, stream_pieces
+from jaxgpt.serving.errors import DOCUMENTED, ApiError
+from jaxgpt.serving.event_stream import stream
+from jaxgpt.serving.schemas import CompletionRequest
+from jaxgpt.serving.served_model import ServedModel, stop_strings
+
+# OpenAI's default.
+_MAX_TOKENS = 16
+
+
+def completions_router(model: ServedModel, metrics: Metrics) -> APIRouter:
+    """Return the route."""
+    router = APIRouter()
+
+    @router.post("/v1/completions", responses=DOCUMENTED)
+    async def completions(http: HttpRequest, body: CompletionRequest) -> Any:
+        model.check_name(body.model)
+        stop = stop_strings(body)
+        requests = _requests(model, body)
+        form = _Form(model, body, requests)
+        pieces = stream_pieces(model, metrics, requests, stop)
+        if body.stream:
+            if body.echo and body.logprobs is not None:
+                raise ApiError(400, "echo with logprobs is not streamed", param="stream")
+            return stream(form.chunks(pieces))
+        answers = await collect(http, pieces, len(requests), form.usage)
+        return form.whole(answers)
+
+    return router
+
+
+def _requests(model: ServedModel, body: CompletionRequest) -> list[Request]:
+    prompts = _prompts(model, body.prompt)
+    if len(prompts) * (body.n or 1) > 256:
+        raise ApiError(400, "more than 256 answers are asked for at once", param="n")
+    max_tokens = _MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    scored = bool(body.echo) and body.logprobs is not None
+    if not max_tokens and not scored:
+        raise ApiError(400, "max_tokens is 0, and no logprobs with echo are asked for")
+    return [
+        request
+        for prompt in prompts
+        for request in model.make_requests(
+            prompt,
+            body,
+            max_tokens,
+            top_tokens=body.logprobs or 0,
+            score_prompt=scored,
+            constraints=[None] * (body.n or 1),
+        )
+    ]
+
+
+def _prompts(model: ServedModel, given: Any) -> list[list[int]]:
+    if isinstance(given, str):
+        return [model.encode(given)]
+    if isinstance(given[0], int):
+        return [given]
+    return [model.encode(each) if isinstance(each, str) else each for each in given]
+
+
+class _Form:
+    """Answers in OpenAI's form."""
+
+    def __init__(
+        self, model: ServedModel, body: CompletionRequest, requests: Sequence[Request]
+    ) -> None:
+        self.usage = Usage(requests, body.n or 1)
+        self._model = model
+        self._body = body
+        self._echoes = [
+            model.tokenizer.decode(request.prompt) if body.echo else "" for request in requests
+        ]
+        self._head = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model.name,
+        }
+
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Return the body of an answer that is not streamed."""
+        choices = []
+        for index, answer in enumerate(answers):
+            tokens = (*answer.prompt, *answer.tokens)
+            choices.append(
+                {
+                    "index": index,
+                    "text": self._echoes[index] + answer.text,
+                    "logprobs": self._logprobs(tokens, 0),
+                    "finish_reason": answer.finish,
+                }
+            )
+        about = {"usage": self.usage.as_dict(), "timings": self.usage.timings()}
+        return {**self._head, "choices": choices, **about}
+
+    async def chunks(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[dict[str, Any]]:
+        """Yield the chunks of a stream."""
+        offsets = [0] * len(self._echoes)
+        options = self._body.stream_options
+        try:
+            async for piece in pieces:
+                self.usage.add(piece)
+                text = piece.text
+                if not offsets[piece.index]:
+                    text = self._echoes[piece.index] + text
+                choice = {
+                    "index": piece.index,
+                    "text": text,
+                    "logprobs": self._logprobs(piece.tokens, offsets[piece.index]),
+                    "finish_reason": piece.finish,
+                }
+                offsets[piece.index] += len(text)
+                yield {**self._head, "choices": [choice]}
+        finally:
+            await pieces.aclose()  # type: ignore[attr-defined]
+        if options is not None and options.include_usage:
+            about = {"usage": self.usage.as_dict(), "timings": self.usage.timings()}
+            yield {**self._head, "choices": [], **about}
+
+    def _logprobs(self, tokens: Sequence[TokenScore], offset: int) -> dict[str, Any] | None:
+        if self._body.logprobs is None:
+            return None
+        texts = [self._model.token_text(token.id) for token in tokens]
+        offsets = []
+        for text in texts:
+            offsets.append(offset)
+            offset += len(text)
+        return {
+            "tokens": texts,
+            "token_logprobs": [_number(token.log_probability) for token in tokens],
+            "top_logprobs": [
+                {self._model.token_text(each): score for each, score in token.top} or None
+                for token in tokens
+            ],
+            "text_offset": offsets,
+        }
+
+
+def _number(value: float) -> float | None:
+    """Return a log-probability as JSON has it: null for the token that nothing predicts."""
+    return value if math.isfinite(value) else None

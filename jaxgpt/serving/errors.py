@@ -1,0 +1,107 @@
+"""Errors in the shape that clients of OpenAI's API read: `{"error": {message, type, param, code}}`.
+
+No answer repeats what the client sent, names a file or shows a trace.
+"""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from jaxgpt.errors import BadInputError, JaxgptError
+from jaxgpt.inference.engine.request import QueueFullError, RequestError
+
+logger = logging.getLogger(__name__)
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The request is not valid."},
+    401: {"description": "The API key is missing or wrong."},
+    404: {"description": "No such model."},
+    413: {"description": "The body is too large."},
+    429: {"description": "Too many requests wait; try again in a moment."},
+    500: {"description": "The server failed."},
+    503: {"description": "The server is stopping."},
+}
+
+
+class ApiError(JaxgptError):
+    """An error with the status that a client gets.
+
+    Args:
+        status: of HTTP.
+        message: what is wrong and what to do.
+        param: the field that is wrong.
+        code: a word that programs may ask for.
+    """
+
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+
+def error_body(
+    status: int, message: str, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """Return the body of an error."""
+    kind = _TYPES.get(status, "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Return what a client is told about an error; one of our own making is logged, not told."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, QueueFullError):
+        return ApiError(429, str(error), code="queue_full")
+    if isinstance(error, RequestError | BadInputError):
+        return ApiError(400, str(error))
+    if isinstance(error, JaxgptError):
+        return ApiError(500, str(error))
+    logger.error("a request failed", exc_info=error)
+    return ApiError(500, "the server failed; its log says more")
+
+
+def response(error: ApiError) -> JSONResponse:
+    """Return an error as a response."""
+    headers = {"Retry-After": "1"} if error.status in (429, 503) else None
+    body = error_body(error.status, str(error), error.param, error.code)
+    return JSONResponse(body, error.status, headers)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Let the app answer every error in this shape."""
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        # Never what was sent: it may be no number that JSON can hold.
+        place = ".".join(str(part) for part in first["loc"] if part != "body") or None
+        return response(ApiError(400, f"{place or 'the body'}: {first['msg']}", param=place))
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return response(ApiError(error.status_code, str(error.detail)))
+
+    async def other(request: Request, error: Exception) -> JSONResponse:
+        return response(as_api_error(error))
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(JaxgptError, other)
+    app.add_exception_handler(Exception, other)

@@ -1,0 +1,224 @@
+"""The model that is served: what a request's fields mean for it."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.errors import BadInputError
+from jaxgpt.inference.engine import Engine, Progress, Request, RequestSampling, TokenConstraint
+from jaxgpt.serving.errors import ApiError
+from jaxgpt.serving.schemas import ChatMessage, SamplingFields
+from jaxgpt.tokenizer.chat_template import SYSTEM, ChatTemplate, Message
+from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES
+from jaxgpt.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model behind an engine.
+
+    Attributes:
+        name: the id that clients see.
+        aliases: further names that clients may use.
+        engine: what answers.
+        tokenizer: the model's.
+        created: when the checkpoint was saved, in seconds since 1970.
+        meta: facts about it that clients may show.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    engine: Engine
+    tokenizer: Tokenizer
+    created: int
+    meta: dict[str, Any]
+
+    def check_name(self, name: str | None) -> None:
+        """Refuse a request for another model; None is this one.
+
+        Raises:
+            ApiError: 404.
+        """
+        if name is not None and name not in (self.name, *self.aliases):
+            raise ApiError(
+                404,
+                f"no such model here; the one that is served is {self.name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text as the model reads one: the start symbol first.
+
+        Raises:
+            BadInputError: no text.
+        """
+        return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+
+    def render(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Return the ids after which the model answers a conversation.
+
+        Raises:
+            ApiError: roles out of order, or a content that is no text.
+        """
+        plain = [
+            Message(SYSTEM if message.role == "developer" else message.role, message.text())
+            for message in messages
+        ]
+        try:
+            return ChatTemplate(self.tokenizer).render_prompt(plain).tolist()
+        except BadInputError as error:
+            raise ApiError(400, str(error), param="messages") from None
+
+    def make_requests(
+        self,
+        prompt: Sequence[int],
+        fields: SamplingFields,
+        max_tokens: int | None,
+        top_tokens: int = 0,
+        score_prompt: bool = False,
+        constraints: Sequence[TokenConstraint | None] = (None,),
+    ) -> list[Request]:
+        """Return the engine's requests for one prompt, one for each of the `n` answers.
+
+        Args:
+            prompt: ids.
+            fields: how to draw.
+            max_tokens: most new tokens; None for what the context has room for.
+            top_tokens: likeliest tokens to report.
+            score_prompt: whether the prompt's own tokens are to be reported.
+            constraints: of each answer.
+
+        Raises:
+            ApiError: the prompt fills the context.
+        """
+        room = self.engine.max_length - len(prompt) + 1
+        if len(prompt) > self.engine.max_length:
+            raise ApiError(
+                400,
+                f"the prompt has {len(prompt)} tokens; the context holds {self.engine.max_length}",
+                code="context_length_exceeded",
+            )
+        sampling = _sampling(fields)
+        seed = secrets.randbits(63) if fields.seed is None else fields.seed % 2**64
+        bias = _bias(fields.logit_bias or {}, self.tokenizer.vocab_size)
+        return [
+            Request(
+                prompt=tuple(prompt),
+                max_new_tokens=room if max_tokens is None else min(max_tokens, room),
+                sampling=sampling,
+                seed=seed,
+                row=row,
+                bias=bias,
+                ignore_stop=bool(fields.ignore_eos),
+                top_tokens=top_tokens,
+                score_prompt=score_prompt,
+                constraint=constraint,
+            )
+            for row, constraint in zip(range(fields.n or 1), constraints, strict=True)
+        ]
+
+    def token_text(self, token: int) -> str:
+        """Return the text of one token; U+FFFD where it is part of a character."""
+        return self.token_bytes(token).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of one token; a control token's name."""
+        for name, special in self.tokenizer.special_ids.items():
+            if special == token:
+                return CONTROL_PIECES[name].encode()
+        return self.tokenizer.decode_bytes([token])
+
+
+class AnswerStream:
+    """One request in the engine, as an asynchronous iterator of what it gains.
+
+    Leaving it early, also by cancellation, frees the request's slot.
+    """
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        loop = asyncio.get_running_loop()
+        self._engine = engine
+        self._queue: asyncio.Queue[Progress] = asyncio.Queue()
+        put = self._queue.put_nowait
+
+        def deliver(progress: Progress) -> None:
+            # A loop that has ended has no client left.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(put, progress)
+
+        self._ticket = engine.submit(request, deliver)
+
+    async def __aiter__(self) -> AsyncIterator[Progress]:
+        """Yield until the request has finished.
+
+        Raises:
+            JaxgptError: the engine could not go on with it.
+        """
+        try:
+            while True:
+                progress = await self._queue.get()
+                if progress.error is not None:
+                    raise progress.error
+                if progress.finish == "cancelled":
+                    raise ApiError(503, "the server is stopping; send the request again")
+                yield progress
+                if progress.finish is not None:
+                    return
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """End the request."""
+        self._engine.cancel(self._ticket)
+
+
+def stop_strings(fields: SamplingFields) -> tuple[str, ...]:
+    """Return the strings at which an answer ends.
+
+    Raises:
+        ApiError: an empty one.
+    """
+    stop = (fields.stop,) if isinstance(fields.stop, str) else tuple(fields.stop or ())
+    if "" in stop:
+        raise ApiError(400, "a stop string must not be empty", param="stop")
+    return stop
+
+
+def _sampling(fields: SamplingFields) -> RequestSampling:
+    def value(given: float | None, default: float) -> float:
+        return default if given is None else given
+
+    temperature = value(fields.temperature, 1.0)
+    try:
+        return RequestSampling(
+            # Below what the draw can tell from the likeliest token.
+            temperature=temperature if temperature >= 1e-6 else 0.0,
+            top_k=fields.top_k if fields.top_k and fields.top_k > 0 else None,
+            top_p=value(fields.top_p, 1.0),
+            min_p=value(fields.min_p, 0.0),
+            repetition_penalty=value(fields.repetition_penalty, 1.0),
+            frequency_penalty=value(fields.frequency_penalty, 0.0),
+            presence_penalty=value(fields.presence_penalty, 0.0),
+            min_new_tokens=fields.min_tokens or 0,
+        )
+    except ValueError as error:
+        raise ApiError(400, str(error)) from None
+
+
+def _bias(given: dict[str, float], vocab_size: int) -> dict[int, float]:
+    """Return biases by id; -100 forbids a token, as clients of OpenAI's API expect."""
+    found = {}
+    for name, value in given.items():
+        if not name.isdecimal() or len(name) > 9 or int(name) >= vocab_size:
+            raise ApiError(
+                400,
+                f"logit_bias has a key that is no id from 0 to {vocab_size - 1}",
+                param="logit_bias",
+            )
+        found[int(name)] = -np.inf if value == -100 else value
+    return found

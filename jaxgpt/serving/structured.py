@@ -1,0 +1,67 @@
+"""The fields that ask for an answer of a given form, and the constraints that they become."""
+
+import functools
+
+from jaxgpt.inference.engine import TokenConstraint
+from jaxgpt.inference.grammar import GrammarError, Grammars
+from jaxgpt.serving.errors import ApiError
+from jaxgpt.serving.schemas import ResponseFormat, StructuredOutputs
+from jaxgpt.tokenizer.tokenizer import Tokenizer
+
+
+class AnswerForms:
+    """Makes constraints for one model; the vocabulary is prepared when the first is asked for.
+
+    Args:
+        tokenizer: the model's.
+        stop_id: the id that ends an answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop_id: int) -> None:
+        self._tokenizer = tokenizer
+        self._stop_id = stop_id
+
+    @functools.cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(self._tokenizer, self._stop_id)
+
+    def constraints(
+        self, form: ResponseFormat | None, outputs: StructuredOutputs | None, number: int
+    ) -> list[TokenConstraint | None]:
+        """Return a constraint for each of `number` answers; None where any text will do.
+
+        Raises:
+            ApiError: the schema or grammar cannot be followed.
+            ConfigError: llguidance is not installed.
+        """
+        try:
+            grammar = self._grammar(form, outputs)
+        except GrammarError as error:
+            name = "structured_outputs" if outputs is not None else "response_format"
+            raise ApiError(400, str(error), param=name) from None
+        if grammar is None:
+            return [None] * number
+        return [self._grammars.constraint(grammar) for _ in range(number)]
+
+    def _grammar(
+        self, form: ResponseFormat | None, outputs: StructuredOutputs | None
+    ) -> str | None:
+        if outputs is not None:
+            given = {name: value for name, value in outputs if value is not None}
+            if len(given) != 1:
+                raise GrammarError("give exactly one of json, regex, choice and grammar")
+            (name, value), grammars = given.popitem(), self._grammars
+            makers = {
+                "json_": grammars.json_schema,
+                "regex": grammars.regex,
+                "choice": grammars.choice,
+                "grammar": grammars.lark,
+            }
+            return makers[name](value)
+        if form is None or form.type == "text":
+            return None
+        if form.type == "json_object":
+            return self._grammars.json_schema({"type": "object"})
+        if form.json_schema is None:
+            raise GrammarError("response_format of the type json_schema needs json_schema.schema")
+        return self._grammars.json_schema(form.json_schema.schema_)

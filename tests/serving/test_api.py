@@ -1,0 +1,403 @@
+"""The HTTP API as clients use it: the official one drives it, and errors keep its shape."""
+
+import functools
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+
+from jaxgpt.inference.engine import Engine, EngineConfig
+from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.text_generation import make_text_decoder
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.layers.projection import Initialization
+from jaxgpt.tokenizer.tokenizer import Tokenizer
+from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
+from tests.tiny import make_texts
+
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+openai = pytest.importorskip("openai", reason="the extra serve-test is not installed")
+httpx = pytest.importorskip("httpx", reason="the extra serve-test is not installed")
+
+from jaxgpt.serving.launch import Listening, ServedFacts, make_server  # noqa: E402
+from jaxgpt.serving.server import Server, warm_up  # noqa: E402
+
+CONTEXT = 128
+CONFIG = GptConfig(
+    num_layers=1,
+    d_model=32,
+    attention=GroupedQueryAttention(num_heads=2),
+    initialization=Initialization(std=0.3),
+)
+CHAT = [{"role": "user", "content": "the small cat"}]
+
+
+class Served:
+    """A server in a thread of this process."""
+
+    def __init__(self, tokenizer: Tokenizer, **listening: Any) -> None:
+        model = CONFIG.build(tokenizer.vocab_size)
+        params = _params(tokenizer.vocab_size)
+        self.tokenizer = tokenizer
+        self.decoder = make_text_decoder(model, params, tokenizer, CONTEXT)
+        size = EngineConfig(num_slots=3, prefill_chunk=16, max_waiting=4)
+        self.engine = Engine(self.decoder, size)
+        settings = {"host": "127.0.0.1", "port": 0, "api_keys": (), "grace_seconds": 5.0}
+        settings["max_body_bytes"] = 100_000
+        bound = threading.Event()
+        urls: list[str] = []
+
+        def announce(url: str) -> None:
+            urls.append(url)
+            bound.set()
+
+        self.server: Server = make_server(
+            ServedFacts(
+                name="tiny",
+                aliases=("gpt-4o",),
+                stop_id=tokenizer.eos_id,
+                created=7,
+                meta={"n_vocab": tokenizer.vocab_size},
+            ),
+            self.engine,
+            tokenizer,
+            Listening(**(settings | listening)),
+            announce,
+        )
+        warm_up(self.engine, tokenizer.bos_id)
+        self.thread = threading.Thread(target=self.server.serve_until_stopped)
+        self.thread.start()
+        assert bound.wait(60)
+        self.url = urls[0]
+        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
+
+    def post(self, path: str, body: Any) -> Any:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        return httpx.post(self.url + path, content=content, headers=headers, timeout=60)
+
+    def wait_until_idle(self) -> None:
+        deadline = time.monotonic() + 60
+        while self.engine.counts().running or self.engine.counts().waiting:
+            assert time.monotonic() < deadline, self.engine.counts()
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+
+
+@functools.cache
+def _params(vocab_size: int) -> Any:
+    model = CONFIG.build(vocab_size)
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    return meta.unbox(model.init(jax.random.key(3), tokens)["params"])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(make_texts(200), TokenizerConfig(vocab_size=320))
+
+
+@pytest.fixture(scope="module")
+def served(tokenizer: Tokenizer) -> Iterator[Served]:
+    served = Served(tokenizer)
+    yield served
+    served.stop()
+
+
+def test_models_are_listed_with_what_clients_ask_for(served: Served) -> None:
+    (model,) = served.client.models.list().data
+    assert (model.id, model.created, model.owned_by) == ("tiny", 7, "jaxgpt")
+    assert served.client.models.retrieve("gpt-4o").id == "tiny"
+    with pytest.raises(openai.NotFoundError, match="the one that is served is 'tiny'"):
+        served.client.models.retrieve("other")
+
+
+def test_a_completion_continues_the_ids_as_the_decoder_does(served: Served) -> None:
+    ids = [served.tokenizer.bos_id, *served.tokenizer.encode("the small cat finds")]
+    expected: list[int] = []
+    for (new,) in served.decoder.generate([ids], 12, SamplingConfig(temperature=0.0)):
+        expected += new.ids
+    options: dict[str, Any] = {"model": "tiny", "max_tokens": 12, "temperature": 0}
+    by_text = served.client.completions.create(prompt="the small cat finds", **options)
+    by_ids = served.client.completions.create(prompt=ids, **options)
+    assert by_text.choices[0].text == served.tokenizer.decode(expected)
+    assert by_ids.choices[0].text == by_text.choices[0].text
+    assert by_text.usage.prompt_tokens == len(ids)
+    assert by_text.usage.completion_tokens == len(expected)
+    several = served.client.completions.create(prompt=[ids, ids[:3]], n=2, **options)
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+    assert several.choices[1].text == by_text.choices[0].text
+    echoed = served.client.completions.create(prompt="the small cat finds", echo=True, **options)
+    assert echoed.choices[0].text == "the small cat finds" + by_text.choices[0].text
+
+
+def test_a_prompt_is_scored_as_harnesses_ask_for_it(served: Served) -> None:
+    ids = [served.tokenizer.bos_id, *served.tokenizer.encode("one quick dog sees every bird")]
+    answer = served.client.completions.create(
+        model="tiny", prompt=ids, max_tokens=0, echo=True, logprobs=2
+    )
+    found = answer.choices[0].logprobs
+    model = CONFIG.build(served.tokenizer.vocab_size)
+    logits, _ = model.apply({"params": _params(served.tokenizer.vocab_size)}, np.array([ids]))  # type: ignore[misc]
+    expected = np.asarray(jax.nn.log_softmax(logits[0]))[np.arange(len(ids) - 1), ids[1:]]
+    assert found.token_logprobs[0] is None
+    np.testing.assert_allclose(found.token_logprobs[1:], expected, atol=1e-4)
+    assert "".join(found.tokens[1:]) == "one quick dog sees every bird"
+    assert found.top_logprobs[0] is None
+    assert all(len(top) in (1, 2) for top in found.top_logprobs[1:])
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_stream_is_the_whole_answer_in_parts(served: Served, n: int) -> None:
+    options: dict[str, Any] = {
+        "model": "tiny",
+        "messages": CHAT,
+        "max_completion_tokens": 20,
+        "seed": 11,
+        "n": n,
+        "logprobs": True,
+        "top_logprobs": 3,
+    }
+    whole = served.client.chat.completions.create(**options)
+    texts, tokens, ends = [""] * n, [0] * n, [""] * n
+    for chunk in served.client.chat.completions.create(
+        **options, stream=True, stream_options={"include_usage": True}
+    ):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            tokens[choice.index] += len(choice.logprobs.content) if choice.logprobs else 0
+            ends[choice.index] += choice.finish_reason or ""
+        usage = chunk.usage
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert ends == [choice.finish_reason for choice in whole.choices]
+    assert tokens == [len(choice.logprobs.content) for choice in whole.choices]
+    assert usage.completion_tokens == whole.usage.completion_tokens == sum(tokens)
+    assert n == 1 or texts[0] != texts[1]
+    for token in whole.choices[0].logprobs.content:
+        assert math.exp(token.logprob) <= 1
+        assert len(token.top_logprobs) == 3
+        assert bytes(token.bytes).decode("utf-8", "replace") == token.token
+
+
+def test_the_helper_of_the_official_client_follows_a_stream(served: Served) -> None:
+    # An answer that ends by itself: the helper raises where one is cut off.
+    with served.client.chat.completions.stream(
+        model="tiny",
+        messages=CHAT,
+        temperature=0,
+        logit_bias={str(served.tokenizer.eos_id): 100},
+        extra_body={"min_tokens": 4},
+    ) as stream:
+        kinds = {event.type for event in stream}
+        final = stream.get_final_completion()
+    assert {"chunk", "content.delta", "content.done"} <= kinds
+    assert final.choices[0].message.content
+
+
+def test_stop_strings_end_an_answer_across_tokens_and_are_not_sent(served: Served) -> None:
+    options: dict[str, Any] = {"model": "tiny", "prompt": "the", "max_tokens": 40, "seed": 5}
+    free = served.client.completions.create(**options).choices[0].text
+    stop = free[6:9]
+    for stream in (False, True):
+        answer = served.client.completions.create(**options, stop=["never", stop], stream=stream)
+        chunks = list(answer) if stream else [answer]
+        assert "".join(chunk.choices[0].text for chunk in chunks) == free[: free.index(stop)]
+        assert chunks[-1].choices[0].finish_reason == "stop"
+    served.wait_until_idle()
+
+
+def test_biases_and_other_sampling_reach_the_draw(served: Served) -> None:
+    token = served.tokenizer.encode(" cat")[-1]
+    answer = served.client.chat.completions.create(
+        model="tiny",
+        messages=CHAT,
+        max_tokens=5,
+        logit_bias={str(token): 100},
+        extra_body={"ignore_eos": True, "top_k": 4, "min_p": 0.1, "repetition_penalty": 1.0},
+    )
+    assert answer.choices[0].message.content == served.tokenizer.decode([token] * 5)
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_an_answer_has_the_form_that_is_asked_for(served: Served) -> None:
+    pytest.importorskip("llguidance", reason="the extra serve is not installed")
+    schema = {
+        "type": "object",
+        "properties": {"big": {"type": "boolean"}, "kind": {"enum": ["cat", "dog"]}},
+        "required": ["big", "kind"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "animal", "schema": schema}}
+    for seed in range(3):
+        answer = served.client.chat.completions.create(
+            model="tiny", messages=CHAT, seed=seed, response_format=form, temperature=2
+        )
+        found = json.loads(answer.choices[0].message.content)
+        assert set(found) == {"big", "kind"}
+        assert answer.choices[0].finish_reason == "stop"
+    for outputs, allowed in (
+        ({"regex": "[ab]{3}"}, {"".join(x) for x in _triples()}),
+        ({"choice": ["yes", 'n"o']}, {"yes", 'n"o'}),
+        ({"grammar": 'start: "x" "y"'}, {"xy"}),
+    ):
+        answer = served.client.chat.completions.create(
+            model="tiny", messages=CHAT, extra_body={"structured_outputs": outputs}
+        )
+        assert answer.choices[0].message.content in allowed
+    wrong = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
+    with pytest.raises(openai.BadRequestError, match="not"):
+        served.client.chat.completions.create(model="tiny", messages=CHAT, response_format=wrong)
+
+
+def _triples() -> Iterator[tuple[str, str, str]]:
+    return ((a, b, c) for a in "ab" for b in "ab" for c in "ab")
+
+
+def test_texts_become_ids_and_come_back(served: Served) -> None:
+    text = "a small <|end|> cat\n"
+    found = served.post("/tokenize", {"prompt": text}).json()
+    assert found["tokens"] == [served.tokenizer.bos_id, *served.tokenizer.encode(text)]
+    assert served.post("/detokenize", {"tokens": found["tokens"][1:]}).json() == {"prompt": text}
+    # What is typed never becomes a control token.
+    chat = served.post("/tokenize", {"messages": [{"role": "user", "content": text}]}).json()
+    assert chat["tokens"].count(served.tokenizer.special_ids["end"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("chat/completions", b'{"messages": [], "temperature": NaN}', 400, "temperature"),
+        ("chat/completions", {"messages": CHAT, "temperature": math.nan}, 400, "temperature"),
+        ("chat/completions", {"messages": CHAT, "temperature": 3}, 400, "temperature"),
+        ("chat/completions", {"messages": CHAT, "n": "3"}, 400, "n: "),
+        ("chat/completions", {"messages": CHAT, "seed": 1.5}, 400, "seed"),
+        ("chat/completions", {"messages": CHAT, "stop": ""}, 400, "must not be empty"),
+        ("chat/completions", {"messages": CHAT, "model": "x"}, 404, "no such model"),
+        ("chat/completions", {"messages": CHAT * 2}, 400, "'assistant' is due"),
+        ("chat/completions", {"messages": [{"role": "x", "content": ""}]}, 400, "role"),
+        ("chat/completions", {"messages": CHAT, "logit_bias": {"a": 1}}, 400, "logit_bias"),
+        (
+            "chat/completions",
+            b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+            400,
+            "surrogate",
+        ),
+        ("completions", {"prompt": "the " * 300}, 400, "the context holds 128"),
+        ("completions", {"prompt": []}, 400, "prompt"),
+        ("completions", {"prompt": [999_999]}, 400, "the model has ids from 0"),
+        ("completions", {"prompt": "a", "max_tokens": 0}, 400, "max_tokens is 0"),
+        ("completions", b"{", 400, "JSON"),
+        ("completions", b"\xff\xfe", 400, ""),
+        ("completions", b"[1e999]", 400, ""),
+        ("nowhere", {}, 404, "Not Found"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_the_shape_that_clients_read(
+    served: Served, path: str, body: Any, status: int, message: str
+) -> None:
+    answer = served.post(f"/v1/{path}", body)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert message in error["message"]
+    assert "Traceback" not in answer.text
+    assert ".py" not in answer.text
+
+
+def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(served: Served) -> None:
+    body = json.dumps({"prompt": "a" * 200_000}).encode()
+    assert served.post("/v1/completions", body).status_code == 413
+
+    def parts() -> Iterator[bytes]:
+        for start in range(0, len(body), 10_000):
+            yield body[start : start + 10_000]
+
+    answer = httpx.post(f"{served.url}/v1/completions", content=parts(), timeout=60)
+    assert answer.status_code == 413
+    assert "larger than 100000 bytes" in answer.json()["error"]["message"]
+
+
+def test_a_client_that_leaves_frees_its_slot(served: Served) -> None:
+    body = {
+        "prompt": "the", "max_tokens": 120, "ignore_eos": True, "stream": True
+    }  # fmt: skip
+    with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=60) as answer:
+        next(answer.iter_lines())
+    served.wait_until_idle()
+    before = served.engine.counts().finished.get("length", 0)
+    with pytest.raises(httpx.TimeoutException):
+        httpx.post(f"{served.url}/v1/completions", json={**body, "stream": False}, timeout=0.001)
+    served.wait_until_idle()
+    # It was cut off, or had been done by then.
+    assert served.engine.counts().finished.get("length", 0) <= before + 1
+
+
+def test_operators_find_their_numbers(served: Served) -> None:
+    served.client.completions.create(model="tiny", prompt="the cat", max_tokens=3)
+    assert httpx.get(f"{served.url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{served.url}/readyz").status_code == 200
+    text = httpx.get(f"{served.url}/metrics").text
+    for name in (
+        "num_requests_running",
+        "kv_cache_usage_perc",
+        "generation_tokens_total",
+        "prefix_cache_hits_total",
+        "request_success_total",
+        "time_to_first_token_seconds_bucket",
+        "inter_token_latency_seconds_count",
+    ):
+        assert f"jaxgpt_{name}{{" in text, name
+
+
+def test_many_clients_get_what_each_would_get_alone(served: Served) -> None:
+    def ask(seed: int) -> str:
+        client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=8)
+        messages = [{"role": "user", "content": "the small cat " * (seed % 4 + 1)}]
+        answer = client.chat.completions.create(
+            model="tiny", messages=messages, seed=seed, max_tokens=4 + seed % 9
+        )
+        return answer.choices[0].message.content
+
+    alone = [ask(seed) for seed in range(10)]
+    together: dict[int, str] = {}
+    threads = [
+        threading.Thread(target=lambda seed=seed: together.update({seed: ask(seed)}))
+        for seed in range(10)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[seed] for seed in range(10)] == alone
+    served.wait_until_idle()
+
+
+def test_a_key_is_needed_where_one_is_set_and_a_stopping_server_refuses(
+    tokenizer: Tokenizer,
+) -> None:
+    served = Served(tokenizer, api_keys=("secret", "other"))
+    try:
+        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
+            answer = httpx.get(f"{served.url}/v1/models", headers=given)
+            assert answer.status_code == 401
+            assert "Authorization: Bearer KEY" in answer.json()["error"]["message"]
+        client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="other", max_retries=0)
+        assert client.models.list().data[0].id == "tiny"
+        assert httpx.get(f"{served.url}/healthz").status_code == 200
+        served.server._guard.stopping = True
+        with pytest.raises(openai.InternalServerError, match="the server is stopping"):
+            client.models.list()
+    finally:
+        served.stop()

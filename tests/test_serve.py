@@ -1,0 +1,83 @@
+"""`python -m jaxgpt.serve`: its options, and a process that ends without losing an answer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from jaxgpt import serve
+from jaxgpt.command_line import run_verb
+from jaxgpt.errors import UsageError
+from tests.run_folder import make_run
+from tests.tiny import REPOSITORY, environment, make_dataset
+
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org"])
+def test_other_machines_get_no_answer_without_a_key(host: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="can be reached from other machines: give --api-key-file"):
+        serve.main(["--checkpoint", "nowhere", "--host", host])
+    keys = tmp_path / "keys"
+    with pytest.raises(UsageError, match=r"keys cannot be read: No such file"):
+        serve.main(["--checkpoint", "nowhere", "--host", host, "--api-key-file", str(keys)])
+    keys.write_text("\n \n")
+    with pytest.raises(UsageError, match=r"has no key; write one a line"):
+        serve.main(["--checkpoint", "nowhere", "--api-key-file", str(keys)])
+
+
+def test_options_come_from_the_environment_and_the_command_line_wins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JAXGPT_SERVE_CHECKPOINT", "not here")
+    monkeypatch.setenv("JAXGPT_SERVE_ENGINE_NUM_SLOTS", "0")
+    with pytest.raises(SystemExit) as stop:
+        run_verb(serve.main, [])
+    assert stop.value.code == 78
+    assert "num_slots must be at least 1, not 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        run_verb(serve.main, ["--engine.num-slots", "1"])
+    assert stop.value.code == 2
+    assert "not here" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_stopped_server_finishes_its_answers_and_ends_with_zero(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", make_dataset(tmp_path / "data"), {10: 3.0})
+    command = [sys.executable, "-m", "jaxgpt.serve", "--checkpoint", str(tmp_path / "run")]
+    options = ["--port", "0", "--engine.max-length", "4000", "--engine.num-slots", "2"]
+    for grace, ends_whole in ((60, True), (0, False)):
+        process = subprocess.Popen(
+            [*command, *options, "--grace-seconds", str(grace)],
+            cwd=REPOSITORY,
+            env=environment(tmp_path / "cache"),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        try:
+            line = next(line for line in process.stderr if line.startswith("serving run at "))
+            url = line.split()[-1]
+            body = {"prompt": "the", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+            with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                os.kill(process.pid, signal.SIGTERM)
+                events = [line for line in lines if line]
+            drain = threading.Thread(target=process.stderr.read)
+            drain.start()
+            assert process.wait(120) == 0
+            drain.join()
+        finally:
+            process.kill()
+        if ends_whole:
+            assert events[-1] == "data: [DONE]"
+            assert json.loads(events[-2][6:])["choices"][0]["finish_reason"] == "length"
+        else:
+            assert "the server is stopping" in json.loads(events[-1][6:])["error"]["message"]
