@@ -1,4 +1,4 @@
-"""What every request meets first: the size of its body, the API key, and whether we are stopping.
+"""The checks before any route: the size of the body, the API key, and whether the server stops.
 
 Pure ASGI: behind FastAPI's own middleware a route never learns that its client has left.
 """

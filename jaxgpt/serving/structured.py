@@ -3,7 +3,7 @@
 import functools
 
 from jaxgpt.inference.engine import TokenConstraint
-from jaxgpt.inference.grammar import GrammarError, Grammars
+from jaxgpt.inference.engine.grammar import GrammarError, Grammars
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import ResponseFormat, StructuredOutputs
 from jaxgpt.tokenizer.tokenizer import Tokenizer

@@ -1,0 +1,99 @@
+"""Options of the server, from the command line and the environment, and their checks."""
+
+import dataclasses
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jaxgpt.command_line import parse_options, require_at_least
+from jaxgpt.errors import UsageError
+from jaxgpt.inference import EngineConfig
+
+_VARIABLE_PREFIX = "JAXGPT_SERVE_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Serve a trained model over HTTP; each option can also be an environment variable,
+    JAXGPT_SERVE_PORT for --port."""
+
+    checkpoint: str
+    """Run folder, as written by jaxgpt.train or jaxgpt.finetune, or its URL."""
+    step: str = "latest"
+    """Checkpoint: latest, best (lowest validation loss), or a step's number."""
+    host: str = "127.0.0.1"
+    """Address to listen at; one that other machines reach needs --api-key-file."""
+    port: int = 8000
+    """Port to listen at; 0 for any that is free."""
+    api_key_file: Path | None = None
+    """File with API keys, one a line; None: no key is needed."""
+    name: str | None = None
+    """Model id that clients see; None: the name of the run folder."""
+    alias: tuple[str, ...] = ()
+    """Further model ids that clients may use."""
+    max_body_megabytes: int = 16
+    """Largest body of a request."""
+    grace_seconds: int = 30
+    """Most seconds that answers have to finish after SIGTERM."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Size of the engine."""
+
+
+def parse(argv: Sequence[str]) -> tuple[ServeOptions, tuple[str, ...]]:
+    """Return the options and the API keys.
+
+    Raises:
+        UsageError: an option is wrong, or other machines would be answered without a key.
+        ConfigError: the engine cannot have that size.
+    """
+    options = parse_options(ServeOptions, [*_from_environment(), *argv], prog="jaxgpt serve")
+    require_at_least(options, port=0, max_body_megabytes=1, grace_seconds=0)
+    keys = _read_keys(options.api_key_file)
+    _check_host(options.host, keys)
+    return options, keys
+
+
+def _from_environment() -> list[str]:
+    """Return options that the environment gives; those of the command line come after them."""
+    found = []
+    for option in dataclasses.fields(ServeOptions):
+        value = os.environ.get(_VARIABLE_PREFIX + option.name.upper())
+        if value is not None:
+            several = isinstance(option.default, tuple)
+            found += [
+                f"--{option.name.replace('_', '-')}",
+                *(value.split() if several else [value]),
+            ]
+    for option in dataclasses.fields(EngineConfig):
+        value = os.environ.get(f"{_VARIABLE_PREFIX}ENGINE_{option.name.upper()}")
+        if value is not None:
+            found += [f"--engine.{option.name.replace('_', '-')}", value]
+    return found
+
+
+def _read_keys(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        keys = tuple(path.read_text().split())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"--api-key-file {path} cannot be read: {reason}") from None
+    if not keys:
+        raise UsageError(f"--api-key-file {path} has no key; write one a line")
+    return keys
+
+
+def _check_host(host: str, keys: Sequence[str]) -> None:
+    """Refuse to answer other machines without a key."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not local and not keys:
+        raise UsageError(
+            f"--host {host} can be reached from other machines: give --api-key-file, or listen at "
+            "127.0.0.1"
+        )
