@@ -3,7 +3,8 @@
 A section of a config is a class marked `@configclass`, defined next to the code that it configures.
 A choice between variants is a *value* (`position=Rotary(max_wavelength=1e4)`), never a string: the
 field is annotated with the variants' base class, and a config file imports the one it wants.
-Overrides from the command line are in `command_line.py`.
+Overrides from the command line are in `command_line.py`. A class that a command takes may have the
+class variable `such_as`: the files that define one, for an error.
 """
 
 import dataclasses
@@ -88,7 +89,8 @@ def load_config(path: str | Path, expected: type[T]) -> T:
     config = namespace.get("config")
     if not isinstance(config, expected):
         found = "no `config`" if config is None else f"a `config` of type {type(config).__name__}"
-        raise ConfigError(f"{path} defines {found}; expected `config = {expected.__name__}(...)`")
+        wanted = getattr(expected, "such_as", f"`config = {expected.__name__}(...)`")
+        raise ConfigError(f"{path} defines {found}; expected {wanted}")
     return config
 
 
@@ -179,6 +181,8 @@ def _resolve(name: Any, expected: type[T], modules: Collection[str]) -> type[T]:
     if cls is None:
         raise ConfigError(f"the config names {name!r}, which does not exist in this version")
     if not (isinstance(cls, type) and issubclass(cls, expected) and dataclasses.is_dataclass(cls)):
+        if wanted := getattr(expected, "such_as", None):
+            raise ConfigError(f"the config is of type {name}; expected {wanted}")
         raise ConfigError(f"the config names {name!r} where a {expected.__name__} is expected")
     return cls
 

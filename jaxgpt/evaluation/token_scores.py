@@ -24,7 +24,7 @@ from jaxgpt.evaluation.windows import Window
 from jaxgpt.model.layers.placement import constrain
 from jaxgpt.parallel.sharding import batch_shards, replicated, to_devices
 from jaxgpt.reports.console import track
-from jaxgpt.training.loss import log_sum_exp
+from jaxgpt.training.loss import hidden_states_and_head, log_sum_exp
 
 _SHORTEST_ROW = 16
 _FEWEST_PLACES = 32
@@ -160,14 +160,7 @@ class TokenScorer:
     ) -> tuple[jax.Array, jax.Array]:
         """Return the log-probability of each target, and whether it is the most probable token."""
         model, head = self._loaded.model, self._head
-        outputs: Any = model.apply(
-            {"params": params},
-            batch.tokens_BT,
-            segment_ids_BT=batch.segment_ids_BT,
-            positions_BT=batch.positions_BT,
-            method="hidden_states_and_head",
-        )
-        x_BTD, kernel = outputs
+        (x_BTD, kernel), _ = hidden_states_and_head(model, params, batch, None)
         num_shards, num_places = places_SN.shape
         x_SLD = constrain(x_BTD.reshape(num_shards, -1, x_BTD.shape[-1]), "batch", None, "residual")
         x_SND = jnp.take_along_axis(x_SLD, places_SN[..., None], axis=1)

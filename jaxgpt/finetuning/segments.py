@@ -14,10 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
+from jaxgpt.distributed.hosts import is_first_host
 from jaxgpt.evaluation.eval_step import row_multiple
 from jaxgpt.finetuning.batches import PackedRows
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.parallel.sharding import replicated, to_devices
+from jaxgpt.reports.console import track
 
 
 def sequence_sums(values_BT: jax.Array, segment_ids_BT: jax.Array, num_segments: int) -> jax.Array:
@@ -69,6 +71,7 @@ def score_sequences(
     model: GptConfig,
     mesh: Mesh,
     batch_size: int,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Return what a function gives for each sequence of packed rows, [E, G, ...].
 
@@ -81,16 +84,19 @@ def score_sequences(
         model: whose layers say which numbers of rows divide.
         mesh: of all devices.
         batch_size: rows at a time, at least.
+        heartbeat: called after each batch.
     """
     compiled = jax.jit(score, out_shardings=replicated(mesh))
     multiple, group_size = row_multiple(model, mesh), rows.examples.group_size
     size = -(-batch_size // multiple) * multiple
     parts: dict[int, np.ndarray] = {}
-    for start in range(0, len(rows), size):
+    starts = range(0, len(rows), size)
+    for start in track(starts, len(starts), "batches of examples scored", not is_first_host()):
         chosen = range(start, min(start + size, len(rows)))
         batch = rows.batch([*chosen, *[None] * (size - len(chosen))])
         found_BS = np.asarray(compiled(params, to_devices(batch, mesh)))
         for row, found_S in zip(chosen, found_BS, strict=False):
             for place, example in enumerate(rows.members(row)):
                 parts[int(example)] = found_S[place * group_size : (place + 1) * group_size]
+        heartbeat()
     return np.stack([parts[example] for example in range(len(rows.examples))])

@@ -3,6 +3,7 @@
 Not inside `train.py`: under `python -m` that module is `__main__`, and its classes would be others.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -110,12 +111,15 @@ class RunConfig(RunSettings, ModelSection):
         """Return the datasets of text that the run trains on, which another run may replay."""
         return ()
 
-    def prepare_sources(self, sources: Sources, run_dir: Path) -> Sources:
+    def prepare_sources(
+        self, sources: Sources, run_dir: Path, heartbeat: Callable[[], None]
+    ) -> Sources:
         """Return the data with what the run computes of them before the first step, if anything.
 
         Args:
             sources: as opened.
             run_dir: where it is kept.
+            heartbeat: called whenever a part is done.
         """
         return sources
 
@@ -206,6 +210,8 @@ class RunConfig(RunSettings, ModelSection):
 @configclass
 class TrainConfig(RunConfig):
     """A pretraining run. `configs/base.py` spells every field."""
+
+    such_as: ClassVar[str] = "a pretraining run, such as configs/base.py or configs/medium.py"
 
     data: DataConfig = DataConfig()
 

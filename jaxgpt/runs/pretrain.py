@@ -96,10 +96,10 @@ def train_run(
         if latest is not None and latest >= config.schedule.num_steps:
             _report_finished(run_dir, latest)
             return
-        # Only now: what it writes must not change a run that is not continued.
-        sources = config.prepare_sources(sources, run_dir)
         goodput = GoodputTracker(run_dir if is_first_host() else None, began)
         with Watchdog(config.watchdog, goodput, run_dir), goodput.written():
+            # Only now: what it writes must not change a run that is not continued.
+            sources = config.prepare_sources(sources, run_dir, goodput.heartbeat)
             # ---- Build mesh, model and optimiser; make the state or restore it; compile the step.
             lineages = Lineages(then, lineage)
             setup = set_up_training(config, run_dir, sources, checkpoints, goodput, lineages)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.command_line import run_verb
+from jaxgpt.config import replace
 from jaxgpt.data.loader import BatchConfig, WeightedDataset
 from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import ConfigError, JaxgptError, MismatchError, UsageError
@@ -112,6 +113,20 @@ def test_epochs_are_those_of_the_new_text(base: Path, new: Path) -> None:
     num_tokens = TokenDataset.open(new).splits["train"].num_tokens
     assert steps[0] == pytest.approx(num_tokens / (16 * 8), abs=1)
     assert steps[1] == pytest.approx(2 * steps[0], abs=1)
+
+
+def test_rows_longer_than_the_bases_are_a_warning(
+    base: Path, new: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = NewText(datasets=(WeightedDataset(path=str(new)),))
+    batch = BatchConfig(sequence_length=1024, global_batch_size=8)
+    config = complete(ContinueConfig(data=data, batch=batch), str(base), "10")
+    assert config.batch.sequence_length == 16, "those of the base, or shorter"
+    open_data(config)
+    assert not caplog.records
+    open_data(replace(config, batch=replace(config.batch, sequence_length=24)))
+    (record,) = caplog.records
+    assert "rows of 24 tokens are longer than the 16 that" in record.getMessage()
 
 
 def test_a_student_comes_close_to_its_teacher(distilled: Path) -> None:

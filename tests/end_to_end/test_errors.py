@@ -8,7 +8,7 @@ import pytest
 from jaxgpt import eval as eval_verb
 from jaxgpt import generate, train
 from jaxgpt.command_line import run_verb
-from tests.tiny import make_dataset, write_config
+from tests.tiny import REPOSITORY, make_dataset, write_config
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,13 @@ def test_train(world: Path, capsys, name: str, more: list[str], code: int, messa
     more = [argument.format(root=world) for argument in more]
     found = _run(train.main, *_train(world, "run"), *more)
     _check(capsys.readouterr().err, found, code, message)
+
+
+def test_a_config_of_another_command(capsys) -> None:
+    argv = ["--config", str(REPOSITORY / "configs" / "sft.py")]
+    found = _run(train.main, *argv)
+    message = "type FinetuneConfig; expected a pretraining run, such as configs/base.py"
+    _check(capsys.readouterr().err, found, 78, message)
 
 
 def test_config_file_errors(world: Path, capsys) -> None:

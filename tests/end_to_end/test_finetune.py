@@ -25,6 +25,7 @@ from tests.tiny import REPOSITORY, make_dataset
 from tests.xla_flags import with_devices
 
 LENGTH = 32
+BASE = str(REPOSITORY / "configs" / "base.py")
 CONTINUE = str(REPOSITORY / "configs" / "continue.py")
 SFT = str(REPOSITORY / "configs" / "sft.py")
 COLOURS = ("red", "green", "old", "new", "small", "quick")
@@ -227,6 +228,16 @@ def test_wrong_input_is_named(
     new = tmp_path / "new"
     cases = [
         (["--config", SFT, "--data", str(chats)], UsageError, "--checkpoint is missing"),
+        (
+            ["--config", BASE, "--checkpoint", str(base)],
+            ConfigError,
+            "expected a run that begins with a checkpoint, such as configs/sft.py",
+        ),
+        (
+            ["--config", str(base / "config.json"), "--checkpoint", str(base)],
+            ConfigError,
+            "type jaxgpt:TrainConfig; expected a run that begins with a checkpoint",
+        ),
         (arguments(tmp_path / "none", chats, new), UsageError, "no run folder at"),
         (arguments(base, tmp_path / "none.jsonl", new), UsageError, "none.jsonl"),
         (arguments(base, odd, new), BadInputError, "colour"),

@@ -19,6 +19,7 @@ from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.runs.run import check_run_files, open_run
 from jaxgpt.runs.tuning import finetune_config
+from jaxgpt.tools.merge_adapter import main as merge
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, make_dataset
 
@@ -191,6 +192,16 @@ def test_the_base_under_an_adapter_is_the_reference(
     eval_main(["--checkpoint", str(run_dir), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["loss"] == pytest.approx(evaluations[-1]["loss"], abs=1e-4)
+    merged = tmp_path / "merged"
+    merge(["--checkpoint", str(run_dir), "--output", str(merged)])
+    check_run_files(merged)
+    moved = base.rename(base.parent / "moved")
+    try:
+        capsys.readouterr()
+        eval_main(["--checkpoint", str(merged), "--json"])
+    finally:
+        moved.rename(base)
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(found["loss"], rel=1e-6)
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def test_eight_devices_train_what_one_does(
     more = ("--runtime.compile-cache", "", "--optimizer.eps", "1e-3")
     finetune.main(arguments(JOBS[name], world, tmp_path / "run", NUM_STEPS, *more))
     ((config, sources),) = opened
-    sources = config.prepare_sources(sources, tmp_path)
+    sources = config.prepare_sources(sources, tmp_path, lambda: None)
     losses, params = _train(config, sources, None)
     found = _train(config, sources, MeshConfig(data=2, fsdp=2, tensor=2))
     np.testing.assert_allclose(found[0], losses, rtol=1e-5)

@@ -49,7 +49,7 @@ def _compare(name: str, job: Job, world: Path, num_kills: int, rng: random.Rando
     while len(moments) < num_kills:
         process = _start(argv, killed)
         try:
-            process.wait(rng.uniform(0.1, 1) * seconds)
+            _check(process.wait(rng.uniform(0.1, 1) * seconds), killed)
             # It has ended, for its programs were compiled already: the run begins again.
             shutil.rmtree(killed)
             moments, seconds = [], 0.8 * seconds
@@ -79,7 +79,10 @@ def _start(argv: list[str], run_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def _finish(argv: list[str], run_dir: Path) -> None:
-    code = _start(argv, run_dir).wait()
+    _check(_start(argv, run_dir).wait(), run_dir)
+
+
+def _check(code: int, run_dir: Path) -> None:
     if code != 0:
         raise SystemExit(f"{run_dir.name} ended with {code}; see {run_dir.with_suffix('.log')}")
 

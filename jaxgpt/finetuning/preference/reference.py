@@ -74,7 +74,13 @@ def _brought(batch: Batch, num_segments: int) -> jax.Array:
 
 
 def score_answers(
-    model: Gpt, params: Any, rows: PackedRows, mesh: Mesh, batch_size: int, config: LossConfig
+    model: Gpt,
+    params: Any,
+    rows: PackedRows,
+    mesh: Mesh,
+    batch_size: int,
+    config: LossConfig,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Return the log-probabilities of both answers of each example, float32 [E, 2].
 
@@ -85,11 +91,14 @@ def score_answers(
         mesh: of all devices.
         batch_size: rows at a time, at least.
         config: says in which chunks the logits are computed.
+        heartbeat: called after each batch.
     """
+    if not len(rows):
+        return np.zeros((0, 2), np.float32)
     log_probabilities = log_probabilities_of(model, config)
 
     def score(params: Any, batch: Batch) -> jax.Array:
         values_BT = log_probabilities(params, batch, None).values_BT
         return sum_answers(values_BT, batch, rows.num_segments)
 
-    return score_sequences(score, params, rows, model.config, mesh, batch_size)
+    return score_sequences(score, params, rows, model.config, mesh, batch_size, heartbeat)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt.checkpoints.integrity import MANIFEST, describe_damage, find_damage
-from jaxgpt.distributed.hosts import is_first_host
-from jaxgpt.errors import MismatchError
+from jaxgpt.distributed.hosts import broadcast_from_first, is_first_host
+from jaxgpt.errors import MismatchError, UnfinishedError
 from jaxgpt.finetuning.batches import PackedRows
 from jaxgpt.finetuning.preference.reference import REFERENCE
 from jaxgpt.finetuning.tokenized import TokenizedExamples
@@ -67,13 +67,23 @@ def with_reference(
         score: computes what the folder does not have, on all hosts together.
         base: fingerprint of the model that scores.
         is_kept: whether to write what was computed into the folder.
+
+    Raises:
+        MismatchError: the file is not what was written.
+        UnfinishedError: the first host sees the file, and this one does not.
     """
     known = read_reference(directory)
     names = [f"{base}:{rows.examples.fingerprint}" for rows in sides]
-    missing = dict(zip(names, sides, strict=True))
-    missing = {name: rows for name, rows in missing.items() if name not in known}
+    by_name = dict(zip(names, sides, strict=True))
+    # One host decides: a host that computes alone would wait for the others without end.
+    missing = broadcast_from_first("missing references", [n for n in by_name if n not in known])
+    if by_name.keys() - known.keys() - {*missing}:
+        raise UnfinishedError(
+            f"the first host sees {directory / FILE_NAME}, and this one does not; a run's folder "
+            "must be shared by all hosts. Run the same command again when it is"
+        )
     if missing:
-        known |= {name: score(rows) for name, rows in missing.items()}
+        known |= {name: score(by_name[name]) for name in missing}
         if is_kept and is_first_host():
             write_reference(directory, known)
     return tuple(

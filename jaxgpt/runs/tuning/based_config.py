@@ -8,7 +8,10 @@ depends on the data. What the data are is for the configs that derive from these
 import dataclasses
 import logging
 import math
+from pathlib import Path
 from typing import Any, ClassVar, Self
+
+from jax.sharding import Mesh
 
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import configclass, replace
@@ -38,6 +41,11 @@ logger = logging.getLogger(__name__)
 @configclass
 class TuningConfig(RunSettings):
     """Base of the recipes: a run that begins with a checkpoint, without its model."""
+
+    such_as: ClassVar[str] = (
+        "a run that begins with a checkpoint, such as configs/sft.py, configs/lora.py or "
+        "configs/continue.py"
+    )
 
     adapter: Adapter = NO_ADAPTER
     """Adapter that is trained, and saved alone, in place of all weights."""
@@ -104,6 +112,9 @@ class BasedRunConfig(TuningConfig, RunConfig):
             fingerprint=read_step_fingerprint(run.directory, step),
             model=model,
         )
+
+    def keep_for_evaluation(self, folder: Path, tokenizer: Tokenizer, mesh: Mesh) -> None:
+        """Write into a run folder what evaluations would need the base for."""
 
     def build_model(self, vocab_size: int) -> Gpt:
         """Return the model that is trained, with its adapter."""
@@ -186,6 +197,14 @@ def open_data(config: BasedRunConfig) -> tuple[BasedRunConfig, Sources]:
 
     Return the config with what depends on them, too, such as the steps that epochs take.
     """
+    base = config.base
+    length, known = config.batch.sequence_length, open_at(base).config.batch.sequence_length
+    if length > known:
+        logger.warning(
+            "rows of %d tokens are longer than the %d that %s was trained on; places beyond are "
+            "new to the model, so give it many such rows, or --batch.sequence-length %d",
+            length, known, base.run, known,
+        )  # fmt: skip
     objective = config.objective.open_models(config.open_model)
     config, sources = replace(config, objective=objective).open()
     if config.num_epochs is None:

@@ -1,6 +1,8 @@
 """The configs of runs that learn from examples; see based_config.py for what they share."""
 
 import functools
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxgpt.config import configclass, replace
-from jaxgpt.errors import BadInputError, ConfigError
+from jaxgpt.errors import BadInputError, ConfigError, UsageError
 from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.runner.example_options import ExampleOptions
 from jaxgpt.evaluation.runner.results import TaskResult
@@ -27,6 +29,8 @@ from jaxgpt.runs.sources import HeldOut, Sources
 from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig
 from jaxgpt.tokenizer.chat_template import USER, ChatTemplate, Message
 from jaxgpt.tokenizer.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 # With fewer in held-out examples, figures depend much on which examples were drawn.
 _FEW_TARGETS, _FEW_EXAMPLES = 1_000, 100
@@ -78,7 +82,9 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
         sides = self._prepare(examples, self.batch.sequence_length)
         return self._sources(*sides, self.base_tokenizer)
 
-    def prepare_sources(self, sources: Sources, run_dir: Path) -> Sources:
+    def prepare_sources(
+        self, sources: Sources, run_dir: Path, heartbeat: Callable[[], None]
+    ) -> Sources:
         """Add to each answer its log-probability under the base, where the objective needs it.
 
         With an adapter, each step computes it.
@@ -88,15 +94,23 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
         batches, held_out = sources.batches, sources.held_out
         assert isinstance(batches, ExampleBatches)
         assert isinstance(held_out, HeldOutExamples)
-        score = functools.partial(self._score, make_mesh(self.mesh))
+        score = functools.partial(self._score, make_mesh(self.mesh), heartbeat)
         sides = batches.rows, held_out.rows
         training, measured = with_reference(
             sides, run_dir, score, self.base.fingerprint, is_kept=True
         )
         return self._sources(training, measured, sources.tokenizer)
 
-    def prepare_held_out(self, held_out: HeldOut, run_dir: Path, mesh: Mesh) -> HeldOut:
+    def prepare_held_out(
+        self, held_out: HeldOut, run_dir: Path, mesh: Mesh, is_kept: bool = False
+    ) -> HeldOut:
         """Add to each answer its log-probability under the base, where the objective needs it.
+
+        Args:
+            held_out: as opened.
+            run_dir: folder that may have the log-probabilities.
+            mesh: of all devices.
+            is_kept: whether to write there what it does not have.
 
         Raises:
             MismatchError: the run folder does not have it, and the base is not what it was.
@@ -104,9 +118,9 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
         if not self.objective.needs_reference:
             return held_out
         assert isinstance(held_out, HeldOutExamples)
-        score = functools.partial(self._score, mesh)
+        score = functools.partial(self._score, mesh, lambda: None)
         (examples,) = with_reference(
-            (held_out.rows,), run_dir, score, self.base.fingerprint, is_kept=False
+            (held_out.rows,), run_dir, score, self.base.fingerprint, is_kept
         )
         return HeldOutExamples(examples, held_out.rows.sequence_length)
 
@@ -132,14 +146,29 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
         scoring = ExampleScoring(loaded, rows, options, batch_size, read_training, silent)
         return [self.objective.score_examples(scoring)]
 
-    def _score(self, mesh: Mesh, rows: PackedRows) -> np.ndarray:
+    def keep_for_evaluation(self, folder: Path, tokenizer: Tokenizer, mesh: Mesh) -> None:
+        """Write the log-probabilities of held-out answers under the base."""
+        if not self.objective.needs_reference:
+            return
+        length = self.batch.sequence_length
+        try:
+            held_out, _ = self.open_held_out(None, "val", length, tokenizer, self.base.run)
+        except (UsageError, BadInputError) as error:
+            logger.warning(
+                "%s. So the model without its adapter needs %s when it is evaluated",
+                error, self.base.run,
+            )  # fmt: skip
+            return
+        self.prepare_held_out(held_out, folder, mesh, is_kept=True)
+
+    def _score(self, mesh: Mesh, heartbeat: Callable[[], None], rows: PackedRows) -> np.ndarray:
         """Return the log-probabilities of both answers of each example under the base, [E, 2]."""
         base = open_base(self.base)
         micro_batch = self.batch.global_batch_size // self.batch.num_micro_batches
         with on_mesh(mesh, self.sharding):
             params = base.restore_params(self.base.step, mesh)
             model = base.build_model()
-            return score_answers(model, params, rows, mesh, micro_batch, self.loss)
+            return score_answers(model, params, rows, mesh, micro_batch, self.loss, heartbeat)
 
     def _sources(
         self, training: TokenizedExamples, held: TokenizedExamples, tokenizer: Tokenizer

@@ -1,6 +1,7 @@
 """A run folder with the adapter of a fine-tuning run merged into its base, which it then needs not.
 
 config.json, lineage.json, tokenizer/     of the run, without the adapter
+reference.npz                             of preferences: log-probabilities under the base
 checkpoints/STEP                          the merged parameters, and no state to train on with
 """
 
@@ -29,11 +30,14 @@ def merge_adapter(run: Run, step: int, output: Path) -> None:
         raise UsageError(
             f"{run.directory} has no adapter: its checkpoints are whole models already"
         )
-    params = run.restore_params(step, single_device_mesh())
+    mesh = single_device_mesh()
+    params = run.restore_params(step, mesh)
     metadata = run.checkpoints.read_metadata(step)
     metadata |= {"merged": {"run": str(run.directory), "step": step}}
     config = replace(run.config, adapter=NO_ADAPTER)
     with new_folder(output) as folder:
+        # Before its description, which has the hashes of all files.
+        run.config.keep_for_evaluation(folder, run.tokenizer, mesh)
         lineage = run.lineage | {"config": to_dict(config)}
         write_description(folder, config, run.tokenizer, lineage)
         with closing(Checkpoints(folder / "checkpoints", config.checkpoint)) as checkpoints:
