@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from jaxgpt.finetuning.classification.pooling import LastToken, MeanOfTokens, Pooling
     from jaxgpt.finetuning.distillation import Distilled
     from jaxgpt.finetuning.examples import Examples, ExamplesConfig, read_examples
+    from jaxgpt.finetuning.extraction import Extraction
     from jaxgpt.finetuning.forms.chats import Messages
     from jaxgpt.finetuning.forms.form import Form
     from jaxgpt.finetuning.forms.instructions import Instruction, PromptCompletion
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from jaxgpt.finetuning.forms.plain import Text
     from jaxgpt.finetuning.forms.preferences import Preferences, UnpairedPreferences
     from jaxgpt.finetuning.forms.recognised import Recognised
+    from jaxgpt.finetuning.forms.spans import Spans
     from jaxgpt.finetuning.forms.template import Template
+    from jaxgpt.finetuning.labels import LabelObjective
     from jaxgpt.finetuning.objectives import ExampleObjective, Supervised, TokenObjective
     from jaxgpt.finetuning.preference.dpo import Dpo
     from jaxgpt.finetuning.preference.ipo import Ipo

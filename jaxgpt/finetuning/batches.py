@@ -49,7 +49,7 @@ class PackedRows:
     def batch(self, rows: Sequence[int | None]) -> Batch:
         """Return some rows as a batch of NumPy arrays; None stands for a row of padding."""
         shape = (len(rows), self.sequence_length)
-        labels = self.examples.labels
+        labels = {**self.examples.labels, **self.examples.token_labels}
         batch = Batch(
             tokens_BT=np.zeros(shape, np.int32),
             targets_BT=np.zeros(shape, np.int32),
@@ -82,6 +82,10 @@ class PackedRows:
                 batch.loss_weights_BT[place, here] = weights[1:]
                 batch.segment_ids_BT[place, here] = segment
                 batch.positions_BT[place, here] = np.arange(len(tokens) - 1)
+                begin = self.examples.offsets[sequence]
+                for name, values in self.examples.token_labels.items():
+                    assert batch.extras is not None
+                    batch.extras[name][place, here] = values[begin : begin + len(tokens) - 1]
                 start = here.stop
             for name, values in self.examples.labels.items():
                 assert batch.extras is not None

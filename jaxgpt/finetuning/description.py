@@ -18,7 +18,7 @@ class ExamplesDescription:
         num_training, num_held_out: examples on both sides.
         num_turns: questions of all examples, where these are conversations.
         num_tokens, num_targets: ids, and ids that are predicted.
-        label_counts: examples of each class.
+        label_counts: examples of each class, or parts of theirs.
         max_length: ids that a sequence may have.
         num_cut: examples whose prompt lost its beginning.
         num_long_answers: examples whose answer lost its end.

@@ -29,7 +29,7 @@ from jaxgpt.finetuning.copies import (
 )
 from jaxgpt.finetuning.cutting import MIN_CONTEXT, LongAnswers, TooLong
 from jaxgpt.finetuning.description import ExamplesDescription
-from jaxgpt.finetuning.forms.form import Example, Form
+from jaxgpt.finetuning.forms.form import Example, Form, Tokens
 from jaxgpt.finetuning.forms.recognised import Recognised
 from jaxgpt.finetuning.rows import ReadExamples, read_rows
 from jaxgpt.finetuning.tokenized import TokenizedExamples
@@ -119,7 +119,9 @@ def read_examples(
     labels, label_names = form.label_arrays(unique.examples)
     fitted = _fit(config, unique, ChatTemplate(tokenizer), max_length)
     tokens_N, weights_N, offsets = assemble(fitted.parts, tokenizer.bos_id)
-    tokenized = TokenizedExamples(tokens_N, weights_N, offsets, form.group_size, labels)
+    places = Tokens(offsets, tokenizer.bytes_per_token[tokens_N])
+    of_tokens = form.token_labels(unique.examples, places, label_names)
+    tokenized = TokenizedExamples(tokens_N, weights_N, offsets, form.group_size, labels, of_tokens)
     is_held_out_E = _is_held_out([each.prompt for each in unique.examples], config.held_out_share)
     training = np.flatnonzero(fitted.is_kept_E & ~is_held_out_E)
     held_out = np.flatnonzero(fitted.is_kept_E & is_held_out_E)
@@ -138,7 +140,7 @@ def read_examples(
         forms=tuple((f.name, f.form.describe(), f.num_rows, f.unused) for f in read.files),
         bad=dict(read.bad.counts.most_common()),
         bad_rows=tuple(read.bad.first),
-        label_counts=_count_labels(kept, label_names),
+        label_counts=_count_labels(form, kept, label_names),
         max_length=max_length,
         num_turns=sum(part.role == USER for each in kept for part in each.sequences[0]),
         **_describe_sides(fitted, *sides),
@@ -218,9 +220,11 @@ def _is_held_out(prompts: Sequence[str], share: float) -> np.ndarray:
     )
 
 
-def _count_labels(examples: Sequence[Example], names: tuple[str, ...]) -> dict[str, int]:
-    """Return the examples of each class."""
-    counts = Counter(name for each in examples for name in each.label or ()) if names else {}
+def _count_labels(
+    form: Form, examples: Sequence[Example], names: tuple[str, ...]
+) -> dict[str, int]:
+    """Return the examples of each class, or their parts."""
+    counts = Counter(name for each in examples for name in form.classes_of(each)) if names else {}
     return {name: counts[name] for name in names}
 
 

@@ -22,7 +22,7 @@ class ExampleObjective(Objective):
     num_sequences: ClassVar[int] = 1
     """Sequences of an example after `prepare`."""
     weighs_examples: ClassVar[bool] = False
-    """Equal weights of all examples, in place of all targets."""
+    """Count of held-out data by examples, in place of targets."""
 
     @property
     def needs_reference(self) -> bool:

@@ -22,6 +22,7 @@ class TokenizedExamples:
         group_size: sequences of an example: 1, or 2 for a pair (preferred, rejected). Example e has
             the sequences e * group_size .. (e + 1) * group_size - 1.
         labels: facts of examples that are no tokens, by name, each [E, ...].
+        token_labels: facts of single tokens, by name, each [N, ...].
     """
 
     tokens_N: np.ndarray
@@ -29,6 +30,7 @@ class TokenizedExamples:
     offsets: np.ndarray
     group_size: int = 1
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    token_labels: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -67,14 +69,16 @@ class TokenizedExamples:
             offsets=offsets,
             group_size=self.group_size,
             labels={name: values[examples] for name, values in self.labels.items()},
+            token_labels={name: values[places] for name, values in self.token_labels.items()},
         )
 
     @property
     def fingerprint(self) -> str:
         """Return the SHA-256 of everything that training reads of the examples."""
-        digest = hashlib.sha256(json.dumps([self.group_size, sorted(self.labels)]).encode("utf-8"))
+        named = {**self.labels, **self.token_labels}
+        digest = hashlib.sha256(json.dumps([self.group_size, sorted(named)]).encode("utf-8"))
         arrays = [self.tokens_N, self.weights_N, self.offsets]
-        for array in [*arrays, *(self.labels[name] for name in sorted(self.labels))]:
+        for array in [*arrays, *(named[name] for name in sorted(named))]:
             digest.update(str((array.dtype.str, array.shape)).encode("utf-8"))
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()

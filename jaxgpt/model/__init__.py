@@ -26,7 +26,12 @@ if TYPE_CHECKING:
         num_parameters,
     )
     from jaxgpt.model.gpt import Gpt, GptConfig, make_cache
-    from jaxgpt.model.heads import ClassificationHead, Head, LanguageModelHead
+    from jaxgpt.model.heads import (
+        ClassificationHead,
+        Head,
+        LanguageModelHead,
+        TokenClassificationHead,
+    )
     from jaxgpt.model.layer_stack import LayerStack, Scanned, Unrolled, UnrolledPython
     from jaxgpt.model.layers.adapters import Adapter, Dora, Lora, LowRank, NoAdapter
     from jaxgpt.model.layers.feed_forward import (

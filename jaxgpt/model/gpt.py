@@ -177,8 +177,8 @@ class Gpt(nn.Module):
 
         Returns:
             The head's output in float32: logits [B, T, V] of the next token, -1e30 in the columns
-            that pad the vocabulary; or [B, C] of classes. And the cache, if one was given, with
-            these tokens appended.
+            that pad the vocabulary; or [B, C] or [B, T, C] of classes. And the cache, if one was
+            given, with these tokens appended.
 
         Raises:
             ConfigError: more tokens than the model has learned positions.

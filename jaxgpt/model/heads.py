@@ -128,11 +128,30 @@ class ClassificationHead(Head):
     """Number of classes."""
 
     def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, not {self.num_classes}")
+        _check_number(self.num_classes)
 
     def build(self, vocab_size: int, padded_vocab_size: int, settings: LayerSettings) -> nn.Module:
         return ClassificationHeadLayer(config=self, settings=settings)
+
+
+@configclass
+class TokenClassificationHead(Head):
+    """Logits of classes at every position."""
+
+    is_new: ClassVar[bool] = True
+    num_classes: int
+    """Number of classes."""
+
+    def __post_init__(self) -> None:
+        _check_number(self.num_classes)
+
+    def build(self, vocab_size: int, padded_vocab_size: int, settings: LayerSettings) -> nn.Module:
+        return TokenClassificationHeadLayer(config=self, settings=settings)
+
+
+def _check_number(num_classes: int) -> None:
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, not {num_classes}")
 
 
 class LanguageModelHeadLayer(nn.Module):
@@ -171,7 +190,7 @@ class LanguageModelHeadLayer(nn.Module):
 class ClassificationHeadLayer(nn.Module):
     """Logits of classes of every row; parameter `kernel` [D, C]."""
 
-    config: ClassificationHead
+    config: ClassificationHead | TokenClassificationHead
     settings: LayerSettings
 
     def setup(self) -> None:
@@ -190,3 +209,11 @@ class ClassificationHeadLayer(nn.Module):
         last_B = jnp.max(places_BT, axis=1)
         pooled_BD = x_BTD[jnp.arange(x_BTD.shape[0]), last_B]
         return project(pooled_BD, self.kernel)
+
+
+class TokenClassificationHeadLayer(ClassificationHeadLayer):
+    """Logits of classes of every token; parameter `kernel` [D, C]."""
+
+    def __call__(self, x_BTD: jax.Array, table_VD: jax.Array, valid_BT: jax.Array) -> jax.Array:
+        """Return float32 logits [B, T, C]."""
+        return project(x_BTD, self.kernel)

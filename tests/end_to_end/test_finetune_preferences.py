@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,16 @@ def _rows(kind: str) -> list[dict[str, Any]]:
                 },
                 "texts": {"text": text, "label": last},
                 "sets": {"text": text, "labels": sorted({*text.split()} & {"red", "old"})},
+                "spans": {"text": text, "spans": _spans(text)},
             }[kind]
         )  # fmt: skip
     return rows
+
+
+def _spans(text: str) -> list[dict[str, Any]]:
+    """Mark the two colours."""
+    found = [(match.start(), match.end()) for match in re.finditer("red|green", text)]
+    return [{"start": start, "end": end, "label": "colour"} for start, end in found]
 
 
 def _run(base: Path, folder: Path, config: str, kind: str, *more: str) -> list[dict[str, Any]]:
@@ -236,6 +244,18 @@ def test_classes_are_learned_and_evaluated(
     other.write_text(json.dumps({"text": "old bird", "label": "bird"}) + "\n")
     with pytest.raises(BadInputError, match="label 'bird' is not listed"):
         eval_main(["--checkpoint", str(run_dir), "--data", str(other)])
+
+
+def test_spans_are_learned_and_evaluated(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    evaluations = _run(base, run_dir, _config("extract"), "spans")
+    assert evaluations[-1]["span_f1"] > 0.9
+    assert evaluations[-1]["token_accuracy"] > evaluations[-1]["majority_token_accuracy"]
+    eval_main(["--checkpoint", str(run_dir), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["labels"]["colour"] == evaluations[-1]["labels"]["colour"]
 
 
 @pytest.mark.slow

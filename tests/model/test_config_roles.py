@@ -64,6 +64,7 @@ ROLES = {
         "Sandwich": "norm",
         "LanguageModelHead": "tied soft_cap",
         "ClassificationHead": "num_classes",
+        "TokenClassificationHead": "num_classes",
         "LowRank": "rank alpha rank_stabilized targets",
         "Lora": "rank alpha rank_stabilized targets",
         "Dora": "rank alpha rank_stabilized targets",

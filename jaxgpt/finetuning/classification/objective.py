@@ -7,7 +7,7 @@ Axes: B rows, T tokens of a row, S texts of a row, D model, C classes.
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,14 @@ import numpy as np
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass, replace
-from jaxgpt.errors import BadInputError, ConfigError
+from jaxgpt.errors import ConfigError
 from jaxgpt.evaluation.objective import SumsOf
 from jaxgpt.evaluation.runner.results import TaskResult
 from jaxgpt.finetuning.classification.pooling import LastToken, Pooling
 from jaxgpt.finetuning.classification.predictions import score_predictions
 from jaxgpt.finetuning.classification.scores import ClassScores, score_single_labels
 from jaxgpt.finetuning.example_scores import ExampleScoring
-from jaxgpt.finetuning.objectives import ExampleObjective
+from jaxgpt.finetuning.labels import LabelObjective
 from jaxgpt.finetuning.segments import sequence_sums, sequence_values
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.model.gpt import Gpt, GptConfig
@@ -38,32 +38,11 @@ COUNTS = "counts"
 
 
 @configclass
-class Classification(ExampleObjective):
+class Classification(LabelObjective):
     """Base of the objectives that give a text one of the configured labels, or several."""
 
-    weighs_examples: ClassVar[bool] = True
-    label_name: ClassVar[str] = ""
-    """Name of what a batch says about each text."""
-    labels: tuple[str, ...] = ()
-    """Names of the classes, in the order of the head's columns; those of the examples, sorted, if
-    empty."""
     pooling: Pooling = LastToken()
     """Choice of the hidden state that the head reads."""
-
-    def __post_init__(self) -> None:
-        if len(self.labels) == 1:
-            raise ValueError(f"labels must be at least 2, not only {self.labels[0]!r}")
-        if len(set(self.labels)) < len(self.labels):
-            raise ValueError("labels must differ from each other")
-
-    def with_labels(self, names: tuple[str, ...]) -> Self:
-        if not self.labels and len(names) < 2:
-            raise BadInputError(
-                f"{type(self).__name__} needs examples with at least 2 labels, and found "
-                f"{len(names)}; choose another objective, or a data.form that reads "
-                f"{self.label_name!r}"
-            )
-        return self if self.labels else replace(self, labels=names)
 
     def adapt_model(self, model: GptConfig) -> GptConfig:
         return replace(model, head=ClassificationHead(num_classes=len(self.labels)))
@@ -78,18 +57,8 @@ class Classification(ExampleObjective):
         """
         name = self.label_name
         if name not in examples.labels:
-            raise BadInputError(
-                f"{type(self).__name__} needs examples with {name!r}; choose another objective, "
-                "or a data.form that reads it"
-            )
-        unknown = [each for each in label_names if each not in self.labels]
-        if unknown:
-            raise BadInputError(
-                f"label {unknown[0]!r} is not listed in objective.labels: "
-                f"{', '.join(self.labels[:20])}"
-            )
-        numbers = np.array([self.labels.index(each) for each in label_names], np.int32)
-        labels = {name: self.renumber(examples.labels[name], numbers)}
+            self.refuse_unlabelled()
+        labels = {name: self.renumber(examples.labels[name], self.number_labels(label_names))}
         return dataclasses.replace(examples, labels=labels)
 
     def renumber(self, labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:

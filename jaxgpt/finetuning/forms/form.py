@@ -2,7 +2,7 @@
 
 A row that cannot become an example is bad: `BadRowError` says why, in one line.
 
-Axes: E examples.
+Axes: E examples, S sequences, N ids of all sequences.
 """
 
 import json
@@ -44,6 +44,18 @@ class Example:
     num_prompt_parts: int
     prompt: str
     label: Any = None
+
+
+class Tokens(NamedTuple):
+    """Ids of sequences, with the bytes of text that they stand for.
+
+    Attributes:
+        offsets: int64 [S + 1], where sequences begin and end.
+        bytes_N: int32, bytes of text of each id; 0 for control ids.
+    """
+
+    offsets: np.ndarray
+    bytes_N: np.ndarray
 
 
 class BadRowError(Exception):
@@ -96,6 +108,22 @@ class Form:
     ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Return arrays [E, ...] of the labels by name, and the names of classes, if any."""
         return {}, ()
+
+    def token_labels(
+        self, examples: Sequence[Example], tokens: Tokens, names: tuple[str, ...]
+    ) -> dict[str, np.ndarray]:
+        """Return arrays [N, ...] of what is known of single tokens, by name.
+
+        Args:
+            examples: in the order of their sequences in `tokens`.
+            tokens: ids of all sequences.
+            names: of the classes, as `label_arrays` gave them.
+        """
+        return {}
+
+    def classes_of(self, example: Example) -> Sequence[str]:
+        """Return the class of each labelled thing in an example, where the form has classes."""
+        return example.label or ()
 
     def describe(self) -> str:
         """Return the class and its fields, such as `Instruction(instruction, output[, input])`."""

@@ -42,17 +42,23 @@ class LabelledForm(Form):
         example = plain(text_field(values, self.text), is_target=False)
         names = self._names(values)
         for name in names:
-            if self.labels and name not in self.labels:
-                listed = ", ".join(self.labels[:20])
-                raise BadRowError("unknown_label", f"label {name!r} is not listed: {listed}")
+            self._check_listed(name)
         return Example(example.sequences, 0, example.prompt, names)
 
     def _names(self, values: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the labels of a row."""
         raise NotImplementedError
 
+    def _check_listed(self, name: str) -> None:
+        """Refuse a row with a label that is not among those that are allowed, if there are any."""
+        if self.labels and name not in self.labels:
+            listed = ", ".join(self.labels[:20])
+            raise BadRowError("unknown_label", f"label {name!r} is not listed: {listed}")
+
     def _places(self, examples: Sequence[Example]) -> tuple[tuple[str, ...], dict[str, int]]:
-        names = self.labels or sorted_labels({name for each in examples for name in each.label})
+        names = self.labels or sorted_labels(
+            {name for each in examples for name in self.classes_of(each)}
+        )
         return names, {name: number for number, name in enumerate(names)}
 
 

@@ -12,6 +12,7 @@ from jaxgpt.finetuning.forms.instructions import Instruction, PromptCompletion
 from jaxgpt.finetuning.forms.labelled import Labelled, MultiLabelled
 from jaxgpt.finetuning.forms.plain import Text
 from jaxgpt.finetuning.forms.preferences import Preferences, UnpairedPreferences
+from jaxgpt.finetuning.forms.spans import Spans
 
 # The fields of TRL, litgpt, Alpaca, Dolly, ShareGPT and GSM8K.
 KNOWN: tuple[Form, ...] = (
@@ -27,6 +28,8 @@ KNOWN: tuple[Form, ...] = (
     UnpairedPreferences(),
     Labelled(),
     MultiLabelled(),
+    Spans(),
+    Spans(label="entities"),
     Text(),
 )
 NUM_FIRST_ROWS = 20

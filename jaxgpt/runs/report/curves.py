@@ -33,6 +33,8 @@ def learning_figures(steps: _Records, evaluations: _Records, baseline: float | N
         ("divergence_from_teacher", "divergence from the teacher (nats per token)"),
         ("preference_accuracy", "preference accuracy"),
         ("reward_margin", "margin of rewards"),
+        ("span_f1", "F1 of spans"),
+        ("token_accuracy", "share of tokens with the right tag"),
         ("exact_match", "share of texts with the right labels"),
     ):
         x, y = _series(steps, key)

@@ -16,6 +16,7 @@ from jaxgpt.finetuning import (
     MultiLabelled,
     Preferences,
     PromptCompletion,
+    Spans,
     Template,
     Text,
     UnpairedPreferences,
@@ -148,6 +149,8 @@ GOOD: list[tuple[Form, dict[str, Any], list[list[str]], int]] = [
     ),
     (Text(), {"text": "a"}, [["None*:a"]], 0),
     (Labelled(), {"text": "a", "label": 1}, [["None:a"]], 0),
+    (Spans(), {"text": "a", "spans": []}, [["None:a"]], 0),
+    (Spans(label="entities"), {"text": "a", "entities": [[0, 1, "x"]]}, [["None:a"]], 0),
 ]  # fmt: skip
 
 
@@ -203,6 +206,17 @@ BAD: list[tuple[Form, dict[str, Any], str, str]] = [
      "label 'z' is not listed: x, y"),
     (Labelled(), {"text": "a", "label": ["x"]}, "not_text", "form=MultiLabelled"),
     (Labelled(), {"text": "a"}, "missing_field", "no 'label'"),
+    (Spans(), {"text": "abc", "spans": {}}, "not_spans", "no list of objects with start, end"),
+    (Spans(), {"text": "abc", "spans": [[0, 1]]}, "not_spans", "span 1 has not start, end and"),
+    (Spans(), {"text": "abc", "spans": [[0, 1.5, "x"]]}, "not_spans", "allowed: whole numbers"),
+    (Spans(), {"text": "abc", "spans": [[0, 1, "x"], [2, 4, "x"]]}, "bad_span",
+     "span 2 is 2 to 4 of a text of 3 characters; allowed: 0 <= start < end <= 3"),
+    (Spans(), {"text": "abc", "spans": [[1, 1, "x"]]}, "bad_span", "span 1 is 1 to 1"),
+    (Spans(), {"text": "abc", "spans": [[1, 3, "y"], [0, 2, "x"]]}, "overlapping_spans",
+     "the spans 0 to 2 (x) and 1 to 3 (y) overlap"),
+    (Spans(), {"text": "abc", "spans": [{"start": 0, "end": 1}]}, "missing_field", "no label"),
+    (Spans(labels=("x",)), {"text": "abc", "spans": [[0, 1, "y"]]}, "unknown_label", "listed: x"),
+    (Spans(), {"text": "abc"}, "missing_field", "no 'spans'"),
     (Text(), {"text": " "}, "empty_text", "the text is empty"),
 ]  # fmt: skip
 

@@ -34,6 +34,8 @@ def rows(*values: dict[str, Any]) -> list[Row]:
         ("prompt completion label", "UnpairedPreferences(prompt, completion, label)"),
         ("text label", "Labelled(text, label)"),
         ("text labels", "MultiLabelled(text, labels)"),
+        ("text spans id", "Spans(text, spans)"),
+        ("text entities", "Spans(text, entities)"),
         ("text url", "Text(text)"),
     ],
 )
