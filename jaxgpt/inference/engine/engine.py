@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class EngineConfig:
     """Size of the engine that answers many requests at once."""
 
-    num_slots: int = 16
+    num_slots: int = 8
     """Number of requests that are answered at once; further ones wait."""
     max_length: int | None = None
     """Most tokens of a prompt and its answer together; None: the context of training."""
@@ -152,7 +152,7 @@ class Engine:
                     self._wake.wait_for(lambda: self._waiting or stop.is_set(), timeout=0.1)
 
     def step(self) -> bool:
-        """Admit requests, read a chunk of one prompt, decode a few tokens; return if work was done.
+        """Admit requests, read some of the prompts, decode a few tokens; return if work was done.
 
         Raises:
             Exception: whatever the device raised; the state is lost then.
@@ -160,8 +160,13 @@ class Engine:
         self._drop_cancelled()
         self._admit()
         reading = [running for running in self._running.values() if running.reads]
-        if reading:
-            self._read(reading[0])
+        room = self._config.prefill_chunk
+        for running in reading:
+            # A few short prompts are read at once, so that decoding begins with many slots.
+            room -= len(running.next_chunk(self._config.prefill_chunk))
+            self._read(running)
+            if room <= 0:
+                break
         decoding = [running for running in self._running.values() if not running.reads]
         if decoding:
             self._decode(decoding)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgpt.config import replace
 from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.engine.request import TokenScore
 from jaxgpt.inference.engine.row_sampling import Drawn, RowSettings
@@ -17,6 +18,7 @@ from jaxgpt.inference.engine.running import Running
 from jaxgpt.inference.engine.slots import (
     all_allowed,
     begin,
+    copy_slot,
     decode,
     draw_first,
     empty_slots,
@@ -24,6 +26,10 @@ from jaxgpt.inference.engine.slots import (
     read_chunk,
 )
 from jaxgpt.inference.sampling import allowed_ids, row_keys
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.attention.cached_blocks import CachedBlocks
+from jaxgpt.model.gpt import Gpt
+from jaxgpt.runtime.target import compile_target
 
 _SMALLEST_CHUNK = 16
 _ALL_BITS = 0xFFFFFFFF
@@ -47,6 +53,7 @@ class SlotWork:
         self, decoder: Decoder, num_slots: int, max_length: int, chunk: int, most_steps: int
     ) -> None:
         self._decoder = decoder
+        self._decoding_model = _read_short(decoder.model)
         self._shape = num_slots, max_length
         self._chunk = chunk
         self._most_steps = most_steps
@@ -77,7 +84,9 @@ class SlotWork:
         key = row_keys(request.seed, jnp.asarray([request.row], jnp.uint32))[0]
         key_data_2 = np.asarray(jax.random.key_data(key))
         self._settings.put(slot, request.sampling, key_data_2, request.top_tokens > 0)
-        places = (np.int32(slot), np.int32(source), np.int32(running.num_reused))
+        if source != slot:
+            self._slots = copy_slot(self._slots, np.int32(source), np.int32(slot))
+        places = (np.int32(slot), np.int32(running.num_reused))
         self._slots = begin(self._slots, *places, prompt_V, bias_V)
 
     def read(self, running: Running) -> Any:
@@ -149,7 +158,7 @@ class SlotWork:
         active_B = np.zeros(self._shape[0], bool)
         active_B[[running.slot for running in decoding]] = True
         self._slots, drawn = decode(
-            self._decoder.model,
+            self._decoding_model,
             self._most_steps,
             self._decoder.params,
             self._slots,
@@ -184,6 +193,18 @@ class SlotWork:
     def _padded(self, num_tokens: int) -> int:
         """Round up to a power of two, up to a whole chunk: a few programs for all prompts."""
         return min(max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length()), self._chunk)
+
+
+def _read_short(model: Gpt) -> Gpt:
+    """Return a model that reads as much of a cache as its longest row needs.
+
+    On a CPU, where reading is what a step's time is spent on. A GPU would wait for the number.
+    """
+    attention = model.config.attention
+    if not compile_target().is_cpu or not isinstance(attention, GroupedQueryAttention):
+        return model
+    attention = replace(attention, kernel=CachedBlocks())
+    return model.clone(config=replace(model.config, attention=attention))
 
 
 def _token_scores(drawn: Drawn, places: Iterable[int], num_top: int) -> list[TokenScore]:

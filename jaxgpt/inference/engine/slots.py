@@ -1,4 +1,4 @@
-"""The engine's state on the device, and the four programs that change it.
+"""The engine's state on the device, and the programs that change it.
 
 A slot is a row of the cache that one request has for as long as it lasts. The programs have fixed
 shapes, and a slot's numbers never meet another's: what a request gets does not depend, bit for bit,
@@ -63,23 +63,21 @@ def empty_slots(model: Gpt, num_slots: int, max_length: int) -> Slots:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def begin(
-    slots: Slots, slot: Array, source: Array, length: Array, prompt_V: Array, bias_V: Array
-) -> Slots:
-    """Give a slot to a request whose first `length` tokens the slot `source` holds already."""
+def copy_slot(slots: Slots, source: Array, slot: Array) -> Slots:
+    """Let a slot hold the keys and values of another."""
+    return slots._replace(cache=_put_row(slots.cache, slot, _take_row(slots.cache, source)))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def begin(slots: Slots, slot: Array, length: Array, prompt_V: Array, bias_V: Array) -> Slots:
+    """Give a slot to a request whose first `length` tokens it holds already."""
     seen = Seen(
         prompt_BV=slots.seen.prompt_BV.at[slot].set(prompt_V),
         drawn_BV=slots.seen.drawn_BV.at[slot].set(0),
         bias_BV=slots.seen.bias_BV.at[slot].set(bias_V),
     )
-    cache = jax.lax.cond(
-        source == slot,
-        lambda cache: cache,
-        lambda cache: _put_row(cache, slot, _take_row(cache, source)),
-        slots.cache,
-    )
-    lengths_B = cache.lengths_B.at[slot].set(length)
-    return Slots(cache.replace(lengths_B=lengths_B), slots.tokens_B, seen)
+    lengths_B = slots.cache.lengths_B.at[slot].set(length)
+    return Slots(slots.cache.replace(lengths_B=lengths_B), slots.tokens_B, seen)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)

@@ -112,7 +112,7 @@ class GroupedQueryAttention(Attention):
     query_scale: float | None = None
     """Factor of the scores; None for 1 / sqrt(head_dim)."""
     kernel: Execution[AttentionKernel] = Fastest()
-    """Attention algorithm without a cache; changes speed and memory only."""
+    """Attention algorithm, as a rule without a cache; changes speed and memory only."""
 
     def __post_init__(self) -> None:
         _check_at_least_one(num_heads=self.num_heads, num_kv_heads=self.num_kv_heads)
@@ -231,7 +231,8 @@ class GroupedQueryAttentionLayer(nn.Module):
             # JAX's cuDNN attention raises.
             out_BTNH = jnp.zeros_like(q_BTNH)
         else:
-            kernel = config.kernel if cache is None else Fastest()
+            own = config.kernel.reads_cache and x_BTD.shape[1] == 1
+            kernel = config.kernel if cache is None or own else Fastest()
             scores = Scores(scale, config.soft_cap)
             inputs = AttentionInputs(q_BTNH, k_BSKH, v_BSKH, mask, scores, dropout)
             out_BTNH = kernel.attend(inputs)

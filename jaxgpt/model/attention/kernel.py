@@ -3,7 +3,7 @@
 Axes: B batch, T query time, S key time, N query heads, K key/value heads, H head.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.struct
 import jax
@@ -74,6 +74,9 @@ class AttentionInputs:
 @configclass
 class AttentionKernel:
     """Base of the kernels."""
+
+    reads_cache: ClassVar[bool] = False
+    """Whether a model that names the kernel also decodes with it."""
 
     def attend(self, inputs: AttentionInputs) -> jax.Array:
         """Return out_BTNH in the dtype of the queries.
