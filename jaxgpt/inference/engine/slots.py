@@ -7,6 +7,7 @@ on what else is in the slots.
 Axes: B slots, T tokens of a chunk, N steps, V padded vocabulary, W words of 32 ids.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -77,7 +78,7 @@ def begin(slots: Slots, slot: Array, length: Array, prompt_V: Array, bias_V: Arr
         bias_BV=slots.seen.bias_BV.at[slot].set(bias_V),
     )
     lengths_B = slots.cache.lengths_B.at[slot].set(length)
-    return Slots(slots.cache.replace(lengths_B=lengths_B), slots.tokens_B, seen)
+    return Slots(dataclasses.replace(slots.cache, lengths_B=lengths_B), slots.tokens_B, seen)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)

@@ -76,7 +76,7 @@ class AttentionKernel:
     """Base of the kernels."""
 
     reads_cache: ClassVar[bool] = False
-    """Whether a model that names the kernel also decodes with it."""
+    """Use of the kernel with a cache as well, where a model names it."""
 
     def attend(self, inputs: AttentionInputs) -> jax.Array:
         """Return out_BTNH in the dtype of the queries.
