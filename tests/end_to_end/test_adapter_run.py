@@ -65,6 +65,23 @@ def tuned(base: Path, chats: Path) -> Path:
     return run_dir
 
 
+def test_tokens_that_an_adapter_cannot_learn_are_warned_of(
+    base: Path, tuned: Path, chats: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": f"the old dog sees {n} cats"}) + "\n"
+                             for n in range(30)))  # fmt: skip
+    warnings = []
+    for start, data, form in ((base, chats, "Recognised"), (base, texts, "Text"),
+                              (tuned, chats, "Recognised")):  # fmt: skip
+        caplog.clear()
+        argv = arguments(start, data, tmp_path / "none", "--data.form", form)
+        with pytest.raises(NoCheckpointError):  # The data are open by then.
+            finetune([*argv, "--resume", "must"])
+        warnings.append("stays nearly as improbable" in caplog.text)
+    assert warnings == [True, False, False]
+
+
 def _params(run_dir: Path, step: int, **sizes: int):
     mesh = make_mesh(MeshConfig(**sizes), jax.devices()[: max([1, *sizes.values()])])
     return jax.device_get(open_run(run_dir).restore_params(step, mesh))

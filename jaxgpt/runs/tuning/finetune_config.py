@@ -24,7 +24,8 @@ from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.inference.text_generation import HealedPrompt
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.sharding import on_mesh
-from jaxgpt.runs.run import Run, open_base
+from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.run import Run, open_at, open_base
 from jaxgpt.runs.sources import HeldOut, Sources
 from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig
 from jaxgpt.tokenizer.chat_template import USER, ChatTemplate, Message
@@ -63,7 +64,22 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
         objective = self.objective.with_labels(examples.label_names)
         model = objective.adapt_model(self.model)
         config = replace(self, objective=objective, model=model)
+        config._warn_of_new_tokens(examples.training)
         return config, config.make_sources(examples)
+
+    def _warn_of_new_tokens(self, examples: TokenizedExamples) -> None:
+        """Say so if the targets include ids that the base never saw and an adapter cannot learn."""
+        end = self.base_tokenizer.special_ids["end"]
+        is_frozen = self.adapter.has_parameters and not self.model.head.is_new
+        if not is_frozen or not isinstance(open_at(self.base).config, TrainConfig):
+            return
+        if (examples.tokens_N[examples.weights_N > 0] == end).any():
+            logger.warning(
+                "%s has read documents only, and an adapter leaves the embedding and the head as "
+                "they are: the token that ends an answer stays nearly as improbable as it is now. "
+                "Begin with a run of configs/sft.py, or train all weights",
+                self.base.run,
+            )
 
     def open_sources(self) -> Sources:
         """Read the examples; see `read_examples` for what it raises."""
