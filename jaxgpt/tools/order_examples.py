@@ -14,19 +14,19 @@ from jaxgpt.errors import BadInputError, UsageError
 from jaxgpt.storage.durable import write_atomically
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
-# Words of letters, with commas and the like after them, and one mark at the end.
-_PLAIN = re.compile(r"[A-Z][a-z]*(?:[,;:]? [A-Za-z]+(?:['’][a-z]+)?)+[.!?]")
+# Words of letters and one mark at the end: a mark inside would move with its word.
+_PLAIN = re.compile(r"[A-Z][a-z]*(?: [A-Za-z]+)+[.!?]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderExamplesOptions:
-    """Make examples of a classifier: sentences as they were written, and others of which two
-    neighbouring words have changed places. Both kinds have the same words."""
+    """Make examples of a classifier: sentences as they were written, and others whose inner words
+    are shuffled. Both kinds have the same words."""
 
     input: tuple[str, ...]
     """Files, folders (with all below) and globs of text, as for tools/build_dataset.py."""
     output: Path
-    """File to write, one JSON object a line: text, and label written or swapped."""
+    """File to write, one JSON object a line: text, and label written or shuffled."""
     num_examples: int = 10_000
     """Most examples, from the beginning of the text."""
     min_words: int = 8
@@ -34,7 +34,7 @@ class OrderExamplesOptions:
     max_words: int = 20
     """Most words of a sentence."""
     seed: int = 0
-    """Seed of the choice of words."""
+    """Seed of the orders."""
     sources: SourcesConfig = field(default_factory=SourcesConfig)
 
 
@@ -51,9 +51,9 @@ def main(argv: Sequence[str]) -> None:
     for document in read_documents(inputs, options.sources):
         for words in _sentences(document.text, options.min_words, options.max_words):
             # Every second one, so that both labels are equally frequent.
-            swapped = swap_words(words, rng)
-            if len(rows) < options.num_examples and words not in rows and swapped:
-                text, label = (swapped, "swapped") if len(rows) % 2 else (words, "written")
+            shuffled = shuffle_words(words, rng)
+            if len(rows) < options.num_examples and words not in rows and shuffled != words:
+                text, label = (shuffled, "shuffled") if len(rows) % 2 else (words, "written")
                 rows[words] = {"text": " ".join(text), "label": label}
     if len(rows) < 2:
         raise BadInputError(
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.output, "".join(lines))
-    print(f"{options.output}: {len(rows):,} sentences, half of them with two words swapped")
+    print(f"{options.output}: {len(rows):,} sentences, half of them shuffled")
 
 
 def _sentences(text: str, least: int, most: int) -> Iterator[tuple[str, ...]]:
@@ -74,15 +74,7 @@ def _sentences(text: str, least: int, most: int) -> Iterator[tuple[str, ...]]:
             yield words
 
 
-def swap_words(words: tuple[str, ...], rng: random.Random) -> tuple[str, ...] | None:
-    """Return a sentence of which two neighbours have changed places; None where none can.
-
-    They are two different words without a mark, neither first nor last: what is left to see is
-    their order.
-    """
-    pairs = [(place, *words[place : place + 2]) for place in range(1, len(words) - 2)]
-    places = [place for place, a, b in pairs if a.isalpha() and b.isalpha() and a != b]
-    if not places:
-        return None
-    place = rng.choice(places)
-    return (*words[:place], words[place + 1], words[place], *words[place + 2 :])
+def shuffle_words(words: tuple[str, ...], rng: random.Random) -> tuple[str, ...]:
+    """Return a sentence with its words between the first and the last in a random order."""
+    inner = rng.sample(words[1:-1], len(words) - 2)
+    return (words[0], *inner, words[-1])

@@ -1,6 +1,5 @@
 """`order-examples`: equal numbers of both labels, and the same words under both."""
 
-import itertools
 import json
 import random
 from pathlib import Path
@@ -10,22 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.command_line import run_verb
-from jaxgpt.tools.order_examples import main, swap_words
+from jaxgpt.tools.order_examples import main, shuffle_words
 
-WORDS = st.lists(st.sampled_from(["a", "b", "The", "x,", "it's"]), min_size=4, max_size=12)
+WORDS = st.lists(st.sampled_from(["a", "b", "The", "x"]), min_size=4, max_size=12)
 
 
 @given(words=WORDS.map(tuple), seed=st.integers(0, 99))
-def test_two_neighbours_change_places(words: tuple[str, ...], seed: int) -> None:
-    swapped = swap_words(words, random.Random(seed))
-    inner = itertools.pairwise(words[1:-1])
-    can_swap = any(a != b and (a + b).isalpha() for a, b in inner)
-    assert (swapped is not None) == can_swap
-    if swapped:
-        differing = [place for place in range(len(words)) if words[place] != swapped[place]]
-        assert len(differing) == 2
-        assert differing[1] == differing[0] + 1
-        assert sorted(words) == sorted(swapped)
+def test_words_change_places_but_for_the_first_and_the_last(
+    words: tuple[str, ...], seed: int
+) -> None:
+    shuffled = shuffle_words(words, random.Random(seed))
+    assert (shuffled[0], shuffled[-1]) == (words[0], words[-1])
+    assert sorted(shuffled) == sorted(words)
 
 
 def test_labels_are_balanced_and_reproducible(tmp_path: Path) -> None:
@@ -41,7 +36,7 @@ def test_labels_are_balanced_and_reproducible(tmp_path: Path) -> None:
         main(["--input", str(text), "--output", str(file), "--num-examples", "8"])
     assert files[0].read_bytes() == files[1].read_bytes()
     rows = [json.loads(line) for line in files[0].open()]
-    assert [row["label"] for row in rows] == ["written", "swapped"] * 4
+    assert [row["label"] for row in rows] == ["written", "shuffled"] * 4
     for row, sentence in zip(rows, sentences, strict=False):
         assert (row["text"] == sentence) == (row["label"] == "written")
         assert sorted(row["text"].split()) == sorted(sentence.split())
