@@ -49,6 +49,10 @@ SMALL_FINETUNING = [
 ]  # fmt: skip
 
 
+# Packages of the extra `metrics` that the commands of a page need.
+NEEDED = {"docs/jobs.md": ("num2words", "rouge_score", "sacrebleu", "sklearn")}
+
+
 def _commands(page: Path) -> list[str]:
     """Lines of fenced blocks that a shell would run; a `$ ` before one marks real output."""
     found = []
@@ -121,6 +125,8 @@ def test_there_are_commands_to_run() -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", sorted({page for page, _ in COMMANDS}))
 def test_commands_run(page: str, folder: Path) -> None:
+    for package in NEEDED.get(page, ()):
+        pytest.importorskip(package, reason="needs: pip install -e '.[metrics]'")
     for name, command in COMMANDS:
         if name == page and "jaxgpt.quickstart" not in command:
             _run(_cut(command), folder)

@@ -1,4 +1,4 @@
-"""Scores of a classifier with intervals, next to a majority guess and a classifier of n-grams.
+"""Scores of a classifier with intervals, and a classifier of n-grams to compare it with.
 
 A fine-tuned model that is no better than logistic regression on word pairs has learned nothing
 that needed a language model. scikit-learn (extra `metrics`) is imported only for that baseline.
@@ -6,7 +6,6 @@ that needed a language model. scikit-learn (extra `metrics`) is imported only fo
 Axes: N items, K classes.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,12 +68,6 @@ def _macro_f1(
     return np.sum(f1_DK * (there_DK > 0), axis=1) / np.sum(there_DK > 0, axis=1)
 
 
-def predict_majority(train_labels: Sequence[str], num_items: int) -> list[str]:
-    """Return the most frequent class of the training set for each item; of equals, the first."""
-    counts = Counter(train_labels)
-    return [min(counts, key=lambda name: (-counts[name], name))] * num_items
-
-
 def predict_by_n_grams(
     train_texts: Sequence[str], train_labels: Sequence[str], texts: Sequence[str]
 ) -> list[str]:
@@ -90,24 +83,3 @@ def predict_by_n_grams(
     model = linear.LogisticRegression(max_iter=1000, C=10.0)
     model.fit(vectorizer.fit_transform(train_texts), list(train_labels))
     return list(model.predict(vectorizer.transform(texts)))
-
-
-def compare_with_baselines(
-    train_texts: Sequence[str],
-    train_labels: Sequence[str],
-    texts: Sequence[str],
-    gold: Sequence[str],
-    predicted: Sequence[str],
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the scores of a model's predictions, of the majority, and of the n-gram classifier.
-
-    Raises:
-        ConfigError: scikit-learn is missing.
-    """
-    return {
-        "model": classification_scores(gold, predicted),
-        "majority": classification_scores(gold, predict_majority(train_labels, len(gold))),
-        "n_grams": classification_scores(
-            gold, predict_by_n_grams(train_texts, train_labels, texts)
-        ),
-    }

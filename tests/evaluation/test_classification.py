@@ -1,13 +1,9 @@
-"""Accuracy and macro-F1 as scikit-learn has them, and baselines that a model must beat."""
+"""Accuracy and macro-F1 as scikit-learn has them, and a baseline that a model must beat."""
 
 import numpy as np
 import pytest
 
-from jaxgpt.evaluation.classification import (
-    classification_scores,
-    compare_with_baselines,
-    predict_majority,
-)
+from jaxgpt.evaluation.classification import classification_scores, predict_by_n_grams
 
 REASON = "needs: pip install -e '.[metrics]'"
 
@@ -31,16 +27,12 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert width == pytest.approx(2 * 1.96 * stderr, rel=0.1)
 
 
-def test_a_majority_is_no_classifier_and_words_are_one() -> None:
+def test_words_are_a_classifier() -> None:
     pytest.importorskip("sklearn", reason=REASON)
     texts = [f"the {animal} is {kind} today" for kind in ("loud", "quiet", "small")
              for animal in ("dog", "cat", "bird", "fish")]  # fmt: skip
     labels = ["noise"] * 4 + ["calm"] * 8
-    found = compare_with_baselines(texts, labels, texts, labels, labels)
-    assert found["model"]["accuracy"]["value"] == found["model"]["macro_f1"]["value"] == 1
-    assert found["majority"]["accuracy"]["value"] == pytest.approx(8 / 12)
-    assert found["majority"]["macro_f1"]["value"] == pytest.approx(0.4)
-    assert found["n_grams"]["macro_f1"]["value"] == 1
-    assert predict_majority(["b", "a"], 2) == ["a", "a"]
+    others = ["the cow is loud today", "a cow was small"]
+    assert predict_by_n_grams(texts, labels, others) == ["noise", "calm"]
     with pytest.raises(ValueError, match="2 right classes and 1 predicted"):
         classification_scores(["a", "b"], ["a"])
