@@ -95,6 +95,7 @@ def _cut(command: str) -> str:
     if "jaxgpt.train" in command or command.startswith("jaxgpt train"):
         return f"{command} {' '.join(SMALL)}"
     if "jaxgpt.finetune" in command or command.startswith("jaxgpt finetune"):
+        command = re.sub(r" --num-epochs \S+", "", command)
         return f"{command} {' '.join(SMALL_FINETUNING)}"
     if command.startswith("jaxgpt quickstart"):
         return f"{command} --num-steps 2"

@@ -1,10 +1,14 @@
 """Objectives of fine-tuning that predict tokens of examples; preferences are in preference/."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
+from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
 from jaxgpt.errors import BadInputError, MismatchError, UsageError
-from jaxgpt.evaluation.objective import NextToken, Objective
+from jaxgpt.evaluation.objective import NextToken, Objective, SumsOf
 from jaxgpt.evaluation.runner.results import TaskResult
 from jaxgpt.finetuning.example_scores import ExampleScoring
 from jaxgpt.finetuning.tokenized import TokenizedExamples
@@ -92,6 +96,13 @@ class TokenObjective(ExampleObjective, NextToken):
                 "data.form, such as Text() for plain texts, or another objective"
             )
         return examples
+
+    def measure(
+        self, sums_of: SumsOf, batches: Iterable[Batch], bytes_per_token: np.ndarray
+    ) -> dict[str, Any]:
+        """Return the figures of text; `target_loss` says what the loss is a mean over."""
+        found = NextToken.measure(self, sums_of, batches, bytes_per_token)
+        return {**found, "target_loss": found["loss"]}
 
     def score_examples(self, scoring: ExampleScoring) -> TaskResult:
         """Return how the answers that the model writes compare with those of the examples."""

@@ -92,7 +92,8 @@ def test_held_out_loss_falls_and_answers_end(
     assert losses == sorted(losses, reverse=True)
     capsys.readouterr()
     eval_main(["--checkpoint", str(tuned), "--json"])
-    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(losses[-1], rel=1e-6)
+    found = json.loads(capsys.readouterr().out)
+    assert found["target_loss"] == found["loss"] == pytest.approx(losses[-1], rel=1e-6)
     generate(["--checkpoint", str(tuned), "--prompt", "old red", "--json", "--temperature", "0"])
     (sample,) = json.loads(capsys.readouterr().out)["samples"]
     assert sample["finish"] == "stop"
