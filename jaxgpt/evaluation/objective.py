@@ -4,16 +4,19 @@ Pretraining predicts the next token; other objectives are values of the same fie
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import Execution, configclass
 from jaxgpt.evaluation.perplexity import measure_perplexity
 from jaxgpt.model.gpt import Gpt, GptConfig
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.loss import LossConfig, LossFunction, LossSums, language_model_loss
+from jaxgpt.training.state import TrainState
+from jaxgpt.training.step import TrainingStep
 
 # Scores one batch; its sums may still be on their way from the device.
 SumsOf = Callable[[Batch], LossSums]
@@ -35,6 +38,24 @@ class FrozenModel:
 
 # From a run folder and the name of a step to the model.
 OpenModel = Callable[[str, str], FrozenModel]
+
+
+class Policy(NamedTuple):
+    """The model in training, as one that writes text.
+
+    Attributes:
+        model: without parameters, and without an adapter.
+        params_of: from a state to its parameters, which an adapter is merged into.
+        tokenizer: of the model.
+        mesh: of the devices that it is trained on.
+        seed: of the run.
+    """
+
+    model: Gpt
+    params_of: Callable[[TrainState], Any]
+    tokenizer: Tokenizer
+    mesh: Mesh
+    seed: int
 
 
 @configclass
@@ -69,15 +90,23 @@ class Objective:
         """Return what `measure` reads; it needs no other model, as a finished run has none."""
         return self.build_loss(model, bytes_per_token_V, loss, num_segments)
 
+    def wrap_step(self, step: TrainingStep, policy: Policy) -> TrainingStep:
+        """Return the training step with what comes before it: answers of the model, for example.
+
+        Raises:
+            ConfigError: the run cannot do that.
+        """
+        return step
+
     def measure(
-        self, sums_of: SumsOf, batches: Iterable[Batch], bytes_per_token: np.ndarray
+        self, sums_of: SumsOf, batches: Iterable[Batch], tokenizer: Tokenizer
     ) -> dict[str, Any]:
         """Return figures over all batches of held-out data; `loss`, which is to fall, is one.
 
         Args:
             sums_of: called once a batch, in order.
             batches: host arrays.
-            bytes_per_token: int [vocab_size], from the tokenizer.
+            tokenizer: the model's.
 
         Raises:
             ValueError: the batches predict nothing.
@@ -99,13 +128,13 @@ class NextToken(Objective):
         return language_model_loss(model, bytes_per_token_V, loss)
 
     def measure(
-        self, sums_of: SumsOf, batches: Iterable[Batch], bytes_per_token: np.ndarray
+        self, sums_of: SumsOf, batches: Iterable[Batch], tokenizer: Tokenizer
     ) -> dict[str, Any]:
         def step(batch: Batch) -> tuple[Any, Any]:
             sums = sums_of(batch)
             return sums.loss, sums.weight
 
-        return measure_perplexity(step, batches, bytes_per_token)._asdict()
+        return measure_perplexity(step, batches, tokenizer.bytes_per_token)._asdict()
 
     def describe(self, result: dict[str, Any]) -> str:
         return (

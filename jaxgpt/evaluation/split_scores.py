@@ -35,16 +35,16 @@ def score_held_out(
     Raises:
         DivergedError: the loss is not finite.
     """
-    bytes_per_token, model = loaded.tokenizer.bytes_per_token, loaded.model
+    model = loaded.model
     # The plain cross-entropy: what only steers training, such as the z-loss, is left out.
     loss = objective.build_held_out_loss(
-        model, jnp.asarray(bytes_per_token), LossConfig(), held_out.num_segments
+        model, jnp.asarray(loaded.tokenizer.bytes_per_token), LossConfig(), held_out.num_segments
     )
     program = EvalProgram(loss, model.config, loaded.mesh)
     rows = program.round_up(batch_size)
     total = held_out.count_batches(rows, max_tokens)
     batches = track(held_out.batches(rows, max_tokens), total, "batches scored", silent=silent)
-    result = objective.measure(program.bind(loaded.params), batches, bytes_per_token)
+    result = objective.measure(program.bind(loaded.params), batches, loaded.tokenizer)
     if not math.isfinite(result["loss"]):
         raise DivergedError(f"the loss of the model is {result['loss']}; try an earlier --step")
     return {"sequence_length": loaded.context_length, **result}

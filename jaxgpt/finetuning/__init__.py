@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from jaxgpt.finetuning.preference.objective import PreferenceObjective
     from jaxgpt.finetuning.preference.orpo import Orpo
     from jaxgpt.finetuning.preference.pairs import PairObjective
+    from jaxgpt.finetuning.reinforcement.dapo import Dapo
+    from jaxgpt.finetuning.reinforcement.dr_grpo import DrGrpo
+    from jaxgpt.finetuning.reinforcement.grpo import Grpo
+    from jaxgpt.finetuning.reinforcement.gspo import Gspo
+    from jaxgpt.finetuning.reinforcement.objective import CheckedAnswers
+    from jaxgpt.finetuning.reinforcement.verifiers import ExactMatch, FinalNumber, Verifier
     from jaxgpt.finetuning.text import NewText
     from jaxgpt.finetuning.tokenized import TokenizedExamples
 else:

@@ -23,6 +23,7 @@ from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.model.heads import TokenClassificationHead
 from jaxgpt.model.layers.matmul import project
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.loss import LossConfig, LossFunction, LossSums, hidden_states_and_head
 
 # Names of sums that are no scalars, so that no log has them: spans by label, and tokens by tag.
@@ -106,7 +107,7 @@ class Extraction(LabelObjective):
         return sums, weights_B
 
     def measure(
-        self, sums_of: SumsOf, batches: Iterable[Batch], bytes_per_token: np.ndarray
+        self, sums_of: SumsOf, batches: Iterable[Batch], tokenizer: Tokenizer
     ) -> dict[str, Any]:
         """Return loss, token accuracy, and precision, recall and F1 of spans, all and by label.
 

@@ -3,18 +3,21 @@
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
-import numpy as np
-
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
+from jaxgpt.data.batch_source import BatchSource
+from jaxgpt.data.loader import BatchConfig
 from jaxgpt.errors import BadInputError, MismatchError, UsageError
+from jaxgpt.evaluation.held_out import HeldOut
 from jaxgpt.evaluation.objective import NextToken, Objective, SumsOf
 from jaxgpt.evaluation.runner.results import TaskResult
+from jaxgpt.finetuning.batches import ExampleBatches, HeldOutExamples
 from jaxgpt.finetuning.example_scores import ExampleScoring
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.finetuning.written_answers import write_answers
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 
 @configclass
@@ -72,6 +75,28 @@ class ExampleObjective(Objective):
             f"--examples: {type(self).__name__} has no scores of single examples; leave it out"
         )
 
+    def make_batches(
+        self,
+        training: TokenizedExamples,
+        held_out: TokenizedExamples,
+        batch: BatchConfig,
+        seed: int,
+    ) -> tuple[BatchSource, HeldOut]:
+        """Return batches of prepared examples, to train on and to measure the model on.
+
+        Raises:
+            ConfigError: the objective cannot make such batches.
+        """
+        batches = ExampleBatches(training, batch, seed)
+        measured = HeldOutExamples(held_out, batch.sequence_length)
+        # One program serves both.
+        batches.num_segments = max(batches.num_segments, measured.num_segments)
+        return batches, measured
+
+    def make_held_out(self, examples: TokenizedExamples, sequence_length: int) -> HeldOut:
+        """Return batches of prepared examples to measure a model on."""
+        return HeldOutExamples(examples, sequence_length)
+
 
 @configclass
 class TokenObjective(ExampleObjective, NextToken):
@@ -98,10 +123,10 @@ class TokenObjective(ExampleObjective, NextToken):
         return examples
 
     def measure(
-        self, sums_of: SumsOf, batches: Iterable[Batch], bytes_per_token: np.ndarray
+        self, sums_of: SumsOf, batches: Iterable[Batch], tokenizer: Tokenizer
     ) -> dict[str, Any]:
         """Return the figures of text; `target_loss` says what the loss is a mean over."""
-        found = NextToken.measure(self, sums_of, batches, bytes_per_token)
+        found = NextToken.measure(self, sums_of, batches, tokenizer)
         return {**found, "target_loss": found["loss"]}
 
     def score_examples(self, scoring: ExampleScoring) -> TaskResult:

@@ -81,7 +81,6 @@ def _evaluation(setup: TrainingSetup, log: MetricsLog) -> HookFunction:
     config, tokenizer = setup.config, setup.sources.tokenizer
     micro_batch = config.batch.global_batch_size // config.batch.num_micro_batches
     batch_size = config.evaluation.batch_size or micro_batch
-    bytes_per_token = tokenizer.bytes_per_token
     program = EvalProgram(setup.held_out_loss, config.model, setup.mesh)
     warned: set[int] = set()
     settings = _evaluation_settings(setup)
@@ -92,7 +91,7 @@ def _evaluation(setup: TrainingSetup, log: MetricsLog) -> HookFunction:
         def measure(held_out: HeldOut) -> dict[str, Any]:
             batches = held_out.batches(batch_size, config.evaluation.max_tokens)
             batches = _with_heartbeat(batches, heartbeat)
-            return config.objective.measure(sums_of, batches, bytes_per_token)
+            return config.objective.measure(sums_of, batches, tokenizer)
 
         result = measure(setup.sources.held_out)
         loss = result["loss"]

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxgpt.batch import Batch
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import replace
 from jaxgpt.distributed.hosts import is_first_host
+from jaxgpt.evaluation.objective import Policy
 from jaxgpt.model.adapted import check_targets, is_trained, join, merge
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.mesh import make_mesh
@@ -28,7 +28,7 @@ from jaxgpt.training.loss import LossFunction
 from jaxgpt.training.metrics import TrainingProgress
 from jaxgpt.training.recovery import all_finite
 from jaxgpt.training.state import StatePlan, TrainState, frozen_parameters, plan_state
-from jaxgpt.training.step import StepMetrics, compile_ahead, compile_step, make_train_step
+from jaxgpt.training.step import TrainingStep, compile_ahead, compile_step, make_train_step
 from jaxgpt.training.weight_copies import plan_copies
 
 
@@ -66,20 +66,28 @@ class TrainingSetup:
     plan: StatePlan
     optimizer: optax.GradientTransformation
     held_out_loss: LossFunction
-    step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+    step: TrainingStep
     is_finite: Callable[[TrainState], bool]
     progress: TrainingProgress
     lineages: Lineages
 
     def weights(self, state: TrainState) -> Any:
         """Return the parameters of `model` that a state stands for, to evaluate them."""
-        averaging, others = self.config.optimizer.averaging, self.config.objective.frozen_models
-        own = {name: part for name, part in state.frozen.items() if name not in others}
-        return join(averaging.weights(state.trainable, state.opt_state), own)
+        averaging = self.config.optimizer.averaging
+        return self._with_frozen(averaging.weights(state.trainable, state.opt_state), state)
 
     def merged_weights(self, state: TrainState) -> Any:
         """Return the parameters of `config.model` that do the same, to generate with them."""
         return merge(self.model, self.weights(state))
+
+    def policy(self, state: TrainState) -> Any:
+        """Return the parameters of `config.model` that the next step trains, and no average."""
+        return merge(self.model, self._with_frozen(state.trainable, state))
+
+    def _with_frozen(self, trained: Any, state: TrainState) -> Any:
+        others = self.config.objective.frozen_models
+        own = {name: part for name, part in state.frozen.items() if name not in others}
+        return join(trained, own)
 
 
 class StepParts(NamedTuple):
@@ -97,7 +105,7 @@ class StepParts(NamedTuple):
     plan: StatePlan
     optimizer: optax.GradientTransformation
     held_out_loss: LossFunction
-    step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+    step: TrainingStep
 
 
 def build_step(
@@ -200,7 +208,16 @@ def set_up_training(
 
 
 def compile_setup(setup: TrainingSetup) -> TrainingSetup:
-    """Return the setup with its step compiled now, instead of at the step's first call."""
+    """Return the setup with its step compiled now, instead of at the step's first call, and with
+    what the objective does before each step."""
     example, num_rows = setup.sources.batches.pick(0, [0]), setup.config.batch.global_batch_size
+    config, tokenizer = setup.config, setup.sources.tokenizer
     step = compile_ahead(setup.step, setup.plan.abstract, example, num_rows, setup.mesh)
-    return dataclasses.replace(setup, step=step)
+    policy = Policy(
+        model=config.model.build(tokenizer.vocab_size),
+        params_of=setup.policy,
+        tokenizer=tokenizer,
+        mesh=setup.mesh,
+        seed=config.seed,
+    )
+    return dataclasses.replace(setup, step=config.objective.wrap_step(step, policy))

@@ -53,6 +53,11 @@ for _name, _text in {
     JINJA = JINJA.replace(_name, _text)
 
 
+def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the ids that end a message or a text."""
+    return (tokenizer.special_ids["end"], tokenizer.eos_id)
+
+
 class Message(NamedTuple):
     """One message. `train` says whether an assistant's message is predicted."""
 

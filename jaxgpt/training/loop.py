@@ -20,7 +20,7 @@ from jaxgpt.training.goodput import GoodputTracker
 from jaxgpt.training.metrics import MetricsLog, TrainingProgress
 from jaxgpt.training.rollback import UnstableError
 from jaxgpt.training.state import TrainState
-from jaxgpt.training.step import StepMetrics
+from jaxgpt.training.step import StepMetrics, TrainingStep
 from jaxgpt.training.step_reports import ReportSettings, StepClock, StepReporter, is_due
 
 # Feeds the watchdog; if a signal has arrived, it also saves, so that nobody waits for a hook's end.
@@ -61,7 +61,7 @@ class Loop:
         goodput: where time is booked.
     """
 
-    step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+    step: TrainingStep
     num_steps: int
     reports: ReportSettings
     save_every: int

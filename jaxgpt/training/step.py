@@ -46,13 +46,16 @@ class StepMetrics(NamedTuple):
     figures: dict[str, jax.Array] | None = None
 
 
+TrainingStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+
 def make_train_step(
     loss_function: LossFunction,
     optimizer: optax.GradientTransformation,
     num_micro_batches: int = 1,
     recovery: Recovery | None = None,
     copies: WeightCopies = NO_COPIES,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+) -> TrainingStep:
     """Return the pure step; wrap it with `compile_step` to run it.
 
     Args:
@@ -168,10 +171,10 @@ def _sum_dtype(dtype: Any) -> Any:
 
 
 def compile_step(
-    step: Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]],
+    step: TrainingStep,
     abstract_state: TrainState,
     mesh: Mesh,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+) -> TrainingStep:
     """Jit a step for states placed like `abstract_state`, whose buffers it reuses."""
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
     return jax.jit(
@@ -188,7 +191,7 @@ def compile_ahead(
     example: Batch,
     num_rows: int,
     mesh: Mesh,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+) -> TrainingStep:
     """Compile the result of `compile_step` for batches of `num_rows` rows like those of `example`.
 
     Called while the device is still busy with the first state, it costs no time of its own.

@@ -138,7 +138,7 @@ def test_every_token_of_text_has_one_share_of_the_loss(
     chosen = logits[is_text]
     losses = np.log(np.exp(chosen).sum(1)) - chosen[np.arange(len(tags)), tags]
     loss = jax.jit(_loss(model))
-    result = OBJECTIVE.measure(lambda each: loss(params, each, None), [batch], np.ones(1))
+    result = OBJECTIVE.measure(lambda each: loss(params, each, None), [batch], TOKENIZER)
     assert result["tokens"] == len(tags)
     assert result["loss"] == pytest.approx(losses.mean(), rel=1e-5)
     assert result["token_accuracy"] == pytest.approx((chosen.argmax(1) == tags).mean())

@@ -14,11 +14,11 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgpt.batch import Batch
+from jaxgpt.finetuning.log_probabilities import log_probabilities_of
 from jaxgpt.finetuning.preference.answers import Answers
 from jaxgpt.finetuning.preference.dpo import Dpo
 from jaxgpt.finetuning.preference.ipo import Ipo
 from jaxgpt.finetuning.preference.kto import DESIRABLE, Kto
-from jaxgpt.finetuning.preference.log_probabilities import log_probabilities_of
 from jaxgpt.finetuning.preference.objective import PreferenceObjective
 from jaxgpt.finetuning.preference.orpo import Orpo
 from jaxgpt.finetuning.preference.reference import REFERENCE, sum_answers

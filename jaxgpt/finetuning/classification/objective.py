@@ -29,6 +29,7 @@ from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.model.heads import ClassificationHead
 from jaxgpt.model.layers.matmul import project
 from jaxgpt.model.moe.routing_stats import Routing
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.loss import LossConfig, LossFunction, LossSums, hidden_states_and_head
 
 # Name of what a batch says about each text: the index of its class.
@@ -139,7 +140,7 @@ class Classification(LabelObjective):
         return sums, jnp.sum(exists_BS, axis=1)
 
     def measure(
-        self, sums_of: SumsOf, batches: Iterable[Batch], bytes_per_token: np.ndarray
+        self, sums_of: SumsOf, batches: Iterable[Batch], tokenizer: Tokenizer
     ) -> dict[str, Any]:
         """Return loss, accuracy and macro-F1 with 95% intervals, and those of the majority."""
         loss = weight = exact = 0.0

@@ -8,20 +8,20 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import ConfigError
 from jaxgpt.evaluation.objective import SumsOf
 from jaxgpt.evaluation.statistics import proportion_interval
+from jaxgpt.finetuning.log_probabilities import log_probabilities_of
 from jaxgpt.finetuning.objectives import ExampleObjective
 from jaxgpt.finetuning.preference.answers import Answers
-from jaxgpt.finetuning.preference.log_probabilities import log_probabilities_of
 from jaxgpt.finetuning.preference.reference import reference_of, sum_answers
 from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.model.layers.projection import Dropout
 from jaxgpt.model.moe.routing_stats import Routing
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.loss import LossConfig, LossFunction, LossSums
 
 # From (params, batch, rng) to the answers [B, S] of a batch, and what the routers did.
@@ -73,7 +73,7 @@ class PreferenceObjective(ExampleObjective):
         return self.build_loss_of_answers(read)
 
     def measure(
-        self, sums_of: SumsOf, batches: Iterable[Batch], bytes_per_token: np.ndarray
+        self, sums_of: SumsOf, batches: Iterable[Batch], tokenizer: Tokenizer
     ) -> dict[str, Any]:
         """Return means over examples, and a 95% interval of the accuracy; see `Objective`."""
         totals: dict[str, float] = {"loss": 0.0}

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from jaxgpt.batch import Batch
 from jaxgpt.finetuning.batches import PackedRows
-from jaxgpt.finetuning.preference.log_probabilities import log_probabilities_of
+from jaxgpt.finetuning.log_probabilities import log_probabilities_of
 from jaxgpt.finetuning.segments import score_sequences, sequence_sums, sequence_values
 from jaxgpt.model.adapted import split
 from jaxgpt.model.gpt import Gpt

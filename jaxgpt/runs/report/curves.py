@@ -36,6 +36,12 @@ def learning_figures(steps: _Records, evaluations: _Records, baseline: float | N
         ("span_f1", "F1 of spans"),
         ("token_accuracy", "share of tokens with the right tag"),
         ("exact_match", "share of texts with the right labels"),
+        ("reward", "reward of answers"),
+        ("groups_without_variance", "share of groups without variance"),
+        ("truncated", "share of answers that are cut off"),
+        ("answer_tokens", "tokens of an answer"),
+        ("entropy", "entropy (nats per token)"),
+        ("drift", "difference of log-probabilities"),
     ):
         x, y = _series(steps, key)
         held_out_x, held_out_y = _series(evaluations, key)

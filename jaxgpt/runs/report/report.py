@@ -78,7 +78,7 @@ def _headline(run: RunFolder, extra: Mapping[str, Any]) -> dict[str, str]:
         cards["loss, held out"] = _figure(final["loss"], ".3f")
         cards |= {
             f"{key.replace('_', ' ')}, held out": _figure(final[key], ".3f")
-            for key in ("preference_accuracy", "accuracy", "macro_f1", "span_f1")
+            for key in ("preference_accuracy", "accuracy", "macro_f1", "span_f1", "reward")
             if key in final
         }
     start = next((event for event in run.events if "num_parameters" in event), None)

@@ -20,6 +20,7 @@ from jaxgpt.finetuning.examples import Examples, ExamplesConfig, read_examples
 from jaxgpt.finetuning.objectives import ExampleObjective, Supervised
 from jaxgpt.finetuning.preference.reference import score_answers
 from jaxgpt.finetuning.preference.reference_file import with_reference
+from jaxgpt.finetuning.reinforcement.prompts import HeldOutPrompts
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.inference.text_generation import HealedPrompt
 from jaxgpt.parallel.mesh import make_mesh
@@ -28,7 +29,7 @@ from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runs.run import Run, open_at, open_base
 from jaxgpt.runs.sources import HeldOut, Sources
 from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig
-from jaxgpt.tokenizer.chat_template import USER, ChatTemplate, Message
+from jaxgpt.tokenizer.chat_template import USER, ChatTemplate, Message, stop_ids
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
         """Return the figures of the first held-out examples, if they are asked for."""
         if options.examples is None:
             return []
-        assert isinstance(held_out, HeldOutExamples)
+        assert isinstance(held_out, HeldOutExamples | HeldOutPrompts)
         examples, length = held_out.examples, held_out.rows.sequence_length
         chosen = examples.select(np.arange(min(options.examples, len(examples))))
 
@@ -189,10 +190,7 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
     def _sources(
         self, training: TokenizedExamples, held: TokenizedExamples, tokenizer: Tokenizer
     ) -> Sources:
-        batches = ExampleBatches(training, self.batch, self.seed)
-        held_out = HeldOutExamples(held, self.batch.sequence_length)
-        # One program serves both.
-        batches.num_segments = max(batches.num_segments, held_out.num_segments)
+        batches, held_out = self.objective.make_batches(training, held, self.batch, self.seed)
         number, few, noun = held.num_targets, _FEW_TARGETS, "targets"
         if self.objective.weighs_examples:
             number, few, noun = len(held), _FEW_EXAMPLES, "examples"
@@ -231,7 +229,7 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
             raise BadInputError(
                 f"{owner} has no held-out example of {name}; choose others by --data"
             )
-        return HeldOutExamples(side, length), name
+        return self.objective.make_held_out(side, length), name
 
     def encode_prompt(self, tokenizer: Tokenizer, text: str) -> HealedPrompt:
         """Return the ids of a conversation in which a person has typed `text`."""
@@ -240,7 +238,7 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
 
     def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Return the ids that end a message or a text."""
-        return (tokenizer.special_ids["end"], tokenizer.eos_id)
+        return stop_ids(tokenizer)
 
     def _read(self, config: ExamplesConfig, tokenizer: Tokenizer, length: int) -> Examples:
         group_size = self.objective.group_size

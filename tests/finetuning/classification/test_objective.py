@@ -22,6 +22,7 @@ from jaxgpt.parallel.sharding import ShardingRules, on_mesh, to_devices
 from jaxgpt.training.loss import LossConfig
 from jaxgpt.training.state import init_parameters
 from jaxgpt.training.step import accumulate
+from tests.finetuning.small_tokenizer import small_tokenizer
 
 VOCAB, LENGTH, ROWS, SEGMENTS = 24, 16, 8, 4
 NAMES = ("red", "green", "blue")
@@ -97,7 +98,7 @@ def test_single_labels(pooling: Pooling, model: Gpt, params: Any, batch: Batch) 
     loss = jax.jit(_loss(objective, model))
     logits, label, _ = _logits(model, params, batch, pooling)
     expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(label)), label]
-    result = objective.measure(lambda each: loss(params, each, None), [batch], np.ones(VOCAB))
+    result = objective.measure(lambda each: loss(params, each, None), [batch], small_tokenizer())
     assert result["examples"] == len(label) == NUM_TEXTS
     assert result["loss"] == pytest.approx(expected.mean(), rel=1e-5)
     right = (logits.argmax(1) == label).mean()
@@ -112,7 +113,7 @@ def test_several_labels(model: Gpt, params: Any, batch: Batch) -> None:
     loss = jax.jit(_loss(objective, model))
     logits, _, labels = _logits(model, params, batch, LastToken())
     expected = -np.where(labels, -np.log1p(np.exp(-logits)), -np.log1p(np.exp(logits))).mean(1)
-    result = objective.measure(lambda each: loss(params, each, None), [batch], np.ones(VOCAB))
+    result = objective.measure(lambda each: loss(params, each, None), [batch], small_tokenizer())
     assert result["loss"] == pytest.approx(expected.mean(), rel=1e-5)
     right = (logits > 0) == labels
     assert result["accuracy"] == pytest.approx(right.mean())

@@ -9,10 +9,10 @@ import pytest
 
 from jaxgpt.batch import Batch
 from jaxgpt.errors import ConfigError
+from jaxgpt.finetuning.log_probabilities import log_probabilities_of
 from jaxgpt.finetuning.preference.dpo import Dpo
 from jaxgpt.finetuning.preference.ipo import Ipo
 from jaxgpt.finetuning.preference.kto import DESIRABLE, Kto
-from jaxgpt.finetuning.preference.log_probabilities import log_probabilities_of
 from jaxgpt.finetuning.preference.objective import PreferenceObjective
 from jaxgpt.finetuning.preference.orpo import Orpo
 from jaxgpt.finetuning.preference.reference import REFERENCE, sum_answers
@@ -28,6 +28,7 @@ from jaxgpt.training.loss import LossConfig
 from jaxgpt.training.state import init_parameters
 from jaxgpt.training.step import accumulate
 from tests.finetuning.preference.examples import bring
+from tests.finetuning.small_tokenizer import small_tokenizer
 
 VOCAB, LENGTH, ROWS, SEGMENTS = 24, 32, 8, 6
 CONFIG = GptConfig(
@@ -210,12 +211,12 @@ def test_means_and_interval_over_all_batches(model: Gpt, params: Any, batch: Bat
     loss = jax.jit(_loss(Dpo(), model))
     # The last rows have no pairs.
     halves = [batch, jax.tree.map(lambda rows: np.repeat(rows[7:], ROWS, axis=0), batch)]
-    whole = Dpo().measure(lambda each: loss(params, each, None), [batch], np.ones(VOCAB))
-    parts = Dpo().measure(lambda each: loss(params, each, None), halves, np.ones(VOCAB))
+    whole = Dpo().measure(lambda each: loss(params, each, None), [batch], small_tokenizer())
+    parts = Dpo().measure(lambda each: loss(params, each, None), halves, small_tokenizer())
     assert whole["examples"] == parts["examples"] == NUM_PAIRS
     assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
     low, high = whole["preference_accuracy_low"], whole["preference_accuracy_high"]
     assert low < whole["preference_accuracy"] < high
     assert "over 10 examples" in Dpo().describe(whole)
     with pytest.raises(ValueError, match="no example with two answers"):
-        Dpo().measure(lambda each: loss(params, each, None), halves[1:], np.ones(VOCAB))
+        Dpo().measure(lambda each: loss(params, each, None), halves[1:], small_tokenizer())

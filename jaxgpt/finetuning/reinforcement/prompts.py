@@ -1,0 +1,166 @@
+"""Prompts in batches with room for answers, one row each.
+
+The examples are those of supervised fine-tuning. What they predict is here the right answer, which
+the model does not see; the prompt is everything before it.
+
+Axes: B rows, T tokens of a row, E examples.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.batch import Batch
+from jaxgpt.data.loader import BatchConfig
+from jaxgpt.data.order import shuffle_forever
+from jaxgpt.data.prefetch import Prefetched
+from jaxgpt.finetuning.tokenized import TokenizedExamples
+
+# What a batch brings with it, [B, T] each: ids of the right answer, then -1; the number of the row
+# among all rows that a run draws; and, once answers are drawn, the log-probability that each token
+# was drawn with, and the advantage of its answer.
+REFERENCES = "references"
+ROW_NUMBERS = "row_numbers"
+DRAWN_LOG_PROBABILITIES = "drawn_log_probabilities"
+ADVANTAGES = "advantages"
+
+
+class Prompts:
+    """The prompts of examples, and their right answers.
+
+    Attributes:
+        examples: one sequence each.
+        sequence_length: T.
+    """
+
+    def __init__(self, examples: TokenizedExamples, sequence_length: int) -> None:
+        self.examples = examples
+        self.sequence_length = sequence_length
+
+    def __len__(self) -> int:
+        """Return the number of prompts."""
+        return len(self.examples)
+
+    def batch(self, places: Sequence[int | None], row_numbers: Sequence[int]) -> Batch:
+        """Return prompts as a batch of NumPy arrays; None stands for a row of padding.
+
+        Args:
+            places: indices of examples.
+            row_numbers: number of each row.
+        """
+        shape = (len(places), self.sequence_length)
+        tokens_BT, segment_ids_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        references_BT = np.full(shape, -1, np.int32)
+        for row, place in enumerate(places):
+            if place is None:
+                continue
+            ids, weights = self.examples.sequence(place)
+            start = answer_start(weights)
+            tokens_BT[row, :start] = ids[:start]
+            segment_ids_BT[row, :start] = 1
+            references_BT[row, : len(ids) - start] = ids[start:]
+        positions_BT = np.arange(self.sequence_length, dtype=np.int32) * segment_ids_BT
+        numbers_B1 = np.array([[number % 2**32] for number in row_numbers], np.uint32)
+        return Batch(
+            tokens_BT=tokens_BT,
+            targets_BT=np.zeros(shape, np.int32),
+            segment_ids_BT=segment_ids_BT,
+            positions_BT=positions_BT,
+            loss_weights_BT=np.zeros(shape, np.float32),
+            extras={
+                REFERENCES: references_BT,
+                ROW_NUMBERS: np.broadcast_to(numbers_B1, shape),
+                DRAWN_LOG_PROBABILITIES: np.zeros(shape, np.float32),
+                ADVANTAGES: np.zeros(shape, np.float32),
+            },
+        )
+
+
+def answer_start(weights: np.ndarray) -> int:
+    """Return where the last run of targets of a sequence begins; its length without a target."""
+    is_target = np.append(weights > 0, False)
+    if not is_target.any():
+        return len(weights)
+    last = int(np.flatnonzero(is_target)[-1])
+    return int(np.flatnonzero(~is_target[:last])[-1]) + 1
+
+
+class PromptBatches:
+    """Training batches, without end: groups of equal prompts side by side.
+
+    Row r of a run has a number of its own, so that the answer that it draws is a function of the
+    seed, this number, and the parameters at its step.
+
+    Attributes:
+        num_segments: 1, as each row has one prompt.
+        tokens_per_epoch: places for tokens in the rows of one pass.
+        fingerprint: what the sequence of batches depends on, as JSON values.
+    """
+
+    num_segments = 1
+
+    def __init__(
+        self, examples: TokenizedExamples, batch: BatchConfig, seed: int, group_size: int
+    ) -> None:
+        self.prompts = Prompts(examples, batch.sequence_length)
+        self._order = shuffle_forever(range(len(examples)), seed, 0)
+        self._num_rows, self._group_size = batch.global_batch_size, group_size
+        self.tokens_per_epoch = len(examples) * group_size * batch.sequence_length
+        self.fingerprint: dict[str, Any] = {
+            "datasets": [{"fingerprint": examples.fingerprint, "share": 1.0}],
+            "order": {
+                "seed": seed,
+                "sequence_length": batch.sequence_length,
+                "global_batch_size": batch.global_batch_size,
+                "group_size": group_size,
+            },
+        }
+
+    def pick(self, step: int, rows: Sequence[int]) -> Batch:
+        """Return some rows of the batch of a step (from 0), in the order given."""
+        numbers = [step * self._num_rows + row for row in rows]
+        places = [int(self._order[number // self._group_size]) for number in numbers]
+        return self.prompts.batch(places, numbers)
+
+    def iterate(
+        self, start_step: int, rows: Sequence[int] | None = None, prefetch: int = 2
+    ) -> Prefetched[Batch]:
+        """Return an endless iterator over `pick(k, rows)`, k = start_step, ...; None: all rows."""
+        chosen = range(self._num_rows) if rows is None else rows
+        return Prefetched(lambda step: self.pick(step, chosen), start_step, prefetch)
+
+
+class HeldOutPrompts:
+    """Prompts that no step draws answers to, one row each, in their order."""
+
+    num_segments = 1
+
+    def __init__(self, examples: TokenizedExamples, sequence_length: int) -> None:
+        self.examples = examples
+        self.rows = Prompts(examples, sequence_length)
+
+    def batches(self, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
+        """Yield batches of `batch_size` rows; rows of padding fill the last one."""
+        num_rows = self._num_rows(max_tokens)
+        for start in range(0, num_rows, batch_size):
+            rows: list[int | None] = list(range(start, min(start + batch_size, num_rows)))
+            rows += [None] * (batch_size - len(rows))
+            yield self.rows.batch(rows, range(batch_size))
+
+    def count_batches(self, batch_size: int, max_tokens: int | None = None) -> int:
+        """Return how many batches `batches` yields."""
+        return -(-self._num_rows(max_tokens) // batch_size)
+
+    def settings(self, max_tokens: int | None = None) -> dict[str, Any]:
+        """Return what measurements must share to be comparable, as JSON values."""
+        return {
+            "data": self.examples.fingerprint,
+            "rows": self._num_rows(max_tokens),
+            "sequence_length": self.rows.sequence_length,
+        }
+
+    def _num_rows(self, max_tokens: int | None) -> int:
+        if max_tokens is None:
+            return len(self.rows)
+        return min(len(self.rows), max(1, max_tokens // self.rows.sequence_length))
