@@ -1,13 +1,13 @@
 """Learning from checked answers: the model answers, a rule checks, better answers become likelier.
 
-    python tools/number_examples.py --output sums.jsonl --digits 2
+    python tools/number_examples.py --output sums.jsonl
     python -m jaxgpt.finetune --config configs/grpo.py --checkpoint runs/sft --data sums.jsonl \
         --objective.max-answer-tokens 8
 
 Begin with a model that is right now and then, such as one of configs/sft.py: where no answer to a
 prompt is right, or all are, there is nothing to learn. ExactMatch compares whole answers,
-FinalNumber the last number, as GSM8K needs; a rule of your own is a subclass of Verifier. In place
-of Grpo, `jaxgpt.finetuning` has DrGrpo, Dapo and Gspo.
+FinalNumber the last number, as GSM8K needs; a rule of your own is a subclass of Verifier
+(docs/finetuning.md). In place of Grpo, `jaxgpt.finetuning` has DrGrpo, Dapo and Gspo.
 """
 
 from jaxgpt import EvaluationConfig, FinetuneConfig
@@ -25,5 +25,5 @@ config = FinetuneConfig(
     optimizer=AdamW(weight_decay=0.0),
     # A rare group with variance is no spike: it is what is learned from.
     recovery=NoSkipping(),
-    evaluation=EvaluationConfig(max_tokens=None, prompts=("What is 2+2?",)),
+    evaluation=EvaluationConfig(max_tokens=None, prompts=("37+58",)),
 )

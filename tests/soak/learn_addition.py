@@ -35,8 +35,8 @@ GRPO = (
     "--batch.sequence-length 16 --objective.max-answer-tokens 5 --num-epochs None "
     "--schedule.num-steps 400 --schedule.peak-learning-rate 5e-5 --evaluation.prompts"
 )
-# The model then answers a third of the sums, or so.
-LOSS = 0.42
+# The model then answers a third of the sums or so.
+LOSS = 0.55
 
 
 def main() -> None:
