@@ -32,6 +32,7 @@ NOT_DECLARED = {"fasttext"}
 # What one kind of input, report, loader, executor, store or comparison needs, and nothing else.
 OPTIONAL = [
     "array_record",
+    "datasets",
     "fasttext",
     "fsspec",
     "gcsfs",
@@ -54,6 +55,7 @@ OPTIONAL = [
     "torch",
     "trafilatura",
     "transformers",
+    "trl",
 ]
 # Python imports a module of that name at each start, in workers too.
 BREAKING = """

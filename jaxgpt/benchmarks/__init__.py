@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from jaxgpt.benchmarks.cpu_suite import CpuBenchmark
     from jaxgpt.benchmarks.dataset_build import BuildBenchmark
     from jaxgpt.benchmarks.decode import DecodeBenchmark
+    from jaxgpt.benchmarks.finetune import FinetuneBenchmark
     from jaxgpt.benchmarks.full_loop import FullLoopBenchmark
     from jaxgpt.benchmarks.gpu_suite import GpuBenchmark
     from jaxgpt.benchmarks.inputs.shapes import Shape

@@ -16,6 +16,7 @@ MEASURES = {
     "cpu": ("jaxgpt.benchmarks.cpu_suite", "CpuBenchmark"),
     "gpu": ("jaxgpt.benchmarks.gpu_suite", "GpuBenchmark"),
     "decode": ("jaxgpt.benchmarks.decode", "DecodeBenchmark"),
+    "finetune": ("jaxgpt.benchmarks.finetune", "FinetuneBenchmark"),
     "scoring": ("jaxgpt.benchmarks.scoring", "ScoringBenchmark"),
     "loader": ("jaxgpt.benchmarks.loader", "LoaderBenchmark"),
     "full-loop": ("jaxgpt.benchmarks.full_loop", "FullLoopBenchmark"),

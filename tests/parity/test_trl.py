@@ -28,7 +28,7 @@ from tests.parity import mapping
 from tests.parity.families import FAMILIES, VOCAB_SIZE
 
 torch = pytest.importorskip("torch", reason="needs pip install -e '.[parity]'")
-pytest.importorskip("trl", reason="needs pip install trl")
+pytest.importorskip("trl", reason="needs pip install -e '.[trl]'")
 pytestmark = pytest.mark.slow
 
 FAMILY = FAMILIES["llama"]

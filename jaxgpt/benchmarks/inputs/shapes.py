@@ -9,7 +9,7 @@ from jaxgpt.model.layers.feed_forward import Gelu
 from jaxgpt.model.layers.norms import LayerNorm
 from jaxgpt.model.layers.positions import Learned
 
-ShapeName = Literal["tiny", "nanogpt-cpu", "gpt2-124m", "gpt2-350m", "gpt-1.3b"]
+ShapeName = Literal["tiny", "small-10m", "nanogpt-cpu", "gpt2-124m", "gpt2-350m", "gpt-1.3b"]
 
 
 @configclass
@@ -62,6 +62,7 @@ def _shape(layers: int, width: int, heads: int, length: int, rows: int, vocab: i
 # two models, which are for a GPU.
 SHAPES: dict[ShapeName, Shape] = {
     "tiny": _shape(2, 32, 2, 32, 4, 65),
+    "small-10m": _shape(6, 320, 5, 512, 4, 8192),
     "nanogpt-cpu": _shape(6, 384, 6, 256, 16, 65),
     "gpt2-124m": _shape(12, 768, 12, 256, 2, 50_304),
     "gpt2-350m": _shape(24, 1024, 16, 1024, 32, 50_304),

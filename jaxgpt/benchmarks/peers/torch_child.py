@@ -59,6 +59,19 @@ def _start_score(job: dict[str, Any]) -> Work:
     return score
 
 
+def _start_sft(job: dict[str, Any]) -> Work:
+    # Only this job needs TRL.
+    module = importlib.import_module("jaxgpt.benchmarks.peers.torch_sft")
+    with np.load(job["arrays"], allow_pickle=False) as arrays:
+        trainer = module.TorchSft(job["shape"], job["settings"], dict(arrays))
+
+    def train(question: dict[str, Any]) -> dict[str, Any]:
+        seconds, targets, first_loss = trainer.train(question["num_steps"])
+        return {"seconds": seconds, "targets": targets, "first_loss": first_loss}
+
+    return train
+
+
 def _start_attend(job: dict[str, Any]) -> Work:
     with np.load(job["arrays"], allow_pickle=False) as arrays:
         attention = TorchAttention(job["settings"], dict(arrays))
@@ -70,6 +83,7 @@ _JOBS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "train": _start_train,
     "generate": _start_generate,
     "score": _start_score,
+    "sft": _start_sft,
 }
 
 

@@ -82,7 +82,9 @@ class TorchProcess:
         self._process.communicate()
 
 
-def require_torch(compiles: bool, packages: Sequence[str] = ("torch",)) -> None:
+def require_torch(
+    compiles: bool, packages: Sequence[str] = ("torch",), extra: str = "benchmark"
+) -> None:
     """Refuse to compare where PyTorch, or what its `compile` needs, is missing.
 
     Raises:
@@ -92,7 +94,7 @@ def require_torch(compiles: bool, packages: Sequence[str] = ("torch",)) -> None:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"--against needs the package {package}, which is not installed; "
-                f"{install_advice('benchmark')}"
+                f"{install_advice(extra)}"
             )
     compiler = os.environ.get("CXX")
     if compiles and not any(map(shutil.which, [compiler] if compiler else _COMPILERS)):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.evaluation.runner.results import TaskResult
 from jaxgpt.evaluation.runner.run_task import run_task
 from jaxgpt.evaluation.scoring import Scorer
@@ -70,28 +70,62 @@ CORE_TASKS: Mapping[str, CoreTask] = {
 }
 
 
-def run_core(folder: str | Path, scorer: Scorer, limit: int | None = None) -> list[TaskResult]:
-    """Score a model on those of the 22 tasks whose files lie anywhere below a folder.
+def find_files(places: Sequence[str]) -> dict[str, Path]:
+    """Return the files of tasks by name, in the order of `CORE_TASKS`.
+
+    A file that is given by its task's name goes before one that lies below a folder.
+
+    Args:
+        places: folders, below which files have the names of llm-foundry, or NAME=FILE of tasks.
 
     Raises:
-        UsageError: there is no such folder, or none of the files in it.
-        BadInputError: as for `run_task`.
+        UsageError: a task is not known or is named twice, or no folder has a file.
     """
-    files = {path.name: path for path in sorted(Path(folder).rglob("*.jsonl"))}
-    found = {name: task for name, task in CORE_TASKS.items() if task.file in files}
-    if not found:
+    named, below = {}, {}
+    for place in places:
+        name, equals, path = place.partition("=")
+        if not equals:
+            below |= {each.name: each for each in sorted(Path(place).rglob("*.jsonl"))}
+            continue
+        if name not in CORE_TASKS:
+            raise UsageError(
+                f"--core {place}: no task of CORE is called {name!r}"
+                f"{did_you_mean(name, CORE_TASKS)}; there are {', '.join(CORE_TASKS)}"
+            )
+        if name in named:
+            raise UsageError(f"--core names {name} twice; give each task one file")
+        named[name] = Path(path)
+    files = {name: below[task.file] for name, task in CORE_TASKS.items() if task.file in below}
+    files |= named
+    if not files:
         names = sorted({task.file for task in CORE_TASKS.values()})
-        raise UsageError(f"no file of CORE below {folder}; looked for {', '.join(names)}")
+        raise UsageError(
+            f"no file of CORE below {', '.join(places)}; looked for {', '.join(names)}"
+        )
+    return {name: files[name] for name in CORE_TASKS if name in files}
+
+
+def run_core(places: Sequence[str], scorer: Scorer, limit: int | None = None) -> list[TaskResult]:
+    """Score a model on those of the 22 tasks whose files are given.
+
+    Args:
+        places: see `find_files`, also for what it raises.
+        scorer: scores text with the model.
+        limit: most items of each task; None: all.
+
+    Raises:
+        UsageError, BadInputError: as for `run_task`.
+    """
     return [
         run_task(
             name,
-            files[task.file],
+            path,
             scorer,
-            Shots(num_shots=task.num_shots, shots_seed=_SEED),
+            Shots(num_shots=CORE_TASKS[name].num_shots, shots_seed=_SEED),
             limit,
-            task.task,
+            CORE_TASKS[name].task,
         )
-        for name, task in found.items()
+        for name, path in find_files(places).items()
     ]
 
 

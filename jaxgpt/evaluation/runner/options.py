@@ -26,8 +26,8 @@ class TaskOptions:
     """Tasks and their local files, as NAME=FILE; hellaswag, piqa, arc_easy, ... are known names."""
     task_config: tuple[str, ...] = ()
     """Configs of tasks that are not known, as NAME=CONFIG.py; each defines `config`, a Task."""
-    core: str | None = None
-    """Folder with the files of CORE, the 22 tasks of DataComp-LM."""
+    core: tuple[str, ...] = ()
+    """Folders with files of CORE, the 22 tasks of DataComp-LM, or single ones as NAME=FILE."""
     shots: Annotated[Shots, tyro.conf.arg(name="")] = Shots()
     examples: Annotated[ExampleOptions, tyro.conf.arg(name="")] = ExampleOptions()
     limit: int | None = None
@@ -90,7 +90,7 @@ def run_tasks(
         run_task(name, path, scorer, options.shots, options.limit, task)
         for (name, path), task in zip(files.items(), tasks, strict=True)
     ]
-    if options.core is not None:
+    if options.core:
         results += core.run_core(options.core, scorer, options.limit)
     return results
 
@@ -107,7 +107,7 @@ def report_tasks(
         is_writer: whether this process writes files.
     """
     report = describe(results)
-    if options.core is not None:
+    if options.core:
         count = len(_pairs("--tasks", options.tasks))
         of_core = [each for each in results[count:] if each.name in core.CORE_TASKS]
         report["core"] = core.aggregate(of_core)

@@ -1,5 +1,6 @@
 """Rows of the known files and data sets become the questions that lm-evaluation-harness asks."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import pyarrow.parquet
 import pytest
 
 from jaxgpt.errors import BadInputError, UsageError
-from jaxgpt.evaluation.runner.core import CORE_TASKS, CoreTask, aggregate
+from jaxgpt.evaluation.runner.core import CORE_TASKS, CoreTask, aggregate, find_files, run_core
 from jaxgpt.evaluation.runner.known_tasks import find_task
 from jaxgpt.evaluation.runner.results import TaskResult
-from jaxgpt.evaluation.scoring import Request, Score
+from jaxgpt.evaluation.scoring import Request, Score, Scorer
 from jaxgpt.evaluation.statistics import Metric, Values
 from jaxgpt.evaluation.tasks import (
     Arc,
@@ -31,6 +32,7 @@ from jaxgpt.evaluation.tasks import (
 )
 from jaxgpt.evaluation.tasks.shots import Shots
 from jaxgpt.evaluation.tasks.task import Item, choice_index
+from tests.evaluation.tiny_scoring import load_tiny
 
 LETTERS = {"label": ["A", "B", "C"], "text": ["a stone", "a river", "a dog"]}
 # A row as the data set has it, or llm-foundry, and what is asked: context, choices, right one.
@@ -243,6 +245,39 @@ def test_core_is_the_mean_of_centred_accuracies() -> None:
         "value": None, "stderr": None, "missing": ["hellaswag_zeroshot"],
         "centred": dict.fromkeys(list(CORE_TASKS)[1:], pytest.approx(1.0)),
     }  # fmt: skip
+
+
+def test_all_22_tasks_of_core_are_scored_from_a_folder_and_single_files(tmp_path: Path) -> None:
+    rows = {
+        MultipleChoice: {"query": "the old", "choices": ["cat", "dog"], "gold": 1},
+        ContextChoice: {"context_options": ["a cat", "a dog"], "continuation": " runs", "gold": 0},
+        Continuation: {"context": "the old", "continuation": "cat"},
+    }
+    for task in CORE_TASKS.values():
+        row = next(row for kind, row in rows.items() if isinstance(task.task, kind))
+        # Ten examples go before a question, and none of them is equal to it.
+        lines = [
+            json.dumps(row).replace("the old", f"the old {n}").replace("runs", f"runs {n}")
+            for n in range(12)
+        ]
+        (tmp_path / task.file).write_text("\n".join(lines))
+    other = (tmp_path / "jeopardy_all.jsonl").rename(tmp_path / "questions.txt.jsonl")
+    places = [str(tmp_path), f"jeopardy={other}"]
+    results = run_core(places, Scorer(load_tiny(), silent=True), limit=1)
+    assert [each.name for each in results] == list(CORE_TASKS)
+    found = aggregate(results)
+    assert found["missing"] == []
+    assert found["value"] == pytest.approx(np.mean(list(found["centred"].values())))
+    assert "jeopardy" not in find_files(places[:1])
+    # A file that is named goes before one of the folder.
+    assert find_files([f"copa={other}", str(tmp_path)])["copa"] == other
+    for wrong, message in (
+        (["cop=x"], "did you mean"),
+        (["copa=x", "copa=y"], "--core names copa twice"),
+        ([str(tmp_path / "none")], "no file of CORE below"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            find_files(wrong)
 
 
 def test_parquet_is_read_and_what_is_not_is_named(tmp_path: Path) -> None:
