@@ -23,7 +23,7 @@ from jaxgpt.planning.program import (
     read_program,
 )
 from jaxgpt.planning.roofline import group_by_source, kernel_costs
-from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.config import RunConfig, TrainConfig
 from jaxgpt.runs.setup import build_step
 
 NOT_KNOWN = (
@@ -100,20 +100,40 @@ def compile_train_step(
     Raises:
         ConfigError: the compiler is not installed, or the config does not fit on the mesh.
     """
-    mesh = make_mesh(config.mesh, compile_only_devices(device, num_devices))
     shape = (config.batch.global_batch_size, config.batch.sequence_length)
-    ids, weights = (
-        jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
-        for dtype in (jnp.int32, jnp.float32)
-    )
+    ids, weights = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.float32))
     segments = ids if config.data.mask_documents else None
+    batch = Batch(ids, ids, segments, ids, weights)
+    return compile_step_of(config, vocab_size, batch, 0, device, num_devices)
+
+
+def compile_step_of(
+    config: RunConfig,
+    vocab_size: int,
+    batch: Batch,
+    num_segments: int,
+    device: Device,
+    num_devices: int,
+) -> jax.stages.Compiled:
+    """Compile the step of any run, as `compile_train_step` does.
+
+    Args:
+        config: of the run.
+        vocab_size: of its tokenizer.
+        batch: shapes and types of a batch.
+        num_segments: most segments that a row has; 0: it is not known.
+        device: the kind of card.
+        num_devices: number of cards.
+    """
+    mesh = make_mesh(config.mesh, compile_only_devices(device, num_devices))
+    placed = jax.tree.map(lambda part: part.update(sharding=batch_sharding(mesh)), batch)
     is_deterministic = config.runtime.deterministic
     with compiling_on(device, is_deterministic):
-        parts = build_step(config, mesh, vocab_size, jnp.ones(vocab_size, jnp.int32))
+        about = mesh, vocab_size, jnp.ones(vocab_size, jnp.int32), num_segments
+        parts = build_step(config, *about)
         step: Any = parts.step
         with on_mesh(mesh, config.sharding):
-            batch = Batch(ids, ids, segments, ids, weights)
-            lowered = step.lower(parts.plan.abstract, batch)
+            lowered = step.lower(parts.plan.abstract, placed)
         return lowered.compile(compiler_options=compiler_options(is_deterministic))
 
 

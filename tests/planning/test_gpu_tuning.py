@@ -1,0 +1,114 @@
+"""Steps of fine-tuning, compiled for NVIDIA GPUs that are not here."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxgpt.batch import Batch
+from jaxgpt.config import replace
+from jaxgpt.data.loader import BatchConfig
+from jaxgpt.evaluation.objective import FrozenModel
+from jaxgpt.finetuning.classification.objective import LABEL, SingleLabel
+from jaxgpt.finetuning.distillation import Distilled
+from jaxgpt.finetuning.preference.dpo import Dpo
+from jaxgpt.finetuning.preference.reference import REFERENCE
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.cost import num_parameters
+from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.layers.adapters import Lora
+from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.planning.compiled import compile_step_of
+from jaxgpt.planning.cross_compile import has_gpu_compiler
+from jaxgpt.planning.devices import find_device
+from jaxgpt.planning.products import product_flops
+from jaxgpt.planning.program import custom_kernels, read_program
+from jaxgpt.runs.run import BaseCheckpoint
+from jaxgpt.runs.tuning.finetune_config import FinetuneRunConfig
+from jaxgpt.training.cross_entropy_kernel import CROSS_ENTROPY
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not has_gpu_compiler(),
+        reason="XLA's GPU compiler is absent: pip install -e '.[gpu-compile]'",
+    ),
+]
+VOCAB_SIZE, SHAPE, PARTS = 4096, (32, 384), 2
+MODEL = GptConfig(
+    num_layers=1,
+    d_model=256,
+    attention=GroupedQueryAttention(num_heads=4),
+    feed_forward=SwiGlu(hidden=512),
+    compute_dtype="bfloat16",
+)
+CONFIG = FinetuneRunConfig(
+    model=MODEL,
+    base=BaseCheckpoint(run="runs/base", step=1, fingerprint=""),
+    batch=BatchConfig(
+        sequence_length=SHAPE[1], global_batch_size=SHAPE[0], num_micro_batches=PARTS
+    ),
+)
+TEACHER = FrozenModel(
+    run="runs/large",
+    step=1,
+    fingerprint="",
+    model=replace(MODEL, d_model=512, feed_forward=SwiGlu(hidden=768)),
+)
+CLASSES = SingleLabel(labels=("bad", "good", "new"))
+
+
+class Case(NamedTuple):
+    """A run, what examples bring with their tokens, and kernels of a micro-batch.
+
+    Attributes:
+        num_attention: one forward and two backward, as in pretraining (test_gpu_programs.py), and
+            the teacher's forward one.
+        num_losses: one for each chunk of the usual cross-entropy.
+    """
+
+    config: FinetuneRunConfig
+    extras: dict[str, jax.ShapeDtypeStruct] | None = None
+    num_attention: int = 3
+    num_losses: int = 0
+
+
+_IDS = jax.ShapeDtypeStruct(SHAPE, jnp.int32)
+CASES = {
+    "lora": Case(replace(CONFIG, adapter=Lora(rank=16, alpha=32.0)), num_losses=2),
+    "dpo": Case(
+        replace(CONFIG, objective=Dpo()),
+        {REFERENCE: jax.ShapeDtypeStruct((*SHAPE, 2), jnp.float32)},
+    ),
+    "classification": Case(
+        replace(CONFIG, objective=CLASSES, model=CLASSES.adapt_model(MODEL)), {LABEL: _IDS}
+    ),
+    "distillation": Case(
+        replace(CONFIG, objective=Distilled(teacher="runs/large", frozen_teacher=TEACHER)),
+        num_attention=4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_multiplies_in_bfloat16_with_the_attention_of_pretraining(name: str) -> None:
+    case = CASES[name]
+    weights = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
+    batch = Batch(_IDS, _IDS, _IDS, _IDS, weights, case.extras)
+    compiled = compile_step_of(case.config, VOCAB_SIZE, batch, 8, find_device("h100"), 1)
+    program = read_program(compiled.as_text() or "")
+    assert set(product_flops(program)) == {"bf16 x bf16"}
+    assert (program.count("conditional"), program.num_unknown_loops) == (0, 0)
+    losses = sum(n for one, n in program.operations() if one.kernel == CROSS_ENTROPY)
+    assert losses == case.num_losses * PARTS
+    assert sum(custom_kernels(program).values()) - losses == case.num_attention * PARTS
+    length = SHAPE[1]
+    for operation, _ in program.operations():
+        for array in operation.results:
+            assert array.shape[-2:] != (length, length) or len(array.shape) < 3, "scores"
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    # Without an adapter each parameter has 12 bytes, with its two moments; frozen ones have 2.
+    all_trained = 12 * num_parameters(case.config.model, VOCAB_SIZE)
+    assert (memory.argument_size_in_bytes < 0.4 * all_trained) == (name == "lora")
