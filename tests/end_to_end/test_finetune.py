@@ -264,3 +264,38 @@ def test_wrong_input_is_named(
         assert message in error, error
         assert stopped.value.code == kind.exit_code, error
     assert not new.exists()
+
+
+BAD_ROWS = {
+    "another field": ("sft", {"prompt": "old", "completions": "red"}, "fit no known form"),
+    "empty answer": ("sft", {"prompt": "old", "completion": " "}, ":1: the answer in message 2"),
+    "roles": (
+        "sft",
+        {"messages": [{"role": "user", "content": "old"}] * 2},
+        ":1: message 2 is of role 'user', where 'assistant' is due",
+    ),
+    "length": ("sft", {"prompt": "old " * 40, "completion": "red"}, "the context takes 33"),
+    "label": ("classify", {"text": "old", "label": "blue"}, "not listed in objective.labels"),
+    "equal": ("dpo", {"prompt": "old", "chosen": "red", "rejected": "red"}, "1 equal_answers"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_rows_that_are_no_examples_are_named(
+    name: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, row, message = BAD_ROWS[name]
+    data = tmp_path / "rows.jsonl"
+    data.write_text(json.dumps(row) + "\n")
+    more = {
+        "length": ("--data.too-long", "refuse"),
+        "label": ("--objective.labels", "warm", "cold"),
+    }
+    argv = arguments(base, data, tmp_path / "run", *more.get(name, ()))
+    argv[1] = str(REPOSITORY / "configs" / f"{config}.py")
+    with pytest.raises(SystemExit) as stopped:
+        run_verb(finetune, argv)
+    (error,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("error: ")]
+    assert stopped.value.code == BadInputError.exit_code
+    assert message in error
+    assert not (tmp_path / "run").exists()
