@@ -20,6 +20,7 @@ VERBS = {
     "inspect-dataset": ("jaxgpt.tools.inspect_dataset", "show documents, or why one was dropped"),
     "export-dataset": ("jaxgpt.tools.export_dataset", "write documents as Parquet or ArrayRecord"),
     "import-tokens": ("jaxgpt.tools.import_tokens", "make a dataset from existing token files"),
+    "import-huggingface": ("jaxgpt.tools.import_huggingface", "make a run of published weights"),
     "train-tokenizer": ("jaxgpt.tools.train_tokenizer", "train a tokenizer alone, and measure it"),
     "docstring-examples": ("jaxgpt.tools.docstring_examples", "make examples from Python code"),
     "number-examples": ("jaxgpt.tools.number_examples", "make examples about numbers"),

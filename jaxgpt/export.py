@@ -8,7 +8,6 @@ from typing import Literal
 
 from jaxgpt.command_line import parse_options, require_at_least, run_verb
 from jaxgpt.interchange.huggingface import WeightDtype, export_huggingface
-from jaxgpt.interchange.parity import Parity
 from jaxgpt.runs.run import open_run
 from jaxgpt.runtime.settings import configure_runtime
 
@@ -48,17 +47,7 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps({**about, "architecture": architecture.name, **parity._asdict()}))
         return
     print(f"exported: step {step} of {run.directory} as {architecture.name} to {options.output}")
-    print("\n".join(_describe(parity)))
-
-
-def _describe(parity: Parity) -> list[str]:
-    missing = "not checked (pip install -e '.[parity]' installs transformers and torch)"
-    ids, logits = missing, missing
-    if parity.ids_equal is not None:
-        ids = f"equal for {parity.num_strings} random texts"
-    if parity.max_logit_difference is not None:
-        logits = f"largest difference {parity.max_logit_difference:.2g}"
-    return [f"ids against transformers: {ids}", f"logits against transformers: {logits}"]
+    print("\n".join(parity.describe()))
 
 
 if __name__ == "__main__":

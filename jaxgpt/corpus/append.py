@@ -62,12 +62,11 @@ from jaxgpt.corpus.stages.train_tokenizer import TokenizerFile
 from jaxgpt.corpus.stats.account import Account, read_account
 from jaxgpt.corpus.stats.drop_log import REMOVED_NAME
 from jaxgpt.corpus.stats.input_checks import check_left
-from jaxgpt.data.manifest import TOKENIZER_FOLDER, Shard
+from jaxgpt.data.manifest import Shard
 from jaxgpt.data.shards import TokenDataset
 from jaxgpt.errors import MismatchError
 from jaxgpt.stop_signal import StopSignal
 from jaxgpt.storage.durable import FolderLock
-from jaxgpt.tokenizer.tokenizer import FILE_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +168,7 @@ def _process(
         check_left(documents.account.tally, inputs)
     divided = weigh_sources(runner, documents, assignment, config.mixture, config.seed)
     tokenizer = TokenizerFile(
-        path=stored.directory.resolve() / TOKENIZER_FOLDER / FILE_NAME,
+        path=stored.tokenizer_path.resolve(),
         key=stored.manifest["tokenizer"]["sha256"],
     )
     return encode_documents(runner, divided, tokenizer)

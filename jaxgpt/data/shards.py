@@ -22,7 +22,7 @@ from jaxgpt.data.manifest import TOKENIZER_FOLDER, Manifest, Shard, read_manifes
 from jaxgpt.errors import MismatchError
 from jaxgpt.storage.durable import hash_file
 from jaxgpt.storage.mapped_files import map_array, map_npy
-from jaxgpt.tokenizer.tokenizer import FILE_NAME, Tokenizer
+from jaxgpt.tokenizer.tokenizer import Tokenizer, find_file
 
 # Mappings of each kind that a split has at once; Linux allows a process 65,530.
 MAX_MAPPED = 8192
@@ -155,7 +155,7 @@ class TokenDataset:
         directory: where it lies.
         manifest: `manifest.json`, as plain values.
         fingerprint: SHA-256 of what training sees of it; equal data has equal fingerprints.
-        tokenizer_path: its `tokenizer.model`.
+        tokenizer_path: its file.
         splits: `train` and `val`, which may be empty.
     """
 
@@ -163,7 +163,7 @@ class TokenDataset:
         self.directory = directory
         self.manifest = raw
         self.fingerprint = manifest.fingerprint
-        self.tokenizer_path = directory / TOKENIZER_FOLDER / FILE_NAME
+        self.tokenizer_path = find_file(directory / TOKENIZER_FOLDER)
         dtype = np.dtype(manifest.dtype).newbyteorder("<")
         self.splits = {
             name: TokenSplit(directory, split.shards, dtype)

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxgpt.names.packages import import_package, install_advice
 from jaxgpt.storage.durable import write_atomically, write_json
+from jaxgpt.tokenizer import huggingface_file
 from jaxgpt.tokenizer.chat_template import JINJA
 from jaxgpt.tokenizer.sentencepiece_model import (
     CONTROL_PIECES,
@@ -41,10 +42,26 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> 
     """Write a tokenizer, its settings and its chat template.
 
     Args:
-        tokenizer: of a run.
+        tokenizer: of a run; files of one that was imported leave as they came.
         folder: it exists.
         context_length: most tokens that the model was trained on.
     """
+    if tokenizer.kind == huggingface_file.KIND:
+        _write_imported(huggingface_file.unpack(tokenizer.model), folder)
+    else:
+        _write_own(tokenizer, folder, context_length)
+
+
+def _write_imported(values: dict[str, Any], folder: Path) -> None:
+    write_json(folder / "tokenizer.json", values["tokenizer"])
+    for name, content in values["files"].items():
+        if isinstance(content, str):
+            write_atomically(folder / name, content)
+        else:
+            write_json(folder / name, content)
+
+
+def _write_own(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
     name = _CLASSES[tokenizer.kind]
     tokenizer.save(folder)
     if name == _FAST:
@@ -62,7 +79,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> 
 
 def stop_ids(tokenizer: Tokenizer) -> list[int]:
     """Return the ids that end a text: those of a document and of a message."""
-    return [tokenizer.eos_id, tokenizer.special_ids["end"]]
+    ids = tokenizer.special_ids
+    return list(dict.fromkeys([ids["eos"], ids.get("end", ids["eos"])]))
 
 
 def to_tokenizers(tokenizer: Tokenizer) -> Any:

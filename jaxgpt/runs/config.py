@@ -247,6 +247,8 @@ class TrainConfig(RunConfig):
             UsageError: it was a mixture, or is not where it was.
         """
         paths = [dataset.path for dataset in self.data.datasets]
+        if not paths:
+            raise UsageError("the run was imported, and has no dataset; give one with --data")
         if len(paths) != 1:
             raise UsageError(f"the run was trained on {', '.join(paths)}; choose one with --data")
         if not Path(paths[0]).is_dir():

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgpt.errors import BadInputError
+from jaxgpt.errors import BadInputError, MismatchError
 from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES
 from jaxgpt.tokenizer.sequences import NO_ID, Parts, assemble
 from jaxgpt.tokenizer.tokenizer import Tokenizer
@@ -94,6 +94,16 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        """Find the ids of the roles.
+
+        Raises:
+            MismatchError: an imported tokenizer has none.
+        """
+        if missing := sorted({*ROLES, "end"} - tokenizer.special_ids.keys()):
+            raise MismatchError(
+                f"the tokenizer has no control tokens for {', '.join(missing)}, which "
+                "conversations need; import the model again with --chat-tokens"
+            )
         self.tokenizer = tokenizer
         self._roles = {role: tokenizer.special_ids[role] for role in ROLES}
         self._end = tokenizer.special_ids["end"]

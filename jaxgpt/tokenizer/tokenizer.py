@@ -20,7 +20,9 @@ import sentencepiece
 from jaxgpt.errors import BadInputError, MismatchError, UsageError, one_line
 from jaxgpt.names.nearby_paths import describe_nearby_files
 from jaxgpt.storage.durable import write_atomically
+from jaxgpt.tokenizer import huggingface_file
 from jaxgpt.tokenizer.cached_encoder import UnitEncoder
+from jaxgpt.tokenizer.huggingface_file import open_huggingface
 from jaxgpt.tokenizer.sentencepiece_model import (
     CONTROL_PIECES,
     KINDS,
@@ -30,21 +32,32 @@ from jaxgpt.tokenizer.sentencepiece_model import (
     parse_model,
     texts_inside,
 )
+from jaxgpt.tokenizer.vocabulary import Vocabulary
 
 FILE_NAME = "tokenizer.model"
+FILE_NAMES = (FILE_NAME, huggingface_file.FILE_NAME)
 # Far above any real vocabulary: 256k pieces take 5 MB.
 MAX_FILE_BYTES = 64 * 2**20
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def find_file(folder: Path) -> Path:
+    """Return the tokenizer file in a folder, or where one of our own would be."""
+    candidates = [folder / name for name in FILE_NAMES]
+    return next((path for path in candidates if path.is_file()), folder / FILE_NAME)
+
+
 class Tokenizer:
     """A trained vocabulary, ready to encode and decode.
 
     Attributes:
-        kind: the algorithm that cuts text: `bpe`, `unigram` or `char`.
+        kind: the algorithm that cuts text: `bpe`, `unigram` or `char`; `huggingface` for what came
+            with an imported model.
+        file_name: name of its file in a folder.
         vocab_size: number of ids; they are 0 .. vocab_size - 1.
-        special_ids: control tokens by name (pad, unk, bos, eos, system, user, assistant, end).
+        special_ids: control tokens by name (pad, unk, bos, eos, system, user, assistant, end); an
+            imported tokenizer may have pad, bos and eos only.
             `encode` never returns one of them and `decode` turns them into nothing.
         bytes_per_token: int32 [vocab_size], bytes of UTF-8 text that each id stands for; 0 for
             control tokens. The sum over `encode(text)` is the length of `text` in bytes.
@@ -53,33 +66,23 @@ class Tokenizer:
     """
 
     def __init__(self, model: bytes) -> None:
-        """Open a serialised SentencePiece model.
+        """Open the content of a file: a SentencePiece model, or JSON (`huggingface_file.py`).
 
         Raises:
-            MismatchError: it is no such model, or one that does not keep text as it is.
+            MismatchError: it is neither, or a model that does not keep text as it is.
         """
-        proto = parse_model(model)
         self._model = model
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise MismatchError(f"not a SentencePiece model: {one_line(error, 200)}") from None
-        self.kind = KINDS[proto.trainer_spec.model_type]
-        self.vocab_size = len(proto.pieces)
-        ids = {piece.piece: id for id, piece in enumerate(proto.pieces)}
-        self.special_ids = {name: ids[piece] for name, piece in CONTROL_PIECES.items()}
-        self._bytes = [bytes_of(piece) for piece in proto.pieces]
+        # JSON begins with a brace, and SentencePiece's protobuf never does.
+        vocabulary = open_huggingface(model) if model[:1] == b"{" else _open_sentencepiece(model)
+        self.kind = vocabulary.kind
+        self.file_name = vocabulary.file_name
+        self.vocab_size = len(vocabulary.pieces)
+        self.special_ids = vocabulary.special_ids
+        self.fingerprint = vocabulary.fingerprint
+        self._bytes = vocabulary.pieces
+        self._units = vocabulary.encoder
         self.bytes_per_token = np.array([len(text) for text in self._bytes], dtype=np.int32)
         self.bytes_per_token.setflags(write=False)
-        # What SentencePiece would not give back: its own sign for a space, and, where no piece is
-        # a space, the space, of which it would write the sign's bytes.
-        in_bytes = SPACE_SYMBOL if SPACE_SYMBOL in ids else f"{SPACE_SYMBOL} "
-        fixed = {
-            character: [ids[f"<0x{byte:02X}>"] for byte in character.encode()]
-            for character in in_bytes
-        }
-        self._units = UnitEncoder(self._processor, texts_inside(proto), fixed)
-        self.fingerprint = fingerprint_of(proto)
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -96,7 +99,7 @@ class Tokenizer:
             )
         file = path
         if path.is_dir():
-            candidates = [path / FILE_NAME, path / "tokenizer" / FILE_NAME]
+            candidates = [find_file(folder) for folder in (path, path / "tokenizer")]
             file = next((candidate for candidate in candidates if candidate.is_file()), path)
             if file == path:
                 raise MismatchError(
@@ -118,8 +121,8 @@ class Tokenizer:
         """Write the model to `directory`, made if need be, and return the file's path."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / FILE_NAME, self._model)
-        return directory / FILE_NAME
+        write_atomically(directory / self.file_name, self._model)
+        return directory / self.file_name
 
     @property
     def model(self) -> bytes:
@@ -235,6 +238,29 @@ class Tokenizer:
             "vocab_size": self.vocab_size,
             "special_ids": dict(self.special_ids),
         }
+
+
+def _open_sentencepiece(model: bytes) -> Vocabulary:
+    proto = parse_model(model)
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    except RuntimeError as error:
+        raise MismatchError(f"not a SentencePiece model: {one_line(error, 200)}") from None
+    ids = {piece.piece: id for id, piece in enumerate(proto.pieces)}
+    # What SentencePiece would not give back: its own sign for a space, and, where no piece is
+    # a space, the space, of which it would write the sign's bytes.
+    in_bytes = SPACE_SYMBOL if SPACE_SYMBOL in ids else f"{SPACE_SYMBOL} "
+    fixed = {
+        character: [ids[f"<0x{byte:02X}>"] for byte in character.encode()] for character in in_bytes
+    }
+    return Vocabulary(
+        kind=KINDS[proto.trainer_spec.model_type],
+        pieces=[bytes_of(piece) for piece in proto.pieces],
+        special_ids={name: ids[piece] for name, piece in CONTROL_PIECES.items()},
+        fingerprint=fingerprint_of(proto),
+        encoder=UnitEncoder(processor, texts_inside(proto), fixed),
+        file_name=FILE_NAME,
+    )
 
 
 class StreamDecoder:

@@ -24,6 +24,8 @@ def make_run_of(config: GptConfig, folder: Path, dataset: Path) -> Run:
     return open_run(folder)
 
 
-def export(run: Run, output: Path, dtype="float32", shard_bytes: int = 10**9) -> Parity:
-    """Export the step of a run."""
-    return export_huggingface(run, 3, output, dtype, shard_bytes)[1]
+def export(
+    run: Run, output: Path, dtype="float32", shard_bytes: int = 10**9, step: int = 3
+) -> Parity:
+    """Export a step of a run."""
+    return export_huggingface(run, step, output, dtype, shard_bytes)[1]

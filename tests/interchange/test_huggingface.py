@@ -133,7 +133,7 @@ def test_a_model_that_nobody_reads_is_refused_by_its_field(
 
 
 @pytest.mark.slow  # Imports torch and transformers: 10 CPU seconds.
-@pytest.mark.parametrize("name", ["gpt2", "llama3", "llama_yarn", "qwen3", "mistral", "gemma2"])
+@pytest.mark.parametrize("name", ["gpt2", "llama3", "qwen3", "gemma2"])
 def test_transformers_computes_and_writes_the_same(
     name: str, tmp_path: Path, dataset: Path
 ) -> None:

@@ -45,8 +45,10 @@ def _from_outside() -> Tokenizer:
 
 def whole(tokenizer: Tokenizer, text: str) -> list[int]:
     """What SentencePiece makes of the text in one go, its own sign for a space put aside."""
-    first, *rest = (tokenizer._processor.encode(part) for part in text.split(SPACE_SYMBOL))
-    sign = [tokenizer._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SYMBOL.encode()]
+    first, *rest = (tokenizer._units._processor.encode(part) for part in text.split(SPACE_SYMBOL))
+    sign = [
+        tokenizer._units._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SYMBOL.encode()
+    ]
     return list(itertools.chain(first, *([*sign, *part] for part in rest)))
 
 

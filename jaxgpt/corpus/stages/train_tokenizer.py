@@ -10,7 +10,7 @@ from jaxgpt.corpus.documents.partition import Partition
 from jaxgpt.corpus.documents.splits import Assignment
 from jaxgpt.corpus.execution.tasks import Task, TaskRunner
 from jaxgpt.corpus.stages.documents import DividedDocuments
-from jaxgpt.tokenizer.tokenizer import FILE_NAME, Tokenizer
+from jaxgpt.tokenizer.tokenizer import Tokenizer, find_file
 from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
 
 
@@ -50,7 +50,7 @@ def provide_tokenizer(
     )
     title = "training the tokenizer" if given is None else "copying the tokenizer"
     (done,) = runner.run(title, write_tokenizer, [task])
-    return TokenizerFile(path=done.folder / FILE_NAME, key=done.key)
+    return TokenizerFile(path=find_file(done.folder), key=done.key)
 
 
 def write_tokenizer(
