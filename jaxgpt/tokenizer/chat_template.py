@@ -55,7 +55,7 @@ for _name, _text in {
 
 def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the ids that end a message or a text."""
-    return (tokenizer.special_ids["end"], tokenizer.eos_id)
+    return (tokenizer.special_ids.get("end", tokenizer.eos_id), tokenizer.eos_id)
 
 
 class Message(NamedTuple):

@@ -30,6 +30,7 @@ from jaxgpt.runs.run import Run, open_at, open_base
 from jaxgpt.runs.sources import HeldOut, Sources
 from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig
 from jaxgpt.tokenizer.chat_template import USER, ChatTemplate, Message, stop_ids
+from jaxgpt.tokenizer.sequences import NO_ID
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
 
     def _warn_of_new_tokens(self, examples: TokenizedExamples) -> None:
         """Say so if the targets include ids that the base never saw and an adapter cannot learn."""
-        end = self.base_tokenizer.special_ids["end"]
+        end = self.base_tokenizer.special_ids.get("end", NO_ID)
         is_frozen = self.adapter.has_parameters and not self.model.head.is_new
         if not is_frozen or not isinstance(open_at(self.base).config, TrainConfig):
             return
