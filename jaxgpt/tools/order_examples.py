@@ -1,5 +1,6 @@
 """`jaxgpt order-examples --input PATH... --output FILE`: text -> sentences, some out of order."""
 
+import itertools
 import json
 import random
 import re
@@ -45,25 +46,31 @@ def main(argv: Sequence[str]) -> None:
     require_seed(options.seed)
     if options.max_words < options.min_words:
         raise UsageError(f"--max-words {options.max_words} is less than --min-words")
-    inputs = find_inputs(options.input, None, options.sources.exclude)
-    rng = random.Random(options.seed)
-    rows: dict[tuple[str, ...], dict[str, str]] = {}
-    for document in read_documents(inputs, options.sources):
-        for words in _sentences(document.text, options.min_words, options.max_words):
-            # Every second one, so that both labels are equally frequent.
-            shuffled = shuffle_words(words, rng)
-            if len(rows) < options.num_examples and words not in rows and shuffled != words:
-                text, label = (shuffled, "shuffled") if len(rows) % 2 else (words, "written")
-                rows[words] = {"text": " ".join(text), "label": label}
+    rows = list(itertools.islice(_make_rows(options), options.num_examples))
     if len(rows) < 2:
         raise BadInputError(
             f"--input {' '.join(options.input)}: fewer than 2 sentences of {options.min_words} to "
             f"{options.max_words} plain words; give more text, or other limits"
         )
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.output, "".join(lines))
     print(f"{options.output}: {len(rows):,} sentences, half of them shuffled")
+
+
+def _make_rows(options: OrderExamplesOptions) -> Iterator[dict[str, str]]:
+    """Yield rows with both labels by turns, one for each different sentence."""
+    inputs = find_inputs(options.input, None, options.sources.exclude)
+    rng = random.Random(options.seed)
+    known: set[tuple[str, ...]] = set()
+    for document in read_documents(inputs, options.sources):
+        for words in _sentences(document.text, options.min_words, options.max_words):
+            shuffled = shuffle_words(words, rng)
+            if words in known or shuffled == words:
+                continue
+            text, label = (shuffled, "shuffled") if len(known) % 2 else (words, "written")
+            known.add(words)
+            yield {"text": " ".join(text), "label": label}
 
 
 def _sentences(text: str, least: int, most: int) -> Iterator[tuple[str, ...]]:

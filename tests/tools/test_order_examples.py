@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.command_line import run_verb
+from jaxgpt.corpus import iterate
+from jaxgpt.corpus.documents.document import Document
+from jaxgpt.corpus.readers.sources import Inputs, SourcesConfig
+from jaxgpt.tools import order_examples
 from jaxgpt.tools.order_examples import main, shuffle_words
 
 WORDS = st.lists(st.sampled_from(["a", "b", "The", "x"]), min_size=4, max_size=12)
@@ -40,6 +45,23 @@ def test_labels_are_balanced_and_reproducible(tmp_path: Path) -> None:
     for row, sentence in zip(rows, sentences, strict=False):
         assert (row["text"] == sentence) == (row["label"] == "written")
         assert sorted(row["text"].split()) == sorted(sentence.split())
+
+
+def test_files_behind_the_last_row_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The big dog sees the quick cat under an old tree. " * 2
+                    + "The red dog sees the slow cat under an old tree.")  # fmt: skip
+
+    def read_documents(inputs: Inputs, config: SourcesConfig) -> Iterator[Document]:
+        yield from iterate.read_documents(inputs, config)
+        raise AssertionError("the next file is read")
+
+    monkeypatch.setattr(order_examples, "read_documents", read_documents)
+    output = tmp_path / "rows.jsonl"
+    main(["--input", str(text), "--output", str(output), "--num-examples", "2"])
+    assert len(output.read_text().splitlines()) == 2
 
 
 def test_text_without_sentences_is_refused(
