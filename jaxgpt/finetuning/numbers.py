@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import UsageError, is_machine_error
 from jaxgpt.names.packages import import_package, install_advice
 
 MAX_DIGITS = 9
@@ -92,6 +92,8 @@ def _writer(language: str) -> Callable[[int], str]:
         try:
             return package.num2words(number, lang=language)
         except Exception as error:  # Some languages lack some numbers, each in its own way.
+            if is_machine_error(error):
+                raise
             raise UsageError(
                 f"--languages {language}: num2words does not write {number} in that language; "
                 "choose fewer --digits, or another language"

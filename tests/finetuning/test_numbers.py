@@ -59,6 +59,17 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path, argv: list[str], message
     assert not list(tmp_path.iterdir())
 
 
+def test_an_error_of_the_machine_is_none_of_the_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pytest.importorskip("num2words")
+
+    def fail(number: int, lang: str) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr(package, "num2words", fail)
+    with pytest.raises(MemoryError):
+        list(words(2, ["en"], 5, random.Random(0)))
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "num2words", None)
     with pytest.raises(ConfigError, match=r"needs the package num2words.*metrics"):
