@@ -5,18 +5,19 @@ its imports; tests/soak/kills_while_tuning.py starts the command itself, and kil
 list of `--durations` does not count them: 17 CPU seconds for each objective.
 """
 
+import itertools
 import multiprocessing
 import os
 import random
 import signal
-import time
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jaxgpt.command_line import run_verb
 from jaxgpt.finetune import main as finetune
+from jaxgpt.training.metrics import MetricsLog
 from tests.tuned_runs import JOBS, arguments, make_world, outcome
 from tests.xla_flags import with_devices
 
@@ -34,23 +35,35 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("killed"))
 
 
-def _run(argv: list[str], errors: Path) -> None:
+def _die_after(num_records: int) -> None:
+    """Let this process kill itself once it has written a number of metrics."""
+    append, records = MetricsLog._append, itertools.count(1)
+
+    def append_and_die(self: MetricsLog, name: str, record: dict[str, Any]) -> None:
+        append(self, name, record)
+        if name == "metrics" and next(records) == num_records:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    MetricsLog._append = append_and_die
+
+
+def _run(argv: list[str], errors: Path, num_records: int | None) -> None:
+    if num_records is not None:
+        _die_after(num_records)
     os.environ["XLA_FLAGS"] = with_devices(1)  # JAX reads it when it starts.
     with open(errors, "a") as file:
         os.dup2(file.fileno(), 2)
     run_verb(finetune, argv)
 
 
-def _start(argv: list[str], run_dir: Path) -> BaseProcess:
-    process = _PROCESSES.Process(target=_run, args=(argv, run_dir.with_suffix(".log")))
+def _finish(argv: list[str], run_dir: Path, num_records: int | None = None) -> None:
+    """Run until the end, or until a number of metrics is written."""
+    errors = run_dir.with_suffix(".log")
+    process = _PROCESSES.Process(target=_run, args=(argv, errors, num_records))
     process.start()
-    return process
-
-
-def _finish(argv: list[str], run_dir: Path) -> None:
-    process = _start(argv, run_dir)
     process.join(300)
-    assert process.exitcode == 0, run_dir.with_suffix(".log").read_text()[-2000:]
+    expected = 0 if num_records is None else -signal.SIGKILL
+    assert process.exitcode == expected, errors.read_text()[-2000:]
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -60,16 +73,7 @@ def test_a_killed_run_ends_with_the_same_bits(name: str, world: Path) -> None:
     _finish(arguments(JOBS[name], world, calm, NUM_STEPS), calm)
 
     argv = arguments(JOBS[name], world, killed, NUM_STEPS)
-    process, metrics = _start(argv, killed), killed / "metrics.jsonl"
-    num_lines = rng.randint(2, 5)
-    while process.is_alive() and (
-        not metrics.exists() or metrics.read_bytes().count(b"\n") < num_lines
-    ):
-        time.sleep(0.002)
-    time.sleep(rng.uniform(0, 0.05))
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL, killed.with_suffix(".log").read_text()[-2000:]
+    _finish(argv, killed, rng.randint(2, 5))
     assert not (killed / "checkpoints" / str(NUM_STEPS)).exists()
 
     _finish(argv, killed)
