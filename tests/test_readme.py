@@ -50,7 +50,10 @@ SMALL_FINETUNING = [
 
 
 # Packages of the extra `metrics` that the commands of a page need.
-NEEDED = {"docs/jobs.md": ("num2words", "rouge_score", "sacrebleu", "sklearn")}
+NEEDED = {
+    "docs/jobs.md": ("num2words", "rouge_score", "sacrebleu", "sklearn"),
+    "docs/export.md": ("safetensors", "tokenizers"),
+}
 
 
 def _commands(page: Path) -> list[str]:
@@ -127,7 +130,7 @@ def test_there_are_commands_to_run() -> None:
 @pytest.mark.parametrize("page", sorted({page for page, _ in COMMANDS}))
 def test_commands_run(page: str, folder: Path) -> None:
     for package in NEEDED.get(page, ()):
-        pytest.importorskip(package, reason="needs: pip install -e '.[metrics]'")
+        pytest.importorskip(package, reason="needs: pip install -e '.[metrics,export]'")
     for name, command in COMMANDS:
         if name == page and "jaxgpt.quickstart" not in command:
             _run(_cut(command), folder)

@@ -8,6 +8,7 @@ README.md                                    model card
 jaxgpt_export.json                           origin; written last
 """
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,13 +68,23 @@ def export_huggingface(
         write_atomically(folder / "README.md", write_card(run, step, architecture))
         parity = check_parity(folder, config, params, tokenizer, context_length)
         marker = {"version": _VERSION, "format": "huggingface", "step": step, "dtype": dtype}
+        marker["files"] = sorted(_names(folder))
         write_json(folder / MARKER, marker | {"tokenizer": tokenizer.fingerprint})
     return architecture, parity
 
 
 def is_export(folder: Path) -> bool:
-    """Return whether a folder was written by an export."""
-    return (folder / MARKER).is_file()
+    """Return whether a folder has the files of an export, and no other."""
+    try:
+        marker = json.loads((folder / MARKER).read_text())
+        return _names(folder) <= {MARKER, *marker["files"]}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False
+
+
+def _names(folder: Path) -> set[str]:
+    """Return names in a folder; those with a dot before them are not an export's."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def _round(array: np.ndarray, dtype: WeightDtype) -> np.ndarray:

@@ -42,7 +42,7 @@ def write_card(run: Run, step: int, architecture: Architecture) -> str:
         "context": f"{run.config.batch.sequence_length:,} tokens",
         "vocabulary": f"{run.tokenizer.vocab_size:,} ({run.tokenizer.kind})",
         "tokens trained on": _number(metadata.get("tokens"), ","),
-        "held-out loss": _number(metadata.get("eval_loss"), ".4f", " nats per token"),
+        "held-out loss": _number(metadata.get("eval_loss"), ".4f", _unit(run.config.objective)),
         "held-out bits per byte": _number(metadata.get("eval_bits_per_byte"), ".4f"),
         "datasets": _datasets(run.lineage),
         "base": _base(run.lineage),
@@ -56,6 +56,13 @@ def write_card(run: Run, step: int, architecture: Architecture) -> str:
         step=step,
         rows="\n".join(f"| {name} | {value} |" for name, value in rows.items() if value),
     )
+
+
+def _unit(objective: Objective) -> str:
+    """Return the unit of an objective's loss, or its name where the loss is a measure of its own."""
+    if isinstance(objective, TokenObjective):
+        return " nats per target"
+    return " nats per token" if type(objective) is NextToken else f" ({type(objective).__name__})"
 
 
 def _number(value: Any, form: str, unit: str = "") -> str | None:

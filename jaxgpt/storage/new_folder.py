@@ -30,10 +30,11 @@ def new_folder(output: Path, is_ours: Callable[[Path], bool] = _never) -> Iterat
         UsageError: `output` exists and is not an empty folder, cannot be made, or another process
             is making it.
     """
-    _refuse_existing(output, is_ours)
     temporary = output.absolute().with_name(f".{output.absolute().name}.tmp")
     with FolderLock(temporary):
         try:
+            _finish_move(temporary, output)
+            _refuse_existing(output, is_ours)
             _clear(temporary)
             yield temporary
             sync_tree(temporary)
@@ -48,12 +49,23 @@ def new_folder(output: Path, is_ours: Callable[[Path], bool] = _never) -> Iterat
 
 def _move(folder: Path, output: Path) -> None:
     """Give a folder its name; one that has the name already is renamed first, and deleted last."""
-    old = folder.with_suffix(".old")
+    old = _old_name(folder)
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
         os.replace(output, old)
     os.replace(folder, output)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _finish_move(folder: Path, output: Path) -> None:
+    """Give a folder its name back that a process had taken from it when it was killed."""
+    old = _old_name(folder)
+    if old.exists() and not output.exists():
+        os.replace(old, output)
+
+
+def _old_name(folder: Path) -> Path:
+    return folder.with_suffix(".old")
 
 
 def _refuse_existing(output: Path, is_ours: Callable[[Path], bool]) -> None:

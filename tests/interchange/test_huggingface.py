@@ -95,6 +95,16 @@ def test_an_earlier_export_is_replaced_and_nothing_else(
         assert json.loads((output / "config.json").read_text())["dtype"] == dtype
         weight = WeightFiles(output).read("model.norm.weight")
         assert weight.dtype.name == dtype
+    # What somebody has put there since is not ours to delete.
+    (output / "model.gguf").write_text("own")
+    with pytest.raises(UsageError, match="is not an empty folder"):
+        export(run, output)
+    assert (output / "model.gguf").read_text() == "own"
+    (output / "model.gguf").unlink()
+    # A process was killed between the two renames.
+    output.rename(output.with_name(f".{output.name}.old"))
+    export(run, output)
+    assert is_export(output)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
