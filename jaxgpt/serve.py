@@ -11,14 +11,15 @@ from jaxgpt.names.packages import import_package, install_advice
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.runs.run import Run, open_run
 from jaxgpt.runtime.settings import configure_runtime
-from jaxgpt.serving.options import parse
+from jaxgpt.serving.options import listen, parse
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse, restore, serve until a signal comes."""
     options, keys = parse(argv)
-    for package in ("fastapi", "uvicorn"):
+    for package in ("fastapi", "uvicorn", "prometheus_client", "llguidance"):
         import_package(package, "the server", install_advice("serve"))
+    socket = listen(options.host, options.port)
     run = open_run(options.checkpoint, options.step)
     configure_runtime(run.config.runtime)
     step = run.choose_step(options.step)
@@ -39,10 +40,11 @@ def main(argv: Sequence[str]) -> None:
     )
     listening = launch.Listening(
         host=options.host,
-        port=options.port,
+        socket=socket,
         api_keys=keys,
         max_body_bytes=options.max_body_megabytes << 20,
         grace_seconds=options.grace_seconds,
+        largest_chunk=options.engine.prefill_chunk,
     )
 
     def announce(url: str) -> None:

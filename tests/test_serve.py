@@ -13,11 +13,9 @@ import pytest
 from jaxgpt import serve
 from jaxgpt.command_line import run_verb
 from jaxgpt.errors import UsageError
+from jaxgpt.serving.options import listen
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, environment, make_dataset
-
-pytest.importorskip("fastapi", reason="the extra serve is not installed")
-httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org"])
@@ -47,12 +45,25 @@ def test_options_come_from_the_environment_and_the_command_line_wins(
     assert "not here" in capsys.readouterr().err
 
 
+def test_a_port_that_is_taken_or_none_is_told_before_a_model_is_read() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with pytest.raises(UsageError, match=f"cannot listen at --host .* --port {port}: "):
+            listen("127.0.0.1", int(port))
+    with pytest.raises(UsageError, match="--port 99999 must be at most 65535"):
+        serve.main(["--checkpoint", "nowhere", "--port", "99999"])
+
+
 @pytest.mark.slow
 def test_a_stopped_server_finishes_its_answers_and_ends_with_zero(tmp_path: Path) -> None:
+    for package in ("fastapi", "uvicorn", "prometheus_client", "llguidance"):
+        pytest.importorskip(package, reason="needs: pip install -e '.[serve]'")
+    httpx = pytest.importorskip("httpx", reason="needs: pip install -e '.[dev]'")
     make_run(tmp_path / "run", make_dataset(tmp_path / "data"), {10: 3.0})
     command = [sys.executable, "-m", "jaxgpt.serve", "--checkpoint", str(tmp_path / "run")]
-    options = ["--port", "0", "--engine.max-length", "4000", "--engine.num-slots", "2"]
-    for grace, ends_whole in ((60, True), (0, False)):
+    options = ["--port", "0", "--engine.max-length", "900", "--engine.num-slots", "2"]
+    for grace, ends_whole in ((120, True), (0, False)):
         process = subprocess.Popen(
             [*command, *options, "--grace-seconds", str(grace)],
             cwd=REPOSITORY,
@@ -64,7 +75,7 @@ def test_a_stopped_server_finishes_its_answers_and_ends_with_zero(tmp_path: Path
         try:
             line = next(line for line in process.stderr if line.startswith("serving run at "))
             url = line.split()[-1]
-            body = {"prompt": "the", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+            body = {"prompt": "the", "max_tokens": 600, "ignore_eos": True, "stream": True}
             with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as answer:
                 lines = answer.iter_lines()
                 next(lines)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxgpt.evaluation.objective import NextToken, Objective
+from jaxgpt.finetuning.objectives import TokenObjective
 from jaxgpt.interchange.architecture import Architecture
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.runs.run import Run
@@ -59,7 +61,7 @@ def write_card(run: Run, step: int, architecture: Architecture) -> str:
 
 
 def _unit(objective: Objective) -> str:
-    """Return the unit of an objective's loss, or its name where the loss is a measure of its own."""
+    """Return the unit of the loss, or the objective where its loss is a measure of its own."""
     if isinstance(objective, TokenObjective):
         return " nats per target"
     return " nats per token" if type(objective) is NextToken else f" ({type(objective).__name__})"

@@ -51,6 +51,7 @@ class Usage:
 
     def __init__(self, requests: Sequence[Request], answers_per_prompt: int) -> None:
         self._prompt = sum(len(request.prompt) for request in requests[::answers_per_prompt])
+        self._per_prompt = answers_per_prompt
         self._cached: dict[int, int] = {}
         self._new = 0
         self._begin = time.monotonic()
@@ -69,8 +70,14 @@ class Usage:
             "prompt_tokens": self._prompt,
             "completion_tokens": self._new,
             "total_tokens": self._prompt + self._new,
-            "prompt_tokens_details": {"cached_tokens": self._cached.get(0, 0)},
+            "prompt_tokens_details": {"cached_tokens": self._num_cached()},
         }
+
+    def _num_cached(self) -> int:
+        """Return how many of the prompts' tokens the first answer to each did not read again."""
+        return sum(
+            number for index, number in self._cached.items() if index % self._per_prompt == 0
+        )
 
     def timings(self) -> dict[str, float]:
         """Return how long reading and drawing took, in milliseconds, as llama.cpp names them."""
@@ -86,73 +93,86 @@ class Usage:
         }
 
 
-async def stream_pieces(
-    model: ServedModel, metrics: Metrics, requests: Sequence[Request], stop: Sequence[str]
-) -> AsyncIterator[Piece]:
-    """Yield pieces of all answers as they come; leaving early ends all of them.
+class Answers:
+    """Answers that are being written, all of them taken by the engine.
 
     Raises:
-        JaxgptError: the engine refused one, or could not go on.
+        JaxgptError: the engine refuses one; then none is begun.
     """
-    queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
-    streams: list[AnswerStream] = []
-    try:
-        # All or none: a refusal comes before the first piece.
-        for request in requests:
-            streams.append(AnswerStream(model.engine, request))
-    except BaseException:
-        for each in streams:
-            each.cancel()
-        raise
 
-    async def follow(index: int, answer: AnswerStream) -> None:
-        text = AnswerText(model.tokenizer, stop)
-        watch = metrics.watch(requests[index])
+    def __init__(
+        self, model: ServedModel, metrics: Metrics, requests: Sequence[Request], stop: Sequence[str]
+    ) -> None:
+        self._model = model
+        self._watches = [metrics.watch(request) for request in requests]
+        self._stop = stop
+        self._streams: list[AnswerStream] = []
         try:
-            async with aclosing(aiter(answer)) as progress_stream:  # type: ignore[type-var]
-                async for progress in progress_stream:
+            for request in requests:
+                self._streams.append(AnswerStream(model.engine, request))
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """End those that have not ended."""
+        for each in self._streams:
+            each.cancel()
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Yield pieces of all answers as they come; leaving early ends all of them.
+
+        Raises:
+            JaxgptError: the engine could not go on with one.
+        """
+        queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+        tasks = [
+            asyncio.ensure_future(self._follow(index, queue)) for index in range(len(self._streams))
+        ]
+        try:
+            left = len(tasks)
+            while left:
+                piece = await queue.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                left -= piece.finish is not None
+                yield piece
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.cancel()
+
+    async def _follow(self, index: int, queue: "asyncio.Queue[Piece | Exception]") -> None:
+        text = AnswerText(self._model.tokenizer, self._stop)
+        watch = self._watches[index]
+        try:
+            async with aclosing(aiter(self._streams[index])) as news:  # type: ignore[type-var]
+                async for progress in news:
                     new = text.feed(progress)
                     watch.add(len(new.tokens), new.finish)
-                    await queue.put(
-                        Piece(index, *new[:2], progress.prompt, new.finish, progress.num_reused)
-                    )
+                    piece = Piece(index, *new[:2], progress.prompt, new.finish, progress.num_reused)
+                    await queue.put(piece)
                     if new.finish is not None:
                         return
         except Exception as error:
             watch.add(0, "error")
             await queue.put(error)
 
-    tasks = [asyncio.ensure_future(follow(*numbered)) for numbered in enumerate(streams)]
-    try:
-        left = len(tasks)
-        while left:
-            piece = await queue.get()
-            if isinstance(piece, BaseException):
-                raise piece
-            left -= piece.finish is not None
-            yield piece
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for each in streams:
-            each.cancel()
 
-
-async def collect(
-    http: HttpRequest, pieces: AsyncIterator[Piece], num_answers: int, usage: Usage
-) -> list[Answer]:
+async def collect(http: HttpRequest, answers: Answers, usage: Usage) -> list[Answer]:
     """Return all answers when they are complete.
 
     Raises:
         ApiError: the client has left; nobody reads it.
     """
-    texts: list[list[Piece]] = [[] for _ in range(num_answers)]
+    texts: dict[int, list[Piece]] = {}
 
     async def gather() -> None:
-        async for piece in pieces:
-            usage.add(piece)
-            texts[piece.index].append(piece)
+        async with aclosing(answers.pieces()) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                usage.add(piece)
+                texts.setdefault(piece.index, []).append(piece)
 
     task = asyncio.ensure_future(gather())
     try:
@@ -164,7 +184,7 @@ async def collect(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await pieces.aclose()  # type: ignore[attr-defined]
+        answers.cancel()
     return [
         Answer(
             "".join(piece.text for piece in each),
@@ -172,5 +192,5 @@ async def collect(
             tuple(token for piece in each for token in piece.prompt),
             each[-1].finish or "stop",
         )
-        for each in texts
+        for _, each in sorted(texts.items())
     ]

@@ -23,10 +23,10 @@ def make_app(model: ServedModel, forms: AnswerForms) -> FastAPI:
     metrics = Metrics(model.engine, model.name)
     add_handlers(app)
     app.include_router(_models_router(model))
-    app.include_router(completions_router(model, metrics))
+    app.include_router(completions_router(model, metrics, forms))
     app.include_router(chat_router(model, metrics, forms))
     app.include_router(_tokens_router(model))
-    app.include_router(_operators_router(metrics))
+    app.include_router(_operators_router(model, metrics))
     return app
 
 
@@ -85,7 +85,7 @@ def _tokens_router(model: ServedModel) -> APIRouter:
     return router
 
 
-def _operators_router(metrics: Metrics) -> APIRouter:
+def _operators_router(model: ServedModel, metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
     @router.get("/healthz")
@@ -94,7 +94,9 @@ def _operators_router(metrics: Metrics) -> APIRouter:
 
     @router.get("/readyz")
     async def readyz() -> Any:
-        # The port is bound when the model is in memory and has answered once.
+        # The port answers when the model is in memory and has answered once.
+        if not model.engine.is_open:
+            raise ApiError(503, "the engine has stopped")
         return {"status": "ready"}
 
     @router.get("/metrics", responses={401: DOCUMENTED[401]})

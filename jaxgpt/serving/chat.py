@@ -1,5 +1,6 @@
 """`/v1/chat/completions`: answer a conversation."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -9,9 +10,10 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 
 from jaxgpt.inference.engine import Request, TokenScore
-from jaxgpt.serving.answers import Answer, Metrics, Piece, Usage, collect, stream_pieces
+from jaxgpt.serving.answers import Answer, Answers, Piece, Usage, collect
 from jaxgpt.serving.errors import DOCUMENTED
-from jaxgpt.serving.event_stream import stream
+from jaxgpt.serving.event_stream import EventStream
+from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.schemas import ChatRequest
 from jaxgpt.serving.served_model import ServedModel, stop_strings
 from jaxgpt.serving.structured import AnswerForms
@@ -27,21 +29,20 @@ def chat_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -> API
         stop = stop_strings(body)
         num_answers = body.n or 1
         given = (body.max_completion_tokens, body.max_tokens)
+        # In a thread: long texts and large grammars would hold up other clients.
+        prompt = await asyncio.to_thread(model.render, body.messages)
         requests = model.make_requests(
-            model.render(body.messages),
+            prompt,
             body,
             max_tokens=next((each for each in given if each), None),
             top_tokens=body.top_logprobs or 0,
-            constraints=forms.constraints(
-                body.response_format, body.structured_outputs, num_answers
-            ),
+            constraints=await asyncio.to_thread(forms.constraints, body, num_answers),
         )
         form = _Form(model, body, requests)
-        pieces = stream_pieces(model, metrics, requests, stop)
+        answers = Answers(model, metrics, requests, stop)
         if body.stream:
-            return stream(form.chunks(pieces))
-        answers = await collect(http, pieces, len(requests), form.usage)
-        return form.whole(answers)
+            return EventStream(form.chunks(answers.pieces()), answers.cancel)
+        return form.whole(await collect(http, answers, form.usage))
 
     return router
 

@@ -1,5 +1,6 @@
 """`/v1/completions`: continue texts, or ids."""
 
+import asyncio
 import math
 import time
 import uuid
@@ -10,17 +11,20 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 
 from jaxgpt.inference.engine import Request, TokenScore
-from jaxgpt.serving.answers import Answer, Metrics, Piece, Usage, collect, stream_pieces
+from jaxgpt.serving.answers import Answer, Answers, Piece, Usage, collect
 from jaxgpt.serving.errors import DOCUMENTED, ApiError
-from jaxgpt.serving.event_stream import stream
+from jaxgpt.serving.event_stream import EventStream
+from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.schemas import CompletionRequest
 from jaxgpt.serving.served_model import ServedModel, stop_strings
+from jaxgpt.serving.structured import AnswerForms
+from jaxgpt.tokenizer.tokenizer import StreamDecoder
 
 # OpenAI's default.
 _MAX_TOKENS = 16
 
 
-def completions_router(model: ServedModel, metrics: Metrics) -> APIRouter:
+def completions_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
@@ -28,20 +32,20 @@ def completions_router(model: ServedModel, metrics: Metrics) -> APIRouter:
     async def completions(http: HttpRequest, body: CompletionRequest) -> Any:
         model.check_name(body.model)
         stop = stop_strings(body)
-        requests = _requests(model, body)
+        if body.stream and body.echo and body.logprobs is not None:
+            raise ApiError(400, "echo with logprobs is not streamed", param="stream")
+        # In a thread: long texts and large grammars would hold up other clients.
+        requests = await asyncio.to_thread(_requests, model, body, forms)
         form = _Form(model, body, requests)
-        pieces = stream_pieces(model, metrics, requests, stop)
+        answers = Answers(model, metrics, requests, stop)
         if body.stream:
-            if body.echo and body.logprobs is not None:
-                raise ApiError(400, "echo with logprobs is not streamed", param="stream")
-            return stream(form.chunks(pieces))
-        answers = await collect(http, pieces, len(requests), form.usage)
-        return form.whole(answers)
+            return EventStream(form.chunks(answers.pieces()), answers.cancel)
+        return form.whole(await collect(http, answers, form.usage))
 
     return router
 
 
-def _requests(model: ServedModel, body: CompletionRequest) -> list[Request]:
+def _requests(model: ServedModel, body: CompletionRequest, forms: AnswerForms) -> list[Request]:
     prompts = _prompts(model, body.prompt)
     if len(prompts) * (body.n or 1) > 256:
         raise ApiError(400, "more than 256 answers are asked for at once", param="n")
@@ -58,7 +62,7 @@ def _requests(model: ServedModel, body: CompletionRequest) -> list[Request]:
             max_tokens,
             top_tokens=body.logprobs or 0,
             score_prompt=scored,
-            constraints=[None] * (body.n or 1),
+            constraints=forms.constraints(body, body.n or 1),
         )
     ]
 
@@ -80,6 +84,7 @@ class _Form:
         self.usage = Usage(requests, body.n or 1)
         self._model = model
         self._body = body
+        self._special = frozenset(model.tokenizer.special_ids.values())
         self._echoes = [
             model.tokenizer.decode(request.prompt) if body.echo else "" for request in requests
         ]
@@ -134,10 +139,12 @@ class _Form:
         if self._body.logprobs is None:
             return None
         texts = [self._model.token_text(token.id) for token in tokens]
+        # Of whole characters, and of text alone: control tokens have none.
+        special, characters = self._special, StreamDecoder(self._model.tokenizer)
         offsets = []
-        for text in texts:
+        for token in tokens:
             offsets.append(offset)
-            offset += len(text)
+            offset += 0 if token.id in special else len(characters.feed([token.id]))
         return {
             "tokens": texts,
             "token_logprobs": [_number(token.log_probability) for token in tokens],

@@ -12,13 +12,19 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from jaxgpt.errors import BadInputError, JaxgptError
-from jaxgpt.inference.engine.request import QueueFullError, RequestError
+from jaxgpt.inference.engine.request import (
+    ClosedError,
+    ConstraintError,
+    QueueFullError,
+    RequestError,
+)
 
 logger = logging.getLogger(__name__)
 
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
     413: "invalid_request_error",
@@ -69,7 +75,9 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, QueueFullError):
         return ApiError(429, str(error), code="queue_full")
-    if isinstance(error, RequestError | BadInputError):
+    if isinstance(error, ClosedError):
+        return ApiError(503, str(error))
+    if isinstance(error, RequestError | BadInputError | ConstraintError):
         return ApiError(400, str(error))
     if isinstance(error, JaxgptError):
         return ApiError(500, str(error))
@@ -90,13 +98,17 @@ def add_handlers(app: FastAPI) -> None:
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        # Never what was sent: it may be no number that JSON can hold.
-        place = ".".join(str(part) for part in first["loc"] if part != "body") or None
+        # Never what was sent, and names of fields alone: keys below them are the client's.
+        names = [part for part in first["loc"][1:2] if isinstance(part, str)]
+        place = names[0] if names else None
         return response(ApiError(400, f"{place or 'the body'}: {first['msg']}", param=place))
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        return response(ApiError(error.status_code, str(error.detail)))
+        answer = response(ApiError(error.status_code, str(error.detail)))
+        # Such as the methods that a path allows.
+        answer.headers.update(error.headers or {})
+        return answer
 
     async def other(request: Request, error: Exception) -> JSONResponse:
         return response(as_api_error(error))

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from jaxgpt.serving.errors import as_api_error, error_body
 
@@ -13,14 +15,25 @@ PING_SECONDS = 15.0
 _DONE = "data: [DONE]\n\n"
 
 
-def stream(objects: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
-    """Return a response that sends each object as an event, then `[DONE]`.
+class EventStream(StreamingResponse):
+    """A response that sends each object as an event, then `[DONE]`.
 
-    A client that leaves ends the iterator.
+    Args:
+        objects: iterated until the client leaves.
+        finish: called when the response has ended, in whatever way, also before it began.
     """
-    return StreamingResponse(
-        _events(objects), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
+
+    def __init__(self, objects: AsyncIterator[dict[str, Any]], finish: Callable[[], None]) -> None:
+        headers = {"Cache-Control": "no-store"}
+        super().__init__(_events(objects), media_type="text/event-stream", headers=headers)
+        self._finish = finish
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with aclosing(self.body_iterator):  # type: ignore[type-var]
+                await super().__call__(scope, receive, send)
+        finally:
+            self._finish()
 
 
 async def _events(objects: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:

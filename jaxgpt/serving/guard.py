@@ -10,7 +10,8 @@ from typing import Any
 
 from jaxgpt.serving.errors import error_body
 
-# Asked for by load balancers and browsers, which have no key.
+# Paths asked for by load balancers and browsers, which have no key.
+_OWN_HOSTS = (b"localhost", b"127.0.0.1", b"[::1]")
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
 
@@ -21,15 +22,18 @@ class Guard:
         app: the app.
         api_keys: any of them opens it; none: no key is needed.
         max_body_bytes: largest body.
+        host: where the server listens. Without keys requests must name it or this machine: a web
+            page whose name was pointed here names itself.
 
     Attributes:
         stopping: refuse new requests: the process is about to end.
     """
 
-    def __init__(self, app: Any, api_keys: Sequence[str], max_body_bytes: int) -> None:
+    def __init__(self, app: Any, api_keys: Sequence[str], max_body_bytes: int, host: str) -> None:
         self._app = app
         self._keys = [key.encode() for key in api_keys]
         self._max_body_bytes = max_body_bytes
+        self._hosts = {*_OWN_HOSTS, host.encode(), f"[{host}]".encode()}
         self.stopping = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -78,6 +82,8 @@ class Guard:
     def _refuse(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         if path in _OPEN_PATHS:
             return None
+        if not self._keys and _without_port(headers.get(b"host", b"")) not in self._hosts:
+            return 403, "the Host of the request is not this server's"
         if self.stopping:
             return 503, "the server is stopping; send the request again"
         if self._keys and path.startswith(("/v1/", "/tokenize", "/detokenize", "/metrics")):
@@ -91,6 +97,11 @@ class Guard:
 
     def _too_large(self) -> str:
         return f"the body is larger than {self._max_body_bytes} bytes"
+
+
+def _without_port(host: bytes) -> bytes:
+    name, colon, port = host.rpartition(b":")
+    return name if colon and port.isdigit() else host
 
 
 async def _send_error(send: Any, status: int, message: str) -> None:

@@ -1,6 +1,7 @@
 """Put the parts together and serve."""
 
 import contextlib
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +34,11 @@ class Listening:
     """Settings of the socket and its guard; see `Server` and `Guard`."""
 
     host: str
-    port: int
+    socket: socket.socket
     api_keys: tuple[str, ...]
     max_body_bytes: int
     grace_seconds: float
+    largest_chunk: int
 
 
 def make_server(
@@ -56,8 +58,8 @@ def make_server(
         meta=facts.meta,
     )
     app = make_app(model, AnswerForms(tokenizer, facts.stop_id))
-    guard = Guard(app, listening.api_keys, listening.max_body_bytes)
-    return Server(guard, engine, listening.host, listening.port, listening.grace_seconds, announce)
+    guard = Guard(app, listening.api_keys, listening.max_body_bytes, listening.host)
+    return Server(guard, engine, listening.socket, listening.grace_seconds, announce)
 
 
 def serve(
@@ -69,6 +71,6 @@ def serve(
 ) -> None:
     """Serve until a signal comes; see `make_server`."""
     server = make_server(facts, engine, tokenizer, listening, announce)
-    warm_up(engine, tokenizer.bos_id)
+    warm_up(engine, tokenizer.bos_id, listening.largest_chunk)
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_until_stopped()

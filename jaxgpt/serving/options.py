@@ -3,6 +3,7 @@
 import dataclasses
 import ipaddress
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.inference import EngineConfig
 
 _VARIABLE_PREFIX = "JAXGPT_SERVE_"
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class ServeOptions:
     port: int = 8000
     """Port to listen at; 0 for any that is free."""
     api_key_file: Path | None = None
-    """File with API keys, one a line; None: no key is needed."""
+    """File with API keys, one a line, lines with # left out; None: no key is needed."""
     name: str | None = None
     """Model id that clients see; None: the name of the run folder."""
     alias: tuple[str, ...] = ()
@@ -50,6 +52,8 @@ def parse(argv: Sequence[str]) -> tuple[ServeOptions, tuple[str, ...]]:
     """
     options = parse_options(ServeOptions, [*_from_environment(), *argv], prog="jaxgpt serve")
     require_at_least(options, port=0, max_body_megabytes=1, grace_seconds=0)
+    if options.port > _LAST_PORT:
+        raise UsageError(f"--port {options.port} must be at most {_LAST_PORT}")
     keys = _read_keys(options.api_key_file)
     _check_host(options.host, keys)
     return options, keys
@@ -77,13 +81,37 @@ def _read_keys(path: Path | None) -> tuple[str, ...]:
     if path is None:
         return ()
     try:
-        keys = tuple(path.read_text().split())
+        lines = [line.strip() for line in path.read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise UsageError(f"--api-key-file {path} cannot be read: {reason}") from None
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
         raise UsageError(f"--api-key-file {path} has no key; write one a line")
+    if any(len(key.split()) > 1 for key in keys):
+        raise UsageError(f"--api-key-file {path} has a key with a space; write one a line")
     return keys
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound, before a model is loaded for nothing.
+
+    Raises:
+        UsageError: the address is not this machine's, or the port is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"cannot listen at --host {host} --port {port}: {reason}; choose others"
+        ) from None
+    return found
 
 
 def _check_host(host: str, keys: Sequence[str]) -> None:

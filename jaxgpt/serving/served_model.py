@@ -55,8 +55,10 @@ class ServedModel:
         """Return the ids of a text as the model reads one: the start symbol first.
 
         Raises:
+            ApiError: it is longer than the context can be.
             BadInputError: no text.
         """
+        self._check_size(text)
         return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
 
     def render(self, messages: Sequence[ChatMessage]) -> list[int]:
@@ -69,6 +71,8 @@ class ServedModel:
             Message(SYSTEM if message.role == "developer" else message.role, message.text())
             for message in messages
         ]
+        for message in plain:
+            self._check_size(message.content)
         try:
             return ChatTemplate(self.tokenizer).render_prompt(plain).tolist()
         except BadInputError as error:
@@ -121,6 +125,17 @@ class ServedModel:
             )
             for row, constraint in zip(range(fields.n or 1), constraints, strict=True)
         ]
+
+    def _check_size(self, text: str) -> None:
+        """Refuse a text that fills the context however it is cut; to cut it takes seconds."""
+        longest = int(self.tokenizer.bytes_per_token.max())
+        if len(text) > self.engine.max_length * longest:
+            raise ApiError(
+                400,
+                f"a text of {len(text):,} characters cannot fit; the context holds "
+                f"{self.engine.max_length} tokens",
+                code="context_length_exceeded",
+            )
 
     def token_text(self, token: int) -> str:
         """Return the text of one token; U+FFFD where it is part of a character."""

@@ -3,16 +3,18 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
-import sys
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from jaxgpt.inference.engine import Engine, Request, RequestSampling
+from jaxgpt.errors import JaxgptError
+from jaxgpt.inference.engine import Engine, Progress, Request
 from jaxgpt.serving.guard import Guard
 
 logger = logging.getLogger(__name__)
@@ -21,16 +23,31 @@ logger = logging.getLogger(__name__)
 _LAST_WORDS_SECONDS = 1.0
 
 
-def warm_up(engine: Engine, token: int) -> None:
-    """Compile the programs of the engine, so that the first client does not wait for them."""
-    done = threading.Event()
-    sampling = RequestSampling()
-    engine.submit(
-        Request(prompt=(token,), max_new_tokens=2, sampling=sampling, ignore_stop=True),
-        lambda progress: done.set() if progress.finish is not None else None,
-    )
-    while not done.is_set():
+def warm_up(engine: Engine, token: int, largest_chunk: int) -> None:
+    """Compile the programs of the engine, so that the first clients do not wait for them.
+
+    Args:
+        engine: not running yet.
+        token: any that a prompt may have.
+        largest_chunk: tokens of a prompt that are read at once.
+
+    Raises:
+        JaxgptError: the model cannot answer.
+    """
+    most = min(largest_chunk, engine.max_length - 1)
+    sizes = [min(size, most) for size in (1, 32, 64, 128) if size <= most]
+    for size in sorted({*sizes, most}):
+        _answer(engine, Request(prompt=(token,) * size, max_new_tokens=2, ignore_stop=True))
+    _answer(engine, Request(prompt=(token,) * 2, max_new_tokens=0, score_prompt=True))
+
+
+def _answer(engine: Engine, request: Request) -> None:
+    news: list[Progress] = []
+    engine.submit(request, news.append)
+    while not news or news[-1].finish is None:
         engine.step()
+    if news[-1].error is not None:
+        raise news[-1].error
 
 
 class Server(uvicorn.Server):
@@ -42,18 +59,21 @@ class Server(uvicorn.Server):
     Args:
         app: the guarded app.
         engine: whose thread lives as long as the server.
-        host, port: to bind; port 0 for any that is free.
+        listening: a socket that is bound.
         grace_seconds: most time that answers have to finish after the first signal.
         announce: called with the URL when the port is bound.
     """
 
     def __init__(
-        self, app: Guard, engine: Engine, host: str, port: int, grace_seconds: float, announce: Any
+        self,
+        app: Guard,
+        engine: Engine,
+        listening: socket.socket,
+        grace_seconds: float,
+        announce: Callable[[str], None],
     ) -> None:
         config = uvicorn.Config(
             app,
-            host=host,
-            port=port,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=int(grace_seconds + 2 * _LAST_WORDS_SECONDS) + 1,
@@ -62,6 +82,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._guard = app
         self._engine = engine
+        self._listening = listening
+        self._failed = False
         self._grace_seconds = grace_seconds
         self._announce = announce
 
@@ -73,7 +95,9 @@ class Server(uvicorn.Server):
             return
 
         def stop(number: int, frame: FrameType | None) -> None:
-            self.force_exit = self.should_exit
+            if self.should_exit:
+                # Whatever is being waited for must not delay the second signal.
+                os._exit(128 + number)
             self.should_exit = True
 
         old = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
@@ -86,7 +110,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         if self.started:
-            (host, port) = self.servers[0].sockets[0].getsockname()[:2]
+            host, port = self._listening.getsockname()[:2]
             self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def shutdown(self, sockets: Any = None) -> None:
@@ -101,18 +125,31 @@ class Server(uvicorn.Server):
     async def _cut_off(self) -> None:
         await asyncio.sleep(self._grace_seconds)
         logger.warning("answers that take longer than %g seconds are cut off", self._grace_seconds)
-        self._engine.cancel_all()
+        self._engine.shut()
 
     def serve_until_stopped(self) -> None:
-        """Serve until a signal comes."""
+        """Serve until a signal comes.
+
+        Raises:
+            JaxgptError: the engine ended by itself.
+        """
         stop = threading.Event()
-        thread = threading.Thread(target=self._engine.run, args=(stop,), name="engine", daemon=True)
+        thread = threading.Thread(target=self._work, args=(stop,), name="engine", daemon=True)
         thread.start()
         try:
-            self.run()
+            self.run(sockets=[self._listening])
         finally:
             stop.set()
             thread.join(timeout=30)
-        if not self.started:
-            # uvicorn has said why.
-            sys.exit(1)
+        if self._failed:
+            raise JaxgptError("the engine has stopped; the lines above say why")
+
+    def _work(self, stop: threading.Event) -> None:
+        try:
+            self._engine.run(stop)
+        except BaseException:
+            logger.exception("the engine has stopped")
+            self._failed = True
+        finally:
+            # Without an engine there is nothing to serve.
+            self.should_exit = True

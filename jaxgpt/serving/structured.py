@@ -1,11 +1,18 @@
 """The fields that ask for an answer of a given form, and the constraints that they become."""
 
 import functools
+import json
+from typing import Any
 
 from jaxgpt.inference.engine import TokenConstraint
 from jaxgpt.inference.engine.grammar import GrammarError, Grammars
 from jaxgpt.serving.errors import ApiError
-from jaxgpt.serving.schemas import ResponseFormat, StructuredOutputs
+from jaxgpt.serving.schemas import (
+    MOST_GRAMMAR,
+    FormFields,
+    ResponseFormat,
+    StructuredOutputs,
+)
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 
@@ -25,23 +32,23 @@ class AnswerForms:
     def _grammars(self) -> Grammars:
         return Grammars(self._tokenizer, self._stop_id)
 
-    def constraints(
-        self, form: ResponseFormat | None, outputs: StructuredOutputs | None, number: int
-    ) -> list[TokenConstraint | None]:
+    def constraints(self, body: FormFields, number: int) -> list[TokenConstraint | None]:
         """Return a constraint for each of `number` answers; None where any text will do.
 
         Raises:
             ApiError: the schema or grammar cannot be followed.
             ConfigError: llguidance is not installed.
         """
+        form, outputs = body.response_format, body.structured_outputs
         try:
             grammar = self._grammar(form, outputs)
+            return [None] * number if grammar is None else self._made(grammar, number)
         except GrammarError as error:
             name = "structured_outputs" if outputs is not None else "response_format"
             raise ApiError(400, str(error), param=name) from None
-        if grammar is None:
-            return [None] * number
-        return [self._grammars.constraint(grammar) for _ in range(number)]
+
+    def _made(self, grammar: str, number: int) -> list[TokenConstraint | None]:
+        return [*self._grammars.constraints(grammar, number)]
 
     def _grammar(
         self, form: ResponseFormat | None, outputs: StructuredOutputs | None
@@ -52,7 +59,7 @@ class AnswerForms:
                 raise GrammarError("give exactly one of json, regex, choice and grammar")
             (name, value), grammars = given.popitem(), self._grammars
             makers = {
-                "json_": grammars.json_schema,
+                "json_": self._json_schema,
                 "regex": grammars.regex,
                 "choice": grammars.choice,
                 "grammar": grammars.lark,
@@ -64,4 +71,9 @@ class AnswerForms:
             return self._grammars.json_schema({"type": "object"})
         if form.json_schema is None:
             raise GrammarError("response_format of the type json_schema needs json_schema.schema")
-        return self._grammars.json_schema(form.json_schema.schema_)
+        return self._json_schema(form.json_schema.schema_)
+
+    def _json_schema(self, schema: dict[str, Any] | str) -> str:
+        if len(schema if isinstance(schema, str) else json.dumps(schema)) > MOST_GRAMMAR:
+            raise GrammarError(f"the schema has more than {MOST_GRAMMAR:,} characters")
+        return self._grammars.json_schema(schema)

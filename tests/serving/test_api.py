@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -24,14 +25,16 @@ from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
 from tests.tiny import make_texts
 
-pytest.importorskip("fastapi", reason="the extra serve is not installed")
-openai = pytest.importorskip("openai", reason="the extra serve-test is not installed")
-httpx = pytest.importorskip("httpx", reason="the extra serve-test is not installed")
+for package in ("fastapi", "uvicorn", "prometheus_client", "llguidance"):
+    pytest.importorskip(package, reason="needs: pip install -e '.[serve]'")
+openai = pytest.importorskip("openai", reason="needs: pip install -e '.[dev]'")
+httpx = pytest.importorskip("httpx", reason="needs: pip install -e '.[dev]'")
 
 from jaxgpt.serving.launch import Listening, ServedFacts, make_server  # noqa: E402
+from jaxgpt.serving.options import listen  # noqa: E402
 from jaxgpt.serving.server import Server, warm_up  # noqa: E402
 
-CONTEXT = 128
+CONTEXT = 300
 CONFIG = GptConfig(
     num_layers=1,
     d_model=32,
@@ -51,8 +54,14 @@ class Served:
         self.decoder = make_text_decoder(model, params, tokenizer, CONTEXT)
         size = EngineConfig(num_slots=3, prefill_chunk=16, max_waiting=4)
         self.engine = Engine(self.decoder, size)
-        settings = {"host": "127.0.0.1", "port": 0, "api_keys": (), "grace_seconds": 5.0}
-        settings["max_body_bytes"] = 100_000
+        settings: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "socket": listen("127.0.0.1", 0),
+            "api_keys": (),
+            "max_body_bytes": 100_000,
+            "grace_seconds": 5.0,
+            "largest_chunk": 16,
+        }
         bound = threading.Event()
         urls: list[str] = []
 
@@ -73,8 +82,9 @@ class Served:
             Listening(**(settings | listening)),
             announce,
         )
-        warm_up(self.engine, tokenizer.bos_id)
-        self.thread = threading.Thread(target=self.server.serve_until_stopped)
+        warm_up(self.engine, tokenizer.bos_id, 16)
+        target = self.server.serve_until_stopped
+        self.thread = threading.Thread(target=target, daemon=True)
         self.thread.start()
         assert bound.wait(60)
         self.url = urls[0]
@@ -232,7 +242,6 @@ def test_biases_and_other_sampling_reach_the_draw(served: Served) -> None:
 
 
 def test_an_answer_has_the_form_that_is_asked_for(served: Served) -> None:
-    pytest.importorskip("llguidance", reason="the extra serve is not installed")
     schema = {
         "type": "object",
         "properties": {"big": {"type": "boolean"}, "kind": {"enum": ["cat", "dog"]}},
@@ -286,7 +295,7 @@ def test_texts_become_ids_and_come_back(served: Served) -> None:
         ("chat/completions", {"messages": CHAT, "stop": ""}, 400, "must not be empty"),
         ("chat/completions", {"messages": CHAT, "model": "x"}, 404, "no such model"),
         ("chat/completions", {"messages": CHAT * 2}, 400, "'assistant' is due"),
-        ("chat/completions", {"messages": [{"role": "x", "content": ""}]}, 400, "role"),
+        ("chat/completions", {"messages": [{"role": "x", "content": ""}]}, 400, "messages: "),
         ("chat/completions", {"messages": CHAT, "logit_bias": {"a": 1}}, 400, "logit_bias"),
         (
             "chat/completions",
@@ -294,9 +303,17 @@ def test_texts_become_ids_and_come_back(served: Served) -> None:
             400,
             "surrogate",
         ),
-        ("completions", {"prompt": "the " * 300}, 400, "the context holds 128"),
+        ("completions", {"prompt": "the " * 400}, 400, "the context holds 300"),
         ("completions", {"prompt": []}, 400, "prompt"),
         ("completions", {"prompt": [999_999]}, 400, "the model has ids from 0"),
+        ("completions", {"prompt": [999_999], "stream": True}, 400, "the model has ids from 0"),
+        ("completions", {"prompt": "a", "top_k": 1 << 31}, 400, "top_k"),
+        ("completions", {"prompt": "a", "min_tokens": 1 << 31}, 400, "min_tokens"),
+        ("completions", {"prompt": "a", "temperature": "0.5"}, 400, "temperature"),
+        ("completions", {"prompt": "a", "stream": "yes"}, 400, "stream"),
+        ("completions", {"prompt": "a", "top_p": 1e-50}, 400, "top_p"),
+        ("completions", {"prompt": "a", "logit_bias": {"secret": "x"}}, 400, "logit_bias: "),
+        ("chat/completions", {"messages": [{"role": "user", "content": "a" * 90_000}]}, 400, "fit"),
         ("completions", {"prompt": "a", "max_tokens": 0}, 400, "max_tokens is 0"),
         ("completions", b"{", 400, "JSON"),
         ("completions", b"\xff\xfe", 400, ""),
@@ -313,6 +330,7 @@ def test_a_wrong_request_is_refused_in_the_shape_that_clients_read(
     assert set(error) == {"message", "type", "param", "code"}
     assert message in error["message"]
     assert "Traceback" not in answer.text
+    assert "secret" not in answer.text
     assert ".py" not in answer.text
 
 
@@ -329,19 +347,46 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(served:
     assert "larger than 100000 bytes" in answer.json()["error"]["message"]
 
 
-def test_a_client_that_leaves_frees_its_slot(served: Served) -> None:
-    body = {
-        "prompt": "the", "max_tokens": 120, "ignore_eos": True, "stream": True
-    }  # fmt: skip
-    with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=60) as answer:
+def test_a_client_that_leaves_frees_its_slot(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So slow that no answer ends by itself.
+    step = served.engine.step
+    monkeypatch.setattr(served.engine, "step", lambda: (time.sleep(0.05), step())[1])
+    url = f"{served.url}/v1/completions"
+    body = {"prompt": "the", "max_tokens": 290, "ignore_eos": True, "stream": True}
+
+    def cancelled() -> int:
+        return served.engine.counts().finished.get("cancelled", 0)
+
+    before = cancelled()
+    with httpx.stream("POST", url, json=body, timeout=60) as answer:
         next(answer.iter_lines())
     served.wait_until_idle()
-    before = served.engine.counts().finished.get("length", 0)
-    with pytest.raises(httpx.TimeoutException):
-        httpx.post(f"{served.url}/v1/completions", json={**body, "stream": False}, timeout=0.001)
+    assert cancelled() == before + 1
+    with socket.create_connection(served.server._listening.getsockname()) as connection:
+        content = json.dumps({**body, "stream": False}).encode()
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+        connection.sendall(f"{head}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+        while not served.engine.counts().running:
+            time.sleep(0.01)
     served.wait_until_idle()
-    # It was cut off, or had been done by then.
-    assert served.engine.counts().finished.get("length", 0) <= before + 1
+    assert cancelled() == before + 2
+
+
+def test_a_full_queue_refuses_streams_as_it_does_others(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.engine, "step", lambda: False)
+    body = {"prompt": "the", "n": 7, "stream": True}
+    with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=60) as answer:
+        assert answer.status_code == 200
+        for stream in (False, True):
+            refused = served.post("/v1/completions", {**body, "n": 1, "stream": stream})
+            assert refused.status_code == 429
+            assert refused.headers["retry-after"] == "1"
+        monkeypatch.undo()
+    served.wait_until_idle()
 
 
 def test_operators_find_their_numbers(served: Served) -> None:
@@ -359,6 +404,18 @@ def test_operators_find_their_numbers(served: Served) -> None:
         "inter_token_latency_seconds_count",
     ):
         assert f"jaxgpt_{name}{{" in text, name
+
+
+def test_a_request_that_nothing_may_answer_ends_alone(served: Served) -> None:
+    everything = {str(token): -100 for token in range(served.tokenizer.vocab_size)}
+    with pytest.raises(openai.BadRequestError, match="no token may be drawn"):
+        served.client.completions.create(model="tiny", prompt="the", logit_bias=everything)
+    assert served.client.completions.create(model="tiny", prompt="the").choices[0].text
+
+
+def test_a_page_of_another_name_gets_no_answer(served: Served) -> None:
+    answer = httpx.get(f"{served.url}/v1/models", headers={"Host": "evil.example:8000"})
+    assert answer.status_code == 403
 
 
 def test_many_clients_get_what_each_would_get_alone(served: Served) -> None:

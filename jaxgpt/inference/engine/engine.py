@@ -6,6 +6,7 @@ Token ids in and out; the text is its caller's, the state on the device slots.py
 
 import collections
 import logging
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from jaxgpt.errors import JaxgptError
 from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.engine.prefixes import PrefixIndex
 from jaxgpt.inference.engine.request import (
+    ClosedError,
     ConstraintError,
     Progress,
     QueueFullError,
     Request,
     RequestError,
 )
-from jaxgpt.inference.engine.running import Running, Ticket
+from jaxgpt.inference.engine.running import Running, Ticket, not_finite
 from jaxgpt.inference.engine.slot_work import SlotWork
 
 logger = logging.getLogger(__name__)
@@ -105,6 +107,7 @@ class Engine:
         self._running: dict[int, Running] = {}
         self._waiting: collections.deque[Ticket] = collections.deque()
         self._wake = threading.Condition()
+        self._closed = False
         self._finished: collections.Counter[str] = collections.Counter()
         self._num_tokens: collections.Counter[str] = collections.Counter()
 
@@ -114,10 +117,13 @@ class Engine:
         Raises:
             RequestError: more tokens than a slot has, or an id that the model does not have.
             QueueFullError: too many requests wait.
+            ClosedError: the engine has stopped.
         """
         self._check(request)
         ticket = Ticket(request, deliver)
         with self._wake:
+            if self._closed:
+                raise ClosedError("the engine has stopped; send the request again later")
             # A request that finds a slot at once does not wait.
             free = self._config.num_slots - len(self._running)
             if len(self._waiting) - free >= self._config.max_waiting:
@@ -132,14 +138,41 @@ class Engine:
         """End a request, wherever it is; nothing happens if it has ended."""
         ticket.cancelled = True
 
-    def cancel_all(self) -> None:
-        """End all requests, running and waiting."""
+    def shut(self) -> None:
+        """Refuse requests to come, and end all that are there; any thread may call it."""
         with self._wake:
+            self._closed = True
             for ticket in (*self._waiting, *(each.ticket for each in self._running.values())):
                 ticket.cancelled = True
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; an error ends the requests that have slots, not the engine."""
+        """Work until `stop` is set; an error ends the requests that have slots, not the engine.
+
+        Raises:
+            Exception: the device failed, and has no room for empty slots; all requests are ended.
+        """
+        try:
+            self._run(stop)
+        finally:
+            self._end()
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether requests are taken."""
+        return not self._closed
+
+    def _end(self) -> None:
+        """End all requests, since nobody works on them any longer."""
+        with self._wake:
+            self._closed = True
+            left = [*self._waiting, *(each.ticket for each in self._running.values())]
+            self._waiting.clear()
+            self._running.clear()
+            self._finished["cancelled"] += len(left)
+        for ticket in left:
+            ticket.deliver(Progress(finish="cancelled"))
+
+    def _run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
                 worked = self.step()
@@ -160,6 +193,8 @@ class Engine:
         self._drop_cancelled()
         self._admit()
         reading = [running for running in self._running.values() if running.reads]
+        # Short ones first: a long prompt does not hold them up, and is never far behind.
+        reading.sort(key=lambda running: len(running.request.prompt) - running.num_read)
         room = self._config.prefill_chunk
         for running in reading:
             # A few short prompts are read at once, so that decoding begins with many slots.
@@ -239,6 +274,8 @@ class Engine:
         if running.reads:
             if not request.score_prompt:
                 self._prefixes.add(running.slot, request.prompt[start : running.num_read])
+        elif any(math.isnan(score.log_probability) for score in running.prompt_scores[1:]):
+            self._deliver(running, running.progress(finish="error", error=not_finite()))
         elif request.max_new_tokens:
             try:
                 progress = running.cut(self._work.draw_first(running, logits_V), self._stop_ids)
@@ -275,6 +312,7 @@ class Engine:
             self._num_tokens["drawn"] += len(progress.tokens)
             if progress.finish is not None:
                 del self._running[running.slot]
+                self._work.leave(running)
                 self._finished[progress.finish] += 1
         running.ticket.deliver(progress)
 

@@ -65,8 +65,15 @@ class Grammars:
 
     def constraint(self, grammar: str) -> "GrammarConstraint":
         """Return a constraint of one answer to a grammar of this class."""
+        return self.constraints(grammar, 1)[0]
+
+    def constraints(self, grammar: str, number: int) -> list["GrammarConstraint"]:
+        """Return constraints of several answers; the grammar is compiled once."""
         matcher = self._package.LLMatcher(self._tokenizer, grammar)
-        return GrammarConstraint(matcher, self._fill, self._vocab_size)
+        return [
+            GrammarConstraint(matcher.deep_copy(), self._fill, self._vocab_size)
+            for _ in range(number)
+        ]
 
     def _make(self, make: Any) -> str:
         """Return a grammar once it is known to be one that can be followed.
@@ -77,12 +84,12 @@ class Grammars:
         try:
             grammar = make()
         except ValueError as error:
-            raise GrammarError(_first_line(error)) from None
+            raise GrammarError(_told(error)) from None
         is_wrong, messages = self._package.LLMatcher.validate_grammar_with_warnings(
             grammar, self._tokenizer
         )
         if is_wrong or messages:
-            raise GrammarError(_first_line(messages[0] if messages else "it is not valid"))
+            raise GrammarError(_told(messages[0] if messages else "it is not valid"))
         return grammar
 
 
@@ -98,7 +105,10 @@ class GrammarConstraint:
 
     def fill(self, allowed_W: np.ndarray) -> bool:
         """Write which ids can still lead to a whole text."""
-        self._fill(self._matcher, self._bits_1W, 0)
+        try:
+            self._fill(self._matcher, self._bits_1W, 0)
+        except Exception as error:
+            raise ConstraintError(f"the grammar cannot go on: {_told(error)}") from None
         if self._matcher.is_error():
             raise ConstraintError(_gave_up(self._matcher))
         allowed_W[:] = 0
@@ -138,8 +148,9 @@ class _Vocabulary:
 
 
 def _gave_up(matcher: Any) -> str:
-    return f"the grammar cannot go on: {_first_line(matcher.get_error())}"
+    return f"the grammar cannot go on: {_told(matcher.get_error())}"
 
 
-def _first_line(error: object) -> str:
-    return str(error).strip().splitlines()[0]
+def _told(error: object) -> str:
+    """Return the first line of a message, cut: it may hold all of a grammar."""
+    return str(error).strip().splitlines()[0][:200]

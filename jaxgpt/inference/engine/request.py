@@ -20,6 +20,10 @@ class QueueFullError(JaxgptError):
     """As many requests wait as may; the client should try again later."""
 
 
+class ClosedError(JaxgptError):
+    """The engine has stopped, and takes no request."""
+
+
 class RequestError(UsageError):
     """A request that this model can never answer, such as a prompt beyond its context."""
 

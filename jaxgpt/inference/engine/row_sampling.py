@@ -21,6 +21,10 @@ from jaxgpt.inference.sampling import (
     scale_by_temperature,
 )
 
+_MOST = 2**31 - 1
+_LEAST_TOP_P = 1e-6
+NOT_FINITE, NOTHING_ALLOWED = -1, -2
+
 
 class RowSettings(NamedTuple):
     """Sampling settings of each row, as arrays [B]; `key_data_B2` is [B, 2].
@@ -64,13 +68,14 @@ class RowSettings(NamedTuple):
     ) -> None:
         """Give a row the settings of a request."""
         self.temperature_B[row] = sampling.temperature
-        self.top_k_B[row] = sampling.top_k or 0
-        self.top_p_B[row] = sampling.top_p
+        self.top_k_B[row] = min(sampling.top_k or 0, _MOST)
+        # Smaller shares are none in float32, and would leave no token.
+        self.top_p_B[row] = max(sampling.top_p, _LEAST_TOP_P)
         self.min_p_B[row] = sampling.min_p
         self.repetition_B[row] = sampling.repetition_penalty
         self.frequency_B[row] = sampling.frequency_penalty
         self.presence_B[row] = sampling.presence_penalty
-        self.min_new_tokens_B[row] = sampling.min_new_tokens
+        self.min_new_tokens_B[row] = min(sampling.min_new_tokens, _MOST)
         self.key_data_B2[row] = key_data_2
         self.wants_top_B[row] = wants_top
 
@@ -97,7 +102,7 @@ class Drawn(NamedTuple):
     """Drawn tokens of the rows with the model's own scores.
 
     Attributes:
-        tokens_B: int32; -1 where the scores are not finite.
+        tokens_B: int32; `NOT_FINITE` where the scores are not, `NOTHING_ALLOWED` where no id is.
         log_probabilities_B: float32.
         top_ids_BK: int32, likeliest first; zeros unless some row asks for them.
         top_log_probabilities_BK: float32, likewise.
@@ -137,7 +142,9 @@ def draw_rows(
         lambda: _draw(scores_BV, settings, positions_B),
         lambda: jnp.argmax(scores_BV, axis=-1).astype(jnp.int32),
     )
-    tokens_B = jnp.where(finite_B, tokens_B, -1)
+    possible_B = jnp.any(scores_BV > -jnp.inf, axis=-1)
+    tokens_B = jnp.where(possible_B, tokens_B, NOTHING_ALLOWED)
+    tokens_B = jnp.where(finite_B, tokens_B, NOT_FINITE)
     scores = score_tokens(logits_BV, jnp.maximum(tokens_B, 0), jnp.any(settings.wants_top_B))
     return scores._replace(tokens_B=tokens_B)
 

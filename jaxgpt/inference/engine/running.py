@@ -4,7 +4,22 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from jaxgpt.errors import DivergedError, JaxgptError
-from jaxgpt.inference.engine.request import Finish, Progress, Request, TokenScore
+from jaxgpt.inference.engine.request import (
+    Finish,
+    Progress,
+    Request,
+    RequestError,
+    TokenScore,
+)
+from jaxgpt.inference.engine.row_sampling import NOT_FINITE, NOTHING_ALLOWED
+
+
+def not_finite() -> DivergedError:
+    """Return the error of a model whose scores are no numbers."""
+    return DivergedError(
+        "the model's scores are not finite: its parameters are damaged or training diverged; try "
+        "an earlier --step"
+    )
 
 
 @dataclasses.dataclass(eq=False)
@@ -62,15 +77,13 @@ class Running:
         tokens: list[TokenScore] = []
         constraint = self.request.constraint
         for score in drawn:
-            if score.id < 0:
-                return self.progress(
-                    tokens,
-                    "error",
-                    DivergedError(
-                        "the model's scores are not finite: its parameters are damaged or "
-                        "training diverged; try an earlier --step"
-                    ),
+            if score.id == NOTHING_ALLOWED:
+                error = RequestError(
+                    "no token may be drawn: biases, constraint and forbidden ids leave none"
                 )
+                return self.progress(tokens, "error", error)
+            if score.id == NOT_FINITE:
+                return self.progress(tokens, "error", not_finite())
             if score.id in stop_ids:
                 return self.progress(tokens, "stop")
             tokens.append(score)

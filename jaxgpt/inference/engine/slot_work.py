@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxgpt.config import replace
 from jaxgpt.inference.decode import Decoder
-from jaxgpt.inference.engine.request import TokenScore
+from jaxgpt.inference.engine.request import RequestSampling, TokenScore
 from jaxgpt.inference.engine.row_sampling import Drawn, RowSettings
 from jaxgpt.inference.engine.running import Running
 from jaxgpt.inference.engine.slots import (
@@ -32,6 +32,7 @@ from jaxgpt.model.gpt import Gpt
 from jaxgpt.runtime.target import compile_target
 
 _SMALLEST_CHUNK = 16
+_GREEDY = RequestSampling(temperature=0.0)
 _ALL_BITS = 0xFFFFFFFF
 
 
@@ -69,6 +70,8 @@ class SlotWork:
 
     def reset(self) -> None:
         """Begin with empty slots."""
+        # The memory of the old ones first.
+        self._slots: Any = None
         self._slots = empty_slots(self._decoder.model, *self._shape)
 
     def begin(self, running: Running, source: int) -> None:
@@ -88,6 +91,10 @@ class SlotWork:
             self._slots = copy_slot(self._slots, np.int32(source), np.int32(slot))
         places = (np.int32(slot), np.int32(running.num_reused))
         self._slots = begin(self._slots, *places, prompt_V, bias_V)
+
+    def leave(self, running: Running) -> None:
+        """Forget the settings of a request, so that its filters are computed for nobody."""
+        self._settings.put(running.slot, _GREEDY, np.zeros(2, np.uint32), False)
 
     def read(self, running: Running) -> Any:
         """Read the next chunk of a prompt; return the scores of what follows it, [V]."""
@@ -192,7 +199,9 @@ class SlotWork:
 
     def _padded(self, num_tokens: int) -> int:
         """Round up to a power of two, up to a whole chunk: a few programs for all prompts."""
-        return min(max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length()), self._chunk)
+        size = max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length())
+        # Learned positions have no more tokens than the context.
+        return min(size, self._chunk, max(num_tokens, self._shape[1]))
 
 
 def _read_short(model: Gpt) -> Gpt:

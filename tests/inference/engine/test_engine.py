@@ -1,5 +1,6 @@
 """The engine: what a request gets depends on nothing else, and every slot comes back."""
 
+import dataclasses
 import functools
 import math
 import threading
@@ -24,7 +25,7 @@ from jaxgpt.inference.engine import (
     Request,
     RequestSampling,
 )
-from jaxgpt.inference.engine.request import RequestError, pack_mask
+from jaxgpt.inference.engine.request import ClosedError, RequestError, pack_mask
 from jaxgpt.inference.engine.running import Ticket
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.model.attention.attention import GroupedQueryAttention
@@ -34,7 +35,7 @@ from jaxgpt.model.layers.projection import Initialization
 
 VOCAB_SIZE = 61
 PAD, BOS, EOS = 0, 1, 2
-CONTEXT = 64
+CONTEXT = 300
 # Large initial weights, so that choices are clear and depend on the whole context.
 CONFIG = GptConfig(
     num_layers=2,
@@ -98,7 +99,10 @@ def solo(request: Request) -> Answer:
 
 
 def random_request(rng: np.random.Generator) -> Request:
-    prompt = LONG[: rng.integers(0, 45)] + tuple(rng.integers(3, VOCAB_SIZE, rng.integers(1, 5)))
+    # Some are longer than a block of the cache.
+    prompt = (LONG * 5)[: rng.choice([rng.integers(0, 45), rng.integers(0, 225)])] + tuple(
+        rng.integers(3, VOCAB_SIZE, rng.integers(1, 5))
+    )
     sampling = RequestSampling(
         temperature=float(rng.choice([0, 0.7, 1.3])),
         top_k=int(rng.integers(1, 9)) if rng.random() < 0.3 else None,
@@ -277,7 +281,7 @@ def test_a_cancelled_request_frees_its_slot() -> None:
         ({"prompt": ()}, "the prompt has no token"),
         ({"prompt": (VOCAB_SIZE,)}, "the prompt has the id 61; the model has ids from 0 to 60"),
         ({"bias": {-1: 1.0}}, "bias has the id -1"),
-        ({"max_new_tokens": 63}, "has 3 tokens and 63 are to be drawn; .* context holds 64"),
+        ({"max_new_tokens": 299}, "has 3 tokens and 299 are to be drawn; .* context holds 300"),
         ({"max_new_tokens": -1}, "max_new_tokens = -1"),
         ({"max_new_tokens": 0}, "no token is to be drawn"),
         ({"top_tokens": 21}, "allowed: from 0 to 20"),
@@ -339,6 +343,27 @@ def test_after_a_failure_of_the_device_it_goes_on(monkeypatch: pytest.MonkeyPatc
         thread.join()
     assert after.tokens == solo(request).tokens
     assert after.progress[0].num_reused == 0
+
+
+def test_a_context_that_no_chunk_divides_is_filled() -> None:
+    config = replace(CONFIG, position=Learned(max_length=20))
+    decoder = dataclasses.replace(make_decoder(config), context_length=20)
+    engine = Engine(decoder, replace(SIZE, prefill_chunk=128))
+    (found,) = answer(engine, [Request(prompt=LONG[:18], max_new_tokens=3, ignore_stop=True)])
+    assert (len(found.ids), found.finish) == (3, "length")
+
+
+def test_a_closed_engine_ends_what_it_has_and_takes_nothing() -> None:
+    engine = Engine(make_decoder(), SIZE)
+    request = Request(prompt=(5,), max_new_tokens=9, ignore_stop=True)
+    left = Answer()
+    engine.submit(request, left)
+    engine.shut()
+    while engine.step():
+        pass
+    assert left.finish == "cancelled"
+    with pytest.raises(ClosedError):
+        engine.submit(request, Answer())
 
 
 def test_a_ticket_is_no_other_ticket() -> None:
