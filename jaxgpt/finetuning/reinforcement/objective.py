@@ -29,7 +29,7 @@ from jaxgpt.finetuning.reinforcement.checking import (
     ends_answers,
     with_answers,
 )
-from jaxgpt.finetuning.reinforcement.prompts import HeldOutPrompts, PromptBatches, answer_start
+from jaxgpt.finetuning.reinforcement.prompts import HeldOutPrompts, PromptBatches, answer_place
 from jaxgpt.finetuning.reinforcement.verifiers import ExactMatch, Verifier
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.finetuning.written_answers import write_answers
@@ -98,15 +98,24 @@ class CheckedAnswers(ExampleObjective):
                 f"the examples have no answers, and {type(self).__name__} compares with right ones;"
                 " give rows of a prompt and its answer"
             )
-        starts = [answer_start(examples.sequence(each)[1]) for each in range(len(examples))]
-        fitting = np.flatnonzero(np.array(starts) <= room)
+        places = [answer_place(examples.sequence(each)[1]) for each in range(len(examples))]
+        starts, ends = np.array(places).T
+        # An answer that reaches the end of a row has lost its own: nothing would equal it.
+        is_cut = (ends >= max_length) & (starts < ends)
+        if number := int(is_cut.sum()):
+            logger.warning(
+                "%d examples of %d are left out: their answers are cut at %d tokens, and the rest "
+                "would be taken for the right answer",
+                number, len(examples), max_length,
+            )  # fmt: skip
+        fitting = np.flatnonzero((starts <= room) & ~is_cut)
         if not len(fitting):
             raise BadInputError(
                 f"no prompt of {len(examples):,} leaves room for an answer of "
                 f"{self.max_answer_tokens} tokens in rows of {max_length - 1}; lower "
                 "objective.max_answer_tokens"
             )
-        if number := len(examples) - len(fitting):
+        if number := int(((starts > room) & ~is_cut).sum()):
             logger.warning(
                 "%d prompts of %d are left out: they have more than %d tokens, and an answer may "
                 "have %d",

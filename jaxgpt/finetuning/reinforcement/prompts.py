@@ -56,10 +56,10 @@ class Prompts:
             if place is None:
                 continue
             ids, weights = self.examples.sequence(place)
-            start = answer_start(weights)
+            start, end = answer_place(weights)
             tokens_BT[row, :start] = ids[:start]
             segment_ids_BT[row, :start] = 1
-            references_BT[row, : len(ids) - start] = ids[start:]
+            references_BT[row, : end - start] = ids[start:end]
         positions_BT = np.arange(self.sequence_length, dtype=np.int32) * segment_ids_BT
         numbers_B1 = np.array([[number % 2**32] for number in row_numbers], np.uint32)
         return Batch(
@@ -77,13 +77,16 @@ class Prompts:
         )
 
 
-def answer_start(weights: np.ndarray) -> int:
-    """Return where the last run of targets of a sequence begins; its length without a target."""
-    is_target = np.append(weights > 0, False)
+def answer_place(weights: np.ndarray) -> tuple[int, int]:
+    """Return the beginning and end of the last targets of a sequence; twice its length without one.
+
+    What follows it, such as an answer that is not to be learned, is no part of the right answer.
+    """
+    is_target = weights > 0
     if not is_target.any():
-        return len(weights)
+        return len(weights), len(weights)
     last = int(np.flatnonzero(is_target)[-1])
-    return int(np.flatnonzero(~is_target[:last])[-1]) + 1
+    return int(np.flatnonzero(~is_target[:last])[-1]) + 1, last + 1
 
 
 class PromptBatches:

@@ -223,6 +223,9 @@ def test_examples_without_room_or_answers_are_refused(caplog: pytest.LogCaptureF
     fewer = objective.prepare(examples, (), max(starts) - 1 + MOST)
     assert 0 < len(fewer) < 3
     assert "are left out" in caplog.text
+    short = replace(objective, max_answer_tokens=1)
+    assert len(short.prepare(examples, (), longest)) < 3
+    assert f"their answers are cut at {longest} tokens" in caplog.text
     with pytest.raises(ConfigError, match="leaves no room for a prompt"):
         objective.prepare(examples, (), MOST)
     with pytest.raises(BadInputError, match="no prompt of 3 leaves room"):

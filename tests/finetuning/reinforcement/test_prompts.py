@@ -9,7 +9,7 @@ from jaxgpt.finetuning.reinforcement.prompts import (
     ROW_NUMBERS,
     HeldOutPrompts,
     PromptBatches,
-    answer_start,
+    answer_place,
 )
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 
@@ -25,11 +25,16 @@ EXAMPLES = TokenizedExamples(
 
 
 @pytest.mark.parametrize(
-    ("weights", "start"),
-    [([0, 0, 1, 1], 2), ([0, 1, 0, 1, 0], 3), ([0, 0, 0], 3), ([0, 1, 1], 1)],
+    ("weights", "place"),
+    [
+        ([0, 0, 1, 1], (2, 4)),
+        ([0, 1, 0, 1, 0, 0], (3, 4)),
+        ([0, 0, 0], (3, 3)),
+        ([0, 1, 1], (1, 3)),
+    ],
 )
-def test_an_answer_is_the_last_run_of_targets(weights: list[int], start: int) -> None:
-    assert answer_start(np.array(weights)) == start
+def test_an_answer_is_the_last_run_of_targets(weights: list[int], place: tuple[int, int]) -> None:
+    assert answer_place(np.array(weights)) == place
 
 
 def test_groups_are_side_by_side_and_each_pass_has_every_prompt() -> None:
