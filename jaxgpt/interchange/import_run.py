@@ -56,12 +56,16 @@ def import_huggingface(
         UsageError: files are missing, or `output` is not empty.
     """
     theirs = read_json(folder / "config.json")
+    if not isinstance(theirs, dict):
+        raise MismatchError(f"{folder / 'config.json'} is no object of JSON")
     architecture = find_architecture(theirs)
     config = architecture.read_config(theirs)
     tokenizer = read_tokenizer(folder, theirs)
     length = sequence_length or theirs.get(architecture.context_field)
     if length is None:
         raise UsageError(f"config.json lacks {architecture.context_field}; give --sequence-length")
+    if not isinstance(theirs.get("vocab_size"), int):
+        raise UsageError("config.json lacks vocab_size, the number of rows of the model's table")
     if theirs["vocab_size"] < tokenizer.vocab_size:
         raise MismatchError(
             f"the tokenizer has {tokenizer.vocab_size} ids, and the model {theirs['vocab_size']}; "
@@ -71,7 +75,8 @@ def import_huggingface(
     params = _read_params(architecture, config, tokenizer.vocab_size, files)
     parity = check_parity(folder, config, unflatten_dict(params, sep="/"), tokenizer, length)
     if chat_tokens:
-        num_trained = min(theirs["vocab_size"], add_chat_tokens(tokenizer).vocab_size)
+        # Their table may have rows for ids to come, which nobody has trained.
+        num_trained = tokenizer.vocab_size
         tokenizer = add_chat_tokens(tokenizer)
         params = _read_params(architecture, config, tokenizer.vocab_size, files)
         _fill_rows(params, num_trained, tokenizer.vocab_size)

@@ -14,7 +14,7 @@ QWEN2 = Architecture(
     model_type="qwen2",
     template=GptConfig(attention=GroupedQueryAttention(qkv_bias=True)),
     fields=(*decoder.FIELDS, FULL_ATTENTION, decoder.HEAD_DIM, decoder.EPSILON, decoder.UNTIED),
-    fixed={"hidden_act": "silu", "use_sliding_window": False},
+    fixed={"hidden_act": "silu", "use_sliding_window": False, "use_mrope": False},
     ignored=frozenset({"sliding_window", "max_window_layers"}),
     weights=(
         *decoder.WEIGHTS,

@@ -56,7 +56,10 @@ def read_rope(theirs: Mapping[str, Any]) -> Rotary:
     Raises:
         ConfigError: a kind of scaling, or a field of it, that is not built here.
     """
-    parameters = dict(theirs["rope_parameters"] or theirs["rope_scaling"] or {})
+    given = theirs["rope_parameters"] or theirs["rope_scaling"] or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"rope_scaling is {given!r}; it must be an object with a rope_type")
+    parameters = dict(given)
     theta = parameters.pop("rope_theta", None) or theirs["rope_theta"]
     kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
     parameters.pop("type", None)
