@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.errors import UsageError
 from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.runner.example_options import ExampleOptions
 from jaxgpt.evaluation.runner.results import TaskResult
@@ -40,19 +39,6 @@ class ExampleScoring:
     read_training: Callable[[], TokenizedExamples]
     silent: bool
 
-    def check_scores(self, objective: str, allowed: Sequence[str]) -> None:
-        """Refuse scores that are not of this objective.
-
-        Raises:
-            UsageError: one is not among those that are allowed.
-        """
-        for name in self.options.example_scores:
-            if name not in allowed:
-                raise UsageError(
-                    f"--example-scores {name} is no score of {objective}; "
-                    f"allowed: {', '.join(allowed) or 'none'}"
-                )
-
     def result(
         self,
         name: str,
@@ -61,6 +47,7 @@ class ExampleScoring:
         samples: Sequence[Mapping[str, Any]],
         chance: float | None = None,
         figures: Mapping[str, Any] | None = None,
+        left_out: Mapping[str, int] | None = None,
     ) -> TaskResult:
         """Return the result for values of each metric by example, [E].
 
@@ -71,6 +58,7 @@ class ExampleScoring:
             samples: a record for each example.
             chance: accuracy of a guess.
             figures: figures that are no mean over examples.
+            left_out: examples that have no values, by reason.
         """
         ones_E = np.ones(len(samples))
         return TaskResult(
@@ -84,6 +72,7 @@ class ExampleScoring:
                 "form": form,
                 "examples": self.rows.examples.fingerprint,
                 "items": len(samples),
+                "left_out": dict(left_out or {}),
                 "num_shots": 0,
                 "bos": True,
                 "chance": chance,

@@ -10,6 +10,7 @@ from jaxgpt.data.loader import BatchConfig
 from jaxgpt.errors import BadInputError, MismatchError, UsageError
 from jaxgpt.evaluation.held_out import HeldOut
 from jaxgpt.evaluation.objective import NextToken, Objective, SumsOf
+from jaxgpt.evaluation.runner.example_options import ExampleOptions, ExampleScore
 from jaxgpt.evaluation.runner.results import TaskResult
 from jaxgpt.finetuning.batches import ExampleBatches, HeldOutExamples
 from jaxgpt.finetuning.example_scores import ExampleScoring
@@ -30,6 +31,8 @@ class ExampleObjective(Objective):
     """Sequences of an example after `prepare`."""
     weighs_examples: ClassVar[bool] = False
     """Count of held-out data by examples, in place of targets."""
+    example_scores: ClassVar[tuple[ExampleScore, ...] | None] = None
+    """Further scores of single examples; None: single examples have no scores at all."""
 
     @property
     def needs_reference(self) -> bool:
@@ -65,15 +68,25 @@ class ExampleObjective(Objective):
         """
         return examples
 
+    def check_examples(self, options: ExampleOptions) -> None:
+        """Refuse scores of single examples that this objective does not have.
+
+        Raises:
+            UsageError: it has no such scores.
+            ConfigError: a package of a score is missing.
+        """
+        if self.example_scores is None:
+            raise UsageError(
+                f"--examples: {type(self).__name__} has no scores of single examples; leave it out"
+            )
+        options.check_scores(type(self).__name__, self.example_scores)
+
     def score_examples(self, scoring: ExampleScoring) -> TaskResult:
         """Return figures of single examples, what the model does with each among them.
 
-        Raises:
-            UsageError: a score that was asked for is none of this objective.
+        `check_examples` has allowed the scores that are asked for.
         """
-        raise UsageError(
-            f"--examples: {type(self).__name__} has no scores of single examples; leave it out"
-        )
+        raise NotImplementedError(f"{type(self).__name__} has no score_examples")
 
     def make_batches(
         self,
@@ -101,6 +114,8 @@ class ExampleObjective(Objective):
 @configclass
 class TokenObjective(ExampleObjective, NextToken):
     """Base of the objectives that learn from each target, and are measured by its cross-entropy."""
+
+    example_scores = ("chrf", "rouge")
 
     def prepare(
         self, examples: TokenizedExamples, label_names: tuple[str, ...], max_length: int
@@ -131,7 +146,6 @@ class TokenObjective(ExampleObjective, NextToken):
 
     def score_examples(self, scoring: ExampleScoring) -> TaskResult:
         """Return how the answers that the model writes compare with those of the examples."""
-        scoring.check_scores(type(self).__name__, ("chrf", "rouge"))
         return write_answers(scoring)
 
     def describe(self, result: dict[str, Any]) -> str:

@@ -82,3 +82,15 @@ class TokenizedExamples:
             digest.update(str((array.dtype.str, array.shape)).encode("utf-8"))
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+
+def answer_place(weights_L: np.ndarray) -> tuple[int, int]:
+    """Return the beginning and end of the last targets of a sequence; twice its length without one.
+
+    What follows it, such as an answer that is not to be learned, is no part of the answer.
+    """
+    targets = np.flatnonzero(weights_L > 0)
+    if not len(targets):
+        return len(weights_L), len(weights_L)
+    last = int(targets[-1])
+    return int(np.flatnonzero(weights_L[:last] == 0)[-1]) + 1, last + 1

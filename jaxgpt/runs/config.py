@@ -144,6 +144,19 @@ class RunConfig(RunSettings, ModelSection):
         """Return held-out data with what `prepare_sources` adds to those of the run."""
         return held_out
 
+    def check_examples(self, options: ExampleOptions) -> None:
+        """Refuse scores of single held-out examples that the run does not have.
+
+        Raises:
+            UsageError: the run has no examples, or no such scores.
+            ConfigError: a package of a score is missing.
+        """
+        if options.examples is not None:
+            raise UsageError(
+                "--examples needs a run that learned from examples, as of jaxgpt.finetune; leave "
+                "it out"
+            )
+
     def score_examples(
         self,
         loaded: LoadedModel,
@@ -160,15 +173,8 @@ class RunConfig(RunSettings, ModelSection):
             options: what is asked for.
             batch_size: rows at a time.
             silent: show no progress.
-
-        Raises:
-            UsageError: the run has no examples, or no such scores.
         """
-        if options.examples is None:
-            return []
-        raise UsageError(
-            "--examples needs a run that learned from examples, as of jaxgpt.finetune; leave it out"
-        )
+        return []
 
     def build_model(self, vocab_size: int) -> Gpt:
         """Return the model that is trained."""

@@ -18,7 +18,9 @@ from jaxgpt.eval import main as eval_main
 from jaxgpt.finetune import main as finetune
 from jaxgpt.generate import main as generate
 from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.parallel.mesh import single_device_mesh
+from jaxgpt.runs.evaluation import evaluate
 from jaxgpt.runs.run import open_run
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, make_dataset
@@ -142,9 +144,16 @@ def test_tasks_ask_a_tuned_model_in_its_template(
     assert text == _generated(tuned, "Question: old red\nAnswer:", capsys)["text"]
 
 
-def test_scores_of_examples_that_are_not_there_are_refused(
-    base: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_scores_of_examples_that_are_not_there_are_refused_before_any_score(
+    base: Path,
+    tuned: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delattr(evaluate, "loaded_run")
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    moved = ["--data", str(tmp_path / "moved.jsonl"), "--tasks", "gsm8k=rows.jsonl"]
     stranger = tmp_path / "stranger"
     make_run(stranger, make_dataset(tmp_path / "data", seed=9), {7: 3.0})
     for argv, code, message in [
@@ -156,6 +165,12 @@ def test_scores_of_examples_that_are_not_there_are_refused(
         ),
         (["--checkpoint", str(tuned), "--example-scores", "chrf"], 78, "--examples N"),
         (
+            ["--checkpoint", str(tuned), "--examples", "3", "--example-scores", "chrf"],
+            78,
+            "needs the package sacrebleu",
+        ),
+        (["--checkpoint", str(tuned), "--examples", "3", *moved], 2, "moved.jsonl"),
+        (
             ["--checkpoint", str(tuned), "--examples", "3", "--against", str(stranger)],
             79,
             "another tokenizer",
@@ -165,6 +180,26 @@ def test_scores_of_examples_that_are_not_there_are_refused(
             run_verb(eval_main, argv)
         assert stopped.value.code == code
         assert message in capsys.readouterr().err
+
+
+class _Accepted(Exception):
+    pass
+
+
+def test_a_second_model_may_have_another_kernel_of_its_head(
+    base: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untied, attention = LanguageModelHead(tied=False), GroupedQueryAttention(num_heads=2)
+    make_run(tmp_path / "untied", base.parent / "data", {7: 3.0}, head=untied, attention=attention)
+
+    def accept(*_: object) -> None:
+        raise _Accepted
+
+    monkeypatch.setattr(evaluate, "loaded_run", accept)
+    with pytest.raises(_Accepted):
+        eval_main(
+            ["--checkpoint", str(tuned), "--examples", "3", "--against", str(tmp_path / "untied")]
+        )
 
 
 def test_a_run_that_lost_its_last_steps_ends_with_the_same_bits(

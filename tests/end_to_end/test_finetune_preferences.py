@@ -119,11 +119,22 @@ def test_pairs_are_learned_and_evaluated(
 
 
 def test_any_two_models_are_compared_on_the_same_pairs(
-    base: Path, preferring: Path, capsys: pytest.CaptureFixture[str]
+    base: Path, preferring: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    samples = tmp_path / "samples.jsonl"
     eval_main(
-        ["--checkpoint", str(preferring), "--json", "--examples", "99", "--against", str(base)]
-    )
+        ["--checkpoint", str(preferring), "--json", "--examples", "99", "--against", str(base),
+         "--samples", str(samples)]
+    )  # fmt: skip
+    answers = ("chosen", "rejected")
+    for sample in map(json.loads, samples.open()):
+        # A long prompt has lost its beginning.
+        prompt = sample["prompt"].removeprefix("user: ").removesuffix("\nassistant:")
+        assert [sample[name] for name in answers] in [
+            [row[name] for name in answers]
+            for row in _rows("pairs")
+            if row["prompt"].endswith(prompt)
+        ]
     found = json.loads(capsys.readouterr().out)
     name = "log_probability_accuracy"
     figure, difference = (found[part]["pairs"][name] for part in ("tasks", "difference"))

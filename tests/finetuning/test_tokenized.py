@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxgpt.finetuning.tokenized import TokenizedExamples
+from jaxgpt.finetuning.tokenized import TokenizedExamples, answer_place
 
 
 def make(group_size: int) -> TokenizedExamples:
@@ -50,3 +50,11 @@ def test_every_array_changes_the_fingerprint() -> None:
     ]
     assert len({one.fingerprint for one in [examples, *changed]}) == 6
     assert make(1).fingerprint == examples.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("weights", "found"),
+    [([0, 0, 1, 1], (2, 4)), ([0, 1, 0, 1, 0], (3, 4)), ([0, 0, 0], (3, 3)), ([0, 1, 1], (1, 3))],
+)
+def test_an_answer_is_the_last_run_of_targets(weights: list[int], found: tuple[int, int]) -> None:
+    assert answer_place(np.array(weights)) == found

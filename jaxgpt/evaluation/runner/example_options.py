@@ -1,11 +1,15 @@
 """Options of `jaxgpt.eval` about the held-out examples of a run that was fine-tuned."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from jaxgpt.config import configclass
+from jaxgpt.errors import UsageError
+from jaxgpt.names.packages import import_package, install_advice
 
 # Scores that need packages of the extra `metrics`.
 ExampleScore = Literal["chrf", "rouge", "n_grams"]
+_PACKAGES = {"chrf": "sacrebleu", "rouge": "rouge_score", "n_grams": "sklearn"}
 
 
 @configclass
@@ -28,3 +32,22 @@ class ExampleOptions:
                 raise ValueError(f"{name}={value} must be at least 1")
         if self.example_scores and self.examples is None:
             raise ValueError("--example-scores needs --examples N, the number of examples to score")
+
+    def check_scores(self, objective: str, allowed: Sequence[ExampleScore]) -> None:
+        """Refuse scores that an objective does not have, or whose package is missing.
+
+        Args:
+            objective: name of the objective.
+            allowed: the scores that it has.
+
+        Raises:
+            UsageError: one is not among those that are allowed.
+            ConfigError: a package is missing.
+        """
+        for name in self.example_scores:
+            if name not in allowed:
+                raise UsageError(
+                    f"--example-scores {name} is no score of {objective}; "
+                    f"allowed: {', '.join(allowed) or 'none'}"
+                )
+            import_package(_PACKAGES[name], f"--example-scores {name}", install_advice("metrics"))

@@ -185,6 +185,7 @@ class SingleLabel(Classification):
     """
 
     label_name: ClassVar[str] = LABEL
+    example_scores = ("n_grams",)
 
     def renumber(self, labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         return numbers[labels]
@@ -215,8 +216,6 @@ class SingleLabel(Classification):
         return score_single_labels(counts)
 
     def score_examples(self, scoring: ExampleScoring) -> TaskResult:
-        scoring.check_scores(type(self).__name__, ("n_grams",))
-
         def logits_of(params: Any, batch: Batch) -> jax.Array:
             num_segments = scoring.rows.num_segments
             return self._logits(scoring.loaded.model, params, batch, None, num_segments)[0]

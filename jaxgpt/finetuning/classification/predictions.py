@@ -13,6 +13,7 @@ from jaxgpt.evaluation.statistics import Metric, Values, paired_difference
 from jaxgpt.finetuning.example_scores import ExampleScoring
 from jaxgpt.finetuning.segments import score_sequences
 from jaxgpt.finetuning.tokenized import TokenizedExamples
+from jaxgpt.tokenizer.readable import text_without_controls
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 
@@ -67,9 +68,8 @@ def score_predictions(
 
 def read_texts(examples: TokenizedExamples, tokenizer: Tokenizer) -> list[str]:
     """Return the text of each example as the model reads it: without what did not fit."""
-    control = np.array(sorted(tokenizer.special_ids.values()))
     sequences = (examples.sequence(index)[0] for index in range(len(examples)))
-    return [tokenizer.decode(ids_L[~np.isin(ids_L, control)].tolist()) for ids_L in sequences]
+    return [text_without_controls(ids_L, tokenizer) for ids_L in sequences]
 
 
 def _difference(ours_E: np.ndarray, theirs_E: np.ndarray) -> dict[str, Any]:

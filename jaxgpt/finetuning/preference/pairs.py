@@ -16,13 +16,17 @@ from jaxgpt.finetuning.example_scores import ExampleScoring
 from jaxgpt.finetuning.preference.answers import Answers, split_examples
 from jaxgpt.finetuning.preference.objective import PreferenceObjective, ReadAnswers, sums_of_answers
 from jaxgpt.finetuning.preference.reference import score_answers
-from jaxgpt.finetuning.tokenized import TokenizedExamples
+from jaxgpt.finetuning.tokenized import TokenizedExamples, answer_place
+from jaxgpt.tokenizer.readable import conversation_text, text_without_controls
+from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.loss import LossConfig, LossFunction, LossSums
 
 
 @configclass
 class PairObjective(PreferenceObjective):
     """Base of the objectives of pairs (preferred answer, other answer)."""
+
+    example_scores = ()
 
     def losses(self, chosen: Answers, rejected: Answers) -> jax.Array:
         """Return the loss of each pair, in the shape of its answers."""
@@ -68,7 +72,6 @@ class PairObjective(PreferenceObjective):
         `token_mean_accuracy` their means, which do not favour the shorter answer. No reference has
         a part in them, so that they compare any two models.
         """
-        scoring.check_scores(type(self).__name__, ())
         loaded, rows = scoring.loaded, scoring.rows
         size, plain = scoring.batch_size, LossConfig()
         sums_E2 = score_answers(loaded.model, loaded.params, rows, loaded.mesh, size, plain)
@@ -79,10 +82,25 @@ class PairObjective(PreferenceObjective):
             "token_mean_accuracy": (1 + np.sign(means_E2[:, 0] - means_E2[:, 1])) / 2,
         }
         samples = [
-            {"log_probabilities": sums.tolist(), "num_tokens": lengths.tolist()}
-            for sums, lengths in zip(sums_E2, lengths_E2, strict=True)
+            {
+                **_texts(rows.examples, pair, loaded.tokenizer),
+                "log_probabilities": sums.tolist(),
+                "num_tokens": lengths.tolist(),
+            }
+            for pair, (sums, lengths) in enumerate(zip(sums_E2, lengths_E2, strict=True))
         ]
         return scoring.result("pairs", "log-probabilities of both answers", values, samples, 0.5)
+
+
+def _texts(examples: TokenizedExamples, pair: int, tokenizer: Tokenizer) -> dict[str, str]:
+    """Return the prompt and both answers of a pair, as the model reads them."""
+    texts = {}
+    for name, index in (("chosen", 2 * pair), ("rejected", 2 * pair + 1)):
+        ids_L, weights_L = examples.sequence(index)
+        start, stop = answer_place(weights_L)
+        texts["prompt"] = conversation_text(ids_L[:start].tolist(), tokenizer)
+        texts[name] = text_without_controls(ids_L[start:stop], tokenizer)
+    return texts
 
 
 def _answer_lengths(examples: TokenizedExamples) -> np.ndarray:

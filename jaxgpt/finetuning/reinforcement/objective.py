@@ -29,9 +29,9 @@ from jaxgpt.finetuning.reinforcement.checking import (
     ends_answers,
     with_answers,
 )
-from jaxgpt.finetuning.reinforcement.prompts import HeldOutPrompts, PromptBatches, answer_place
+from jaxgpt.finetuning.reinforcement.prompts import HeldOutPrompts, PromptBatches
 from jaxgpt.finetuning.reinforcement.verifiers import ExactMatch, Verifier
-from jaxgpt.finetuning.tokenized import TokenizedExamples
+from jaxgpt.finetuning.tokenized import TokenizedExamples, answer_place
 from jaxgpt.finetuning.written_answers import write_answers
 from jaxgpt.inference.sampling import row_keys
 from jaxgpt.inference.whole_answers import GREEDY, Answers, answer_prompts
@@ -49,6 +49,7 @@ class CheckedAnswers(ExampleObjective):
     """Base of the objectives that learn from answers of the model, which a verifier checks."""
 
     weighs_examples: ClassVar[bool] = True
+    example_scores = ("chrf", "rouge")
 
     verifier: Verifier = ExactMatch()
     """Rule that checks an answer; its result is the reward."""
@@ -211,7 +212,6 @@ class CheckedAnswers(ExampleObjective):
 
     def score_examples(self, scoring: ExampleScoring) -> TaskResult:
         """Return how the answers that the model writes compare with the right ones."""
-        scoring.check_scores(type(self).__name__, ("chrf", "rouge"))
         return write_answers(scoring)
 
     def describe(self, result: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from jaxgpt.batch import Batch
 from jaxgpt.data.loader import BatchConfig
 from jaxgpt.data.order import shuffle_forever
 from jaxgpt.data.prefetch import Prefetched
-from jaxgpt.finetuning.tokenized import TokenizedExamples
+from jaxgpt.finetuning.tokenized import TokenizedExamples, answer_place
 
 # What a batch brings with it, [B, T] each: ids of the right answer, then -1; the number of the row
 # among all rows that a run draws; and, once answers are drawn, the log-probability that each token
@@ -75,18 +75,6 @@ class Prompts:
                 ADVANTAGES: np.zeros(shape, np.float32),
             },
         )
-
-
-def answer_place(weights: np.ndarray) -> tuple[int, int]:
-    """Return the beginning and end of the last targets of a sequence; twice its length without one.
-
-    What follows it, such as an answer that is not to be learned, is no part of the right answer.
-    """
-    is_target = weights > 0
-    if not is_target.any():
-        return len(weights), len(weights)
-    last = int(np.flatnonzero(is_target)[-1])
-    return int(np.flatnonzero(~is_target[:last])[-1]) + 1, last + 1
 
 
 class PromptBatches:

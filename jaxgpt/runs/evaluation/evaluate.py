@@ -63,12 +63,15 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
 
     Raises:
         UsageError: there is no such run, dataset, split or file.
-        MismatchError: the dataset was made with another tokenizer, or hosts differ.
+        MismatchError: the dataset was made with another tokenizer, the second model cannot be
+            asked about the examples, or hosts differ.
         BadInputError: a file of a task cannot be read.
         DivergedError: the model's scores are not finite.
     """
     tasks, rows, silent = options.tasks, options.batch_size, not is_first_host()
     run = open_run(options.checkpoint, options.step)
+    run.config.check_examples(tasks.examples)
+    peer = _open_peer(run, options)
     configure_runtime(run.config.runtime)
     step, held_out = run.choose_step(options.step), _open_held_out(options, run)
     asked = {**dataclasses.asdict(options), "hosts": None, "step": step}
@@ -89,10 +92,8 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             scores = score_held_out(loaded, data, objective, rows, most, silent)
             result |= {"data": name, "split": options.split, **scores}
             results += run.config.score_examples(loaded, data, tasks.examples, rows, silent)
-    if tasks.against:
-        other = open_run(tasks.against, tasks.against_step)
-        _check_peer(run, other, options)
-        step = other.choose_step(tasks.against_step)
+    if peer:
+        other, step = peer
         with loaded_run(other, step, mesh, options.sequence_length) as loaded:
             others = run_tasks(tasks, loaded, rows, silent)
             if held_out:
@@ -131,27 +132,38 @@ def loaded_run(run: Run, step: int, mesh: Mesh, length: int | None = None) -> It
         )
 
 
-def _check_peer(run: Run, other: Run, options: EvalOptions) -> None:
-    """Refuse a second model that cannot be asked about the examples of the first.
+def _open_peer(run: Run, options: EvalOptions) -> tuple[Run, int] | None:
+    """Open the run of the second model, if there is one, and choose its step.
 
     Raises:
-        MismatchError: it has another tokenizer, or predicts something else.
+        UsageError, NoCheckpointError: there is no such run or step.
+        MismatchError: with --examples, it has another tokenizer, or predicts something else.
     """
-    if options.tasks.examples.examples is None:
-        return
-    for what, ours, theirs in (
-        ("tokenizer", run.tokenizer.fingerprint[:12], other.tokenizer.fingerprint[:12]),
-        ("head", run.config.model.head, other.config.model.head),
-        (
-            "list of labels",
-            *(getattr(each.config.objective, "labels", ()) for each in (run, other)),
-        ),
-    ):
+    tasks = options.tasks
+    if tasks.against is None:
+        return None
+    other = open_run(tasks.against, tasks.against_step)
+    opened = other, other.choose_step(tasks.against_step)
+    if tasks.examples.examples is None:
+        return opened
+    for (what, ours), theirs in zip(_traits(run).items(), _traits(other).values(), strict=True):
         if ours != theirs:
             raise MismatchError(
-                f"{options.tasks.against} has another {what} ({theirs}) than {options.checkpoint} "
+                f"{tasks.against} has another {what} ({theirs}) than {options.checkpoint} "
                 f"({ours}), so --examples cannot compare them; choose another --against"
             )
+    return opened
+
+
+def _traits(run: Run) -> dict[str, Any]:
+    """Return what two models share that can be asked about the same examples."""
+    head = run.config.model.head
+    return {
+        "tokenizer": run.tokenizer.fingerprint[:12],
+        "head": type(head).__name__,
+        "number of classes": getattr(head, "num_classes", None),
+        "list of labels": getattr(run.config.objective, "labels", ()),
+    }
 
 
 def _open_held_out(options: EvalOptions, run: Run) -> tuple[HeldOut, str] | None:
@@ -162,7 +174,8 @@ def _open_held_out(options: EvalOptions, run: Run) -> tuple[HeldOut, str] | None
             options.data, options.split, length, run.tokenizer, options.checkpoint
         )
     except UsageError as error:
-        if not (options.tasks.are_asked_for or options.harness.harness):
+        others = options.tasks.are_asked_for or options.harness.harness
+        if options.tasks.examples.examples is not None or not others:
             raise
         logger.warning("only the tasks are scored: %s", error)
         return None

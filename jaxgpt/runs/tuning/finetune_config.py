@@ -142,6 +142,10 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
         )
         return HeldOutExamples(examples, held_out.rows.sequence_length)
 
+    def check_examples(self, options: ExampleOptions) -> None:
+        if options.examples is not None:
+            self.objective.check_examples(options)
+
     def score_examples(
         self,
         loaded: LoadedModel,

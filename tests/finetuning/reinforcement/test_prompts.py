@@ -1,7 +1,6 @@
 """Prompts in batches: what the model sees, groups side by side, numbers that never repeat."""
 
 import numpy as np
-import pytest
 
 from jaxgpt.data.loader import BatchConfig
 from jaxgpt.finetuning.reinforcement.prompts import (
@@ -9,7 +8,6 @@ from jaxgpt.finetuning.reinforcement.prompts import (
     ROW_NUMBERS,
     HeldOutPrompts,
     PromptBatches,
-    answer_place,
 )
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 
@@ -22,19 +20,6 @@ EXAMPLES = TokenizedExamples(
     np.concatenate([weights for _, weights in SEQUENCES]).astype(np.float32),
     np.cumsum([0, *(len(ids) for ids, _ in SEQUENCES)]),
 )
-
-
-@pytest.mark.parametrize(
-    ("weights", "place"),
-    [
-        ([0, 0, 1, 1], (2, 4)),
-        ([0, 1, 0, 1, 0, 0], (3, 4)),
-        ([0, 0, 0], (3, 3)),
-        ([0, 1, 1], (1, 3)),
-    ],
-)
-def test_an_answer_is_the_last_run_of_targets(weights: list[int], place: tuple[int, int]) -> None:
-    assert answer_place(np.array(weights)) == place
 
 
 def test_groups_are_side_by_side_and_each_pass_has_every_prompt() -> None:
