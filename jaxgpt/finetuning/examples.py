@@ -117,7 +117,7 @@ def read_examples(
     unique = _without_copies(read)
     form = read.files[0].form
     labels, label_names = form.label_arrays(unique.examples)
-    fitted = _fit(config, unique, ChatTemplate(tokenizer), max_length)
+    fitted = _fit(config, form, unique, ChatTemplate(tokenizer), max_length)
     tokens_N, weights_N, offsets = assemble(fitted.parts, tokenizer.bos_id)
     places = Tokens(offsets, tokenizer.bytes_per_token[tokens_N])
     of_tokens = form.token_labels(unique.examples, places, label_names)
@@ -193,7 +193,7 @@ def encode_parts(examples: Sequence[Example], template: ChatTemplate) -> Parts:
 
 
 def _fit(
-    config: ExamplesConfig, unique: _Unique, template: ChatTemplate, max_length: int
+    config: ExamplesConfig, form: Form, unique: _Unique, template: ChatTemplate, max_length: int
 ) -> cutting.Fitted:
     """Make every sequence fit the context, as the config says."""
     examples = unique.examples
@@ -206,7 +206,13 @@ def _fit(
         cutting.refuse(unique.locations[place], num_tokens, max_length)
     prompts_E = np.array([each.num_prompt_parts for each in examples], np.int64)
     fitted = cutting.fit(parts, prompts_E, group_size, max_length, template, config.long_answers)
-    if config.too_long == "drop":
+    if config.too_long == "cut" and not form.can_be_cut and too_long_E.any():
+        logger.warning(
+            "%d examples of %d are left out: %s cannot be cut to the context of %d tokens; give "
+            "longer rows (--batch.sequence-length)",
+            too_long_E.sum(), len(examples), form.describe(), max_length,
+        )  # fmt: skip
+    if config.too_long == "drop" or not form.can_be_cut:
         none_E = np.zeros(len(examples), bool)
         return cutting.Fitted(fitted.parts, ~too_long_E, none_E, none_E)
     return fitted

@@ -103,6 +103,21 @@ def test_of_a_text_that_is_given_twice_the_second_copy_is_marked(
         assert tags.tolist() == [-1] * (len(once) - 1) + marks.tolist()
 
 
+def test_a_text_that_does_not_fit_twice_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "texts.jsonl"
+    texts = ["the user asks", "the user asks how the user asks how the user asks"]
+    path.write_text("".join(json.dumps({"text": text, "spans": []}) + "\n" for text in texts))
+    config = ExamplesConfig(files=(str(path),), form=Spans(twice=True), held_out_share=0.0)
+    fitting = read_examples(config, TOKENIZER, 4 * LENGTH).training
+    assert not caplog.records
+    found = read_examples(config, TOKENIZER, int(fitting.lengths_E[1]) - 1)
+    assert found.training.tokens_N.tolist() == fitting.select(np.array([0])).tokens_N.tolist()
+    assert found.description.num_dropped == 1
+    assert "1 examples of 2 are left out" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def model() -> Gpt:
     config = GptConfig(

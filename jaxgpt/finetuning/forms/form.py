@@ -82,6 +82,11 @@ class Form:
     label_name: ClassVar[str | None] = None
 
     @property
+    def can_be_cut(self) -> bool:
+        """Return whether an example keeps its sense without a part of its prompt or its end."""
+        return True
+
+    @property
     def required(self) -> tuple[str, ...]:
         """Return the fields that every row must have."""
         return ()

@@ -52,7 +52,12 @@ class Spans(LabelledForm):
     """Field of the list of spans."""
     twice: bool = False
     """Text given twice, of which the second copy is marked: its tokens have seen what follows them
-    in the first. Rows are twice as long."""
+    in the first. Rows are twice as long, and a text that does not fit twice is left out."""
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Return whether the text is there once: a copy alone would lack what twice promises."""
+        return not self.twice
 
     def read(self, values: Mapping[str, Any]) -> Example:
         text = text_field(values, self.text)
