@@ -102,6 +102,8 @@ class RunConfig(RunSettings, ModelSection):
 
     measures_start: ClassVar[bool] = False
     """Measurement of held-out data, and samples, before step 1 as well."""
+    reads_documents: ClassVar[bool] = False
+    """Training on documents only, in which no message ends."""
 
     def open_sources(self) -> Sources:
         """Open the data of the run."""
@@ -218,6 +220,7 @@ class TrainConfig(RunConfig):
     """A pretraining run. `configs/base.py` spells every field."""
 
     such_as: ClassVar[str] = "a pretraining run, such as configs/base.py or configs/medium.py"
+    reads_documents: ClassVar[bool] = True
 
     data: DataConfig = DataConfig()
 

@@ -21,7 +21,7 @@ from jaxgpt.finetuning.text import NewText
 from jaxgpt.generate import main as generate
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.runs.run import open_run
-from jaxgpt.runs.tuning.based_config import complete, open_data
+from jaxgpt.runs.tuning.based_config import complete, earlier_runs, open_data
 from jaxgpt.runs.tuning.continue_config import ContinueConfig
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from tests.run_folder import make_run
@@ -127,6 +127,19 @@ def test_rows_longer_than_the_bases_are_a_warning(
     open_data(replace(config, batch=replace(config.batch, sequence_length=24)))
     (record,) = caplog.records
     assert "rows of 24 tokens are longer than the 16 that" in record.getMessage()
+
+
+def test_a_model_knows_what_the_runs_behind_it_read(base: Path, continued: Path) -> None:
+    batch = BatchConfig(sequence_length=16, global_batch_size=8)
+    checkpoint = complete(ContinueConfig(batch=batch), str(continued), "latest").base
+    runs = list(earlier_runs(checkpoint))
+    assert [run.directory for run in runs] == [continued, base]
+    assert all(run.config.reads_documents for run in runs)
+    moved = base.rename(base.parent / "moved")
+    try:
+        assert [run.directory for run in earlier_runs(checkpoint)] == [continued]
+    finally:
+        moved.rename(base)
 
 
 def test_a_student_comes_close_to_its_teacher(distilled: Path) -> None:

@@ -8,6 +8,7 @@ depends on the data. What the data are is for the configs that derive from these
 import dataclasses
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 
 from jaxgpt.checkpoints.manager import Checkpoints
 from jaxgpt.config import configclass, replace
-from jaxgpt.errors import MismatchError
+from jaxgpt.errors import JaxgptError, MismatchError
 from jaxgpt.evaluation.objective import FrozenModel
 from jaxgpt.model.adapted import join, split
 from jaxgpt.model.cost import num_parameters
@@ -32,6 +33,7 @@ from jaxgpt.runs.run import (
 )
 from jaxgpt.runs.sources import Sources
 from jaxgpt.runs.tuning.adapter_params import merge_into, own_parameters
+from jaxgpt.storage.remote_folder import is_url
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.state import make_parameters
 
@@ -169,7 +171,7 @@ class BasedRunConfig(TuningConfig, RunConfig):
 def complete(config: TuningConfig, checkpoint: str, step_name: str) -> BasedRunConfig:
     """Return the config of a run that begins with a checkpoint.
 
-    Rows are no longer than those that the model was trained on.
+    Rows are no longer than those of the checkpoint's run.
 
     Args:
         config: of a file.
@@ -192,17 +194,34 @@ def complete(config: TuningConfig, checkpoint: str, step_name: str) -> BasedRunC
     return config.make_run_config(run, fields)
 
 
+def earlier_runs(base: BaseCheckpoint) -> Iterator[Run]:
+    """Yield the run of a checkpoint, the run that this one began with, and so on.
+
+    It ends before a run that is gone or changed, or is at a URL and would have to be downloaded.
+    """
+    run = open_at(base)
+    yield run
+    while isinstance(run.config, BasedRunConfig) and not is_url(run.config.base.run):
+        try:
+            run = open_base(run.config.base)
+        except JaxgptError:
+            return
+        yield run
+
+
 def open_data(config: BasedRunConfig) -> tuple[BasedRunConfig, Sources]:
     """Open the data, and the other models that the objective reads.
 
     Return the config with what depends on them, too, such as the steps that epochs take.
     """
     base = config.base
-    length, known = config.batch.sequence_length, open_at(base).config.batch.sequence_length
+    length = config.batch.sequence_length
+    known = max(run.config.batch.sequence_length for run in earlier_runs(base))
     if length > known:
         logger.warning(
-            "rows of %d tokens are longer than the %d that %s was trained on; places beyond are "
-            "new to the model, so give it many such rows, or --batch.sequence-length %d",
+            "rows of %d tokens are longer than the %d that %s was trained on, as far as its own "
+            "bases are still there; places beyond are new to the model, so give it many such rows, "
+            "or --batch.sequence-length %d",
             length, known, base.run, known,
         )  # fmt: skip
     objective = config.objective.open_models(config.open_model)

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from jaxgpt.config import configclass, replace
 from jaxgpt.data.loader import WeightedDataset, open_training_batches
@@ -40,6 +40,8 @@ class ContinueConfig(TuningConfig):
 @configclass
 class ContinueRunConfig(ContinueConfig, BasedRunConfig):
     """A run that continues on new text, with its model, as a run folder keeps it."""
+
+    reads_documents: ClassVar[bool] = True
 
     def with_data(self, names: tuple[str, ...]) -> Self:
         """Return the config with other datasets of new text, all of one weight."""

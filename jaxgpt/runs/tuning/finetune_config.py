@@ -25,10 +25,9 @@ from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.inference.text_generation import HealedPrompt
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.sharding import on_mesh
-from jaxgpt.runs.config import TrainConfig
-from jaxgpt.runs.run import Run, open_at, open_base
+from jaxgpt.runs.run import Run, open_base
 from jaxgpt.runs.sources import HeldOut, Sources
-from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig
+from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig, earlier_runs
 from jaxgpt.tokenizer.chat_template import USER, ChatTemplate, Message, stop_ids
 from jaxgpt.tokenizer.sequences import NO_ID
 from jaxgpt.tokenizer.tokenizer import Tokenizer
@@ -73,7 +72,7 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
         """Say so if the targets include ids that the base never saw and an adapter cannot learn."""
         end = self.base_tokenizer.special_ids.get("end", NO_ID)
         is_frozen = self.adapter.has_parameters and not self.model.head.is_new
-        if not is_frozen or not isinstance(open_at(self.base).config, TrainConfig):
+        if not is_frozen or not all(run.config.reads_documents for run in earlier_runs(self.base)):
             return
         if (examples.tokens_N[examples.weights_N > 0] == end).any():
             logger.warning(
