@@ -25,6 +25,7 @@ class LoadedModel:
         mesh: devices that hold the parameters and take batches.
         context_length: most tokens that the model reads at once.
         prompt_encoder: turns a text that a person types into the ids that the model continues.
+        prompt_form: what it puts around the text, for people.
         stop_ids: ids at which the model ends its text; None: EOS.
     """
 
@@ -34,6 +35,7 @@ class LoadedModel:
     mesh: Mesh
     context_length: int
     prompt_encoder: Callable[[Tokenizer, str], HealedPrompt] = heal_prompt
+    prompt_form: str = "plain text"
     stop_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -79,5 +79,6 @@ class ExampleScoring:
             },
             samples=samples,
             num_cut=0,
+            prompt_form="as in training",
             figures=figures or {},
         )

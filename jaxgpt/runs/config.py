@@ -102,6 +102,8 @@ class RunConfig(RunSettings, ModelSection):
 
     measures_start: ClassVar[bool] = False
     """Measurement of held-out data, and samples, before step 1 as well."""
+    prompt_form: ClassVar[str] = "plain text"
+    """Form that `encode_prompt` gives to a text, for reports."""
     reads_documents: ClassVar[bool] = False
     """Training on documents only, in which no message ends."""
 

@@ -131,15 +131,17 @@ def test_answers_to_held_out_prompts_are_those_of_generate(
 
 
 def test_tasks_ask_a_tuned_model_in_its_template(
-    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, samples = tmp_path / "sums.jsonl", tmp_path / "samples.jsonl"
     file.write_text(json.dumps({"question": "old red", "answer": "#### 1"}) + "\n")
     eval_main(
         ["--checkpoint", str(tuned), "--tasks", f"gsm8k={file}", "--samples", str(samples),
-         "--max-tokens", "64"]
+         "--max-tokens", "64", "--against", str(base), "--json"]
     )  # fmt: skip
-    capsys.readouterr()
+    settings = json.loads(capsys.readouterr().out)["task_settings"]["gsm8k"]
+    assert settings["prompt_form"] == "chat template"
+    assert settings["against_prompt_form"] == "plain text"
     (text,) = json.loads(samples.read_text())["texts"]
     assert text == _generated(tuned, "Question: old red\nAnswer:", capsys)["text"]
 

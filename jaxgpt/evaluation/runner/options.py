@@ -112,8 +112,10 @@ def report_tasks(
         of_core = [each for each in results[count:] if each.name in core.CORE_TASKS]
         report["core"] = core.aggregate(of_core)
     if others:
-        pairs = zip(results, others, strict=True)
+        pairs = list(zip(results, others, strict=True))
         report["difference"] = {ours.name: ours.compare(theirs) for ours, theirs in pairs}
+        for ours, theirs in pairs:
+            report["task_settings"][ours.name]["against_prompt_form"] = theirs.prompt_form
     if options.samples is not None and is_writer:
         write_samples(options.samples, results)
     return report

@@ -23,6 +23,10 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
         about = [shots, f"BOS {'on' if settings['bos'] else 'off'}"]
         if settings["chance"] is not None:
             about.append(f"chance {settings['chance']:.3f}")
+        ours = settings["prompt_form"]
+        theirs = settings.get("against_prompt_form", ours)
+        if ours != theirs:
+            about.append(f"asked in {ours}, against {theirs}")
         lines.append(f"{name} ({settings['form']}; {', '.join(about)})")
         for metric, figure in metrics.items():
             lines.append(f"  {metric:24} {figure['value']:.4f}{_error(figure)}, n = {figure['n']}")

@@ -25,6 +25,8 @@ class TaskResult:
         samples: a record for each item.
         num_cut: number of items whose beginning did not fit into the model's context.
         figures: figures that are no mean over items, such as BLEU.
+        prompt_form: what stands around a question for this model. It is no setting: each of two
+            models that are compared is asked in its own form.
     """
 
     name: str
@@ -34,6 +36,7 @@ class TaskResult:
     samples: Sequence[Mapping[str, Any]]
     num_cut: int
     figures: Mapping[str, Any] = field(default_factory=dict)
+    prompt_form: str = "plain text"
 
     def estimates(self) -> dict[str, dict[str, Any]]:
         """Return value, standard error and number of items of each metric."""
@@ -69,14 +72,19 @@ def gather(measured: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, V
 
 
 def describe(results: Iterable[TaskResult]) -> dict[str, Any]:
-    """Return the figures of tasks, and the settings that they depend on, as JSON has them."""
+    """Return the figures of tasks, and what they depend on, as JSON has them."""
     results = list(results)
     if not results:
         return {}
     return {
         "tasks": {result.name: result.estimates() for result in results},
         "task_settings": {
-            result.name: {**result.settings, "items_cut": result.num_cut} for result in results
+            result.name: {
+                **result.settings,
+                "items_cut": result.num_cut,
+                "prompt_form": result.prompt_form,
+            }
+            for result in results
         },
     }
 

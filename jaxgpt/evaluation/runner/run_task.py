@@ -79,6 +79,7 @@ def run_task(
         settings=_settings(task, path, scored, scorer, shots),
         samples=samples,
         num_cut=num_cut,
+        prompt_form=task.prompt_form(scorer.loaded),
         figures=task.measure_all(scored, scores),
     )
 

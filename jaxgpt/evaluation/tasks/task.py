@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxgpt.config import configclass
 from jaxgpt.corpus.filters.evaluation_texts import read_items
+from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.scoring import Request, Score, Scorer
 from jaxgpt.evaluation.statistics import Metric
 
@@ -61,6 +62,10 @@ class Task:
     def form(self) -> str:
         """Return the way in which the model is asked."""
         raise NotImplementedError(f"{type(self).__name__} has no form")
+
+    def prompt_form(self, loaded: LoadedModel) -> str:
+        """Return the form in which a model gets a question; each model may have its own."""
+        return "plain text"
 
     @property
     def takes_examples(self) -> bool:

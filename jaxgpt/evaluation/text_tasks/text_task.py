@@ -6,6 +6,7 @@ from typing import Any
 from jaxgpt.config import configclass
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluation.generation import continue_greedily
+from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.scoring import Scorer
 from jaxgpt.evaluation.tasks.task import Answer, Item, Task
 
@@ -22,6 +23,9 @@ class TextTask(Task):
     @property
     def form(self) -> str:
         return f"greedy text of at most {self.max_new_tokens} tokens"
+
+    def prompt_form(self, loaded: LoadedModel) -> str:
+        return loaded.prompt_form
 
     def score(
         self, scorer: Scorer, items: Sequence[Item], prefixes: Sequence[str]

@@ -128,6 +128,7 @@ def loaded_run(run: Run, step: int, mesh: Mesh, length: int | None = None) -> It
             mesh,
             length,
             prompt_encoder=run.config.encode_prompt,
+            prompt_form=run.config.prompt_form,
             stop_ids=run.config.stop_ids(run.tokenizer),
         )
 

@@ -4,7 +4,7 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from jax.sharding import Mesh
@@ -54,6 +54,8 @@ class FinetuneConfig(TuningConfig):
 @configclass
 class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
     """A run that learns from examples, with its model, as a run folder keeps it."""
+
+    prompt_form: ClassVar[str] = "chat template"
 
     def with_data(self, names: tuple[str, ...]) -> Self:
         """Return the config with other files of examples."""
