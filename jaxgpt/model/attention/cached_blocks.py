@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import configclass
-from jaxgpt.model.attention.kernel import HIDDEN, AttentionInputs, AttentionKernel
+from jaxgpt.model.attention.cpu import OneQuery
+from jaxgpt.model.attention.kernel import HIDDEN, AttentionInputs
 from jaxgpt.model.attention.reference import swap_time_and_heads
 from jaxgpt.model.layers.dtypes import accumulator_dtype
-from jaxgpt.model.layers.placement import placement
 
 
 @configclass
-class CachedBlocks(AttentionKernel):
+class CachedBlocks(OneQuery):
     """One query per row to a cache, up to the longest row's length; for rows of a shared cache."""
 
     reads_cache: ClassVar[bool] = True
@@ -34,16 +34,6 @@ class CachedBlocks(AttentionKernel):
     def __post_init__(self) -> None:
         if self.block < 1:
             raise ValueError(f"block must be at least 1, not {self.block}")
-
-    def refuses(self, inputs: AttentionInputs) -> str | None:
-        if inputs.dropout is not None:
-            return "it has no dropout of probabilities"
-        if inputs.mask.query_slots_BT is None or inputs.q_BTNH.shape[1] != 1:
-            return "there is more than one query a row, or no cache"
-        spec = placement(inputs.q_BTNH.shape, ("batch", "time", "heads", "head_dim"))
-        if spec is not None and any(spec[2:]):
-            return "heads lie on several devices"
-        return None
 
     def compute(self, inputs: AttentionInputs) -> jax.Array:
         num_rows, num_slots, num_kv_heads, head_dim = inputs.k_BSKH.shape
