@@ -62,7 +62,7 @@ def test_xla_accepts_all_programs_of_the_engine() -> None:
         stop_V = np.zeros(columns, bool)
         one = RowSettings.defaults(1), all_allowed(1, columns), stop_V
         many = RowSettings.defaults(SLOTS), all_allowed(SLOTS, columns), flag, stop_V, number
-        programs = [
+        programs: list[Any] = [
             begin.lower(*place((slots, number, number, stop_V, row_V))),
             copy_slot.lower(*place((slots, number, number))),
             read_chunk.lower(model, *place((params, slots, number, chunk, number))),
