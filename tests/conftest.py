@@ -1,5 +1,6 @@
 """What every test shares: 8 simulated CPU devices, exact products, the optional real text."""
 
+import logging
 import os
 import signal
 import tempfile
@@ -21,6 +22,7 @@ import hypothesis
 import jax
 import pytest
 
+from jaxgpt.command_line import KERNEL_LOGGER
 from tests import costs
 
 # A shell starts background jobs with SIGINT ignored, and processes inherit that; those of the tests
@@ -91,3 +93,13 @@ def forget_programs() -> Iterator[None]:
     """Compiled programs of one file are of no use to the next; a thousand of them are gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def restore_log_levels() -> Iterator[None]:
+    """Commands called in a test set the levels of loggers; the next test finds the ones before."""
+    names = ("", "jaxgpt", KERNEL_LOGGER, "absl", "trafilatura")
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
