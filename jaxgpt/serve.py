@@ -36,7 +36,12 @@ def main(argv: Sequence[str]) -> None:
         aliases=options.alias,
         stop_id=stop_ids[0],
         created=_saved_at(run, step),
-        meta={"step": step, "n_ctx_train": context_length, "n_vocab": vocab_size},
+        meta={
+            "step": step,
+            "n_ctx_train": context_length,
+            "n_vocab": vocab_size,
+            "prompt_form": run.config.prompt_form,
+        },
     )
     listening = launch.Listening(
         host=options.host,
@@ -48,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     )
 
     def announce(url: str) -> None:
-        print(f"serving {name} at {url}", file=sys.stderr, flush=True)
+        print(f"serving {name} at {url}\nchat page: {url}/", file=sys.stderr, flush=True)
 
     engine = Engine(decoder, options.engine)
     launch.serve(facts, engine, run.tokenizer, listening, announce)

@@ -1,6 +1,5 @@
 """The HTTP API as clients use it: the official one drives it, and errors keep its shape."""
 
-import functools
 import json
 import math
 import socket
@@ -10,120 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.core import meta
 
-from jaxgpt.inference.engine import Engine, EngineConfig
 from jaxgpt.inference.sampling import SamplingConfig
-from jaxgpt.inference.text_generation import make_text_decoder
-from jaxgpt.model.attention.attention import GroupedQueryAttention
-from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.layers.projection import Initialization
 from jaxgpt.tokenizer.tokenizer import Tokenizer
-from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
-from tests.tiny import make_texts
+from tests.serving.served import CONFIG, Served, httpx, make_params, openai
 
-for package in ("fastapi", "uvicorn", "prometheus_client", "llguidance"):
-    pytest.importorskip(package, reason="needs: pip install -e '.[serve]'")
-openai = pytest.importorskip("openai", reason="needs: pip install -e '.[dev]'")
-httpx = pytest.importorskip("httpx", reason="needs: pip install -e '.[dev]'")
-
-from jaxgpt.serving.launch import Listening, ServedFacts, make_server  # noqa: E402
-from jaxgpt.serving.options import listen  # noqa: E402
-from jaxgpt.serving.server import Server, warm_up  # noqa: E402
-
-CONTEXT = 300
-CONFIG = GptConfig(
-    num_layers=1,
-    d_model=32,
-    attention=GroupedQueryAttention(num_heads=2),
-    initialization=Initialization(std=0.3),
-)
 CHAT = [{"role": "user", "content": "the small cat"}]
-
-
-class Served:
-    """A server in a thread of this process."""
-
-    def __init__(self, tokenizer: Tokenizer, **listening: Any) -> None:
-        model = CONFIG.build(tokenizer.vocab_size)
-        params = _params(tokenizer.vocab_size)
-        self.tokenizer = tokenizer
-        self.decoder = make_text_decoder(model, params, tokenizer, CONTEXT)
-        size = EngineConfig(num_slots=3, prefill_chunk=16, max_waiting=4)
-        self.engine = Engine(self.decoder, size)
-        settings: dict[str, Any] = {
-            "host": "127.0.0.1",
-            "socket": listen("127.0.0.1", 0),
-            "api_keys": (),
-            "max_body_bytes": 100_000,
-            "grace_seconds": 5.0,
-            "largest_chunk": 16,
-        }
-        bound = threading.Event()
-        urls: list[str] = []
-
-        def announce(url: str) -> None:
-            urls.append(url)
-            bound.set()
-
-        self.server: Server = make_server(
-            ServedFacts(
-                name="tiny",
-                aliases=("gpt-4o",),
-                stop_id=tokenizer.eos_id,
-                created=7,
-                meta={"n_vocab": tokenizer.vocab_size},
-            ),
-            self.engine,
-            tokenizer,
-            Listening(**(settings | listening)),
-            announce,
-        )
-        warm_up(self.engine, tokenizer.bos_id, 16)
-        target = self.server.serve_until_stopped
-        self.thread = threading.Thread(target=target, daemon=True)
-        self.thread.start()
-        assert bound.wait(60)
-        self.url = urls[0]
-        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
-
-    def post(self, path: str, body: Any) -> Any:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        return httpx.post(self.url + path, content=content, headers=headers, timeout=60)
-
-    def wait_until_idle(self) -> None:
-        deadline = time.monotonic() + 60
-        while self.engine.counts().running or self.engine.counts().waiting:
-            assert time.monotonic() < deadline, self.engine.counts()
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-
-
-@functools.cache
-def _params(vocab_size: int) -> Any:
-    model = CONFIG.build(vocab_size)
-    tokens = jnp.zeros((1, 4), jnp.int32)
-    return meta.unbox(model.init(jax.random.key(3), tokens)["params"])
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train_tokenizer(make_texts(200), TokenizerConfig(vocab_size=320))
-
-
-@pytest.fixture(scope="module")
-def served(tokenizer: Tokenizer) -> Iterator[Served]:
-    served = Served(tokenizer)
-    yield served
-    served.stop()
 
 
 def test_models_are_listed_with_what_clients_ask_for(served: Served) -> None:
@@ -160,7 +53,7 @@ def test_a_prompt_is_scored_as_harnesses_ask_for_it(served: Served) -> None:
     )
     found = answer.choices[0].logprobs
     model = CONFIG.build(served.tokenizer.vocab_size)
-    logits, _ = model.apply({"params": _params(served.tokenizer.vocab_size)}, np.array([ids]))  # type: ignore[misc]
+    logits, _ = model.apply({"params": make_params(served.tokenizer.vocab_size)}, np.array([ids]))  # type: ignore[misc]
     expected = np.asarray(jax.nn.log_softmax(logits[0]))[np.arange(len(ids) - 1), ids[1:]]
     assert found.token_logprobs[0] is None
     np.testing.assert_allclose(found.token_logprobs[1:], expected, atol=1e-4)

@@ -1,0 +1,25 @@
+// Elements without HTML: attributes and children are given as values, and a text stays a text.
+
+/** Return a new element; attributes whose name begins with "on" are listeners. */
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) {
+      made.addEventListener(name.slice(2), value);
+    } else if (value !== null && value !== false) {
+      made.setAttribute(name, value === true ? "" : value);
+    }
+  }
+  made.append(...children);
+  return made;
+}
+
+/** Return a button with a text, or with a label for screen readers where the text is a sign. */
+export function button(text, onclick, attributes = {}) {
+  return element("button", { type: "button", onclick, ...attributes }, text);
+}
+
+/** Return the element of the page with this id. */
+export function byId(id) {
+  return document.getElementById(id);
+}

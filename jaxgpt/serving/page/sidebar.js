@@ -1,0 +1,54 @@
+// The list of conversations, and the drawer that it is on a narrow screen.
+
+import { titleOf } from "./conversation.js";
+import { button, byId, element } from "./nodes.js";
+
+/** Show the conversations; `open` and `remove` get the one that was chosen. */
+export function showConversations(conversations, current, { open, remove }) {
+  const items = conversations.map((conversation) => {
+    const title = titleOf(conversation);
+    const isCurrent = conversation === current;
+    const about = `${conversation.model}, ${new Date(conversation.updated).toLocaleString()}`;
+    return element(
+      "li",
+      {},
+      button(title, () => open(conversation), {
+        class: "open",
+        title: about,
+        "aria-current": isCurrent ? "true" : null,
+      }),
+      button("×", () => remove(conversation), { "aria-label": `Delete: ${title}` }),
+    );
+  });
+  byId("conversations").replaceChildren(...items);
+}
+
+/** Let the menu button open and close the drawer. */
+export function prepareDrawer() {
+  byId("menu").addEventListener("click", () => setDrawer(!isDrawerOpen()));
+  byId("veil").addEventListener("click", closeDrawer);
+  byId("sidebar").addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && isDrawerOpen()) {
+      event.stopPropagation();
+      closeDrawer();
+      byId("menu").focus();
+    }
+  });
+}
+
+/** Close the drawer; nothing happens on a wide screen. */
+export function closeDrawer() {
+  setDrawer(false);
+}
+
+function isDrawerOpen() {
+  return document.body.classList.contains("drawer-open");
+}
+
+function setDrawer(isOpen) {
+  document.body.classList.toggle("drawer-open", isOpen);
+  byId("menu").setAttribute("aria-expanded", isOpen);
+  if (isOpen) {
+    byId("new").focus();
+  }
+}
