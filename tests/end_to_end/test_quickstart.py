@@ -39,6 +39,8 @@ def test_on_own_text_from_another_folder_and_again(tmp_path: Path) -> None:
     assert f"{result['ngram_bits_per_byte']:.3f}" in report
     again = _quickstart(tmp_path, "--input", "texts", "--num-steps", "4")
     assert "held-out text" in again
+    last = again.rstrip().splitlines()[-1]
+    assert last.startswith("$ pip install -e '.[serve]' && python -m jaxgpt.serve --checkpoint ")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runs.quickstart.quickstart import Quickstart, choose_prompts, fit_to_text
 from jaxgpt.runs.quickstart.shown_commands import StepFailedError, _failure
+from jaxgpt.serving import options as serving_options
 from jaxgpt.train import TrainOptions
 from tests.tiny import REPOSITORY
 
@@ -49,6 +50,19 @@ def test_the_steps_asked_for_are_taken() -> None:
     assert fitted(30_000, 7).schedule.num_steps == 7
     assert fitted(3_000_000, 1000).schedule.num_steps == 1000
     assert fitted(3_000_000, 1000).evaluation.every_steps == 100
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"), [((), ("runs/a b-answers", "latest")), (("x",), ("runs/a b", "best"))]
+)
+def test_it_ends_with_the_command_that_serves_its_last_model(
+    inputs: tuple[str, ...], expected: tuple[str, str]
+) -> None:
+    quickstart = Quickstart(inputs=inputs, run_dir=Path("runs/a b"))
+    module, name, *options = quickstart.serve_command(["--step", "best"])
+    assert (module, name) == ("-m", "jaxgpt.serve")
+    served, _ = serving_options.parse(options)
+    assert (served.checkpoint, served.step) == expected
 
 
 @pytest.mark.parametrize("number", ["0", "-5"])

@@ -5,6 +5,7 @@ Each step is a process of its own, run exactly as printed, so that what is shown
 
 import itertools
 import json
+import shlex
 import sysconfig
 import time
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.evaluation.held_out import read_documents
 from jaxgpt.evaluation.ngram_baseline import WittenBellModel
 from jaxgpt.names.packages import install_advice
-from jaxgpt.runs.quickstart.quickstart_answers import teach_answers
+from jaxgpt.runs.quickstart.quickstart_answers import answers_folder, teach_answers
 from jaxgpt.runs.quickstart.shown_commands import CLONE, run_shown
 from jaxgpt.runs.report.records import write_baseline
 from jaxgpt.runs.report.report import write_run_report
@@ -76,6 +77,15 @@ class Quickstart:
             "-m", "jaxgpt.train", "--config", "configs/quickstart.py", "--data", str(self.data),
             "--run-dir", str(self.run_dir), *options,
         ]  # fmt: skip
+
+    @property
+    def taught(self) -> Path:
+        """Return the run folder of the last model: the one that answers, where one is taught."""
+        return self.run_dir if self.inputs else answers_folder(self.run_dir)
+
+    def serve_command(self, step: Sequence[str]) -> list[str]:
+        chosen = step if self.inputs else ()
+        return ["-m", "jaxgpt.serve", "--checkpoint", str(self.taught), *chosen]
 
     def eval_command(self, step: Sequence[str]) -> list[str]:
         return ["-m", "jaxgpt.eval", "--checkpoint", str(self.run_dir), *step, "--json"]
@@ -139,7 +149,9 @@ def run_quickstart(quickstart: Quickstart) -> dict[str, Any]:
     write_json(quickstart.run_dir / "quickstart.json", result)
     print(
         f"\nbits per byte on held-out text: {evaluation['bits_per_byte']:.4f}; "
-        f"an n-gram model of bytes: {baseline:.4f}\nreport: {report}\n{seconds:.0f} s in all"
+        f"an n-gram model of bytes: {baseline:.4f}\nreport: {report}\n{seconds:.0f} s in all\n\n"
+        "use it, by a page at http://127.0.0.1:8000 and OpenAI's API:\n$ pip install -e '.[serve]' "
+        f"&& {shlex.join(['python', *quickstart.serve_command(step)])}"
     )
     return result
 

@@ -20,6 +20,11 @@ _NUM_QUESTIONS = 3
 _ANSWER_TOKENS = 40
 
 
+def answers_folder(base: Path) -> Path:
+    """Return the run folder of the model that answers, next to that of its base."""
+    return base.with_name(f"{base.name}-answers")
+
+
 def teach_answers(base: Path, step: Sequence[str], num_steps: int | None) -> dict[str, Any]:
     """Make questions of docstrings, train on them, and show answers to held-out ones.
 
@@ -34,7 +39,7 @@ def teach_answers(base: Path, step: Sequence[str], num_steps: int | None) -> dic
     Raises:
         StepFailedError: a command failed; its error is above.
     """
-    questions, run_dir = base / "questions.jsonl", base.with_name(f"{base.name}-answers")
+    questions, run_dir = base / "questions.jsonl", answers_folder(base)
     stdlib = sysconfig.get_paths()["stdlib"]
     run_shown(
         "5. Questions and answers from docstrings",
