@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxgpt.batch import Batch
 from jaxgpt.evaluation.objective import SumsOf
 from jaxgpt.model.gpt import GptConfig
-from jaxgpt.parallel.sharding import AnyMesh, batch_shards, to_devices
+from jaxgpt.parallel.sharding import AnyMesh, batch_shards, replicated, to_devices
 from jaxgpt.training.loss import LossFunction, LossSums
 
 
@@ -28,7 +28,8 @@ class EvalProgram:
             sums = loss(params, batch, None)
             return sums._replace(objective=sums.loss, routing=None)
 
-        self._score = jax.jit(score)
+        # On every device, and so on every host: some objectives read arrays of the sums.
+        self._score = jax.jit(score, out_shardings=replicated(mesh))
         self._mesh = mesh
         self._row_multiple = row_multiple(model, mesh)
 

@@ -1,11 +1,11 @@
 """Greedy continuations of many prompts, for tasks whose answers are texts."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+from jax.experimental.multihost_utils import process_allgather
 
-from jaxgpt.errors import UsageError
 from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.sliding import SlidingDecoder
@@ -42,10 +42,11 @@ def continue_greedily(
 ) -> list[Continuation]:
     """Return the most probable continuation of each prompt, token by token.
 
-    A text that is longer than the model's context goes on in a sliding window.
+    A text that is longer than the model's context goes on in a sliding window. Of several hosts,
+    each continues all prompts, and finds the same.
 
     Args:
-        loaded: the model; its parameters go to one device.
+        loaded: the model; its parameters go to one device of each host.
         prompts: texts to continue as they are, or ids, such as those of `loaded.encode_prompt`.
         max_new_tokens: most new tokens of each.
         stop: strings that end a continuation; they are not part of it.
@@ -53,15 +54,12 @@ def continue_greedily(
         silent: show no progress.
 
     Raises:
-        UsageError: several processes share the devices.
         BadInputError: a prompt is no text.
         DivergedError: the model's scores are not finite.
     """
-    if jax.process_count() > 1:
-        raise UsageError("tasks that write text run on one host; leave out --hosts")
     # Decoding runs on one device, whatever mesh is in force around it.
     alone = single_device_mesh()
-    params = jax.device_put(loaded.params, replicated(alone))
+    params = jax.device_put(_on_this_host(loaded.params), replicated(alone))
     lengths = [
         len(encode_prompt(loaded.tokenizer, prompt) if isinstance(prompt, str) else prompt.ids)
         for prompt in prompts
@@ -84,3 +82,8 @@ def continue_greedily(
                 texts[batch[piece.row]] += piece.text
                 has_ended[batch[piece.row]] = piece.finish == "stop"
     return [Continuation(*each) for each in zip(texts, has_ended, strict=True)]
+
+
+def _on_this_host(params: Any) -> Any:
+    """Return parameters of which this host has every part."""
+    return params if jax.process_count() == 1 else process_allgather(params, tiled=True)

@@ -73,8 +73,8 @@ def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
 
 
 def single_device_mesh() -> Mesh:
-    """Return a mesh of the first device alone."""
-    return make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    """Return a mesh of this process's first device alone."""
+    return make_mesh(MeshConfig(data=1), jax.local_devices()[:1])
 
 
 def _shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Two processes with four devices each are one run: same numbers, same files, same end."""
 
+import itertools
 import json
 import re
 import shutil
@@ -102,14 +103,43 @@ def test_the_folder_is_that_of_one_run(alone: Path, together: Path):
     assert start["all_reduce_bytes_per_second"] > 0
 
 
+def _texts(samples: Path) -> list[str]:
+    """Texts that a model wrote; their log-likelihoods depend on the mesh in the last digits."""
+    return [json.loads(line).get("text", "") for line in samples.read_text().splitlines()]
+
+
 def test_eval_on_two_hosts_prints_once_what_one_prints(world: dict[str, Path], together: Path):
-    arguments = ["--checkpoint", str(together), "--max-tokens", "256", "--json"]
-    one = run_verb("eval", *arguments, cache=world["cache"], num_devices=8)
-    program = ("-m", "jaxgpt.eval")
-    with Hosts(arguments, world["cache"], programs=(program, program)) as hosts:
+    root, cache = world["root"], world["cache"]
+    pairs = itertools.product(("old", "new", "red"), ("cat", "dog", "bird", "fish"))
+    rows = [{"prompt": " ".join(pair), "completion": pair[1]} for pair in pairs]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_dir, samples = root / "tuned", root / "samples.jsonl"
+    arguments = ["--config", str(REPOSITORY / "configs" / "sft.py"), "--checkpoint", str(together)]
+    arguments += ["--data", str(root / "rows.jsonl"), "--run-dir", str(run_dir)]
+    arguments += ["--schedule.num-steps", "2", "--batch.global-batch-size", "8"]
+    arguments += ["--data.held-out-share", "0.4", "--evaluation.prompts", "old cat"]
+    with Hosts(arguments, cache, programs=(("-m", "jaxgpt.finetune"),) * 2) as hosts:
+        assert [code for code, _, _ in hosts.ends()] == [0, 0]
+
+    # Choices are scored on all devices, and answers written on one of each host.
+    (root / "piqa.jsonl").write_text(
+        '{"goal": "a cat", "sol1": "sees", "sol2": "likes it", "label": 1}\n'
+    )
+    arguments = ["--checkpoint", str(run_dir), "--tasks", f"piqa={root / 'piqa.jsonl'}"]
+    arguments += ["--examples", "8", "--answer-tokens", "4", "--samples", str(samples), "--json"]
+    one = run_verb("eval", *arguments, cache=cache, num_devices=8)
+    assert one.returncode == 0, one.stderr
+    texts = _texts(samples)
+    samples.unlink()
+    with Hosts(arguments, cache, programs=(("-m", "jaxgpt.eval"),) * 2) as hosts:
         (code, first, errors), (other_code, second, _) = hosts.ends()
     assert (code, other_code, second) == (0, 0, ""), errors
-    assert json.loads(first)["loss"] == pytest.approx(json.loads(one.stdout)["loss"], rel=1e-6)
+    expected, found = json.loads(one.stdout), json.loads(first)
+    assert found["tasks"].keys() == {"piqa", "answers"}
+    assert found["tasks"] == expected["tasks"]
+    assert _texts(samples) == texts
+    losses = [found["loss"], _losses(run_dir)["eval 2"]]
+    assert losses == pytest.approx([expected["loss"]] * 2, rel=1e-6)
 
 
 def test_sigterm_to_one_host_stops_both_after_the_same_step(world: dict[str, Path]):

@@ -151,7 +151,10 @@ class CheckedAnswers(ExampleObjective):
             ConfigError: the run has several hosts.
         """
         if jax.process_count() > 1:
-            raise ConfigError("answers are checked on one host; leave out --hosts.num-hosts")
+            raise ConfigError(
+                f"{type(self).__name__} checks answers on one host, and this run has "
+                f"{jax.process_count()}; start it on one, which may have any number of devices"
+            )
         return with_answers(step, policy, self.verifier, self.max_answer_tokens, self.learn)
 
     def build_held_out_loss(
