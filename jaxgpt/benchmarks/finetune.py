@@ -12,9 +12,8 @@ import numpy as np
 from jaxgpt.batch import Batch
 from jaxgpt.benchmarks.decode import gpt2_model, random_params
 from jaxgpt.benchmarks.hardware_peak import describe_device
-from jaxgpt.benchmarks.inputs.example_rows import sample_examples
+from jaxgpt.benchmarks.inputs.example_rows import iterate_as_text, sample_examples
 from jaxgpt.benchmarks.inputs.shapes import SHAPES, Shape, ShapeName
-from jaxgpt.benchmarks.inputs.synthetic_text import sample_batch
 from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved, versions_of
 from jaxgpt.benchmarks.peers.torch_process import TorchProcess, require_torch
 from jaxgpt.benchmarks.peers.torch_weights import gpt2_weights
@@ -46,8 +45,9 @@ class FinetuneBenchmark:
 
     Reading and packing of rows is timed, too. The model has GPT-2's arithmetic, random weights.
 
-    Floor: the same step on full rows of which every token is a target, as in pretraining, at the
-    share of targets that the examples have.
+    Floor: the same step on the same sequences as pretraining reads them: in full rows, with every
+    token as a target, and attention inside each. Of its tokens per second it has the share that are
+    targets of the examples.
     """
 
     shape: ShapeName = "small-10m"
@@ -98,7 +98,7 @@ class FinetuneBenchmark:
         rows = ExampleBatches(examples, _batch_config(shape), seed=0)
         full = _Ours(shape, lambda: rows.iterate(0), self.steps)
         lora = _Ours(shape, lambda: rows.iterate(0), self.steps, Lora(rank=_RANK))
-        pretraining = _Ours(shape, lambda: _text_batches(shape), self.steps)
+        pretraining = _Ours(shape, lambda: iterate_as_text(examples, shape), self.steps)
         sides: dict[str, Callable[[], float]] = {
             "supervised": full.rate, "lora": lora.rate, "pretraining": pretraining.rate
         }  # fmt: skip
@@ -115,18 +115,20 @@ class FinetuneBenchmark:
             ratio = medians["supervised"] / medians["trl"]
             baseline = Baseline(name="trl, SFTTrainer", value=medians["trl"], ratio=ratio)
             packages += ["torch", "transformers", "trl"]
-        share = full.num_targets / full.num_places
+        share = full.num_targets / full.num_tokens
+        floor = medians["pretraining"] * share * pretraining.num_tokens / pretraining.num_targets
         return Measurement(
             measure="finetune",
             value=medians["supervised"],
             unit="target tokens/s",
-            floor=medians["pretraining"] * share,
-            floor_is="pretraining, at the share of targets",
+            floor=floor,
+            floor_is="pretraining on the same sequences, at the share of targets",
             spread=rates["supervised"][1],
             settings={
                 "shape": self.shape,
                 "examples": self.num_examples,
-                "targets in a row": f"{share:.1%}",
+                "targets of the tokens": f"{share:.1%}",
+                "tokens of the places": f"{full.num_tokens / full.num_places:.1%}",
                 "packing of trl": self.packing,
                 "lora against all weights": f"{medians['lora'] / medians['supervised']:.3f}x",
                 "memory above the weights": f"{full.bytes_above_weights:,} bytes",
@@ -142,22 +144,13 @@ def _batch_config(shape: Shape) -> BatchConfig:
     return BatchConfig(sequence_length=shape.sequence_length, global_batch_size=shape.batch_size)
 
 
-def _text_batches(shape: Shape) -> Iterator[Batch]:
-    """Yield full rows of text, without end."""
-    batches = [
-        sample_batch(shape.batch_size, shape.sequence_length, shape.vocab_size, seed, None)
-        for seed in range(4)
-    ]
-    while True:
-        yield from batches
-
-
 class _Ours:
     """jaxgpt's step as `finetune.py` composes it, with the reading of its batches.
 
     Attributes:
         first_loss: of the first step.
-        num_targets, num_places: targets and tokens of all batches so far.
+        num_targets, num_tokens, num_places: targets, tokens, and places for them, of all batches
+            so far.
         bytes_above_weights: gradients, activations and the optimiser's state.
     """
 
@@ -178,7 +171,7 @@ class _Ours:
         )
         self._mesh, self._sharding = make_mesh(config.mesh), config.sharding
         self._batches, self._num_steps = read(), num_steps
-        self.num_targets = self.num_places = 0
+        self.num_targets = self.num_tokens = self.num_places = 0
         self.first_loss = float("nan")
         vocab_size = shape.vocab_size
         parts = build_step(config, self._mesh, vocab_size, jnp.ones(vocab_size, jnp.int32))
@@ -201,6 +194,8 @@ class _Ours:
         for _ in range(self._num_steps):
             batch = next(self._batches)
             targets += int(np.count_nonzero(batch.loss_weights_BT))
+            assert batch.segment_ids_BT is not None
+            self.num_tokens += int(np.count_nonzero(batch.segment_ids_BT))
             self.num_places += batch.tokens_BT.size
             self._state, metrics = self._step(self._state, to_devices(batch, self._mesh))
             losses.append(metrics.loss)

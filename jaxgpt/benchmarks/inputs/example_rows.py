@@ -1,8 +1,12 @@
 """Random examples of a prompt and an answer, as tokens."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from jaxgpt.batch import Batch
 from jaxgpt.benchmarks.inputs.shapes import Shape
+from jaxgpt.data.packing import make_rows
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 
 # Lengths of prompts and answers, about those of instruction data.
@@ -32,3 +36,19 @@ def sample_examples(num_examples: int, shape: Shape) -> TokenizedExamples:
         weights_N=np.concatenate(weights).astype(np.float32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     )
+
+
+def iterate_as_text(examples: TokenizedExamples, shape: Shape) -> Iterator[Batch]:
+    """Yield the batches that pretraining makes of the same sequences, without end.
+
+    Each sequence is a document. They follow each other and are cut where a row ends, every token
+    is a target, and attention stays inside a document.
+    """
+    starts_N = np.zeros(len(examples.tokens_N), bool)
+    starts_N[examples.offsets[:-1]] = True
+    length, first = shape.sequence_length, 0
+    while True:
+        rows_B = first + np.arange(shape.batch_size) * length
+        places_BW = (rows_B[:, None] + np.arange(length + 1)) % len(starts_N)
+        yield make_rows(examples.tokens_N[places_BW], starts_N[places_BW])
+        first += shape.batch_size * length
