@@ -35,17 +35,17 @@ NOT_OURS = (
     "python -m venv",
     ".ci/",
 )
-# A training command is cut to a size that says whether it works.
+# A training command is cut to a size that says whether it works; the quickstart writes samples.
 SMALL = [
     "--schedule.num-steps", "2", "--batch.global-batch-size", "8", "--batch.num-micro-batches",
     "1", "--batch.sequence-length", "64", "--evaluation.max-tokens", "200",
-    "--model.num-layers", "1",
+    "--model.num-layers", "1", "--evaluation.prompts",
 ]  # fmt: skip
 
 
 SMALL_FINETUNING = [
     "--schedule.num-steps", "2", "--batch.global-batch-size", "8", "--batch.sequence-length", "64",
-    "--evaluation.max-tokens", "200",
+    "--evaluation.max-tokens", "200", "--evaluation.prompts",
 ]  # fmt: skip
 
 
