@@ -9,12 +9,18 @@ from typing import Annotated, Literal, cast
 import tyro
 
 from jaxgpt.command_line import KERNEL_LOGGER, find_option, parse_options, run_verb
-from jaxgpt.config import load_config, replace
+from jaxgpt.config import load_config
 from jaxgpt.distributed.hosts import HostsConfig, joined_hosts
 from jaxgpt.errors import UsageError
 from jaxgpt.runs.pretrain import train_run
 from jaxgpt.runs.remote import local_folder
-from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig, complete, open_data
+from jaxgpt.runs.tuning.based_config import (
+    BasedRunConfig,
+    TuningConfig,
+    complete,
+    open_data,
+    with_given_steps,
+)
 from jaxgpt.runtime.settings import configure_runtime
 from jaxgpt.training.goodput import process_start
 
@@ -63,10 +69,7 @@ def main(argv: Sequence[str]) -> None:
     config = cast(BasedRunConfig, options.settings)
     if options.data:
         config = config.with_data(options.data)
-    if find_option(argv, "--schedule.num-steps"):
-        if find_option(argv, "--num-epochs") not in (None, "None"):
-            raise UsageError("--num-epochs and --schedule.num-steps exclude each other; give one")
-        config = replace(config, num_epochs=None)
+    config = with_given_steps(config, argv)
     run_dir, url = local_folder(options.run_dir or f"runs/{Path(options.config).stem}")
     with joined_hosts(options.hosts):
         configure_runtime(config.runtime)

@@ -67,6 +67,11 @@ class Objective:
         return self
 
     @property
+    def needs_reference(self) -> bool:
+        """Return whether the model that training began from has a part in the loss."""
+        return False
+
+    @property
     def frozen_models(self) -> Mapping[str, FrozenModel]:
         """Return the other models; the loss finds their parameters under these names."""
         return {}

@@ -34,11 +34,6 @@ class ExampleObjective(Objective):
     example_scores: ClassVar[tuple[ExampleScore, ...] | None] = None
     """Further scores of single examples; None: single examples have no scores at all."""
 
-    @property
-    def needs_reference(self) -> bool:
-        """Return whether the model that training began from has a part in the loss."""
-        return False
-
     def with_labels(self, names: tuple[str, ...]) -> Self:
         """Return the objective for the classes that the examples name, if it has any."""
         return self

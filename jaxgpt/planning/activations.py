@@ -6,6 +6,7 @@ Axes: B rows, T tokens of a row.
 """
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jax.sharding import AbstractMesh
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import replace
+from jaxgpt.model.adapted import is_trained, join, split
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.attention.cpu import CpuBlockwise
 from jaxgpt.model.attention.gpu import Cudnn, Pallas
@@ -22,12 +24,11 @@ from jaxgpt.model.attention.kernels import Fastest, choose_kernel
 from jaxgpt.model.attention.masks import AttentionMask
 from jaxgpt.model.attention.reference import Reference, SavedProbabilities
 from jaxgpt.model.attention.ring import Ring
-from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.model.layer_stack import Unrolled
 from jaxgpt.model.remat import NoRemat
-from jaxgpt.runs.config import TrainConfig
+from jaxgpt.planning.planned_run import PlannedRun
 from jaxgpt.runtime.target import CompileTarget, compiling_for
-from jaxgpt.training.loss import language_model_loss
 
 
 class KeptBytes(NamedTuple):
@@ -44,29 +45,27 @@ class KeptBytes(NamedTuple):
     ends: float
 
 
-def kept_bytes(
-    config: TrainConfig, vocab_size: int, mesh: AbstractMesh, target: CompileTarget
-) -> KeptBytes:
+def kept_bytes(run: PlannedRun, mesh: AbstractMesh, target: CompileTarget) -> KeptBytes:
     """Measure a model's activations.
 
     Args:
-        config: of the run.
-        vocab_size: ids of the tokenizer.
+        run: the run.
         mesh: the devices; its tensor axis splits heads, hidden units and vocabulary.
         target: the kind of device, which decides what `Fastest` attention keeps.
     """
-    model = with_kernel(config, mesh, target)
+    model = with_kernel(run, mesh, target)
     devices = _Devices(mesh.shape["tensor"], target.is_cpu)
     with compiling_for(target):
-        layer, ends = _measure(config, model, vocab_size, devices)
-        at_work, _ = _measure(config, replace(model, remat=NoRemat()), vocab_size, devices)
+        layer, ends = _measure(run, model, devices)
+        at_work, _ = _measure(run, replace(model, remat=NoRemat()), devices)
     return KeptBytes(layer, at_work, ends)
 
 
 def attention_kernel(
-    config: TrainConfig, mesh: AbstractMesh, target: CompileTarget
+    run: PlannedRun, mesh: AbstractMesh, target: CompileTarget
 ) -> AttentionKernel | None:
     """Return the kernel that training would use on the plan's devices; None if none is chosen."""
+    config = run.config
     attention = config.model.attention
     if not isinstance(attention, GroupedQueryAttention):
         return None
@@ -82,7 +81,7 @@ def attention_kernel(
     head_dim = attention.resolve_head_dim(config.model.d_model)
     shape = (1, config.batch.sequence_length, 1, head_dim)
     q_BTNH = jax.ShapeDtypeStruct(shape, jnp.dtype(config.model.compute_dtype))
-    segments_BT = jnp.ones(shape[:2], jnp.int32) if config.data.mask_documents else None
+    segments_BT = None if run.row.segment_ids_BT is None else jnp.ones(shape[:2], jnp.int32)
     scores = Scores(1.0, attention.soft_cap)
     # Of layers with and without a window, the one that fewer kernels know.
     window = next((window for window in attention.windows if window is not None), None)
@@ -91,14 +90,15 @@ def attention_kernel(
         return choose_kernel(AttentionInputs(q_BTNH, q_BTNH, q_BTNH, mask, scores))[0]
 
 
-def with_kernel(config: TrainConfig, mesh: AbstractMesh, target: CompileTarget) -> GptConfig:
+def with_kernel(run: PlannedRun, mesh: AbstractMesh, target: CompileTarget) -> GptConfig:
     """Return the model with a named kernel that keeps as much as the chosen one would."""
-    attention, kernel = config.model.attention, attention_kernel(config, mesh, target)
+    model, kernel = run.config.model, attention_kernel(run, mesh, target)
+    attention = model.attention
     if not isinstance(attention, GroupedQueryAttention) or kernel is None:
-        return config.model
+        return model
     # These need a GPU even to be traced; the row-by-row kernel keeps the same arrays.
     kernel = CpuBlockwise() if isinstance(kernel, Cudnn | Pallas) else kernel
-    return replace(config.model, attention=replace(attention, kernel=kernel))
+    return replace(model, attention=replace(attention, kernel=kernel))
 
 
 class _Devices(NamedTuple):
@@ -108,35 +108,39 @@ class _Devices(NamedTuple):
     are_cpus: bool
 
 
-def _measure(
-    config: TrainConfig, model: GptConfig, vocab_size: int, devices: _Devices
-) -> tuple[float, float]:
+def _measure(run: PlannedRun, model: GptConfig, devices: _Devices) -> tuple[float, float]:
     """Return the bytes (per layer, outside the layers) that the forward pass keeps per row."""
     pattern_length = model.attention.pattern_length
 
     def row(num_patterns: int) -> float:
         short = replace(model, num_layers=num_patterns * pattern_length, layers=Unrolled())
-        few, many = (_total(config, short, vocab_size, devices, rows) for rows in (2, 4))
+        few, many = (_total(run, short, devices, rows) for rows in (2, 4))
         return (many - few) / 2
 
     one, two = row(1), row(2)
     return (two - one) / pattern_length, one - (two - one)
 
 
-def _total(
-    config: TrainConfig, model: GptConfig, vocab_size: int, devices: _Devices, num_rows: int
-) -> float:
-    built, compute_dtype = model.build(vocab_size), jnp.dtype(model.compute_dtype)
+def _total(run: PlannedRun, model: GptConfig, devices: _Devices, num_rows: int) -> float:
+    config, compute_dtype = replace(run.config, model=model), jnp.dtype(model.compute_dtype)
     normalised = [model.d_model]
     if isinstance(model.attention, GroupedQueryAttention) and model.attention.qk_norm is not None:
         normalised.append(model.attention.resolve_head_dim(model.d_model))
-    loss = language_model_loss(built, jnp.ones(vocab_size, jnp.int32), config.loss)
-    ids_BT = jnp.zeros((num_rows, config.batch.sequence_length), jnp.int32)
+    built, others = config.build_model(run.vocab_size), config.objective.frozen_models
+    bytes_per_token_V = jnp.ones(run.vocab_size, jnp.int32)
+    loss = config.objective.build_loss(built, bytes_per_token_V, config.loss, run.num_segments)
 
-    def kept() -> Any:
-        params = built.init(jax.random.key(0), ids_BT[:1, :2])["params"]
-        batch = Batch(ids_BT, ids_BT, ids_BT + 1, ids_BT, ids_BT.astype(jnp.float32))
-        return jax.vjp(lambda p: loss(p, batch, jax.random.key(0)).objective, params)[1]
+    def init(model: Gpt) -> Any:
+        return model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+
+    def kept(batch: Batch) -> Any:
+        trained, frozen = split(init(built), partial(is_trained, built))
+        frozen |= {name: init(other.model.build(run.vocab_size)) for name, other in others.items()}
+
+        def objective(trained: Any) -> jax.Array:
+            return loss(join(trained, frozen), batch, jax.random.key(0)).objective
+
+        return jax.vjp(objective, trained)[1]
 
     def share(leaf: Any) -> float:
         if not hasattr(leaf, "shape") or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
@@ -154,4 +158,4 @@ def _total(
             return 0.0
         return math.prod(leaf.shape) * itemsize / (1 if whole else devices.tensor)
 
-    return sum(share(leaf) for leaf in jax.tree.leaves(jax.eval_shape(kept)))
+    return sum(share(leaf) for leaf in jax.tree.leaves(jax.eval_shape(kept, run.rows(num_rows))))

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.batch import Batch
 from jaxgpt.model.cost import num_matmul_parameters
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.sharding import batch_sharding, on_mesh
 from jaxgpt.planning.cross_compile import compile_only_devices, compiler_options, compiling_on
 from jaxgpt.planning.devices import GB, Device
+from jaxgpt.planning.planned_run import PlannedRun
 from jaxgpt.planning.products import product_flops
 from jaxgpt.planning.program import (
     Array,
@@ -23,7 +23,6 @@ from jaxgpt.planning.program import (
     read_program,
 )
 from jaxgpt.planning.roofline import group_by_source, kernel_costs
-from jaxgpt.runs.config import RunConfig, TrainConfig
 from jaxgpt.runs.setup import build_step
 
 NOT_KNOWN = (
@@ -92,44 +91,19 @@ class CompiledPlan:
         }
 
 
-def compile_train_step(
-    config: TrainConfig, vocab_size: int, device: Device, num_devices: int
-) -> jax.stages.Compiled:
+def compile_train_step(run: PlannedRun, device: Device, num_devices: int) -> jax.stages.Compiled:
     """Compile the step of a run for `num_devices` cards that are not here.
 
     Raises:
         ConfigError: the compiler is not installed, or the config does not fit on the mesh.
     """
-    shape = (config.batch.global_batch_size, config.batch.sequence_length)
-    ids, weights = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.float32))
-    segments = ids if config.data.mask_documents else None
-    batch = Batch(ids, ids, segments, ids, weights)
-    return compile_step_of(config, vocab_size, batch, 0, device, num_devices)
-
-
-def compile_step_of(
-    config: RunConfig,
-    vocab_size: int,
-    batch: Batch,
-    num_segments: int,
-    device: Device,
-    num_devices: int,
-) -> jax.stages.Compiled:
-    """Compile the step of any run, as `compile_train_step` does.
-
-    Args:
-        config: of the run.
-        vocab_size: of its tokenizer.
-        batch: shapes and types of a batch.
-        num_segments: most segments that a row has; 0: it is not known.
-        device: the kind of card.
-        num_devices: number of cards.
-    """
+    config, vocab_size = run.config, run.vocab_size
+    batch = run.rows(config.batch.global_batch_size)
     mesh = make_mesh(config.mesh, compile_only_devices(device, num_devices))
     placed = jax.tree.map(lambda part: part.update(sharding=batch_sharding(mesh)), batch)
     is_deterministic = config.runtime.deterministic
     with compiling_on(device, is_deterministic):
-        about = mesh, vocab_size, jnp.ones(vocab_size, jnp.int32), num_segments
+        about = mesh, vocab_size, jnp.ones(vocab_size, jnp.int32), run.num_segments
         parts = build_step(config, *about)
         step: Any = parts.step
         with on_mesh(mesh, config.sharding):
@@ -137,20 +111,17 @@ def compile_step_of(
         return lowered.compile(compiler_options=compiler_options(is_deterministic))
 
 
-def compile_plan(
-    config: TrainConfig, vocab_size: int, device: Device, num_devices: int
-) -> CompiledPlan:
+def compile_plan(run: PlannedRun, device: Device, num_devices: int) -> CompiledPlan:
     """Compile the step of a run and read what it is made of; raises as `compile_train_step`."""
     began = time.perf_counter()
-    compiled = compile_train_step(config, vocab_size, device, num_devices)
+    compiled = compile_train_step(run, device, num_devices)
     seconds = time.perf_counter() - began
-    return read_compiled(compiled, config, vocab_size, device, num_devices, seconds)
+    return read_compiled(compiled, run, device, num_devices, seconds)
 
 
 def read_compiled(
     compiled: jax.stages.Compiled,
-    config: TrainConfig,
-    vocab_size: int,
+    run: PlannedRun,
     device: Device,
     num_devices: int,
     seconds: float,
@@ -159,7 +130,7 @@ def read_compiled(
     text, memory = compiled.as_text(), compiled.memory_analysis()
     assert text is not None, "XLA's GPU compiler prints its programs"
     assert memory is not None, "XLA's GPU compiler tells their memory"
-    program = read_program(text)
+    program, config = read_program(text), run.config
     tokens = config.batch.global_batch_size * config.batch.sequence_length / num_devices
     products = product_flops(program)
     exchanged: collections.Counter[str] = collections.Counter()
@@ -174,7 +145,7 @@ def read_compiled(
         argument_bytes=memory.argument_size_in_bytes,
         products=dict(products),
         products_per_6nd=sum(products.values())
-        / (6 * num_matmul_parameters(config.model, vocab_size) * tokens),
+        / (6 * num_matmul_parameters(config.model, run.vocab_size) * tokens),
         kernels=dict(custom_kernels(program)),
         num_launches=sum(count for _, count in program.kernels()),
         collectives=dict(exchanged),

@@ -10,24 +10,32 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
+from jaxgpt.config import replace
+from jaxgpt.model.adapted import join
 from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.moe.mixture_of_experts import is_rounded
 from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.planning.activations import attention_kernel, kept_bytes, with_kernel
-from jaxgpt.runs.config import TrainConfig
+from jaxgpt.planning.planned_run import PlannedRun
+from jaxgpt.runs.config import RunConfig
+from jaxgpt.runs.setup import plan_run_state, with_frozen_models
 from jaxgpt.runtime.target import CompileTarget
-from jaxgpt.training.state import StatePlan, plan_state
+from jaxgpt.training.state import StatePlan
 from jaxgpt.training.weight_copies import WeightCopies, plan_copies
 
 
 class MemoryPlan(NamedTuple):
     """Bytes on each device when most are needed.
 
-    The first two and `batch` are exact, the others estimates. What the loss and the backward pass
-    of one layer need only while they work is counted where it is more: they take turns.
+    The first three and `batch` are exact, the others estimates. `parameters` are those that are
+    trained, and `frozen` the others, also those of other models that the loss reads. What the loss
+    and the backward pass of one layer need only while they work is counted where it is more: they
+    take turns.
     """
 
     parameters: int
+    frozen: int
     optimizer: int
     batch: int
     gradients: int
@@ -41,61 +49,61 @@ class MemoryPlan(NamedTuple):
         return sum(self)
 
 
-def plan_run_state(config: TrainConfig, vocab_size: int, mesh: AbstractMesh) -> StatePlan:
-    """Plan shapes and shardings of all arrays that the run keeps."""
-    schedule = config.schedule.build()
-    plan, _ = plan_state(
-        with_kernel(config, mesh, CompileTarget(platform="cpu")).build(vocab_size),
-        lambda axes: config.optimizer.build(schedule, axes),
-        config.sharding,
-        mesh,
-    )
-    return plan
+def plan_kept_state(run: PlannedRun, mesh: AbstractMesh) -> StatePlan:
+    """Plan shapes and shardings of all arrays that the run keeps of its own model."""
+    model = with_kernel(run, mesh, CompileTarget(platform="cpu"))
+    config = replace(run.config, model=model)
+    return plan_run_state(config, config.build_model(run.vocab_size), mesh)[0]
 
 
-def plan_memory(
-    config: TrainConfig, vocab_size: int, mesh: AbstractMesh, target: CompileTarget
-) -> MemoryPlan:
+def plan_memory(run: PlannedRun, mesh: AbstractMesh, target: CompileTarget) -> MemoryPlan:
     """Work out what each device holds while it trains.
 
     Args:
-        config: of the run.
-        vocab_size: ids of the tokenizer.
+        run: the run.
         mesh: the devices, in their arrangement.
         target: their kind; decides the attention kernel.
     """
-    plan = plan_run_state(config, vocab_size, mesh)
-    state = plan.abstract
-    parameters = bytes_per_device(state.trainable)
+    config, plan = run.config, plan_kept_state(run, mesh)
+    state, everything = plan.abstract, with_frozen_models(plan, config, mesh, run.vocab_size)
     rows = config.batch.global_batch_size / batch_shards(mesh)
-    tokens = config.batch.sequence_length / mesh.shape["context"]
     micro_rows = rows / config.batch.num_micro_batches / mesh.shape["context"]
-    kept = kept_bytes(config, vocab_size, mesh, target)
+    kept = kept_bytes(run, mesh, target)
     recomputed = kept.layer_at_work if kept.layer < kept.layer_at_work else 0.0
     # Gradients, too; but attention and feed-forward take turns to have theirs. When it is the turn
     # of attention, what was recomputed for the feed-forward is gone, and scores are there.
     layer_at_work = max(
         micro_rows * (recomputed + kept.layer_at_work / 2),
-        micro_rows * (recomputed + kept.layer_at_work) / 2
-        + _attention_at_work(config, mesh, target),
+        micro_rows * (recomputed + kept.layer_at_work) / 2 + _attention_at_work(run, mesh, target),
     )
-    loss_at_work = config.loss.logits.workspace_bytes(
-        math.ceil(micro_rows * config.batch.sequence_length),
-        config.model.pad_vocab(vocab_size) // mesh.shape["tensor"],
-        config.model.d_model,
-        4 if target.is_cpu else jnp.dtype(config.model.compute_dtype).itemsize,
-    )
+    loss_at_work = _loss_at_work(run, mesh, target, micro_rows)
     copies = copies_of(config, plan, target)
     is_loss = loss_at_work > layer_at_work
     layers, ends = micro_rows * config.model.num_layers * kept.layer, micro_rows * kept.ends
     return MemoryPlan(
-        parameters=parameters,
+        parameters=bytes_per_device(state.trainable),
+        frozen=bytes_per_device(everything.abstract.frozen),
         optimizer=bytes_per_device(state.opt_state),
-        batch=round(rows * tokens * 5 * 4),
+        batch=round(rows / mesh.shape["context"] * run.bytes_of_row),
         gradients=_gradient_bytes(config, plan, copies, target),
         gathered_weights=_gathered_bytes(config, plan, mesh, copies, target),
         activations=round(layers + (0 if is_loss else layer_at_work)),
         logits_and_ends=round(ends + (loss_at_work if is_loss else 0)),
+    )
+
+
+def _loss_at_work(
+    run: PlannedRun, mesh: AbstractMesh, target: CompileTarget, micro_rows: float
+) -> float:
+    """Return the bytes that the loss needs while it works; a head of classes needs next to none."""
+    config = run.config
+    if not isinstance(config.model.head, LanguageModelHead):
+        return 0.0
+    num_tokens = math.ceil(micro_rows * config.batch.sequence_length)
+    num_columns = config.model.pad_vocab(run.vocab_size) // mesh.shape["tensor"]
+    itemsize = 4 if target.is_cpu else jnp.dtype(config.model.compute_dtype).itemsize
+    return config.loss.logits.workspace_bytes(
+        num_tokens, num_columns, config.model.d_model, itemsize
     )
 
 
@@ -108,14 +116,14 @@ def bytes_per_device(tree: Any) -> int:
     )
 
 
-def copies_of(config: TrainConfig, state: StatePlan, target: CompileTarget) -> WeightCopies:
+def copies_of(config: RunConfig, state: StatePlan, target: CompileTarget) -> WeightCopies:
     """Return the copies of weights that a step makes."""
     num_micro_batches, max_bytes = config.batch.num_micro_batches, config.runtime.max_copied_bytes
     return plan_copies(config.model, state, target, num_micro_batches, max_bytes)
 
 
 def _gradient_bytes(
-    config: TrainConfig, state: StatePlan, copies: WeightCopies, target: CompileTarget
+    config: RunConfig, state: StatePlan, copies: WeightCopies, target: CompileTarget
 ) -> int:
     """Return the bytes of gradient sums, and of the gradients that micro-batches add to them.
 
@@ -129,7 +137,7 @@ def _gradient_bytes(
 
 
 def _gathered_bytes(
-    config: TrainConfig,
+    config: RunConfig,
     state: StatePlan,
     mesh: AbstractMesh,
     copies: WeightCopies,
@@ -139,25 +147,29 @@ def _gathered_bytes(
 
     And the embedding and the head, if they are no copies: a GPU's compiler rounds them once a step.
     """
-    params = state.abstract.trainable
+    params = join(state.abstract.trainable, state.abstract.frozen)
     blocks, itemsize = params["blocks"], jnp.dtype(config.model.compute_dtype).itemsize
     if mesh.shape["fsdp"] == 1 or copies.has_layers:
         rounded = [
             leaf
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-            if path[0].key != "blocks" and is_rounded(path) and not copies.has(path)
+            if path[0].key != "blocks"
+            and is_rounded(path)
+            and not copies.has(path)
+            and leaf.dtype != config.model.compute_dtype
         ]
-        is_rounding = not target.is_cpu and config.model.compute_dtype != config.model.param_dtype
-        share = itemsize / jnp.dtype(config.model.param_dtype).itemsize if is_rounding else 0
-        return copies.num_bytes + round(bytes_per_device(rounded) * share)
+        share = itemsize / jnp.dtype(config.model.param_dtype).itemsize
+        rounded_bytes = 0 if target.is_cpu else round(bytes_per_device(rounded) * share)
+        return copies.num_bytes + rounded_bytes
     num_layers = config.model.num_layers / mesh.shape["pipeline"]
     kept = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(blocks))
     return copies.num_bytes + round(2 * itemsize * mesh.shape["fsdp"] * kept / num_layers)
 
 
-def _attention_at_work(config: TrainConfig, mesh: AbstractMesh, target: CompileTarget) -> float:
+def _attention_at_work(run: PlannedRun, mesh: AbstractMesh, target: CompileTarget) -> float:
     """Return the bytes of scores that attention needs but does not keep."""
-    attention, kernel = config.model.attention, attention_kernel(config, mesh, target)
+    config, kernel = run.config, attention_kernel(run, mesh, target)
+    attention = config.model.attention
     if not isinstance(attention, GroupedQueryAttention) or kernel is None:
         return 0.0
     return kernel.workspace_bytes(

@@ -7,17 +7,17 @@ from typing import Any
 
 import jax
 
-from jaxgpt.data.loader import open_training_batches
-from jaxgpt.errors import ConfigError
+from jaxgpt.model.adapted import join
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.parallel.mesh import abstract_mesh
 from jaxgpt.planning.activations import attention_kernel
 from jaxgpt.planning.compiled import CompiledPlan, describe_compiled
 from jaxgpt.planning.devices import GB, Device
-from jaxgpt.planning.memory import MemoryPlan, bytes_per_device, plan_memory, plan_run_state
+from jaxgpt.planning.memory import MemoryPlan, bytes_per_device, plan_kept_state, plan_memory
+from jaxgpt.planning.planned_run import PlannedRun
 from jaxgpt.planning.speed import SpeedPlan, plan_speed
 from jaxgpt.reports.console import format_count, format_duration
-from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.config import RunConfig
 from jaxgpt.runs.mesh_check import check_mesh, check_param_dtype
 from jaxgpt.runtime.settings import check_platforms
 
@@ -42,6 +42,7 @@ class Plan:
 
     Attributes:
         num_parameters: of the model.
+        num_trained: of those that are trained; an adapter's are not among those of the model.
         mesh: devices along each axis.
         attention: class of the attention kernel.
         memory: bytes per device, by part.
@@ -54,6 +55,7 @@ class Plan:
     """
 
     num_parameters: int
+    num_trained: int
     mesh: dict[str, int]
     attention: str
     memory: MemoryPlan
@@ -78,6 +80,7 @@ class Plan:
         """Return plain values for JSON."""
         return {
             "num_parameters": self.num_parameters,
+            "num_trained": self.num_trained,
             "mesh": self.mesh,
             "attention": self.attention,
             "bytes_per_device": {**self.memory._asdict(), "total": self.memory.total},
@@ -91,8 +94,7 @@ class Plan:
 
 
 def make_plan(
-    config: TrainConfig,
-    vocab_size: int,
+    run: PlannedRun,
     num_devices: int,
     device: Device,
     utilization: float,
@@ -104,55 +106,46 @@ def make_plan(
         ConfigError: training would refuse the mesh, the platform or the type of the weights, too.
     """
     check_platforms()
+    config = run.config
     check_param_dtype(config)
     mesh = abstract_mesh(config.mesh, num_devices)
     check_mesh(config, mesh)
-    state = plan_run_state(config, vocab_size, mesh)
-    speed = plan_speed(config, vocab_size, state, mesh, device, utilization)
+    state = plan_kept_state(run, mesh)
+    trained, frozen = state.abstract.trainable, state.abstract.frozen
+    speed = plan_speed(run, state, mesh, device, utilization)
     hours = speed.step_seconds * config.schedule.num_steps / 3600
     fraction = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _DEFAULT_FRACTION))
-    kernel = attention_kernel(config, mesh, device.target)
+    kernel = attention_kernel(run, mesh, device.target)
     return Plan(
-        num_parameters=num_parameters(config.model, vocab_size),
+        num_parameters=num_parameters(config.model, run.vocab_size),
+        num_trained=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained)),
         mesh=dict(mesh.shape),
         attention=type(kernel or config.model.attention).__name__,
-        memory=plan_memory(config, vocab_size, mesh, device.target),
+        memory=plan_memory(run, mesh, device.target),
         usable_bytes=int(device.memory_bytes * fraction),
         speed=speed,
         days=hours / 24,
         cost=None if price_per_hour is None else hours * price_per_hour * num_devices,
-        placements=_placements(state.abstract.trainable),
+        placements=_placements(join(trained, frozen)),
     )
 
 
-def find_vocab_size(config: TrainConfig, vocab_size: int | None) -> int:
-    """Return the requested size, or that of the config's datasets.
-
-    Raises:
-        ConfigError: neither is there.
-    """
-    if vocab_size is not None:
-        return vocab_size
-    if not config.data.datasets:
-        raise ConfigError("the config names no dataset, so no vocabulary; give --vocab-size N")
-    batches = open_training_batches(config.data, config.batch, config.seed)
-    return batches.datasets[0].load_tokenizer().vocab_size
-
-
-def describe(plan: Plan, config: TrainConfig, device: Device) -> list[str]:
+def describe(plan: Plan, config: RunConfig, device: Device) -> list[str]:
     """Return the plan as lines for a person."""
     axes = ", ".join(f"{name}={size}" for name, size in plan.mesh.items() if size > 1)
+    trained = f", {plan.num_trained:,} trained," if plan.memory.frozen else ""
     lines = [
-        f"{plan.num_parameters:,} parameters on {plan.num_devices} x {device.kind}"
+        f"{plan.num_parameters:,} parameters{trained} on {plan.num_devices} x {device.kind}"
         f"{f' ({axes})' if axes else ''}, attention: {plan.attention}",
         "",
         "memory of each device (GB)",
     ]
-    notes = {"parameters": "exact", "optimizer": "exact", "batch": "exact"}
+    exact = ("parameters", "frozen", "optimizer", "batch")
     for name, count in plan.memory._asdict().items():
-        lines.append(
-            f"  {name.replace('_', ' '):20} {count / GB:9.3f}  {notes.get(name, 'estimate')}"
-        )
+        if name == "frozen" and not count:
+            continue
+        note = "exact" if name in exact else "estimate"
+        lines.append(f"  {name.replace('_', ' '):20} {count / GB:9.3f}  {note}")
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     lines += [
         f"  {'total':20} {plan.memory.total / GB:9.3f}  {verdict} in the "
@@ -205,10 +198,10 @@ def _placements(params: Any) -> tuple[Placement, ...]:
     )
 
 
-def _advice(plan: Plan, config: TrainConfig) -> str:
+def _advice(plan: Plan, config: RunConfig) -> str:
     memory = plan.memory._asdict()
     largest = max(memory, key=lambda name: memory[name])
-    if largest in ("parameters", "optimizer", "gradients", "gathered_weights"):
+    if largest in ("parameters", "frozen", "optimizer", "gradients", "gathered_weights"):
         return "most of it is kept: split it over more devices (--mesh.fsdp, --mesh.tensor)"
     return (
         f"most of it is {largest.replace('_', ' ')}: more --batch.num-micro-batches (now "

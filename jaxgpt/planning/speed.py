@@ -16,7 +16,8 @@ from jaxgpt.model.remat import NoRemat
 from jaxgpt.parallel.sharding import batch_shards
 from jaxgpt.planning.devices import Device
 from jaxgpt.planning.memory import bytes_per_device, copies_of
-from jaxgpt.runs.config import TrainConfig
+from jaxgpt.planning.planned_run import PlannedRun
+from jaxgpt.runs.config import RunConfig
 from jaxgpt.training.state import StatePlan
 from jaxgpt.training.weight_copies import WeightCopies
 
@@ -40,8 +41,7 @@ class SpeedPlan(NamedTuple):
 
 
 def plan_speed(
-    config: TrainConfig,
-    vocab_size: int,
+    run: PlannedRun,
     state: StatePlan,
     mesh: AbstractMesh,
     device: Device,
@@ -50,18 +50,14 @@ def plan_speed(
     """Estimate a step.
 
     Args:
-        config: of the run.
-        vocab_size: ids of the tokenizer.
+        run: the run.
         state: shapes and places of the parameters.
         mesh: the devices, in their arrangement.
         device: what they are.
         utilization: share of the peak that operations reach (MFU).
     """
-    tokens = config.batch.tokens_per_step
-    flops = flops_per_token(config.model, vocab_size, config.batch.sequence_length) * tokens
-    if not isinstance(config.model.remat, NoRemat):
-        flops *= 4 / 3  # At most one more forward pass.
-    flops *= config.model.layers.stretch(mesh.shape)
+    config, tokens = run.config, run.config.batch.tokens_per_step
+    flops = _flops_per_token(run) * tokens * config.model.layers.stretch(mesh.shape)
     compute = flops / (mesh.size * device.peak_flops * utilization)
     copies = copies_of(config, state, device.target)
     exchanged = _exchanged_bytes(config, state, copies, mesh)
@@ -70,8 +66,27 @@ def plan_speed(
     return SpeedPlan(compute, link, exchanged, step, tokens / step)
 
 
+def _flops_per_token(run: PlannedRun) -> float:
+    """Return the operations per token of all passes of a step.
+
+    A forward pass is a third of `flops_per_token`. Frozen kernels have no gradients, and the
+    adapter's own products are left out.
+    """
+    config, length = run.config, run.config.batch.sequence_length
+    has_adapter = config.build_model(run.vocab_size).adapter.has_parameters
+    num_passes = 2 if has_adapter else 3
+    if not isinstance(config.model.remat, NoRemat):
+        num_passes += 1  # At most one more forward pass.
+    # Without an adapter, what the reference says of each answer is computed before the first step.
+    num_passes += has_adapter and config.objective.needs_reference
+    flops = num_passes / 3 * flops_per_token(config.model, run.vocab_size, length)
+    for other in config.objective.frozen_models.values():
+        flops += flops_per_token(other.model, run.vocab_size, length) / 3
+    return flops
+
+
 def _exchanged_bytes(
-    config: TrainConfig, state: StatePlan, copies: WeightCopies, mesh: AbstractMesh
+    config: RunConfig, state: StatePlan, copies: WeightCopies, mesh: AbstractMesh
 ) -> dict[str, int]:
     """Return the bytes that each device sends per step, by mesh axis, with ring algorithms."""
     parts, sizes, model = config.batch.num_micro_batches, mesh.shape, config.model
@@ -169,7 +184,7 @@ def _others(size: int) -> float:
     return (size - 1) / size
 
 
-def _kv_elements(config: TrainConfig, mesh: AbstractMesh) -> float:
+def _kv_elements(config: RunConfig, mesh: AbstractMesh) -> float:
     """Return the number of elements of a token's keys and values, all layers, on one device."""
     cache = jax.eval_shape(lambda: make_cache(config.model, 1, 1))
     elements = sum(math.prod(leaf.shape) for leaf in (*cache.k_BKSH, *cache.v_BKSH))

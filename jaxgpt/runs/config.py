@@ -67,6 +67,8 @@ class EvaluationConfig:
 class RunSettings:
     """Settings that every run has, whatever its model and data."""
 
+    such_as: ClassVar[str] = "a run, such as configs/base.py or configs/sft.py"
+
     batch: BatchConfig
     schedule: Schedule = Cosine()
     optimizer: Optimizer = AdamW()

@@ -19,6 +19,7 @@ from jaxgpt.evaluation.objective import Policy
 from jaxgpt.model.adapted import check_targets, is_trained, join, merge
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.parallel.mesh import make_mesh
+from jaxgpt.parallel.sharding import AnyMesh
 from jaxgpt.runs.config import RunConfig
 from jaxgpt.runs.mesh_check import check_mesh
 from jaxgpt.runs.sources import Sources
@@ -127,15 +128,8 @@ def build_step(
         ConfigError: the config does not fit on the mesh.
     """
     check_mesh(config, mesh)
-    model, schedule = config.build_model(vocab_size), config.schedule.build()
-    plan, optimizer = plan_state(
-        model,
-        lambda axes: config.optimizer.build(schedule, axes),
-        config.sharding,
-        mesh,
-        config.recovery,
-        partial(is_trained, model),
-    )
+    model = config.build_model(vocab_size)
+    plan, optimizer = plan_run_state(config, model, mesh)
     check_targets(model, join(plan.abstract.trainable, plan.abstract.frozen))
     about = model, bytes_per_token_V, config.loss, num_segments
     loss = config.objective.build_loss(*about)
@@ -145,12 +139,27 @@ def build_step(
         config.model, plan, compile_target(), num_micro_batches, config.runtime.max_copied_bytes
     )
     step = make_train_step(loss, optimizer, num_micro_batches, config.recovery, copies)
-    plan = _with_frozen_models(plan, config, mesh, vocab_size)
+    plan = with_frozen_models(plan, config, mesh, vocab_size)
     return StepParts(model, plan, optimizer, held_out_loss, compile_step(step, plan.abstract, mesh))
 
 
-def _with_frozen_models(
-    plan: StatePlan, config: RunConfig, mesh: Mesh, vocab_size: int
+def plan_run_state(
+    config: RunConfig, model: Gpt, mesh: AnyMesh
+) -> tuple[StatePlan, optax.GradientTransformation]:
+    """Work out the state of a run, and return its optimizer; other models are not in the state."""
+    schedule = config.schedule.build()
+    return plan_state(
+        model,
+        lambda axes: config.optimizer.build(schedule, axes),
+        config.sharding,
+        mesh,
+        config.recovery,
+        partial(is_trained, model),
+    )
+
+
+def with_frozen_models(
+    plan: StatePlan, config: RunConfig, mesh: AnyMesh, vocab_size: int
 ) -> StatePlan:
     """Add the parameters of the other models that the loss reads, each under its name."""
     frozen = dict(plan.abstract.frozen)

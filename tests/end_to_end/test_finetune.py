@@ -18,8 +18,10 @@ from jaxgpt.eval import main as eval_main
 from jaxgpt.finetune import main as finetune
 from jaxgpt.generate import main as generate
 from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.cost import num_parameters
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.parallel.mesh import single_device_mesh
+from jaxgpt.plan import main as plan
 from jaxgpt.runs.evaluation import evaluate
 from jaxgpt.runs.run import open_run
 from tests.run_folder import make_run
@@ -230,6 +232,28 @@ def test_devices_that_divide_rows_and_weights_learn_the_same(
         records = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
         losses.append([record["eval"]["loss"] for record in records if "eval" in record])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_a_plan_counts_what_an_adapter_trains_and_the_steps_of_the_data(
+    base: Path, chats: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora = str(REPOSITORY / "configs" / "lora.py")
+    small = ["--batch.global-batch-size", "8", "--adapter.rank", "2", "--json"]
+    plan(["--config", lora, "--checkpoint", str(base), "--data", str(chats), *small])
+    found = json.loads(capsys.readouterr().out)
+    run = open_run(base)
+    own, inputs = run.config.model, {"query": 16, "key": 16, "value": 16, "output": 16}
+    inputs |= {"gate": 16, "up": 16, "down": 32}
+    outputs = {"query": 16, "key": 16, "value": 16, "output": 16, "gate": 32, "up": 32, "down": 16}
+    assert found["num_parameters"] == num_parameters(own, run.tokenizer.vocab_size)
+    assert found["num_trained"] == 2 * sum(2 * (inputs[name] + outputs[name]) for name in inputs)
+    sizes = found["bytes_per_device"]
+    assert sizes["frozen"] == 4 * found["num_parameters"]
+    assert sizes["parameters"] == 4 * found["num_trained"] == sizes["gradients"]
+    with pytest.raises(UsageError, match="--checkpoint is missing"):
+        plan(["--config", lora, "--data", str(chats)])
+    with pytest.raises(UsageError, match="has no part in this run"):
+        plan(["--config", BASE, "--checkpoint", str(base)])
 
 
 @pytest.mark.slow

@@ -6,26 +6,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.batch import Batch
 from jaxgpt.config import replace
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.sharding import batch_sharding, on_mesh
-from jaxgpt.runs.config import TrainConfig
+from jaxgpt.planning.planned_run import PlannedRun
 from jaxgpt.runs.setup import build_step
 from jaxgpt.training.recovery import NoSkipping
 
 
-def compile_step_of(config: TrainConfig, vocab_size: int):
-    """The step of a config, for the devices of its mesh."""
+def compile_step_of(run: PlannedRun):
+    """The step of a run, for the devices of its mesh."""
+    config, vocab_size = run.config, run.vocab_size
     mesh = make_mesh(config.mesh, jax.devices()[: math.prod(config.mesh.sizes.values())])
     # Without the few numbers that recovery keeps.
     config = replace(config, recovery=NoSkipping())
-    parts = build_step(config, mesh, vocab_size, jnp.ones(vocab_size, jnp.int32))
-    shape = (config.batch.global_batch_size, config.batch.sequence_length)
-    ids, weights = (
-        jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
-        for dtype in (jnp.int32, jnp.float32)
-    )
+    about = mesh, vocab_size, jnp.ones(vocab_size, jnp.int32), run.num_segments
+    parts = build_step(config, *about)
+    rows = run.rows(config.batch.global_batch_size)
+    batch = jax.tree.map(lambda part: part.update(sharding=batch_sharding(mesh)), rows)
     with on_mesh(mesh, config.sharding):
         step: Any = parts.step
-        return step.lower(parts.plan.abstract, Batch(ids, ids, ids, ids, weights)).compile()
+        return step.lower(parts.plan.abstract, batch).compile()

@@ -19,7 +19,8 @@ from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.compiled import compile_train_step
 from jaxgpt.planning.cross_compile import has_gpu_compiler
 from jaxgpt.planning.devices import find_device
-from jaxgpt.planning.memory import plan_run_state
+from jaxgpt.planning.memory import plan_kept_state
+from jaxgpt.planning.planned_run import plan_pretraining
 from jaxgpt.planning.program import Program, collectives, read_program
 from jaxgpt.planning.speed import plan_speed
 from jaxgpt.runs.config import TrainConfig
@@ -49,7 +50,7 @@ TABLE = VOCAB_SIZE * WIDTH
 
 
 def _compile(config: TrainConfig) -> Program:
-    text = compile_train_step(config, VOCAB_SIZE, H100, 8).as_text()
+    text = compile_train_step(plan_pretraining(config, VOCAB_SIZE), H100, 8).as_text()
     assert text is not None
     return read_program(text)
 
@@ -64,8 +65,9 @@ def _bytes(program: Program) -> collections.Counter[tuple[str, str]]:
 
 def _planned(config: TrainConfig, axis: str) -> int:
     mesh = abstract_mesh(config.mesh, 8)
-    state = plan_run_state(config, VOCAB_SIZE, mesh)
-    return plan_speed(config, VOCAB_SIZE, state, mesh, H100, 0.4).exchanged_bytes[axis]
+    run = plan_pretraining(config, VOCAB_SIZE)
+    state = plan_kept_state(run, mesh)
+    return plan_speed(run, state, mesh, H100, 0.4).exchanged_bytes[axis]
 
 
 @pytest.mark.parametrize("are_copied", [True, False], ids=["copies", "no copies"])

@@ -28,7 +28,8 @@ from jaxgpt.planning.cross_compile import (
     compiling_on,
     has_gpu_compiler,
 )
-from jaxgpt.planning.memory import plan_memory, plan_run_state
+from jaxgpt.planning.memory import plan_kept_state, plan_memory
+from jaxgpt.planning.planned_run import plan_pretraining
 from jaxgpt.planning.products import product_flops
 from jaxgpt.planning.program import collectives, read_program
 from jaxgpt.training.loss import LossConfig, language_model_loss
@@ -54,7 +55,7 @@ ROWS = TOKENS * K + E * 128
 
 @functools.cache
 def compiled_step(config, num_devices):
-    compiled = compile_train_step(config, VOCAB_SIZE, H100, num_devices)
+    compiled = compile_train_step(plan_pretraining(config, VOCAB_SIZE), H100, num_devices)
     return compiled, read_program(compiled.as_text())
 
 
@@ -63,7 +64,7 @@ def compiled_step(config, num_devices):
 def test_a_token_is_multiplied_with_the_experts_that_it_chose_alone(data) -> None:
     config = replace(EXPERTS, data=data)
     compiled, program = compiled_step(config, 1)
-    plan = read_compiled(compiled, config, VOCAB_SIZE, H100, 1, 0.0)
+    plan = read_compiled(compiled, plan_pretraining(config, VOCAB_SIZE), H100, 1, 0.0)
     # The router alone is float32.
     router = 3 * 2 * TOKENS * D * E * L
     dense = 3 * 2 * TOKENS * (4 * D * D * L + VOCAB_SIZE * D)
@@ -87,7 +88,7 @@ def test_a_token_is_multiplied_with_the_experts_that_it_chose_alone(data) -> Non
 def test_the_peak_with_experts_is_what_was_planned(config, num_devices) -> None:
     compiled, _ = compiled_step(config, num_devices)
     mesh = abstract_mesh(config.mesh, num_devices)
-    planned = plan_memory(config, VOCAB_SIZE, mesh, H100.target)
+    planned = plan_memory(plan_pretraining(config, VOCAB_SIZE), mesh, H100.target)
     peak = compiled.memory_analysis().peak_memory_in_bytes
     assert 0.9 <= peak / planned.total <= 1.15
 
@@ -159,7 +160,8 @@ def test_evaluation_multiplies_forward_alone() -> None:
         bytes_per_token = jnp.ones(VOCAB_SIZE)
         loss = language_model_loss(EXPERTS.model.build(VOCAB_SIZE), bytes_per_token, LossConfig())
         program = EvalProgram(loss, EXPERTS.model, mesh)
-        params = plan_run_state(EXPERTS, VOCAB_SIZE, mesh).abstract.trainable
+        run = plan_pretraining(EXPERTS, VOCAB_SIZE)
+        params = plan_kept_state(run, mesh).abstract.trainable
         with on_mesh(mesh, EXPERTS.sharding):
             lowered = program._score.lower(params, Batch(ids, ids, ids, ids, ids))
         compiled = lowered.compile(compiler_options=COMPILER_OPTIONS)

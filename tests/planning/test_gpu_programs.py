@@ -35,6 +35,7 @@ from jaxgpt.planning.cross_compile import (
 )
 from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.memory import plan_memory
+from jaxgpt.planning.planned_run import plan_pretraining
 from jaxgpt.planning.products import product_flops
 from jaxgpt.planning.program import Program, collectives, read_program
 from jaxgpt.runs.config import TrainConfig
@@ -66,16 +67,17 @@ def _text(compiled: jax.stages.Compiled) -> str:
 
 @functools.cache
 def _compiled_step(data: DataConfig) -> tuple[jax.stages.Compiled, Program]:
-    compiled = compile_train_step(replace(CONFIG, data=data), VOCAB_SIZE, H100, 1)
+    compiled = compile_train_step(plan_pretraining(replace(CONFIG, data=data), VOCAB_SIZE), H100, 1)
     return compiled, read_program(_text(compiled))
 
 
 @pytest.mark.parametrize("data", [DataConfig(), PACKED], ids=["whole", "packed"])
 def test_a_step_multiplies_in_bfloat16_alone_and_writes_no_scores(data: DataConfig) -> None:
     config = replace(CONFIG, data=data)
+    run = plan_pretraining(config, VOCAB_SIZE)
     compiled, program = _compiled_step(data)
     assert set(product_flops(program)) == {"bf16 x bf16"}
-    plan = read_compiled(compiled, config, VOCAB_SIZE, H100, 1, 0.0)
+    plan = read_compiled(compiled, run, H100, 1, 0.0)
     assert plan.products_per_6nd == pytest.approx(1.0, abs=1e-3)
     kernels = collections.Counter(
         {"cudnn" if "cudnn" in name else "triton": n for name, n in plan.kernels.items()}
@@ -103,7 +105,7 @@ def test_a_step_multiplies_in_bfloat16_alone_and_writes_no_scores(data: DataConf
         assert not any(shape[-2:] == (length, length) and len(shape) > 2 for shape in sizes)
         if operation.opcode == "scatter":
             assert all(VOCAB_SIZE * tokens > _size(shape) for shape in sizes)
-    planned = plan_memory(config, VOCAB_SIZE, abstract_mesh(config.mesh, 1), H100.target)
+    planned = plan_memory(run, abstract_mesh(config.mesh, 1), H100.target)
     assert 0.9 <= plan.peak_bytes / planned.total <= 1.15
 
 
@@ -143,7 +145,7 @@ def _size(shape: tuple[int, ...]) -> int:
 @pytest.mark.parametrize("name", ["a100", "l4", "rtx3090"])
 def test_packed_rows_fit_into_the_shared_memory_of_other_cards(name: str) -> None:
     config = replace(CONFIG, data=PACKED, model=replace(CONFIG.model, num_layers=1))
-    assert compile_plan(config, VOCAB_SIZE, find_device(name), 1).kernels
+    assert compile_plan(plan_pretraining(config, VOCAB_SIZE), find_device(name), 1).kernels
 
 
 MESHES = {
@@ -162,7 +164,7 @@ def test_a_step_compiles_on_8_gpus_and_exchanges_no_rows(name: str) -> None:
     layers = Pipelined(num_micro_batches=2) if name == "pipeline" else CONFIG.model.layers
     model = replace(CONFIG.model, layers=layers, num_layers=2)
     config = replace(CONFIG, mesh=MESHES[name], model=model)
-    program = read_program(_text(compile_train_step(config, VOCAB_SIZE, H100, 8)))
+    program = read_program(_text(compile_train_step(plan_pretraining(config, VOCAB_SIZE), H100, 8)))
     assert set(product_flops(program)) == {"bf16 x bf16"}
     exchanged = collectives(program)
     assert exchanged

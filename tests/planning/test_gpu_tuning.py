@@ -19,9 +19,10 @@ from jaxgpt.model.cost import num_parameters
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layers.adapters import Lora
 from jaxgpt.model.layers.feed_forward import SwiGlu
-from jaxgpt.planning.compiled import compile_step_of
+from jaxgpt.planning.compiled import compile_train_step
 from jaxgpt.planning.cross_compile import has_gpu_compiler
 from jaxgpt.planning.devices import find_device
+from jaxgpt.planning.planned_run import PlannedRun
 from jaxgpt.planning.products import product_flops
 from jaxgpt.planning.program import custom_kernels, read_program
 from jaxgpt.runs.run import BaseCheckpoint
@@ -96,7 +97,8 @@ def test_a_step_multiplies_in_bfloat16_with_the_attention_of_pretraining(name: s
     case = CASES[name]
     weights = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
     batch = Batch(_IDS, _IDS, _IDS, _IDS, weights, case.extras)
-    compiled = compile_step_of(case.config, VOCAB_SIZE, batch, 8, find_device("h100"), 1)
+    run = PlannedRun(case.config, VOCAB_SIZE, batch, num_segments=8)
+    compiled = compile_train_step(run, find_device("h100"), 1)
     program = read_program(compiled.as_text() or "")
     assert set(product_flops(program)) == {"bf16 x bf16"}
     assert (program.count("conditional"), program.num_unknown_loops) == (0, 0)

@@ -5,16 +5,23 @@ import math
 import pytest
 
 from jaxgpt.config import replace
-from jaxgpt.data.loader import BatchConfig
+from jaxgpt.data.loader import BatchConfig, DataConfig
+from jaxgpt.evaluation.objective import FrozenModel
+from jaxgpt.finetuning.distillation import Distilled
+from jaxgpt.finetuning.preference.dpo import Dpo
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
+from jaxgpt.model.layers.adapters import NO_ADAPTER, Lora
 from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.remat import FullRemat, NoRemat, SaveDots
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
-from jaxgpt.planning.memory import bytes_per_device, plan_memory, plan_run_state
+from jaxgpt.planning.memory import bytes_per_device, plan_kept_state, plan_memory
+from jaxgpt.planning.planned_run import PlannedRun, plan_pretraining
 from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.run import BaseCheckpoint
+from jaxgpt.runs.tuning.finetune_config import FinetuneRunConfig
 from jaxgpt.runtime.target import CompileTarget
 from jaxgpt.training.chunked_loss import LinearCrossEntropy, TokenChunks, WholeLogits
 from jaxgpt.training.loss import LossConfig
@@ -98,14 +105,53 @@ RINGS = {
     ],
 )
 def test_the_plan_agrees_with_the_compiler(config: TrainConfig, vocab_size: int) -> None:
-    mesh = abstract_mesh(config.mesh, math.prod(config.mesh.sizes.values()))
-    found = compile_step_of(config, vocab_size).memory_analysis()
-    plan = plan_memory(config, vocab_size, mesh, CompileTarget(platform="cpu"))
-    kept = plan.parameters + plan.optimizer + plan.batch
+    _check_plan(plan_pretraining(config, vocab_size))
+
+
+def _check_plan(run: PlannedRun) -> None:
+    mesh = abstract_mesh(run.config.mesh, math.prod(run.config.mesh.sizes.values()))
+    found = compile_step_of(run).memory_analysis()
+    plan = plan_memory(run, mesh, CompileTarget(platform="cpu"))
+    kept = plan.parameters + plan.frozen + plan.optimizer + plan.batch
     # Besides the counters and the key of the state.
     assert 0 <= found.argument_size_in_bytes - kept <= 64
     # Gradients, gathered weights, activations, logits: what XLA calls temporary.
     assert 0.75 <= (plan.total - kept) / found.temp_size_in_bytes <= 1.25
+
+
+_TUNING = FinetuneRunConfig(
+    model=CONFIG.model,
+    base=BaseCheckpoint(run="runs/base", step=1, fingerprint=""),
+    batch=CONFIG.batch,
+    mesh=MeshConfig(data=1),
+    adapter=Lora(rank=8),
+)
+_TEACHER = FrozenModel(
+    run="runs/large", step=1, fingerprint="", model=replace(CONFIG.model, d_model=256)
+)
+TUNING = {
+    "lora": _TUNING,
+    "lora, dpo": replace(_TUNING, objective=Dpo()),
+    "distillation": replace(
+        _TUNING,
+        adapter=NO_ADAPTER,
+        objective=Distilled(teacher="runs/large", frozen_teacher=_TEACHER),
+    ),
+}
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, id=name, marks=() if "dpo" in name else (pytest.mark.slow,))
+        for name, config in TUNING.items()
+    ],
+)
+def test_the_plan_of_fine_tuning_agrees_with_the_compiler(config: FinetuneRunConfig) -> None:
+    packed = replace(CONFIG, data=DataConfig(mask_documents=True))
+    row = plan_pretraining(packed, VOCAB).row
+    _check_plan(PlannedRun(config, VOCAB, row, num_segments=8))
 
 
 @pytest.mark.optimized
@@ -113,8 +159,9 @@ def test_the_plan_agrees_with_the_compiler(config: TrainConfig, vocab_size: int)
 @pytest.mark.parametrize("config", RINGS.values(), ids=RINGS)
 def test_the_scores_of_a_ring_are_in_the_plan(config: TrainConfig) -> None:
     mesh = abstract_mesh(config.mesh, math.prod(config.mesh.sizes.values()))
-    found = compile_step_of(config, VOCAB).memory_analysis()
-    plan = plan_memory(config, VOCAB, mesh, CompileTarget(platform="cpu"))
+    run = plan_pretraining(config, VOCAB)
+    found = compile_step_of(run).memory_analysis()
+    plan = plan_memory(run, mesh, CompileTarget(platform="cpu"))
     planned = plan.total - plan.parameters - plan.optimizer - plan.batch
     assert planned == pytest.approx(found.temp_size_in_bytes, rel=0.1)
 
@@ -123,7 +170,7 @@ def test_what_is_kept_falls_as_one_over_the_devices() -> None:
     def kept(num_devices: int) -> tuple[int, int]:
         config = _config(MeshConfig(data=1, fsdp=num_devices), NoRemat())
         mesh = abstract_mesh(config.mesh, num_devices)
-        state = plan_run_state(config, VOCAB, mesh).abstract
+        state = plan_kept_state(plan_pretraining(config, VOCAB), mesh).abstract
         return bytes_per_device(state.trainable), bytes_per_device(state.opt_state)
 
     norms = 4 * 128 * (2 * 8 + 1)

@@ -16,7 +16,8 @@ from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
 from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.devices import find_device
-from jaxgpt.planning.memory import plan_run_state
+from jaxgpt.planning.memory import plan_kept_state
+from jaxgpt.planning.planned_run import plan_pretraining
 from jaxgpt.planning.speed import SpeedPlan, plan_speed
 from jaxgpt.runs.config import TrainConfig
 from tests.planning.compiling import compile_step_of
@@ -44,8 +45,8 @@ def with_experts(dispatch: Dispatch, mesh: MeshConfig) -> TrainConfig:
 
 def plan_of(config: TrainConfig) -> SpeedPlan:
     mesh = abstract_mesh(config.mesh, 8)
-    state = plan_run_state(config, VOCAB, mesh)
-    return plan_speed(config, VOCAB, state, mesh, find_device("h100"), 0.4)
+    run = plan_pretraining(config, VOCAB)
+    return plan_speed(run, plan_kept_state(run, mesh), mesh, find_device("h100"), 0.4)
 
 
 def result_bytes(program: str, collective: str) -> int:
@@ -64,7 +65,7 @@ def result_bytes(program: str, collective: str) -> int:
 @pytest.mark.parametrize("dispatch", [Capacity(factor=1.0), Dropless(block_size=16)], ids=str)
 def test_what_goes_to_experts_elsewhere_is_what_the_compiler_sends(dispatch: Dispatch) -> None:
     config = with_experts(dispatch, MeshConfig(data=1, expert=8))
-    program = compile_step_of(config, VOCAB).as_text()
+    program = compile_step_of(plan_pretraining(config, VOCAB)).as_text()
     # Each device keeps an eighth of what it sends all to all, and of what it gathers.
     sent = (result_bytes(program, "all-to-all") + result_bytes(program, "all-gather")) * 7 / 8
     sent += result_bytes(program, "reduce-scatter") * 7
@@ -78,7 +79,7 @@ def test_what_stages_hand_on_is_what_the_compiler_sends() -> None:
     layers = Pipelined(num_micro_batches=4)
     mesh = MeshConfig(data=4, pipeline=2)
     config = replace(DENSE, model=replace(DENSE.model, layers=layers), mesh=mesh)
-    program = compile_step_of(config, VOCAB).as_text()
+    program = compile_step_of(plan_pretraining(config, VOCAB)).as_text()
     num_ticks = 4 + 2 - 1
     # One in the loop forward, one in the loop backward; both stages' rows are gathered before.
     handed_on = result_bytes(program, "collective-permute") * num_ticks

@@ -18,6 +18,7 @@ from jaxgpt.parallel.mesh import abstract_mesh
 from jaxgpt.planning.compiled import compile_train_step, read_compiled
 from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.memory import plan_memory
+from jaxgpt.planning.planned_run import plan_pretraining
 from jaxgpt.runs.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -36,11 +37,12 @@ def describe(config: TrainConfig) -> str:
     # An axis of -1 takes what others leave.
     num_devices = abs(math.prod(config.mesh.sizes.values()))
     began = time.perf_counter()
-    compiled = compile_train_step(config, VOCAB_SIZE, H100, num_devices)
+    run = plan_pretraining(config, VOCAB_SIZE)
+    compiled = compile_train_step(run, H100, num_devices)
     seconds = time.perf_counter() - began
-    plan = read_compiled(compiled, config, VOCAB_SIZE, H100, num_devices, seconds)
+    plan = read_compiled(compiled, run, H100, num_devices, seconds)
     mesh = abstract_mesh(config.mesh, num_devices)
-    planned = plan_memory(config, VOCAB_SIZE, mesh, H100.target).total
+    planned = plan_memory(run, mesh, H100.target).total
     kernels = collections.Counter({name.split("$")[-1]: n for name, n in plan.kernels.items()})
     return (
         f"{num_devices:3} GPUs  {plan.seconds:4.0f} s  peak {plan.peak_bytes / 1e9:.3f} GB = "

@@ -36,6 +36,7 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
     from jaxgpt.parallel.mesh import abstract_mesh, make_mesh
     from jaxgpt.parallel.sharding import batch_sharding, on_mesh
     from jaxgpt.planning.memory import plan_memory
+    from jaxgpt.planning.planned_run import plan_pretraining
     from jaxgpt.runs.config import TrainConfig
     from jaxgpt.runtime.target import CompileTarget
     from jaxgpt.training.loss import language_model_loss
@@ -70,8 +71,7 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
     text = compiled.as_text()
     collectives = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
     planned = plan_memory(
-        config,
-        options.vocab_size,
+        plan_pretraining(config, options.vocab_size),
         abstract_mesh(config.mesh, mesh.size),
         CompileTarget(platform="cpu"),
     )

@@ -8,15 +8,16 @@ depends on the data. What the data are is for the configs that derive from these
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from jax.sharding import Mesh
 
 from jaxgpt.checkpoints.manager import Checkpoints
+from jaxgpt.command_line import find_option
 from jaxgpt.config import configclass, replace
-from jaxgpt.errors import JaxgptError, MismatchError
+from jaxgpt.errors import JaxgptError, MismatchError, UsageError
 from jaxgpt.evaluation.objective import FrozenModel
 from jaxgpt.model.adapted import join, split
 from jaxgpt.model.cost import num_parameters
@@ -38,6 +39,8 @@ from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.state import make_parameters
 
 logger = logging.getLogger(__name__)
+
+Settings = TypeVar("Settings", bound=RunSettings)
 
 
 @configclass
@@ -192,6 +195,19 @@ def complete(config: TuningConfig, checkpoint: str, step_name: str) -> BasedRunC
     )
     fields |= {"batch": batch, "model": run.config.model, "base": base}
     return config.make_run_config(run, fields)
+
+
+def with_given_steps(config: Settings, argv: Sequence[str]) -> Settings:
+    """Return the config without epochs if the command line gives the steps.
+
+    Raises:
+        UsageError: it gives both.
+    """
+    if not isinstance(config, TuningConfig) or find_option(argv, "--schedule.num-steps") is None:
+        return config
+    if find_option(argv, "--num-epochs") not in (None, "None"):
+        raise UsageError("--num-epochs and --schedule.num-steps exclude each other; give one")
+    return replace(config, num_epochs=None)
 
 
 def earlier_runs(base: BaseCheckpoint) -> Iterator[Run]:
