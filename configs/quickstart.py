@@ -2,8 +2,9 @@
 
     python -m jaxgpt.train --config configs/quickstart.py --data data/quickstart
 
-Rotary positions, RMSNorm, normalised queries and keys, squared ReLU, an untied head that starts at
-zero, Muon on the matrices, warm-up - stable - decay.
+Qwen 3's architecture, so that other programs read the model (`docs/export.md`): SwiGLU, rotary
+positions, RMSNorm, normalised queries and keys, no biases. A head of its own and output projections
+that start at zero, Muon on the matrices, warm-up - stable - decay.
 """
 
 from jaxgpt import EvaluationConfig, TrainConfig
@@ -13,8 +14,8 @@ from jaxgpt.model import (
     GroupedQueryAttention,
     Initialization,
     LanguageModelHead,
-    Relu2,
     RmsNorm,
+    SwiGlu,
 )
 from jaxgpt.training import Muon, WarmupStableDecay
 
@@ -23,7 +24,7 @@ config = TrainConfig(
         num_layers=4,
         d_model=192,
         attention=GroupedQueryAttention(num_heads=3, qk_norm=RmsNorm()),
-        feed_forward=Relu2(),
+        feed_forward=SwiGlu(),
         head=LanguageModelHead(tied=False, zero_init=True),
         initialization=Initialization(zero_output=True),
         compute_dtype="bfloat16",

@@ -2,9 +2,9 @@
 
     python -m jaxgpt.train --config configs/small_modern.py --data data/small
 
-Muon on the matrices, normalised queries and keys, squared ReLU, output projections and an untied
-head that start at zero, capped logits, warm-up - stable - decay; rotary positions and RMSNorm.
-`docs/training.md` says why, `docs/benchmarks/learning.md` how many tokens it saves.
+Muon on the matrices, output projections and an untied head that start at zero, warm-up - stable -
+decay, and Qwen 3's architecture: SwiGLU, rotary positions, RMSNorm, normalised queries and keys.
+`docs/optimizer.md` says why, `docs/benchmarks/learning.md` how many tokens it saves.
 """
 
 from pathlib import Path
@@ -14,9 +14,9 @@ from jaxgpt.model import (
     GroupedQueryAttention,
     Initialization,
     LanguageModelHead,
-    Relu2,
     RmsNorm,
     Rotary,
+    SwiGlu,
 )
 from jaxgpt.training import Muon, WarmupStableDecay
 
@@ -28,9 +28,9 @@ config = replace(
         classic.model,
         position=Rotary(),
         attention=GroupedQueryAttention(num_heads=3, qk_norm=RmsNorm()),
-        feed_forward=Relu2(),
+        feed_forward=SwiGlu(),
         norm=RmsNorm(),
-        head=LanguageModelHead(tied=False, zero_init=True, soft_cap=15.0),
+        head=LanguageModelHead(tied=False, zero_init=True),
         initialization=Initialization(zero_output=True),
     ),
     schedule=WarmupStableDecay(

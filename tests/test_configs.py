@@ -74,7 +74,14 @@ def test_one_step_shapes_up(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("base", 124), ("medium", 354), ("large", 773), ("llama_1b", 1236), ("llama_70b", 70_554)],
+    [
+        ("base", 124),
+        ("modern", 162),
+        ("medium", 354),
+        ("large", 773),
+        ("llama_1b", 1236),
+        ("llama_70b", 70_554),
+    ],
 )
 def test_sizes_are_what_the_names_say(name: str, millions: int) -> None:
     vocab = 128_256 if name.startswith("llama") else VOCAB
