@@ -36,6 +36,7 @@ OPTIONAL = [
     "fasttext",
     "fsspec",
     "gcsfs",
+    "gguf",
     "grain",
     "htmldate",
     "justext",
@@ -56,6 +57,7 @@ OPTIONAL = [
     "trafilatura",
     "transformers",
     "trl",
+    "xllamacpp",
 ]
 # Python imports a module of that name at each start, in workers too.
 BREAKING = """

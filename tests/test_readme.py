@@ -52,7 +52,7 @@ SMALL_FINETUNING = [
 # Packages of the extra `metrics` that the commands of a page need.
 NEEDED = {
     "docs/jobs.md": ("num2words", "rouge_score", "sacrebleu", "sklearn"),
-    "docs/export.md": ("safetensors", "tokenizers"),
+    "docs/export.md": ("gguf", "safetensors", "tokenizers"),
 }
 
 

@@ -8,7 +8,6 @@ README.md                                    model card
 jaxgpt_export.json                           origin; written last
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +25,16 @@ from jaxgpt.interchange.weights import by_path, to_theirs
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.runs.run import Run
 from jaxgpt.storage.durable import write_atomically, write_json
-from jaxgpt.storage.new_folder import new_folder
-
-MARKER = "jaxgpt_export.json"
-_VERSION = 1
+from jaxgpt.storage.export_folder import export_folder
 
 WeightDtype = Literal["float32", "bfloat16"]
+
+_USE = """\
+Each text begins with `<s>`, which the tokenizer adds. A conversation is rendered by
+`chat_template.jinja`; a message ends with `<|end|>`, a document with `</s>`, and
+`generation_config.json` names both. Control tokens in text that a user types become control ids in
+transformers unless the tokenizer is called with `split_special_tokens=True`.
+"""
 
 
 def export_huggingface(
@@ -58,33 +61,18 @@ def export_huggingface(
     context_length = run.config.batch.sequence_length
     params = run.restore_params(step, single_device_mesh())
     params = jax.tree.map(lambda leaf: _round(np.asarray(leaf), dtype), params)
-    with new_folder(output, is_ours=is_export) as folder:
+    about = {"format": "huggingface", "step": step, "dtype": dtype}
+    with export_folder(output, about | {"tokenizer": tokenizer.fingerprint}) as folder:
         write_json(folder / "config.json", _config(architecture, run, dtype))
         write_json(folder / "generation_config.json", _special_ids(run))
         shapes = architecture.shapes(config, tokenizer.vocab_size)
         weights = to_theirs(architecture.weights, by_path(params), shapes, tokenizer.vocab_size)
         write_weights(folder, weights, jnp.dtype(dtype), shard_bytes)
         write_tokenizer(tokenizer, folder, context_length)
-        write_atomically(folder / "README.md", write_card(run, step, architecture))
+        card = write_card(run, step, architecture.name, "transformers", _USE)
+        write_atomically(folder / "README.md", card)
         parity = check_parity(folder, config, params, tokenizer, context_length)
-        marker = {"version": _VERSION, "format": "huggingface", "step": step, "dtype": dtype}
-        marker["files"] = sorted(_names(folder))
-        write_json(folder / MARKER, marker | {"tokenizer": tokenizer.fingerprint})
     return architecture, parity
-
-
-def is_export(folder: Path) -> bool:
-    """Return whether a folder has the files of an export, and no other."""
-    try:
-        marker = json.loads((folder / MARKER).read_text())
-        return _names(folder) <= {MARKER, *marker["files"]}
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return False
-
-
-def _names(folder: Path) -> set[str]:
-    """Return names in a folder; those with a dot before them are not an export's."""
-    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def _round(array: np.ndarray, dtype: WeightDtype) -> np.ndarray:

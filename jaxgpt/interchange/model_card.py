@@ -5,13 +5,12 @@ from typing import Any
 
 from jaxgpt.evaluation.objective import NextToken, Objective
 from jaxgpt.finetuning.objectives import TokenObjective
-from jaxgpt.interchange.architecture import Architecture
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.runs.run import Run
 
 _CARD = """\
 ---
-library_name: transformers
+library_name: {library}
 pipeline_tag: text-generation
 tags:
 - jaxgpt
@@ -28,15 +27,19 @@ exported at step {step}.
 
 ## Text and chat
 
-Each text begins with `<s>`, which the tokenizer adds. A conversation is rendered by
-`chat_template.jinja`; a message ends with `<|end|>`, a document with `</s>`, and
-`generation_config.json` names both. Control tokens in text that a user types become control ids in
-transformers unless the tokenizer is called with `split_special_tokens=True`.
-"""
+{use}"""
 
 
-def write_card(run: Run, step: int, architecture: Architecture) -> str:
-    """Return the card of a step of a run, as Markdown."""
+def write_card(run: Run, step: int, architecture: str, library: str, use: str) -> str:
+    """Return the card of a step of a run, as Markdown.
+
+    Args:
+        run: origin of the model.
+        step: which of its checkpoints.
+        architecture: name that the readers of the files have for it.
+        library: package or program that reads the files.
+        use: Markdown on text and conversations for its users.
+    """
     metadata = run.checkpoints.read_metadata(step)
     environment = run.lineage.get("environment") or {}
     rows = {
@@ -53,7 +56,9 @@ def write_card(run: Run, step: int, architecture: Architecture) -> str:
     }
     return _CARD.format(
         title=run.directory.resolve().name,
-        name=architecture.name,
+        name=architecture,
+        library=library,
+        use=use,
         parameters=num_parameters(run.config.model, run.tokenizer.vocab_size),
         step=step,
         rows="\n".join(f"| {name} | {value} |" for name, value in rows.items() if value),

@@ -15,18 +15,18 @@ from jaxgpt.config import replace
 from jaxgpt.errors import UsageError
 from jaxgpt.export import main
 from jaxgpt.interchange import weight_files
-from jaxgpt.interchange.huggingface import is_export
 from jaxgpt.interchange.parity import our_logits
 from jaxgpt.interchange.tokenizer_files import write_tokenizer
 from jaxgpt.interchange.weight_files import WeightFiles
 from jaxgpt.model.layers.feed_forward import Relu2
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.runs.run import Run
+from jaxgpt.storage.export_folder import is_export
 from jaxgpt.tokenizer.chat_template import ROLES, ChatTemplate, Message
 from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES, SPACE_SYMBOL
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
-from tests.interchange.exported import CONFIGS, export, make_run_of
+from tests.interchange.exported import CONFIGS, TEXTS, export, make_run_of
 from tests.tiny import REPOSITORY, make_dataset
 
 for _package in ("safetensors", "tokenizers"):
@@ -192,28 +192,6 @@ def pair(request, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp(request.param)
     write_tokenizer(tokenizer, folder, 64)
     return tokenizer, transformers.AutoTokenizer.from_pretrained(folder)
-
-
-_PIECES = (
-    "  ",
-    "\t",
-    "\n",
-    "\r\n",
-    " " * 30,
-    "\n\n\n",
-    "🙂",
-    "👩‍👩‍👧",
-    "e\u0301",
-    "\0",
-    "the ",
-    "\ufeff",
-)
-_PARTS = st.one_of(
-    st.text(max_size=40),
-    st.sampled_from(_PIECES),
-    st.sampled_from(sorted(CONTROL_PIECES.values())),
-)
-TEXTS = st.lists(_PARTS, max_size=8).map("".join)
 
 
 def _known_to(tokenizer: Tokenizer, text: str) -> str:
