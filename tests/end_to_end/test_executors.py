@@ -125,18 +125,14 @@ def check_all_stages_had_work(folder):
     assert edits["privacy"]["documents"] > 5
 
 
-FEW = [("processes", 2)]
-MANY = [("processes", 1), ("processes", 4), ("ray", 2)]
+EXECUTORS = [("processes", 1), ("processes", 4), ("ray", 2)]
 
 
-@pytest.mark.parametrize(
-    "executors", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
-)
-def test_the_same_bytes_whoever_does_the_work(driver, executors):
+def test_the_same_bytes_whoever_does_the_work(driver):
     finish(start(driver, "serial/out", "serial", 1))
     expected = everything(driver.parent / "serial/out")
     check_all_stages_had_work(driver.parent / "serial/out")
-    for kind, workers in executors:
+    for kind, workers in EXECUTORS:
         if kind == "ray":
             pytest.importorskip("ray", reason="Ray is an extra: pip install -e '.[ray]'")
         name = f"{kind}{workers}/out"
@@ -144,8 +140,8 @@ def test_the_same_bytes_whoever_does_the_work(driver, executors):
         assert everything(driver.parent / name) == expected, name
 
 
-@pytest.mark.parametrize("num_kills", [2, pytest.param(6, marks=pytest.mark.slow)])
-def test_random_kills_of_the_builder_or_a_worker_change_nothing(driver, num_kills):
+def test_random_kills_of_the_builder_or_a_worker_change_nothing(driver):
+    num_kills = 6
     started = time.monotonic()
     finish(start(driver, "whole/out", "processes", 2))
     seconds = time.monotonic() - started
@@ -241,7 +237,7 @@ SHARED = {
     ("kind", "victims"),
     [
         ("serial", {*SHARED, *SINGLE, "write_shards", "write_reports"}),
-        pytest.param("processes", SHARED, marks=pytest.mark.slow),
+        ("processes", SHARED),
     ],
     ids=["the builder", "a worker"],
 )
@@ -278,12 +274,16 @@ def test_a_signal_to_all_processes_stops_in_good_order(driver, number, code):
 LIMITS = (1_000, 8_000, 14_000, 30_000, 45_000, 70_000, 100_000, 200_000, 240_000)
 
 
-@pytest.mark.parametrize("kind", ["serial", pytest.param("processes", marks=pytest.mark.slow)])
-def test_a_disk_that_is_full_in_any_stage_leaves_what_was_done(driver, kind):
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    [("serial", LIMITS), ("processes", LIMITS[1::3])],
+    ids=["serial", "processes"],
+)
+def test_a_disk_that_is_full_in_any_stage_leaves_what_was_done(driver, kind, limits):
     finish(start(driver, "whole/out", "serial", 1))
     expected = everything(driver.parent / "whole/out")
     stages = set()
-    for limit in LIMITS:
+    for limit in limits:
 
         def small_files(limit=limit):
             # No file may grow beyond this: writes fail in the middle, as on a full disk.
