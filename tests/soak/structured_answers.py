@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
@@ -119,7 +120,7 @@ def main() -> int:
 
 
 def draw(
-    engine: Engine, bos_id: int, constraints: list[TokenConstraint | None]
+    engine: Engine, bos_id: int, constraints: Sequence[TokenConstraint | None]
 ) -> tuple[list[tuple[list[int], str]], float]:
     """Return the tokens of each answer and why it ended, and the median seconds of a step."""
     answers: list[tuple[list[int], str]] = [([], "") for _ in constraints]

@@ -17,6 +17,8 @@ MAX_RETRIES = 3
 _SECONDS_BETWEEN_REPORTS = 0.5
 # Tasks that Ray knows of at once; more would only wait there.
 _MAX_SUBMITTED = 1000
+_MOST_STARTS = 3
+_QUIET = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": True}
 
 
 class RayExecutor:
@@ -27,27 +29,43 @@ class RayExecutor:
         self._ray: Any = import_package("ray", "executor.kind = 'ray'", advice)
         # Ray reports on itself over the network unless told not to.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        here: dict[str, Any] = {}
         if address is None:
-            here = {
-                "num_cpus": num_workers,
-                "include_dashboard": False,
-                "_node_ip_address": "127.0.0.1",
-            }
+            self._start_here(num_workers)
+        else:
+            self._connect(address)
+        self._task = self._ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_do)
+
+    def _connect(self, address: str) -> None:
         try:
-            self._ray.init(
-                address=address or "local",
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                ignore_reinit_error=True,
-                **here,
-            )
+            self._ray.init(address=address, **_QUIET)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise JaxgptError(
                 f"executor.address = {address!r}: no Ray cluster answers ({error}); start one, or "
-                f"leave the address out for a Ray on this machine"
+                "leave the address out for a Ray on this machine"
             ) from error
-        self._task = self._ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_do)
+
+    def _start_here(self, num_workers: int | None) -> None:
+        """Start a Ray of our own; on a busy machine it needs longer than the 30 s that it gives."""
+        for attempt in range(1, _MOST_STARTS + 1):
+            try:
+                self._ray.init(
+                    address="local",
+                    num_cpus=num_workers,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    **_QUIET,
+                )
+                return
+            except Exception as error:
+                self._ray.shutdown()
+                # What Ray raises where its processes are slow to come up is a plain Exception.
+                if type(error) not in (Exception, ConnectionError, RuntimeError, ValueError):
+                    raise
+                if attempt == _MOST_STARTS:
+                    raise JaxgptError(
+                        f"Ray does not start on this machine ({error}); try again when it is less "
+                        "busy, or choose --executor.kind processes"
+                    ) from error
 
     def run(
         self, work: Sequence[Callable[[Advance], Result]], advance: Advance

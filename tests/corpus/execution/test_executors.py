@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,6 +169,35 @@ def test_workers_do_not_outlive_their_parent(number):
         assert all(map(is_running, pids))
         parent.send_signal(number)
     assert wait_until_gone(pids)
+
+
+class SlowRay(types.ModuleType):
+    """A Ray whose processes come up at the third start, or never."""
+
+    def __init__(self, num_failures: int) -> None:
+        super().__init__("ray")
+        self.left = num_failures
+
+    def init(self, **_: Any) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            raise Exception("The current node timed out during startup.")
+
+    def shutdown(self) -> None:
+        pass
+
+    def remote(self, **_: Any) -> Any:
+        return lambda function: function
+
+
+def test_a_ray_that_is_slow_to_start_is_started_again(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", SlowRay(2))
+    ExecutorConfig(kind="ray").build()
+    monkeypatch.setitem(sys.modules, "ray", SlowRay(3))
+    with pytest.raises(
+        JaxgptError, match=r"Ray does not start on this machine .* --executor\.kind"
+    ):
+        ExecutorConfig(kind="ray").build()
 
 
 def test_ray_is_asked_for_by_name_and_missing(monkeypatch):
