@@ -194,9 +194,7 @@ def test_a_ray_that_is_slow_to_start_is_started_again(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", SlowRay(2))
     ExecutorConfig(kind="ray").build()
     monkeypatch.setitem(sys.modules, "ray", SlowRay(3))
-    with pytest.raises(
-        JaxgptError, match=r"Ray does not start .* --executor\.kind"
-    ):
+    with pytest.raises(JaxgptError, match=r"Ray does not start .* --executor\.kind"):
         ExecutorConfig(kind="ray").build()
 
 
