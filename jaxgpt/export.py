@@ -11,12 +11,14 @@ from jaxgpt.errors import UsageError
 from jaxgpt.interchange.gguf.export_gguf import export_gguf
 from jaxgpt.interchange.gguf.gguf_file import GgufDtype
 from jaxgpt.interchange.huggingface import WeightDtype, export_huggingface
+from jaxgpt.interchange.peft.export_peft import AdapterDtype, export_peft
 from jaxgpt.runs.run import open_run
 from jaxgpt.runtime.settings import configure_runtime
 
 _FORMATS: dict[str, Any] = {
     "huggingface": (export_huggingface, get_args(WeightDtype)),
     "gguf": (export_gguf, get_args(GgufDtype)),
+    "peft": (export_peft, get_args(AdapterDtype)),
 }
 
 
@@ -25,10 +27,10 @@ class ExportOptions:
     """Write a trained model as files that transformers, vLLM, llama.cpp and other tools read."""
 
     checkpoint: str
-    """Run folder, or its URL; an adapter is merged into its base."""
-    format: Literal["huggingface", "gguf"]
-    """Format of the files: huggingface (config, safetensors, tokenizer, chat template) or gguf (one
-    file for llama.cpp)."""
+    """Run folder, or its URL; an adapter is merged into its base, but for peft."""
+    format: Literal["huggingface", "gguf", "peft"]
+    """Format of the files: huggingface (config, safetensors, tokenizer, chat template), gguf (one
+    file for llama.cpp) or peft (a LoRA or DoRA adapter, and its base)."""
     output: Path
     """Folder to write; it must be empty or not exist, or be an earlier export."""
     step: str = "latest"

@@ -1,0 +1,63 @@
+"""An adapter that leaves is the same next to its base in PEFT as merged here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxgpt.command_line import run_verb
+from jaxgpt.errors import ConfigError
+from jaxgpt.export import main
+from jaxgpt.finetune import main as finetune
+from jaxgpt.interchange.gpt2 import GPT2
+from jaxgpt.interchange.peft.export_peft import name_projections
+from jaxgpt.storage.export_folder import is_export
+from tests.interchange.exported import CONFIGS, make_run_of
+from tests.tiny import make_dataset
+from tests.tuned_runs import JOBS, arguments
+
+safetensors = pytest.importorskip("safetensors.numpy", reason="needs: pip install -e '.[export]'")
+
+# Rows that divide among the simulated devices.
+MORE = (
+    "--batch.global-batch-size",
+    "8",
+    "--runtime.compile-cache",
+    "",
+    "--batch.sequence-length",
+    "16",
+)
+
+
+def test_projections_that_share_a_layer_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel keeps several .*c_attn.weight"):
+        name_projections(GPT2)
+
+
+@pytest.mark.slow  # Trains, and imports transformers and PEFT: 25 CPU seconds.
+def test_an_adapter_in_peft_is_the_merged_model(tmp_path: Path, capsys) -> None:
+    for name in ("torch", "transformers", "peft"):
+        pytest.importorskip(name, reason="needs: pip install -e '.[parity]'")
+    base = make_run_of(CONFIGS["qwen3"], tmp_path / "base", make_dataset(tmp_path / "data"))
+    rows = [{"prompt": f"the cat sees {n} fish", "completion": f"{n + 1}"} for n in range(40)]
+    (tmp_path / "answers.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    finetune(arguments(JOBS["lora"], tmp_path, tmp_path / "tuned", 4, *MORE))
+    capsys.readouterr()
+
+    export = ["--format", "peft", "--output", str(tmp_path / "out"), "--json"]
+    main(["--checkpoint", str(tmp_path / "tuned"), *export])
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said["max_logit_difference"] < 1e-5
+    assert said["ids_equal"]
+    assert is_export(tmp_path / "out")
+    assert is_export(tmp_path / "out" / "base")
+    tensors = safetensors.load_file(tmp_path / "out" / "adapter_model.safetensors")
+    # Two matrices of seven projections in two layers, and training has moved B from zero.
+    assert len(tensors) == 2 * 7 * 2
+    assert all(np.abs(each).max() > 0 for each in tensors.values())
+
+    with pytest.raises(SystemExit) as stop:
+        run_verb(main, ["--checkpoint", str(base.directory), *export])
+    assert stop.value.code == 2
+    assert "has no adapter; export the whole model with" in capsys.readouterr().err
