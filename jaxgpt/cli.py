@@ -32,6 +32,7 @@ VERBS = {
     "supervise": ("jaxgpt.supervise", "restart a command each time it ends unfinished"),
     "eval": ("jaxgpt.eval", "measure loss, perplexity and bits per byte of a checkpoint"),
     "generate": ("jaxgpt.generate", "continue a text with a checkpoint"),
+    "chat": ("jaxgpt.chat", "talk with a checkpoint in the terminal"),
     "serve": ("jaxgpt.serve", "serve a checkpoint over HTTP, as OpenAI's API does"),
     "export": ("jaxgpt.export", "write a checkpoint as files that other tools read"),
     "report": ("jaxgpt.report", "write report.html of a run, finished or not"),

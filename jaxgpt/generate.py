@@ -11,11 +11,9 @@ from jaxgpt.command_line import parse_options, require_at_least, require_seed, r
 from jaxgpt.errors import UsageError
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.sliding import SlidingDecoder
-from jaxgpt.inference.text_generation import choose_length, make_text_decoder, stream_text
+from jaxgpt.inference.text_generation import choose_length, stream_text
 from jaxgpt.inference.transcript import Transcript
-from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.run import open_run
-from jaxgpt.runtime.settings import configure_runtime
+from jaxgpt.runs.decoding import open_decoder
 
 _Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 
@@ -55,12 +53,7 @@ def main(argv: Sequence[str]) -> None:
     given = [text for texts in options.prompt for text in texts] or [""]
     stop = [text for texts in options.stop for text in texts]
     _check(options, stop)
-    run = open_run(options.checkpoint, options.step)
-    configure_runtime(run.config.runtime)
-    step = run.choose_step(options.step)
-    params = run.restore_params(step, single_device_mesh())
-    ends = run.config.batch.sequence_length, run.config.stop_ids(run.tokenizer)
-    decoder = make_text_decoder(run.build_model(), params, run.tokenizer, *ends)
+    run, step, decoder = open_decoder(options.checkpoint, options.step)
     decoder = SlidingDecoder(decoder) if options.slide_window else decoder
     texts = [text for text in given for _ in range(options.num_samples)]
     prompts = [run.config.encode_prompt(run.tokenizer, text) for text in texts]

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 from jaxgpt.command_line import run_verb
 from jaxgpt.inference import Engine
-from jaxgpt.inference.text_generation import make_text_decoder
 from jaxgpt.names.packages import import_package, install_advice
-from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.run import Run, open_run
-from jaxgpt.runtime.settings import configure_runtime
+from jaxgpt.runs.decoding import open_decoder
+from jaxgpt.runs.run import Run
 from jaxgpt.serving.options import listen, parse
 
 
@@ -20,13 +18,7 @@ def main(argv: Sequence[str]) -> None:
     for package in ("fastapi", "uvicorn", "prometheus_client", "llguidance"):
         import_package(package, "the server", install_advice("serve"))
     socket = listen(options.host, options.port)
-    run = open_run(options.checkpoint, options.step)
-    configure_runtime(run.config.runtime)
-    step = run.choose_step(options.step)
-    params = run.restore_params(step, single_device_mesh())
-    context_length = run.config.batch.sequence_length
-    stop_ids = run.config.stop_ids(run.tokenizer)
-    decoder = make_text_decoder(run.build_model(), params, run.tokenizer, context_length, stop_ids)
+    run, step, decoder = open_decoder(options.checkpoint, options.step)
     name = options.name or run.directory.resolve().name
     # Its packages are an extra, which a plain install does not have.
     launch = importlib.import_module("jaxgpt.serving.launch")
@@ -34,11 +26,11 @@ def main(argv: Sequence[str]) -> None:
     facts = launch.ServedFacts(
         name=name,
         aliases=options.alias,
-        stop_id=stop_ids[0],
+        stop_id=decoder.stop_ids[0],
         created=_saved_at(run, step),
         meta={
             "step": step,
-            "n_ctx_train": context_length,
+            "n_ctx_train": decoder.context_length,
             "n_vocab": vocab_size,
             "prompt_form": run.config.prompt_form,
         },

@@ -23,6 +23,7 @@ LAYERS = [
     {"planning", "benchmarks", "interchange"},
     {
         "train",
+        "chat",
         "eval",
         "export",
         "finetune",

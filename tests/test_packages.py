@@ -45,6 +45,7 @@ OPTIONAL = [
     "lxml_html_clean",
     "matplotlib",
     "num2words",
+    "prompt_toolkit",
     "ray",
     "rouge_score",
     "s3fs",

@@ -3,7 +3,7 @@
 Not inside `train.py`: under `python -m` that module is `__main__`, and its classes would be others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from jaxgpt.parallel.mesh import MeshConfig
 from jaxgpt.parallel.sharding import ShardingRules
 from jaxgpt.runs.sources import HeldOut, Sources
 from jaxgpt.runtime.settings import RuntimeConfig
+from jaxgpt.tokenizer.chat_template import USER, Message
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.training.loss import LossConfig
 from jaxgpt.training.metrics import LoggingConfig
@@ -212,7 +213,13 @@ class RunConfig(RunSettings, ModelSection):
 
     def encode_prompt(self, tokenizer: Tokenizer, text: str) -> HealedPrompt:
         """Return the ids that a model of the run continues, for a text that a person types."""
-        return heal_prompt(tokenizer, text)
+        return self.encode_conversation(tokenizer, [Message(USER, text)])
+
+    def encode_conversation(
+        self, tokenizer: Tokenizer, messages: Sequence[Message]
+    ) -> HealedPrompt:
+        """Return the ids that a model of the run continues: here, of all texts in a row."""
+        return heal_prompt(tokenizer, "".join(message.content for message in messages))
 
     def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Return the ids at which a model of the run ends its text."""

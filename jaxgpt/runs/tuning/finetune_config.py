@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -28,7 +28,7 @@ from jaxgpt.parallel.sharding import on_mesh
 from jaxgpt.runs.run import Run, open_base
 from jaxgpt.runs.sources import HeldOut, Sources
 from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig, earlier_runs
-from jaxgpt.tokenizer.chat_template import USER, ChatTemplate, Message, stop_ids
+from jaxgpt.tokenizer.chat_template import ChatTemplate, Message, stop_ids
 from jaxgpt.tokenizer.sequences import NO_ID
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
@@ -237,10 +237,11 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
             )
         return self.objective.make_held_out(side, length), name
 
-    def encode_prompt(self, tokenizer: Tokenizer, text: str) -> HealedPrompt:
-        """Return the ids of a conversation in which a person has typed `text`."""
-        ids = ChatTemplate(tokenizer).render_prompt([Message(USER, text)])
-        return HealedPrompt(ids.tolist(), b"", 0)
+    def encode_conversation(
+        self, tokenizer: Tokenizer, messages: Sequence[Message]
+    ) -> HealedPrompt:
+        """Return the ids after which the model answers a conversation."""
+        return HealedPrompt(ChatTemplate(tokenizer).render_prompt(messages).tolist(), b"", 0)
 
     def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Return the ids that end a message or a text."""
