@@ -11,6 +11,7 @@ from jaxgpt.serving.completions import completions_router
 from jaxgpt.serving.errors import DOCUMENTED, ApiError, add_handlers
 from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.page_files import page_router
+from jaxgpt.serving.responses import responses_router
 from jaxgpt.serving.schemas import DetokenizeRequest, TokenizeRequest
 from jaxgpt.serving.served_model import ServedModel
 from jaxgpt.serving.structured import AnswerForms
@@ -26,6 +27,7 @@ def make_app(model: ServedModel, forms: AnswerForms) -> FastAPI:
     app.include_router(_models_router(model))
     app.include_router(completions_router(model, metrics, forms))
     app.include_router(chat_router(model, metrics, forms))
+    app.include_router(responses_router(model, metrics, forms))
     app.include_router(_tokens_router(model))
     app.include_router(_operators_router(model, metrics))
     app.include_router(page_router())

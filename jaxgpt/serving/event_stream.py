@@ -21,11 +21,17 @@ class EventStream(StreamingResponse):
     Args:
         objects: iterated until the client leaves.
         finish: called when the response has ended, in whatever way, also before it began.
+        last: sent after the last event.
     """
 
-    def __init__(self, objects: AsyncIterator[dict[str, Any]], finish: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        objects: AsyncIterator[dict[str, Any]],
+        finish: Callable[[], None],
+        last: str = _DONE,
+    ) -> None:
         headers = {"Cache-Control": "no-store"}
-        super().__init__(_events(objects), media_type="text/event-stream", headers=headers)
+        super().__init__(_events(objects, last), media_type="text/event-stream", headers=headers)
         self._finish = finish
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,7 +42,7 @@ class EventStream(StreamingResponse):
             self._finish()
 
 
-async def _events(objects: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+async def _events(objects: AsyncIterator[dict[str, Any]], last: str) -> AsyncIterator[str]:
     iterator = aiter(objects)
     waiting: asyncio.Task[dict[str, Any]] | None = None
     try:
@@ -50,7 +56,7 @@ async def _events(objects: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
             finished, waiting = waiting, None
             yield event(finished.result())
     except StopAsyncIteration:
-        yield _DONE
+        yield last
     except Exception as error:
         told = as_api_error(error)
         yield event(error_body(told.status, str(told), told.param, told.code))
@@ -62,5 +68,6 @@ async def _events(objects: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
 
 
 def event(value: dict[str, Any]) -> str:
-    """Return an object as one event."""
-    return f"data: {json.dumps(value, ensure_ascii=False, allow_nan=False)}\n\n"
+    """Return an object as one event; its `type`, where it has one, is the event's name too."""
+    name = f"event: {value['type']}\n" if "type" in value else ""
+    return f"{name}data: {json.dumps(value, ensure_ascii=False, allow_nan=False)}\n\n"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 _Switch = Annotated[bool, Field(strict=True)]
-_Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
 _Penalty = Annotated[float, Field(strict=True, ge=-2, le=2, allow_inf_nan=False)]
 _Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 _Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**64)]
@@ -19,17 +19,19 @@ MOST_GRAMMAR = 20_000
 _Stop = Annotated[list[str], Field(max_length=16)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """A body, or an object in one; unknown fields are left out."""
+
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """Options of a stream."""
 
     include_usage: _Switch = False
 
 
-class SamplingFields(_Body):
+class SamplingFields(Body):
     """Fields of all kinds of requests: how tokens are drawn."""
 
     model: str | None = None
@@ -49,25 +51,25 @@ class SamplingFields(_Body):
     repetition_penalty: (
         Annotated[float, Field(strict=True, ge=0.01, le=10, allow_inf_nan=False)] | None
     ) = None
-    min_tokens: _Count | None = None
+    min_tokens: Count | None = None
     ignore_eos: _Switch | None = None
 
 
-class JsonSchemaFormat(_Body):
+class JsonSchemaFormat(Body):
     """A schema with its name."""
 
     name: str = "schema"
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     """The form that an answer must have."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
 
 
-class StructuredOutputs(_Body):
+class StructuredOutputs(Body):
     """The form that an answer must have, in vLLM's words; exactly one field."""
 
     json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
@@ -94,19 +96,19 @@ class CompletionRequest(FormFields):
             list[Annotated[list[_Id], Field(min_length=1)]], Field(min_length=1, max_length=256)
         ]
     )
-    max_tokens: _Count | None = None
+    max_tokens: Count | None = None
     logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = None
     echo: _Switch | None = None
 
 
-class TextPart(_Body):
+class TextPart(Body):
     """A part of a message's content; only text is read."""
 
     type: Literal["text", "input_text", "output_text"]
     text: str
 
 
-class ChatMessage(_Body):
+class ChatMessage(Body):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -123,13 +125,13 @@ class ChatRequest(FormFields):
     """Body of `/v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
-    max_tokens: _Count | None = None
-    max_completion_tokens: _Count | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
     logprobs: _Switch | None = None
     top_logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = None
 
 
-class TokenizeRequest(_Body):
+class TokenizeRequest(Body):
     """Body of `/tokenize`: a text, or messages as a chat would read them."""
 
     prompt: str | None = None
@@ -137,7 +139,7 @@ class TokenizeRequest(_Body):
     add_special_tokens: _Switch = True
 
 
-class DetokenizeRequest(_Body):
+class DetokenizeRequest(Body):
     """Body of `/detokenize`."""
 
     tokens: list[_Id]

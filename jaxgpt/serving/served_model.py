@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.errors import BadInputError
+from jaxgpt.errors import BadInputError, MismatchError
 from jaxgpt.inference.engine import Engine, Progress, Request, RequestSampling, TokenConstraint
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import ChatMessage, SamplingFields
@@ -61,11 +61,15 @@ class ServedModel:
         self._check_size(text)
         return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
 
-    def render(self, messages: Sequence[ChatMessage]) -> list[int]:
+    def render(self, messages: Sequence[ChatMessage], param: str = "messages") -> list[int]:
         """Return the ids after which the model answers a conversation.
 
+        Args:
+            messages: the conversation.
+            param: the field that it came in, for errors.
+
         Raises:
-            ApiError: roles out of order, or a content that is no text.
+            ApiError: roles out of order, a content that is no text, or a tokenizer without roles.
         """
         plain = [
             Message(SYSTEM if message.role == "developer" else message.role, message.text())
@@ -75,8 +79,8 @@ class ServedModel:
             self._check_size(message.content)
         try:
             return ChatTemplate(self.tokenizer).render_prompt(plain).tolist()
-        except BadInputError as error:
-            raise ApiError(400, str(error), param="messages") from None
+        except (BadInputError, MismatchError) as error:
+            raise ApiError(400, str(error), param=param) from None
 
     def make_requests(
         self,

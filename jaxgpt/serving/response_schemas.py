@@ -1,0 +1,122 @@
+"""The body of `/v1/responses`: what is followed, what changes nothing, what is refused by name."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from jaxgpt.errors import did_you_mean
+from jaxgpt.serving.errors import ApiError
+from jaxgpt.serving.schemas import (
+    Body,
+    ChatMessage,
+    Count,
+    FormFields,
+    JsonSchemaFormat,
+    ResponseFormat,
+    SamplingFields,
+)
+
+# Fields that say nothing about the answer.
+_IGNORED = frozenset(
+    {"parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
+     "safety_identifier", "service_tier", "user"}
+)  # fmt: skip
+# Fields of OpenAI's whose other values ask for what is not here. The server keeps no answers.
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "background": (False,),
+    "include": ([],),
+    "n": (1,),
+    "store": (False,),
+    "tool_choice": ("auto", "none"),
+    "truncation": ("disabled",),
+}
+
+
+class InputMessage(ChatMessage):
+    """A message of the input; an item of an earlier answer's output is one."""
+
+    type: Literal["message"] = "message"
+
+
+class TextFormat(Body):
+    """The form that an answer must have, with the schema next to the type."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str = "schema"
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+
+class TextOptions(Body):
+    """Options of the answer's text."""
+
+    format: TextFormat | None = None
+
+
+class ResponsesRequest(SamplingFields):
+    """Body of `/v1/responses`."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    input: str | Annotated[list[InputMessage], Field(min_length=1, max_length=10_000)]
+    instructions: str | None = None
+    max_output_tokens: Count | None = None
+    text: TextOptions | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+    def check(self) -> None:
+        """Refuse what would change the answer and is not followed.
+
+        Raises:
+            ApiError: 400, naming the field.
+        """
+        if any(tool.get("type") == "function" for tool in self.tools or ()):
+            raise ApiError(400, "tools: functions are not called here; leave it out", param="tools")
+        self._check_echo()
+        given = {**(self.model_extra or {}), "n": self.n}
+        for name, value in given.items():
+            if value is None or name in _IGNORED or value in _ONLY.get(name, ()):
+                continue
+            if name in _ONLY:
+                allowed = " or ".join(map(repr, _ONLY[name]))
+                raise ApiError(400, f"{name} must be {allowed} here, or left out", param=name)
+            known = did_you_mean(name, type(self).model_fields)
+            raise ApiError(400, f"{name} is not supported here; leave it out{known}", param=name)
+
+    def _check_echo(self) -> None:
+        """Refuse what cannot be written as JSON again, which a response does with these fields."""
+        for name in ("metadata", "text"):
+            value = self.model_dump(include={name}, by_alias=True)
+            try:
+                json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+            except (ValueError, RecursionError):
+                raise ApiError(
+                    400,
+                    f"{name} has a lone surrogate, a number that is not finite, or too many levels",
+                    param=name,
+                ) from None
+
+    def messages(self) -> list[ChatMessage]:
+        """Return the conversation; instructions are the beginning of its system message."""
+        if isinstance(self.input, str):
+            given: list[ChatMessage] = [ChatMessage(role="user", content=self.input)]
+        else:
+            given = list(self.input)
+        system = [self.instructions] if self.instructions else []
+        while given and given[0].role in ("system", "developer"):
+            system.append(given.pop(0).text())
+        if not system:
+            return given
+        return [ChatMessage(role="system", content="\n\n".join(system)), *given]
+
+    def form(self) -> FormFields:
+        """Return the form of the answer as the other routes take it."""
+        wanted = self.text.format if self.text is not None else None
+        if wanted is None:
+            return FormFields()
+        schema = None
+        if wanted.schema_ is not None:
+            named = {"name": wanted.name, "schema": wanted.schema_}
+            schema = JsonSchemaFormat.model_validate(named)
+        return FormFields(response_format=ResponseFormat(type=wanted.type, json_schema=schema))
