@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--types", nargs="+", default=get_args(GgufDtype))
     options = parser.parse_args()
     run = open_run(options.checkpoint)
     step, length = run.choose_step("latest"), run.config.batch.sequence_length
@@ -42,7 +43,7 @@ def main() -> None:
     ours = -np.take_along_axis(logits_RTV[:, :-1], rows_RT[:, 1:, None], -1).sum()
     print(f"ours {ours / math.log(2) / num_bytes:.4f} bits per byte over {num_bytes:,} bytes")
     (letter,) = tokenizer.encode("e")
-    for dtype in get_args(GgufDtype):
+    for dtype in options.types:
         folder = options.folder / dtype
         export_gguf(run, step, folder, dtype, 10**12)
         server = LlamaCpp(folder / "model.gguf", length)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgpt.config import replace
+from jaxgpt.errors import MismatchError
 from jaxgpt.interchange.gguf.export_gguf import export_gguf
 from jaxgpt.interchange.gguf.llama_cpp import (
     LlamaCpp,
@@ -86,6 +87,12 @@ def test_half_precision_is_close(tmp_path: Path, dataset: Path) -> None:
     params = run.restore_params(3, single_device_mesh())
     difference, _ = compare_writing(server, run.config.model, params, run.tokenizer, PLAN)
     assert difference < 1e-2
+
+
+def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(MismatchError, match=r"llama.cpp does not read .*model.gguf"):
+        LlamaCpp(tmp_path / "model.gguf", CONTEXT)
 
 
 class _EndingRun(Run):
