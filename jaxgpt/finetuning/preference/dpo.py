@@ -14,7 +14,8 @@ class Dpo(PairObjective):
         d = beta (h(y_w) - h(y_l))
         L = -(1 - e) log s(d) - e log s(-d)        s(x) = 1 / (1 + exp(-x))
 
-    With e = 0 the loss of Rafailov and others 2023 (arXiv:2305.18290), equation 7.
+    With e = 0 the loss of Rafailov and others 2023 (arXiv:2305.18290), equation 7; with
+    `per_token` the length-normalised one of Tulu 3 (Lambert and others 2024, arXiv:2411.15124).
     """
 
     beta: float = 0.1
@@ -22,6 +23,9 @@ class Dpo(PairObjective):
     label_smoothing: float = 0.0
     """Share e of the pairs whose labels are taken for wrong, at most 1/2: conservative DPO
     (Mitchell 2023, "A note on DPO with noisy preferences")."""
+    per_token: bool = False
+    """Log-ratios that are means over an answer's tokens; otherwise sums, with which a policy can
+    prefer longer answers by making all tokens likelier. Means need a larger beta, such as 5."""
 
     def __post_init__(self) -> None:
         if not self.beta > 0:
@@ -35,4 +39,4 @@ class Dpo(PairObjective):
         return -(1 - self.label_smoothing) * right - self.label_smoothing * wrong
 
     def rewards(self, answers: Answers) -> jax.Array:
-        return self.beta * answers.log_ratios
+        return self.beta * (answers.per_token() if self.per_token else answers).log_ratios

@@ -42,6 +42,11 @@ def _dpo(
     return -(1 - smoothing) * np.log(probability) - smoothing * np.log(1 - probability)
 
 
+def _dpo_of_means(policy: Any, reference: Any, lengths: Any) -> Any:
+    """The length-normalised form of arXiv:2411.15124: beta / |y| in place of beta."""
+    return _dpo(policy / lengths, reference / lengths, lengths, beta=5.0)
+
+
 def _ipo(policy: Any, reference: Any, lengths: Any, beta: float = 0.1) -> Any:
     """Equation 17 of arXiv:2310.12036 with means over tokens."""
     w, l = (policy - reference) / lengths
@@ -85,6 +90,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         Dpo(beta=0.3, label_smoothing=0.1).losses,
         functools.partial(_dpo, beta=0.3, smoothing=0.1),
     ),
+    "dpo of means": (Dpo(beta=5.0, per_token=True).losses, _dpo_of_means),
     "ipo": (Ipo(beta=0.1).losses, _ipo),
     "ipo of sums": (Ipo(beta=0.2, per_token=False).losses, _ipo_of_sums),
     "orpo": (Orpo(weight=0.1).losses, _orpo),
