@@ -5,9 +5,10 @@
         --objective.max-answer-tokens 8
 
 Begin with a model that is right now and then, such as one of configs/sft.py: where no answer to a
-prompt is right, or all are, there is nothing to learn. ExactMatch compares whole answers,
-FinalNumber the last number, as GSM8K needs; a rule of your own is a subclass of Verifier
-(docs/finetuning.md). In place of Grpo, `jaxgpt.finetuning` has DrGrpo, Dapo and Gspo.
+prompt is right, or all are, there is nothing to learn. Rewards make a way of answering likely that
+the model takes now and then; one that it lacks is learned faster from examples. ExactMatch compares
+whole answers, FinalNumber the last number, as GSM8K needs; a rule of your own is a subclass of
+Verifier (docs/finetuning.md). In place of Grpo, `jaxgpt.finetuning` has DrGrpo, Dapo and Gspo.
 """
 
 from jaxgpt import EvaluationConfig, FinetuneConfig
