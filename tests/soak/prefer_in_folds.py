@@ -77,9 +77,8 @@ def rank_fold(
 ) -> list[dict[str, Any]]:
     """Train without a fold; return what both models say of each of its pairs."""
     folder: Path = options.folder
-    train, test, run_dir = (
-        folder / f"{name}-{fold}" for name in ("rest.jsonl", "test.jsonl", "run")
-    )
+    train, test = (folder / f"{name}-{fold}.jsonl" for name in ("rest", "test"))
+    run_dir = folder / f"run-{fold}"
     for file, part in ((train, rest), (test, held_out)):
         file.write_text("".join(json.dumps(row) + "\n" for row in part))
     finetune(
