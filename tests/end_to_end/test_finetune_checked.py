@@ -18,12 +18,13 @@ from jaxgpt.runs.run import open_run
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, make_dataset
 
-GRPO = str(REPOSITORY / "configs" / "grpo.py")
+SFT, GRPO = (str(REPOSITORY / "configs" / name) for name in ("sft.py", "grpo.py"))
 NUM_STEPS = 6
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run whose model was drilled on a few answers, and now and then gives one of them."""
     folder = tmp_path_factory.mktemp("base")
     attention = GroupedQueryAttention(num_heads=2)
     make_run(folder / "run", make_dataset(folder / "data"), {10: 3.0}, attention=attention)
@@ -34,7 +35,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for adjective in ("old", "new", "slow", "quick", "small")
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder / "run"
+    finetune(
+        [
+            "--config", SFT, "--checkpoint", str(folder / "run"), "--data",
+            str(folder / "rows.jsonl"), "--run-dir", str(folder / "drilled"),
+            "--batch.sequence-length", "16", "--batch.global-batch-size", "8",
+            "--schedule.peak-learning-rate", "0.02", "--schedule.num-steps", "150",
+            "--data.held-out-share", "0", "--runtime.compile-cache", "", "--evaluation.prompts",
+        ]
+    )  # fmt: skip
+    return folder / "drilled"
 
 
 def _run(base: Path, run_dir: Path, *more: str) -> None:
@@ -109,6 +119,8 @@ def test_a_run_that_lost_its_last_steps_draws_the_same_answers_and_ends_with_the
         for each in (again, taught)
     ]
     assert figures[0] == figures[1]
+    # Both went on from step 2 and had something to learn then: right answers and wrong ones.
+    assert any(figures[0][step]["groups_without_variance"] < 1 for step in (3, 4, 5, 6))
 
 
 @pytest.mark.slow
