@@ -155,9 +155,10 @@ def _trainer(kind: str, folder: Path, model: Any, reference: Any, row: Any, **op
     ("objective", "options"),
     [
         (Dpo(beta=0.3), {"loss_type": "sigmoid", "beta": 0.3}),
+        (Dpo(beta=3.0, per_token=True), {"loss_type": "sigmoid_norm", "beta": 3.0}),
         (Ipo(beta=0.3), {"loss_type": "ipo", "beta": 0.3}),
     ],
-    ids=["dpo", "ipo"],
+    ids=["dpo", "dpo of means", "ipo"],
 )
 def test_pairs(objective: PreferenceObjective, options: Any, tmp_path: Path) -> None:
     model, reference = _published()
