@@ -191,13 +191,7 @@ class _Theirs:
         self.process = TorchProcess(
             "generate",
             gpt2_weights(params, shape.vocab_size) | {"prompts": prompts},
-            shape={
-                "n_layer": shape.num_layers,
-                "n_embd": shape.d_model,
-                "n_head": shape.num_heads,
-                "n_positions": shape.sequence_length,
-                "vocab_size": shape.vocab_size,
-            },
+            shape=shape.gpt2_fields,
             settings={
                 "dtype": benchmark.dtype,
                 "cache": benchmark.cache,

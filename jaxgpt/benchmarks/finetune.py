@@ -228,13 +228,7 @@ class _Theirs:
         self.process = TorchProcess(
             "sft",
             gpt2_weights(jax.tree.map(np.asarray, params), shape.vocab_size) | arrays,
-            shape={
-                "n_layer": shape.num_layers,
-                "n_embd": shape.d_model,
-                "n_head": shape.num_heads,
-                "n_positions": shape.sequence_length,
-                "vocab_size": shape.vocab_size,
-            },
+            shape=shape.gpt2_fields,
             settings={
                 "batch_size": shape.batch_size,
                 "packing": benchmark.packing,

@@ -169,13 +169,7 @@ class _Theirs:
         self.process = TorchProcess(
             "score",
             weights | {"ids": ids, "lengths": lengths},
-            shape={
-                "n_layer": shape.num_layers,
-                "n_embd": shape.d_model,
-                "n_head": shape.num_heads,
-                "n_positions": shape.sequence_length,
-                "vocab_size": shape.vocab_size,
-            },
+            shape=shape.gpt2_fields,
             settings={"batch_size": batch_size},
         )
 

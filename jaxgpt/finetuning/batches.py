@@ -7,7 +7,7 @@ Axes: B rows, T tokens of a row.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -131,13 +131,40 @@ class ExampleBatches:
         return Prefetched(lambda step: self.pick(step, chosen), start_step, prefetch)
 
 
-class HeldOutExamples:
-    """Examples that no step trains on, in the order of their rows."""
+class Rows(Protocol):
+    """Rows that held-out batches are made of.
 
-    def __init__(self, examples: TokenizedExamples, sequence_length: int) -> None:
+    Attributes:
+        sequence_length: T.
+        num_segments: most sequences in one row.
+    """
+
+    sequence_length: int
+    num_segments: int
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: Sequence[int | None]) -> Batch:
+        """Return some rows as a batch of NumPy arrays; None stands for a row of padding."""
+        ...
+
+
+R = TypeVar("R", bound=Rows)
+
+
+class HeldOutRows(Generic[R]):
+    """Examples that no step trains on, in the order of their rows.
+
+    Attributes:
+        examples: the examples.
+        rows: where they stand.
+        num_segments: most sequences in one row.
+    """
+
+    def __init__(self, examples: TokenizedExamples, rows: R) -> None:
         self.examples = examples
-        self.rows = PackedRows(examples, sequence_length)
-        self.num_segments = self.rows.num_segments
+        self.rows = rows
+        self.num_segments = rows.num_segments
 
     def batches(self, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
         """Yield batches of `batch_size` rows; rows of padding fill the last one."""
@@ -162,3 +189,10 @@ class HeldOutExamples:
         if max_tokens is None:
             return len(self.rows)
         return min(len(self.rows), max(1, max_tokens // self.rows.sequence_length))
+
+
+class HeldOutExamples(HeldOutRows[PackedRows]):
+    """Examples that no step trains on, packed."""
+
+    def __init__(self, examples: TokenizedExamples, sequence_length: int) -> None:
+        super().__init__(examples, PackedRows(examples, sequence_length))

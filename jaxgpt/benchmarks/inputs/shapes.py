@@ -34,6 +34,17 @@ class Shape:
         """Tokens of a batch."""
         return self.batch_size * self.sequence_length
 
+    @property
+    def gpt2_fields(self) -> dict[str, int]:
+        """Return these sizes as transformers' `GPT2Config` names them."""
+        return {
+            "n_layer": self.num_layers,
+            "n_embd": self.d_model,
+            "n_head": self.num_heads,
+            "n_positions": self.sequence_length,
+            "vocab_size": self.vocab_size,
+        }
+
     def model(self, dtype: Dtype) -> GptConfig:
         """Pre-norm blocks, LayerNorm without biases, exact GELU, learned positions, tied head."""
         return GptConfig(

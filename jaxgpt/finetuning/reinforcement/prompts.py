@@ -6,7 +6,7 @@ the model does not see; the prompt is everything before it.
 Axes: B rows, T tokens of a row, E examples.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from jaxgpt.batch import Batch
 from jaxgpt.data.loader import BatchConfig
 from jaxgpt.data.order import shuffle_forever
 from jaxgpt.data.prefetch import Prefetched
+from jaxgpt.finetuning.batches import HeldOutRows
 from jaxgpt.finetuning.tokenized import TokenizedExamples, answer_place
 
 # What a batch brings with it, [B, T] each: ids of the right answer, then -1; the number of the row
@@ -32,7 +33,10 @@ class Prompts:
     Attributes:
         examples: one sequence each.
         sequence_length: T.
+        num_segments: 1, as each row has one prompt.
     """
+
+    num_segments = 1
 
     def __init__(self, examples: TokenizedExamples, sequence_length: int) -> None:
         self.examples = examples
@@ -42,17 +46,18 @@ class Prompts:
         """Return the number of prompts."""
         return len(self.examples)
 
-    def batch(self, places: Sequence[int | None], row_numbers: Sequence[int]) -> Batch:
+    def batch(self, rows: Sequence[int | None], row_numbers: Sequence[int] | None = None) -> Batch:
         """Return prompts as a batch of NumPy arrays; None stands for a row of padding.
 
         Args:
-            places: indices of examples.
-            row_numbers: number of each row.
+            rows: indices of examples.
+            row_numbers: number of each row; None: from 0 on.
         """
-        shape = (len(places), self.sequence_length)
+        row_numbers = range(len(rows)) if row_numbers is None else row_numbers
+        shape = (len(rows), self.sequence_length)
         tokens_BT, segment_ids_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         references_BT = np.full(shape, -1, np.int32)
-        for row, place in enumerate(places):
+        for row, place in enumerate(rows):
             if place is None:
                 continue
             ids, weights = self.examples.sequence(place)
@@ -122,36 +127,8 @@ class PromptBatches:
         return Prefetched(lambda step: self.pick(step, chosen), start_step, prefetch)
 
 
-class HeldOutPrompts:
+class HeldOutPrompts(HeldOutRows[Prompts]):
     """Prompts that no step draws answers to, one row each, in their order."""
 
-    num_segments = 1
-
     def __init__(self, examples: TokenizedExamples, sequence_length: int) -> None:
-        self.examples = examples
-        self.rows = Prompts(examples, sequence_length)
-
-    def batches(self, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
-        """Yield batches of `batch_size` rows; rows of padding fill the last one."""
-        num_rows = self._num_rows(max_tokens)
-        for start in range(0, num_rows, batch_size):
-            rows: list[int | None] = list(range(start, min(start + batch_size, num_rows)))
-            rows += [None] * (batch_size - len(rows))
-            yield self.rows.batch(rows, range(batch_size))
-
-    def count_batches(self, batch_size: int, max_tokens: int | None = None) -> int:
-        """Return how many batches `batches` yields."""
-        return -(-self._num_rows(max_tokens) // batch_size)
-
-    def settings(self, max_tokens: int | None = None) -> dict[str, Any]:
-        """Return what measurements must share to be comparable, as JSON values."""
-        return {
-            "data": self.examples.fingerprint,
-            "rows": self._num_rows(max_tokens),
-            "sequence_length": self.rows.sequence_length,
-        }
-
-    def _num_rows(self, max_tokens: int | None) -> int:
-        if max_tokens is None:
-            return len(self.rows)
-        return min(len(self.rows), max(1, max_tokens // self.rows.sequence_length))
+        super().__init__(examples, Prompts(examples, sequence_length))
