@@ -2,7 +2,8 @@
 
     python -m jaxgpt.finetune --config configs/lora.py --checkpoint runs/base --data chats.jsonl
 
-Every projection of the blocks is adapted. The checkpoints of the run hold the adapter alone, and
+Every projection of the blocks is adapted, and the rows of the chat template's tokens are trained if
+the base has read documents only. The checkpoints of the run hold the adapter alone, and
 need the base. The learning rate is ten times that of `configs/sft.py`. For DoRA add
 `--adapter Dora`.
 """

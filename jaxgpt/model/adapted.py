@@ -10,9 +10,13 @@ from typing import Any
 
 import jax
 
+from jaxgpt.errors import ConfigError
 from jaxgpt.model.gpt import Gpt
+from jaxgpt.model.layers.token_changes import TOKEN_CHANGES, merge_changes
 
 _KERNEL = "kernel"
+# Where ids have rows or columns: the part of the model, its parameter, and the axis of ids.
+_TABLES = (("embedding", "table", 0), ("head", _KERNEL, 1))
 _BLOCKS = "blocks"
 _SUB_LAYERS = ("attention", "feed_forward")
 
@@ -72,6 +76,14 @@ def merge(model: Gpt, params: Any) -> Any:
     if not adapter.has_parameters:
         return params
     own, rest = split(params, adapter.is_trainable)
+    changes, own = split(own, lambda path: path[-1] == TOKEN_CHANGES)
+    for part, name, id_axis in _TABLES:
+        if part in changes:
+            change_KD = changes[part][TOKEN_CHANGES]
+            # The changes may be more exact than the table.
+            table = rest[part][name].astype(change_KD.dtype)
+            merged = merge_changes(table, change_KD, adapter.changed_ids, id_axis)
+            rest = rest | {part: rest[part] | {name: merged}}
     merge_layers = jax.vmap(adapter.merge)
 
     def merge_into(rest: Any, own: Any) -> Any:
@@ -94,6 +106,12 @@ def check_targets(model: Gpt, params: Any) -> None:
     Raises:
         ConfigError: the adapter cannot be; names the projections that it may have.
     """
+    largest = max(model.adapter.changed_ids, default=0)
+    if largest >= model.vocab_size:
+        raise ConfigError(
+            f"adapter.token_ids has {largest}, and the tokenizer's ids end at "
+            f"{model.vocab_size - 1}; choose from those"
+        )
     has_experts = model.config.feed_forward.count_experts() is not None
     attention, feed_forward = (_projections(params[_BLOCKS][name]) for name in _SUB_LAYERS)
     if has_experts:

@@ -29,6 +29,7 @@ from jaxgpt.model.layer_stack import (
 from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter
 from jaxgpt.model.layers.embedding import Embedding
 from jaxgpt.model.layers.feed_forward import FeedForward, SwiGlu
+from jaxgpt.model.layers.matmul import Kernel
 from jaxgpt.model.layers.norms import Norm, RmsNorm
 from jaxgpt.model.layers.placement import constrain
 from jaxgpt.model.layers.positions import Position, Rotary
@@ -139,7 +140,7 @@ class Gpt(nn.Module):
     adapter: Adapter = NO_ADAPTER
 
     def setup(self) -> None:
-        config, settings = self.config, self.config.settings
+        config, settings = self.config, self._settings
         padded_vocab_size = config.pad_vocab(self.vocab_size)
         self.embedding = Embedding(
             num_rows=padded_vocab_size,
@@ -187,7 +188,7 @@ class Gpt(nn.Module):
             tokens_BT, segment_ids_BT, positions_BT, cache, deterministic
         )
         valid_BT = _valid(tokens_BT, segment_ids_BT)
-        return self.head(x_BTD, self.embedding.table, valid_BT), cache
+        return self.head(x_BTD, self.embedding.as_kernel(), valid_BT), cache
 
     def hidden_states(
         self,
@@ -217,13 +218,13 @@ class Gpt(nn.Module):
             cache = cache.advance(valid_BT)
         return self.final_norm(x_BTD), cache
 
-    def hidden_states_and_head(self, *inputs: Any, **options: Any) -> tuple[jax.Array, jax.Array]:
+    def hidden_states_and_head(self, *inputs: Any, **options: Any) -> tuple[jax.Array, Kernel]:
         """Return x_BTD and what the head multiplies it with (`LanguageModelHead.logits`).
 
         Takes what `__call__` takes. A loss uses it that never needs all logits at once.
         """
         x_BTD, _ = self.hidden_states(*inputs, **options)
-        return x_BTD, self.head.weights(self.embedding.table)
+        return x_BTD, self.head.weights(self.embedding.as_kernel())
 
     def _embed(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, deterministic: bool
@@ -269,13 +270,17 @@ class Gpt(nn.Module):
         head_dim = self.config.attention.resolve_head_dim(self.config.d_model)
         return self.config.position.rotation(positions_BT, head_dim)
 
+    @property
+    def _settings(self) -> LayerSettings:
+        return dataclasses.replace(self.config.settings, adapter=self.adapter)
+
     def _block(self, pattern_index: int) -> Block:
         config = self.config
         return Block(
             attention=config.attention,
             feed_forward=config.feed_forward,
             norm=config.norm,
-            settings=dataclasses.replace(config.settings, adapter=self.adapter),
+            settings=self._settings,
             pattern_index=pattern_index,
             parent=None,
         )

@@ -14,6 +14,12 @@ from jaxgpt.config import Training, configclass
 from jaxgpt.model.layers.matmul import CustomKernel, Kernel, project
 from jaxgpt.model.layers.placement import constrain, round_and_gather
 from jaxgpt.model.layers.projection import Initialization, LayerSettings, add_param
+from jaxgpt.model.layers.token_changes import (
+    ChangedKernel,
+    add_changes,
+    change_kernel,
+    round_merged,
+)
 
 # Logit of the columns that only round the vocabulary up; their probability is exactly 0.
 PADDING_LOGIT = -1e30
@@ -170,16 +176,21 @@ class LanguageModelHeadLayer(nn.Module):
             if self.config.zero_init:
                 init = nn.initializers.zeros
             self.kernel = add_param(self, "kernel", init, shape, axes, self.settings)
+            if ids := self.settings.adapter.changed_ids:
+                self.token_changes = add_changes(self, len(ids), d_model, self.settings.param_dtype)
 
     def weights(self, table_VD: Kernel) -> Kernel:
         """Return the table [V, D] if tied, else the kernel [D, V], in the parameter dtype.
 
         Where devices share it, they have collected it, rounded to the compute dtype.
         """
-        kept = table_VD if self.config.tied else self.kernel
-        if isinstance(kept, CustomKernel):  # A decoder's, which no devices share.
-            return kept
-        return round_and_gather(kept, self.settings.compute_dtype, *self.config.axes)
+        kept, ids = table_VD if self.config.tied else self.kernel, self.settings.adapter.changed_ids
+        if not self.config.tied and ids:
+            kept = change_kernel(self.kernel, self.token_changes, ids, id_axis=1)
+        if isinstance(kept, CustomKernel) and not isinstance(kept, ChangedKernel):
+            return kept  # A decoder's, which no devices share.
+        dtype, axes = self.settings.compute_dtype, self.config.axes
+        return round_merged(kept, lambda array: round_and_gather(array, dtype, *axes))
 
     def __call__(self, x_BTD: jax.Array, table_VD: Kernel, valid_BT: jax.Array) -> jax.Array:
         """Return float32 logits [B, T, V]; -1e30 in the columns that pad the vocabulary."""

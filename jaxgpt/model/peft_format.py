@@ -84,6 +84,26 @@ def to_peft(
     return PeftAdapter(_config(adapter, adapted, names, base), tensors)
 
 
+def with_token_rows(
+    peft: PeftAdapter, ids: tuple[int, ...], rows: Mapping[str, np.ndarray]
+) -> PeftAdapter:
+    """Return an adapter that also trains rows of tokens, which PEFT keeps whole and not as changes.
+
+    Args:
+        peft: the adapter without them.
+        ids: ids of the tokens.
+        rows: their rows after training [K, D], by layer of the exported base.
+    """
+    if not rows:
+        return peft
+    indices = {"trainable_token_indices": {_end(name, 1): list(ids) for name in rows}}
+    tensors = {
+        f"{_PREFIX}{name}.token_adapter.trainable_tokens_delta": np.asarray(values, np.float32)
+        for name, values in rows.items()
+    }
+    return PeftAdapter(peft.config | indices, peft.tensors | tensors)
+
+
 def from_peft(
     peft: PeftAdapter, kernels: Any, names: Mapping[str, str]
 ) -> tuple[LowRank, dict[str, Any]]:

@@ -58,6 +58,12 @@ def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     return (tokenizer.special_ids.get("end", tokenizer.eos_id), tokenizer.eos_id)
 
 
+def control_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the ids that the template alone uses; texts of documents have none of them."""
+    names = [name for name in (*ROLES, "end") if name in tokenizer.special_ids]
+    return tuple(sorted({tokenizer.special_ids[name] for name in names}))
+
+
 class Message(NamedTuple):
     """One message. `train` says whether an assistant's message is predicted."""
 

@@ -42,7 +42,7 @@ class LossInputs(NamedTuple):
 
     Attributes:
         x: hidden states after the final norm [..., D].
-        kernel: matrix that the head multiplies them with, of any shape.
+        kernel: what the head multiplies them with: a matrix of any shape, or a tree of arrays.
         targets: ids of the predicted tokens [...].
         weights: of their losses [...].
         others: a tree of further arrays of the tokens [..., D'], without a gradient.
@@ -50,7 +50,7 @@ class LossInputs(NamedTuple):
     """
 
     x: jax.Array
-    kernel: jax.Array
+    kernel: Any
     targets: jax.Array
     weights: jax.Array
     others: Any = None
@@ -155,27 +155,30 @@ def _chunked(score: Score, chunk_tokens: int, inputs: LossInputs) -> TokenSums:
 
 def _forward(
     score: Score, chunk_tokens: int, inputs: LossInputs
-) -> tuple[TokenSums, tuple[jax.Array, jax.Array]]:
+) -> tuple[TokenSums, tuple[jax.Array, Any]]:
     """Return the sums, and the gradients of the objective, which the backward pass needs."""
 
-    def objective(x_ND: jax.Array, kernel: jax.Array, chunk: LossInputs) -> Any:
+    def objective(x_ND: jax.Array, kernel: Any, chunk: LossInputs) -> Any:
         sums = score(chunk._replace(x=x_ND, kernel=kernel))
         return sums.objective, sums
 
-    def sum_chunks(inputs: LossInputs) -> tuple[TokenSums, jax.Array, jax.Array]:
+    def sum_chunks(inputs: LossInputs) -> tuple[TokenSums, jax.Array, Any]:
         gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
         x_BTD, kernel = inputs.x, inputs.kernel
         # Rounded once, not in every chunk; the gradient is that of the unrounded one.
-        rounded = kernel.astype(x_BTD.dtype)
+        rounded = jax.tree.map(lambda part: part.astype(x_BTD.dtype), kernel)
 
         @jax.named_scope("loss_chunk")
         def add(carry: Any, chunk: LossInputs) -> tuple[Any, jax.Array]:
             total, dkernel = carry
             chunk = chunk.with_kernels_of(inputs)
-            (dx_ND, one), sums = gradient(chunk.x, rounded.astype(kernel.dtype), chunk)
-            return (_add(total, sums), dkernel + one.astype(dkernel.dtype)), dx_ND
+            (dx_ND, one), sums = gradient(chunk.x, _in_types_of(kernel, rounded), chunk)
+            dkernel = jax.tree.map(jnp.add, dkernel, _in_types_of(dkernel, one))
+            return (_add(total, sums), dkernel), dx_ND
 
-        zero = jnp.zeros(kernel.shape, accumulator_dtype(kernel.dtype))
+        zero = jax.tree.map(
+            lambda part: jnp.zeros(part.shape, accumulator_dtype(part.dtype)), kernel
+        )
         chunks = _split(inputs, chunk_tokens)
         (total, dkernel), dx_CND = jax.lax.scan(add, (_zero(), zero), chunks)
         num_tokens = x_BTD.shape[0] * x_BTD.shape[1]
@@ -184,20 +187,21 @@ def _forward(
 
     run = _on_each_device(sum_chunks, inputs, are_rows=(False, True, False))
     sums, dx_BTD, dkernel = run(inputs)
-    return sums, (dx_BTD, dkernel.astype(inputs.kernel.dtype))
+    return sums, (dx_BTD, _in_types_of(inputs.kernel, dkernel))
 
 
 def _backward(
     score: Score,
     chunk_tokens: int,
-    gradients: tuple[jax.Array, jax.Array],
+    gradients: tuple[jax.Array, Any],
     cotangents: TokenSums,
 ) -> tuple[LossInputs]:
     dx_BTD, dkernel = gradients
     factor = cotangents.objective
     dx_BTD = dx_BTD * factor.astype(dx_BTD.dtype)
     nothing: Any = None
-    return (LossInputs(dx_BTD, dkernel * factor.astype(dkernel.dtype), nothing, nothing),)
+    dkernel = jax.tree.map(lambda part: part * factor.astype(part.dtype), dkernel)
+    return (LossInputs(dx_BTD, dkernel, nothing, nothing),)
 
 
 _chunked.defvjp(_forward, _backward)
@@ -273,6 +277,10 @@ def _on_each_device(
         # Sums of kernels are to be taken once, at the end, not where each chunk's gradient is.
         check_vma=False,
     )
+
+
+def _in_types_of(likes: Any, parts: Any) -> Any:
+    return jax.tree.map(lambda like, part: part.astype(like.dtype), likes, parts)
 
 
 def _zero() -> TokenSums:

@@ -21,6 +21,7 @@ from jaxgpt.model.layers.adapters import NO_ADAPTER
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.runs.run import open_run
 from jaxgpt.runs.tuning.finetune_config import FinetuneRunConfig
+from jaxgpt.tokenizer.chat_template import control_ids
 from jaxgpt.tools.merge_adapter import main as merge
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, make_dataset
@@ -72,14 +73,16 @@ def test_tokens_that_an_adapter_cannot_learn_are_warned_of(
     texts.write_text("".join(json.dumps({"text": f"the old dog sees {n} cats"}) + "\n"
                              for n in range(30)))  # fmt: skip
     warnings = []
-    for start, data, form in ((base, chats, "Recognised"), (base, texts, "Text"),
-                              (tuned, chats, "Recognised")):  # fmt: skip
+    none = ("--adapter.token-ids",)
+    for start, data, form, more in ((base, chats, "Recognised", none), (base, texts, "Text", none),
+                                    (tuned, chats, "Recognised", none),
+                                    (base, chats, "Recognised", ())):  # fmt: skip
         caplog.clear()
-        argv = arguments(start, data, tmp_path / "none", "--data.form", form)
+        argv = arguments(start, data, tmp_path / "none", "--data.form", form, *more)
         with pytest.raises(NoCheckpointError):  # The data are open by then.
             finetune([*argv, "--resume", "must"])
         warnings.append("stays nearly as improbable" in caplog.text)
-    assert warnings == [True, False, False]
+    assert warnings == [True, False, False, False]
 
 
 def _params(run_dir: Path, step: int, **sizes: int):
@@ -95,9 +98,12 @@ def test_a_checkpoint_holds_the_adapter_alone_and_evaluates_as_it_did_in_trainin
     base: Path, tuned: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = {name.rpartition("/")[2] for name in _stored(tuned, 20, "params")}
-    assert names == {"lora_a", "lora_b"}
+    # The base has read documents only: the rows of the chat template's tokens are trained, too.
+    assert names == {"lora_a", "lora_b", "token_changes"}
     state = _stored(tuned, 20, "training_state")
-    assert {name.rpartition("/")[2] for name in state if "blocks" in name} == names
+    trained = {name.rpartition("/")[2] for name in state if "lora" in name or "changes" in name}
+    assert trained == names
+    assert not any("table" in name or "kernel" in name for name in state)
     records = [json.loads(line) for line in (tuned / "metrics.jsonl").open()]
     losses = [record["eval"]["loss"] for record in records if "eval" in record]
     assert losses[-1] < losses[0]
@@ -108,7 +114,8 @@ def test_a_checkpoint_holds_the_adapter_alone_and_evaluates_as_it_did_in_trainin
     eval_main(["--checkpoint", str(tuned), "--json"])
     assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(losses[-1], rel=1e-5)
     generate(["--checkpoint", str(tuned), "--prompt", "old red", "--json", "--temperature", "0"])
-    assert json.loads(capsys.readouterr().out)["samples"]
+    (sample,) = json.loads(capsys.readouterr().out)["samples"]
+    assert sample["finish"] == "stop", "it has learned to end"
 
 
 def test_the_base_and_the_merged_model_differ_in_the_adapted_kernels_alone(
@@ -117,8 +124,10 @@ def test_the_base_and_the_merged_model_differ_in_the_adapted_kernels_alone(
     before, after = _params(base, 10), _params(tuned, 20)
     same = jax.tree.map(np.array_equal, before, after)
     named = jax.tree.leaves_with_path(same)
-    assert {path[-1].key for path, is_same in named if not is_same} == {"kernel"}
-    assert all(is_same == (path[-1].key != "kernel") for path, is_same in named)
+    changed = {"kernel", "table"}
+    assert all(is_same == (path[-1].key not in changed) for path, is_same in named)
+    rows = np.any(before["embedding"]["table"] != after["embedding"]["table"], axis=1)
+    assert tuple(np.flatnonzero(rows)) == control_ids(open_run(base).tokenizer)
     jax.tree.map(
         lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-7),
         _params(tuned, 20, fsdp=2),

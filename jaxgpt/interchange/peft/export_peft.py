@@ -19,8 +19,10 @@ from jaxgpt.interchange.huggingface import export_huggingface
 from jaxgpt.interchange.model_card import write_card
 from jaxgpt.interchange.parity import Parity, has_package, import_transformers, our_logits
 from jaxgpt.interchange.weight_files import write_tensors
+from jaxgpt.interchange.weights import by_path
 from jaxgpt.model.layers.adapters import LowRank
-from jaxgpt.model.peft_format import to_peft
+from jaxgpt.model.layers.token_changes import TOKEN_CHANGES
+from jaxgpt.model.peft_format import to_peft, with_token_rows
 from jaxgpt.names.packages import import_package, install_advice
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.runs.run import Run
@@ -69,8 +71,11 @@ def export_peft(
     names = name_projections(architecture)
     base, mesh = open_base(config.base), single_device_mesh()
     own = _read_own(run, config, step)
-    kernels = base.restore_params(config.base.step, mesh)["blocks"]
-    adapter = to_peft(config.adapter, own["blocks"], kernels, names, str(output / _BASE))
+    params = base.restore_params(config.base.step, mesh)
+    blocks = own["blocks"], params["blocks"]
+    rows = _token_rows(config.adapter, own, params, architecture)
+    adapter = to_peft(config.adapter, *blocks, names, str(output / _BASE))
+    adapter = with_token_rows(adapter, config.adapter.changed_ids, rows)
     about = {"format": "peft", "step": step, "tokenizer": run.tokenizer.fingerprint}
     with export_folder(output, about) as folder:
         parity = export_huggingface(base, config.base.step, folder / _BASE, dtype, shard_bytes)[1]
@@ -101,6 +106,21 @@ def name_projections(architecture: Architecture) -> dict[str, str]:
         for item in places
         if item.ours[0].startswith("blocks/")
     }  # fmt: skip
+
+
+def _token_rows(
+    adapter: LowRank, own: Any, params: Any, architecture: Architecture
+) -> dict[str, np.ndarray]:
+    """Return the rows of tokens that the adapter trains, [K, D], by layer of transformers."""
+    ids, rows = np.array(adapter.changed_ids, int), {}
+    for item in architecture.weights:
+        part = item.ours[0].partition("/")[0]
+        if part in ("embedding", "head") and TOKEN_CHANGES in own.get(part, {}):
+            table = np.asarray(by_path(params)[item.ours[0]], np.float32)
+            table = table if part == "embedding" else table.T
+            change_KD = np.asarray(own[part][TOKEN_CHANGES], np.float32)
+            rows[item.theirs.removesuffix(".weight")] = table[ids] + change_KD
+    return rows
 
 
 def _read_own(run: Run, config: BasedRunConfig, step: int) -> Any:

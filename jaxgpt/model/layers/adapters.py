@@ -28,6 +28,7 @@ from jaxgpt.model.layers.low_rank import (
     multiply_merged,
 )
 from jaxgpt.model.layers.matmul import Kernel, project
+from jaxgpt.model.layers.token_changes import TOKEN_CHANGES
 
 LORA_A = "lora_a"
 LORA_B = "lora_b"
@@ -84,6 +85,11 @@ class Adapter:
     def has_parameters(self) -> bool:
         """Return whether the model's own parameters are frozen, and others trained."""
         return True
+
+    @property
+    def changed_ids(self) -> tuple[int, ...]:
+        """Ids whose rows of the embedding, and of an untied head, are trained."""
+        return ()
 
     def check(self, allowed: frozenset[str], of_experts: frozenset[str]) -> None:
         """Refuse a model that cannot have the adapter.
@@ -154,6 +160,9 @@ class LowRank(Adapter):
     blocks."""
     dropout: Training[float] = 0.0
     """Dropout rate of the adapter's inputs."""
+    token_ids: tuple[int, ...] | None = None
+    """Ids whose rows of the embedding, and of an untied head, are trained as well; None: those of
+    the chat template, if the base has read documents only; () for none."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -164,6 +173,13 @@ class LowRank(Adapter):
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
         if self.targets is not None and not self.targets:
             raise ValueError("targets must name at least one projection; None is all of them")
+        ids = self.changed_ids
+        if len(set(ids)) != len(ids) or min(ids, default=0) < 0:
+            raise ValueError(f"token_ids must be different ids from 0 on, not {ids}")
+
+    @property
+    def changed_ids(self) -> tuple[int, ...]:
+        return self.token_ids or ()
 
     @property
     def scale(self) -> float:
@@ -189,7 +205,7 @@ class LowRank(Adapter):
         return self.targets is None or name in self.targets
 
     def is_trainable(self, path: tuple[str, ...]) -> bool:
-        return path[-1] in (LORA_A, LORA_B, MAGNITUDE_CHANGE)
+        return path[-1] in (LORA_A, LORA_B, MAGNITUDE_CHANGE, TOKEN_CHANGES)
 
     def _add_matrices(self, site: Site) -> tuple[jax.Array, jax.Array]:
         """Give a projection A [I..., R] and B [R, O...].

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.model.layers.dtypes import accumulator_dtype
+from jaxgpt.model.layers.matmul import Kernel
 from jaxgpt.model.layers.placement import (
     constrain_storage,
     gather_for_use,
@@ -21,13 +22,14 @@ from jaxgpt.model.layers.placement import (
 )
 from jaxgpt.model.layers.projection import LayerSettings, add_param
 from jaxgpt.model.layers.row_sums import sum_rows_by_id
+from jaxgpt.model.layers.token_changes import add_changes, change_kernel, look_up_changes
 from jaxgpt.runtime.target import compile_target
 
 Axes = tuple[str, str]
 
 
 class Embedding(nn.Module):
-    """A table of one vector per id, at first N(0, std^2)."""
+    """A table of one vector per id, at first N(0, std^2); an adapter may change single rows."""
 
     num_rows: int
     axes: Axes
@@ -38,12 +40,25 @@ class Embedding(nn.Module):
         shape = (self.num_rows, self.settings.d_model)
         init = nn.initializers.normal(self.std)
         self.table = add_param(self, "table", init, shape, self.axes, self.settings)
+        self.changed_ids = self.settings.adapter.changed_ids
+        if self.changed_ids:
+            about = len(self.changed_ids), self.settings.d_model, self.settings.param_dtype
+            self.token_changes = add_changes(self, *about)
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         """Return x_BTD in the compute dtype; an id outside the table takes its nearest row."""
         like = jax.ShapeDtypeStruct(self.table.shape, self.table.dtype)
         dtype = jnp.dtype(self.settings.compute_dtype)
-        return cast(jax.Array, _look_up(self.table, ids_BT, self.axes, dtype, like))
+        x_BTD = cast(jax.Array, _look_up(self.table, ids_BT, self.axes, dtype, like))
+        if self.changed_ids:
+            x_BTD += look_up_changes(self.token_changes, self.changed_ids, ids_BT, dtype)
+        return x_BTD
+
+    def as_kernel(self) -> Kernel:
+        """Return the table [V, D] as a head multiplies with it."""
+        if not self.changed_ids:
+            return self.table
+        return change_kernel(self.table, self.token_changes, self.changed_ids, id_axis=0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -23,12 +23,13 @@ from jaxgpt.finetuning.preference.reference_file import with_reference
 from jaxgpt.finetuning.reinforcement.prompts import HeldOutPrompts
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.inference.text_generation import HealedPrompt
+from jaxgpt.model.layers.adapters import LowRank
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.sharding import on_mesh
 from jaxgpt.runs.run import Run, open_base
 from jaxgpt.runs.sources import HeldOut, Sources
 from jaxgpt.runs.tuning.based_config import BasedRunConfig, TuningConfig, earlier_runs
-from jaxgpt.tokenizer.chat_template import ChatTemplate, Message, stop_ids
+from jaxgpt.tokenizer.chat_template import ChatTemplate, Message, control_ids, stop_ids
 from jaxgpt.tokenizer.sequences import NO_ID
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
@@ -67,22 +68,37 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
         objective = self.objective.with_labels(examples.label_names)
         model = objective.adapt_model(self.model)
         config = replace(self, objective=objective, model=model)
-        config._warn_of_new_tokens(examples.training)
+        config = config._with_new_tokens(examples.training)
         return config, config.make_sources(examples)
 
-    def _warn_of_new_tokens(self, examples: TokenizedExamples) -> None:
-        """Say so if the targets include ids that the base never saw and an adapter cannot learn."""
+    def _with_new_tokens(self, examples: TokenizedExamples) -> Self:
+        """Return the config with an adapter that learns the tokens of the chat template.
+
+        That is: if answers end by one, and the base has never seen any. Their rows of the embedding
+        are trained, unless the config says which rows are; if they are not, a warning says so.
+        """
         end = self.base_tokenizer.special_ids.get("end", NO_ID)
         is_frozen = self.adapter.has_parameters and not self.model.head.is_new
         if not is_frozen or not all(run.config.reads_documents for run in earlier_runs(self.base)):
-            return
-        if (examples.tokens_N[examples.weights_N > 0] == end).any():
+            return self
+        if not (examples.tokens_N[examples.weights_N > 0] == end).any():
+            return self
+        adapter = self.adapter
+        if isinstance(adapter, LowRank) and adapter.token_ids is None:
+            ids = control_ids(self.base_tokenizer)
+            logger.info(
+                "%s has read documents only: the adapter also trains the rows of the %d tokens of "
+                "the chat template (adapter.token_ids)", self.base.run, len(ids),
+            )  # fmt: skip
+            return replace(self, adapter=replace(adapter, token_ids=ids))
+        if end not in adapter.changed_ids:
             logger.warning(
-                "%s has read documents only, and an adapter leaves the embedding and the head as "
-                "they are: the token that ends an answer stays nearly as improbable as it is now. "
-                "Begin with a run of configs/sft.py, or train all weights",
+                "%s has read documents only, and adapter.token_ids leaves out the token that ends "
+                "an answer: it stays nearly as improbable as it is now. Leave out "
+                "adapter.token_ids, begin with a run of configs/sft.py, or train all weights",
                 self.base.run,
             )
+        return self
 
     def open_sources(self) -> Sources:
         """Read the examples; see `read_examples` for what it raises."""

@@ -12,13 +12,17 @@ import pytest
 from flax.core import meta
 
 from jaxgpt.config import load_config, replace
+from jaxgpt.data.packing import make_rows
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.adapted import check_targets, join, merge, split
 from jaxgpt.model.cost import abstract_params
+from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned, Unrolled
 from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter, Dora, Lora, LowRank
 from jaxgpt.model.layers.projection import Projection
 from jaxgpt.runs.config import TrainConfig
+from jaxgpt.training.chunked_loss import TokenChunks
+from jaxgpt.training.loss import LossConfig, language_model_loss
 from tests.model.tiny_model import FAMILIES, PLAIN, VARIANTS, VOCAB_SIZE, init, random_tokens
 from tests.tiny import REPOSITORY
 
@@ -27,6 +31,7 @@ ADAPTERS = {
     "lora": Lora(rank=3, alpha=5.0),
     "rslora": Lora(rank=4, alpha=3.0, rank_stabilized=True),
     "dora": Dora(rank=3, alpha=5.0),
+    "tokens": Lora(rank=2, alpha=4.0, token_ids=(5, 2)),
     "some": Dora(rank=2, alpha=4.0, targets=("value", "down")),
 }
 # Tied and untied heads, GPT-2's biases, fewer key/value heads, layers unrolled and as a loop.
@@ -35,6 +40,8 @@ CASES = [
     ("rslora", replace(FAMILIES["llama3"], layers=Scanned())),
     ("dora", replace(FAMILIES["gpt2"], layers=Scanned())),
     ("some", replace(FAMILIES["llama3"], layers=Scanned())),
+    ("tokens", replace(PLAIN, layers=Scanned(), head=LanguageModelHead(tied=True))),
+    ("tokens", replace(PLAIN, layers=Scanned(), head=LanguageModelHead(tied=False))),
 ]
 
 
@@ -59,7 +66,7 @@ def _logits(model, params):
 
 @pytest.mark.optimized
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["lora", "dora"])
+@pytest.mark.parametrize("name", ["lora", "dora", "tokens"])
 def test_a_fresh_adapter_is_the_base_bit_for_bit(name: str, dtype: str) -> None:
     config = replace(FAMILIES["llama3"], compute_dtype=dtype)
     model, base, adapted, _ = _draw(config, ADAPTERS[name])
@@ -80,6 +87,40 @@ def test_the_merged_model_is_the_adapted_one(name: str, config) -> None:
     theirs = _logits(model, merged)
     assert np.abs(ours - _logits(model, base)).max() > 0.1 * np.abs(ours).max()
     assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_of_tokens_learn_as_those_of_a_trained_table(tied: bool) -> None:
+    adapter = ADAPTERS["tokens"]
+    config = replace(PLAIN, layers=Scanned(), head=LanguageModelHead(tied=tied))
+    model, base, adapted, own = _draw(config, adapter)
+    batch = make_rows(np.asarray(random_tokens((2, 10))), np.zeros((2, 10), bool))
+    sizes_V = jnp.ones(VOCAB_SIZE, jnp.int32)
+
+    def loss(model, params):
+        # In several chunks, each of which adds to the gradient of the head.
+        settings = LossConfig(logits=TokenChunks(num_tokens=5))
+        return language_model_loss(model, sizes_V, settings)(params, batch, None).objective
+
+    ours = jax.jit(jax.grad(lambda own: loss(adapted, join(own, base))))(own)
+    dense = jax.jit(jax.grad(functools.partial(loss, model)))(merge(adapted, join(own, base)))
+    assert [name for name in ("embedding", "head") if name in ours] == (
+        ["embedding"] if tied else ["embedding", "head"]
+    )
+    rows = np.array(adapter.token_ids)
+    expected = {"token_changes": dense["embedding"]["table"][rows]}
+    _assert_close(ours["embedding"], expected, 2e-5)
+    if not tied:
+        expected = {"token_changes": dense["head"]["kernel"][:, rows].T}
+        _assert_close(ours["head"], expected, 2e-5)
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_refused() -> None:
+    adapted = PLAIN.build(VOCAB_SIZE, Lora(token_ids=(VOCAB_SIZE,)))
+    with pytest.raises(ConfigError, match=f"ids end at {VOCAB_SIZE - 1}"):
+        check_targets(adapted, init(PLAIN)[1])
+    with pytest.raises(ConfigError, match="different ids"):
+        Lora(token_ids=(3, 3))
 
 
 def _chain_rule(adapter: LowRank, kernel, own, gradient):
