@@ -13,11 +13,15 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.interchange.architecture import Architecture
 from jaxgpt.interchange.gemma2 import GEMMA2
 from jaxgpt.interchange.gpt2 import GPT2
+from jaxgpt.interchange.layer_types import alternating
 from jaxgpt.interchange.llama import LLAMA
 from jaxgpt.interchange.qwen2 import QWEN2
 from jaxgpt.interchange.qwen3 import QWEN3
 
 Fields = Mapping[str, Any]
+# By this number of layers llama.cpp knows Gemma 2's largest model, whose queries are scaled by
+# another size.
+_LAYERS_OF_27B = 46
 Change = Callable[[np.ndarray, Fields], np.ndarray]
 
 
@@ -69,9 +73,19 @@ class LlamaCppArchitecture(NamedTuple):
 
 
 def _gemma2_fault(fields: Fields) -> str | None:
-    if fields["query_pre_attn_scalar"] == fields["head_dim"]:
-        return None
-    return "model.attention.query_scale is not the root of 1 / head_dim"
+    """Return what differs from llama.cpp's Gemma 2, which takes little from the file."""
+    size, name = fields["head_dim"], "head_dim"
+    if fields["num_hidden_layers"] == _LAYERS_OF_27B:
+        size = fields["hidden_size"] / fields["num_attention_heads"]
+        name = "(d_model / num_heads)"
+    if fields["query_pre_attn_scalar"] != size:
+        return f"model.attention.query_scale is not the root of 1 / {name}"
+    kinds = fields["layer_types"]
+    # A window that holds the whole context is none.
+    has_windows = fields["sliding_window"] < fields["max_position_embeddings"]
+    if has_windows and kinds != alternating(len(kinds)):
+        return "model.attention.windows is not a window on every second layer, from the first on"
+    return None
 
 
 def _gpt2_fault(fields: Fields) -> str | None:

@@ -12,6 +12,22 @@ from jaxgpt.model.layers.rope_scaling import Llama3
 from tests.interchange.exported import CONFIGS
 
 QWEN3, GPT2 = CONFIGS["qwen3"], CONFIGS["gpt2"]
+GEMMA2 = replace(
+    CONFIGS["gemma2"], attention=replace(CONFIGS["gemma2"].attention, query_scale=None)
+)
+
+
+def _with_windows(*windows: int | None) -> GptConfig:
+    return replace(GEMMA2, attention=replace(GEMMA2.attention, windows=windows))
+
+
+@pytest.mark.parametrize(
+    "config", [*(CONFIGS[name] for name in ("llama", "llama3", "qwen3", "gpt2")), GEMMA2,
+               _with_windows(40, None), _with_windows(None), _with_windows(None, 64)]
+)  # fmt: skip
+def test_what_llama_cpp_computes_alike_is_taken(config: GptConfig) -> None:
+    architecture = choose_architecture(config)
+    find_llama_cpp(architecture, architecture.write_config(config, 64))
 
 
 @pytest.mark.parametrize(
@@ -24,6 +40,9 @@ QWEN3, GPT2 = CONFIGS["qwen3"], CONFIGS["gpt2"]
             "as qwen3: model.position.scaling is llama3",
         ),
         (CONFIGS["gemma2"], "as gemma2: model.attention.query_scale is not"),
+        (replace(GEMMA2, num_layers=46), r"query_scale is not the root of 1 / \(d_model"),
+        (_with_windows(None, 40), "model.attention.windows is not a window on every second"),
+        (_with_windows(40, 40), "model.attention.windows is not a window on every second"),
         (
             replace(GPT2, feed_forward=Gelu(hidden=48, use_bias=True, exact=True)),
             "as gpt2: model.feed_forward.exact is True",

@@ -12,6 +12,7 @@ import pytest
 from jaxgpt.config import replace
 from jaxgpt.errors import MismatchError
 from jaxgpt.interchange.gguf.export_gguf import export_gguf
+from jaxgpt.interchange.gguf.gguf_file import GgufDtype
 from jaxgpt.interchange.gguf.llama_cpp import (
     LlamaCpp,
     WritingPlan,
@@ -49,7 +50,7 @@ TOLERANCES = {"gpt2": 1e-2, "gemma2": 1e-2}
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset whose texts are pages of the docs, in a vocabulary of 500 pieces."""
+    """A dataset whose texts are pages of the docs, in a vocabulary of 1,000 pieces."""
     texts = [path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md"))]
     parts = [part for text in texts for part in text.split("\n\n")]
     tokenizer = train_tokenizer(parts, TokenizerConfig(vocab_size=1000))
@@ -63,7 +64,7 @@ def _make(name: str, folder: Path, dataset: Path) -> Run:
     return dataclasses.replace(run, config=replace(run.config, batch=batch))
 
 
-def _open(run: Run, folder: Path, dtype="F32") -> LlamaCpp:
+def _open(run: Run, folder: Path, dtype: GgufDtype = "F32") -> LlamaCpp:
     parity = export_gguf(run, 3, folder, dtype, 10**9)[1]
     assert parity.ids_equal
     return LlamaCpp(folder / "model.gguf", CONTEXT)
@@ -81,12 +82,15 @@ def test_log_probabilities_and_greedy_tokens_are_equal(
     assert num_equal == PLAN.written
 
 
-def test_half_precision_is_close(tmp_path: Path, dataset: Path) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [("F16", 1e-2), ("Q8_0", 0.5)])
+def test_fewer_bits_are_close(
+    dtype: GgufDtype, tolerance: float, tmp_path: Path, dataset: Path
+) -> None:
     run = _make("qwen3", tmp_path, dataset)
-    server = _open(run, tmp_path / "out", "F16")
+    server = _open(run, tmp_path / "out", dtype)
     params = run.restore_params(3, single_device_mesh())
     difference, _ = compare_writing(server, run.config.model, params, run.tokenizer, PLAN)
-    assert difference < 1e-2
+    assert difference < tolerance
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ def test_a_chat_stops_by_itself(token: str, tmp_path: Path, dataset: Path) -> No
     (choice,) = answer["choices"]
     assert choice["finish_reason"] == "stop"
     assert choice["message"]["content"] == ""
-    ids = ChatTemplate(run.tokenizer).render_prompt([Message(**each) for each in messages])
+    ids = ChatTemplate(run.tokenizer).render_prompt([Message(**each) for each in messages])  # type: ignore[arg-type]
     assert answer["usage"]["prompt_tokens"] == len(ids)
     rendered = server.post("/apply-template", {"messages": messages})["prompt"]
     body = {"content": rendered, "add_special": True, "parse_special": True}
