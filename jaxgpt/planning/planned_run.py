@@ -15,6 +15,7 @@ from jaxgpt.command_line import find_option
 from jaxgpt.config import load_config, replace
 from jaxgpt.data.loader import WeightedDataset, open_training_batches
 from jaxgpt.errors import ConfigError, UsageError
+from jaxgpt.finetuning.preference.reference import REFERENCE
 from jaxgpt.runs.config import RunConfig, RunSettings, TrainConfig
 from jaxgpt.runs.sources import Sources
 from jaxgpt.runs.tuning.based_config import (
@@ -68,6 +69,10 @@ def plan_tuning(config: BasedRunConfig, sources: Sources) -> PlannedRun:
     row = jax.tree.map(
         lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype), batches.pick(0, [0])
     )
+    if config.rows_bring_reference:
+        # A run computes it before its first step; a plan computes nothing.
+        brought = jax.ShapeDtypeStruct((*row.tokens_BT.shape, 2), jnp.float32)
+        row = row._replace(extras={**(row.extras or {}), REFERENCE: brought})
     return PlannedRun(config, sources.tokenizer.vocab_size, row, batches.num_segments)
 
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from jaxgpt import finetune
+from jaxgpt.batch import Batch
+from jaxgpt.model.layers.token_changes import TOKEN_CHANGES
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh, single_device_mesh
 from jaxgpt.parallel.sharding import on_mesh, to_devices
+from jaxgpt.planning.planned_run import plan_tuning
 from jaxgpt.runs.config import RunConfig
 from jaxgpt.runs.setup import build_step
 from jaxgpt.runs.sources import Sources
@@ -21,12 +24,22 @@ pytestmark = pytest.mark.slow
 NUM_STEPS = 3
 # The tokens of supervised examples are in test_finetune.py, adapters in test_frozen.py, and the
 # gradients of all losses of preferences in finetuning/preference/test_objective.py.
-NAMES = ("dpo", "dpo with adapter", "kto", "classification", "distillation")
+MESH = MeshConfig(data=2, fsdp=2, tensor=2)
+CASES = {
+    **dict.fromkeys(("dpo", "dpo with adapter", "kto", "classification", "distillation"), MESH),
+    "lora": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
+}
+# The base has read documents only, so that their adapters train rows of tokens, too.
+WITH_ROWS = ("dpo with adapter", "lora")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("meshes"))
+
+
+def _shapes(batch: Batch) -> Any:
+    return jax.tree.map(lambda part: (part.shape, part.dtype), batch)
 
 
 def _train(config: RunConfig, sources: Sources, sizes: MeshConfig | None) -> tuple[Any, Any]:
@@ -47,9 +60,9 @@ def _train(config: RunConfig, sources: Sources, sizes: MeshConfig | None) -> tup
     return losses, jax.device_get(state.trainable)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "mesh"), CASES.items(), ids=CASES)
 def test_eight_devices_train_what_one_does(
-    name: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, mesh: MeshConfig, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
     monkeypatch.setattr(finetune, "train_run", lambda *all: opened.append((all[0], all[-1])))
@@ -57,10 +70,14 @@ def test_eight_devices_train_what_one_does(
     more = ("--runtime.compile-cache", "", "--optimizer.eps", "1e-3")
     finetune.main(arguments(JOBS[name], world, tmp_path / "run", NUM_STEPS, *more))
     ((config, sources),) = opened
+    planned = plan_tuning(config, sources).row
     sources = config.prepare_sources(sources, tmp_path, lambda: None)
+    assert _shapes(planned) == _shapes(sources.batches.pick(0, [0]))
     losses, params = _train(config, sources, None)
-    found = _train(config, sources, MeshConfig(data=2, fsdp=2, tensor=2))
+    found = _train(config, sources, mesh)
     np.testing.assert_allclose(found[0], losses, rtol=1e-5)
     named = jax.tree.leaves_with_path(params)
+    has_rows = any(path[-1].key == TOKEN_CHANGES for path, _ in named)
+    assert has_rows == (name in WITH_ROWS)
     for (path, one), two in zip(named, jax.tree.leaves(found[1]), strict=True):
         assert np.linalg.norm(one - two) <= 1e-5 * np.linalg.norm(one), jax.tree_util.keystr(path)

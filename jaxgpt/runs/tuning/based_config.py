@@ -85,6 +85,14 @@ class BasedRunConfig(TuningConfig, RunConfig):
         """Return the tokenizer of the checkpoint's run."""
         return open_at(self.base).tokenizer
 
+    @property
+    def rows_bring_reference(self) -> bool:
+        """Return whether answers bring their log-probability under the base.
+
+        With an adapter, each step computes it.
+        """
+        return self.objective.needs_reference and not self.adapter.has_parameters
+
     def with_data(self, names: tuple[str, ...]) -> Self:
         """Return the config with other data: files or folders."""
         raise NotImplementedError(f"{type(self).__name__} has no with_data")

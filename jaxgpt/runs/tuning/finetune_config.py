@@ -120,11 +120,8 @@ class FinetuneRunConfig(FinetuneConfig, BasedRunConfig):
     def prepare_sources(
         self, sources: Sources, run_dir: Path, heartbeat: Callable[[], None]
     ) -> Sources:
-        """Add to each answer its log-probability under the base, where the objective needs it.
-
-        With an adapter, each step computes it.
-        """
-        if not self.objective.needs_reference or self.adapter.has_parameters:
+        """Add to each answer its log-probability under the base; see `rows_bring_reference`."""
+        if not self.rows_bring_reference:
             return sources
         batches, held_out = sources.batches, sources.held_out
         assert isinstance(batches, ExampleBatches)
