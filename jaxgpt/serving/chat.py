@@ -34,7 +34,7 @@ def chat_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -> API
         requests = model.make_requests(
             prompt,
             body,
-            max_tokens=next((each for each in given if each), None),
+            max_tokens=next((each for each in given if each is not None), None),
             top_tokens=body.top_logprobs or 0,
             constraints=await asyncio.to_thread(forms.constraints, body, num_answers),
         )

@@ -1,6 +1,7 @@
 """The body of `/v1/responses`: what is followed, what changes nothing, what is refused by name."""
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -8,9 +9,9 @@ from pydantic import ConfigDict, Field
 from jaxgpt.errors import did_you_mean
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import (
+    AtLeastOne,
     Body,
     ChatMessage,
-    Count,
     FormFields,
     JsonSchemaFormat,
     ResponseFormat,
@@ -22,6 +23,14 @@ _IGNORED = frozenset(
     {"parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
      "safety_identifier", "service_tier", "user"}
 )  # fmt: skip
+# Tools that OpenAI's servers run; without them a model can still answer. A tool that the client
+# runs would wait for calls that never come.
+_HOSTED_TOOLS = (
+    "web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11",
+    "file_search", "code_interpreter", "image_generation", "mcp",
+)  # fmt: skip
+# Longest name of a field that an error names; what a client sent is repeated in no other way.
+_LONGEST_NAME = 64
 # Fields of OpenAI's whose other values ask for what is not here. The server keeps no answers.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "background": (False,),
@@ -42,14 +51,22 @@ class InputMessage(ChatMessage):
 class TextFormat(Body):
     """The form that an answer must have, with the schema next to the type."""
 
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
     type: Literal["text", "json_object", "json_schema"]
-    name: str = "schema"
+    name: str | None = None
+    description: str | None = None
+    # A schema is always followed strictly.
+    strict: bool | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
 
 class TextOptions(Body):
     """Options of the answer's text."""
 
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    verbosity: Literal["low", "medium", "high"] | None = None
     format: TextFormat | None = None
 
 
@@ -60,7 +77,7 @@ class ResponsesRequest(SamplingFields):
 
     input: str | Annotated[list[InputMessage], Field(min_length=1, max_length=10_000)]
     instructions: str | None = None
-    max_output_tokens: Count | None = None
+    max_output_tokens: AtLeastOne | None = None
     text: TextOptions | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     tools: list[dict[str, Any]] | None = None
@@ -71,8 +88,14 @@ class ResponsesRequest(SamplingFields):
         Raises:
             ApiError: 400, naming the field.
         """
-        if any(tool.get("type") == "function" for tool in self.tools or ()):
-            raise ApiError(400, "tools: functions are not called here; leave it out", param="tools")
+        if any(tool.get("type") not in _HOSTED_TOOLS for tool in self.tools or ()):
+            raise ApiError(
+                400,
+                "tools: functions and other tools of clients are not called here; leave them out "
+                f"(ignored: {', '.join(_HOSTED_TOOLS)})",
+                param="tools",
+            )
+        self._check_text()
         self._check_echo()
         given = {**(self.model_extra or {}), "n": self.n}
         for name, value in given.items():
@@ -81,8 +104,23 @@ class ResponsesRequest(SamplingFields):
             if name in _ONLY:
                 allowed = " or ".join(map(repr, _ONLY[name]))
                 raise ApiError(400, f"{name} must be {allowed} here, or left out", param=name)
-            known = did_you_mean(name, type(self).model_fields)
-            raise ApiError(400, f"{name} is not supported here; leave it out{known}", param=name)
+            raise _unsupported(name, type(self).model_fields)
+
+    def _check_text(self) -> None:
+        """Refuse a form without its schema, and a verbosity that is not OpenAI's default."""
+        text = self.text or TextOptions()
+        if text.verbosity not in (None, "medium"):
+            raise ApiError(
+                400,
+                "text.verbosity must be 'medium' here, or left out; ask for short or long answers "
+                "in instructions",
+                param="text.verbosity",
+            )
+        wanted = text.format
+        if wanted is not None and wanted.type == "json_schema" and wanted.schema_ is None:
+            raise ApiError(
+                400, "text.format of the type json_schema needs schema", param="text.format"
+            )
 
     def _check_echo(self) -> None:
         """Refuse what cannot be written as JSON again, which a response does with these fields."""
@@ -117,6 +155,13 @@ class ResponsesRequest(SamplingFields):
             return FormFields()
         schema = None
         if wanted.schema_ is not None:
-            named = {"name": wanted.name, "schema": wanted.schema_}
-            schema = JsonSchemaFormat.model_validate(named)
+            schema = JsonSchemaFormat.model_validate({"schema": wanted.schema_})
         return FormFields(response_format=ResponseFormat(type=wanted.type, json_schema=schema))
+
+
+def _unsupported(name: str, known: Iterable[str]) -> ApiError:
+    """Return the error of a field that is not supported, named if its name is one of a field."""
+    if len(name) > _LONGEST_NAME or not (name.isascii() and name.isidentifier()):
+        return ApiError(400, "an unknown field is not supported here; leave it out")
+    hint = did_you_mean(name, known)
+    return ApiError(400, f"{name} is not supported here; leave it out{hint}", param=name)

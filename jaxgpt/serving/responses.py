@@ -36,7 +36,7 @@ def responses_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -
         requests = model.make_requests(
             prompt,
             body,
-            max_tokens=body.max_output_tokens or None,
+            max_tokens=body.max_output_tokens,
             constraints=await asyncio.to_thread(_constraints, forms, body),
         )
         form = _Form(model, body, Usage(requests, 1))
@@ -147,9 +147,8 @@ class _Form:
 
     def _text_options(self) -> dict[str, Any]:
         options = self._body.text
-        if options is None or options.format is None:
-            return {"format": {"type": "text"}}
-        return options.model_dump(by_alias=True, exclude_none=True)
+        given = {} if options is None else options.model_dump(by_alias=True, exclude_unset=True)
+        return {**given, "format": given.get("format") or {"type": "text"}}
 
     def _usage(self) -> dict[str, Any]:
         used = self.usage.as_dict()

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 _Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
+# Of new tokens; where 0 means nothing, it is not taken for "no limit".
+AtLeastOne = Annotated[int, Field(strict=True, ge=1, lt=1 << 31)]
 _Penalty = Annotated[float, Field(strict=True, ge=-2, le=2, allow_inf_nan=False)]
 _Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 _Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**64)]
@@ -125,8 +127,8 @@ class ChatRequest(FormFields):
     """Body of `/v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
-    max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
+    max_tokens: AtLeastOne | None = None
+    max_completion_tokens: AtLeastOne | None = None
     logprobs: _Switch | None = None
     top_logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = None
 

@@ -208,6 +208,12 @@ def test_texts_become_ids_and_come_back(served: Served) -> None:
         ("completions", {"prompt": "a", "logit_bias": {"secret": "x"}}, 400, "logit_bias: "),
         ("chat/completions", {"messages": [{"role": "user", "content": "a" * 90_000}]}, 400, "fit"),
         ("completions", {"prompt": "a", "max_tokens": 0}, 400, "max_tokens is 0"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": "a"}], "max_tokens": 0},
+            400,
+            "max_tokens: Input should be greater than or equal to 1",
+        ),
         ("completions", b"{", 400, "JSON"),
         ("completions", b"\xff\xfe", 400, ""),
         ("completions", b"[1e999]", 400, ""),

@@ -13,7 +13,13 @@ schemathesis = pytest.importorskip("schemathesis", reason="needs: pip install -e
 
 pytestmark = pytest.mark.slow
 
-ROUTES = ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize")
+ROUTES = (
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/tokenize",
+    "/detokenize",
+)
 REFUSALS = {400, 401, 403, 404, 405, 413, 415, 422, 429, 503}
 
 
@@ -57,7 +63,10 @@ JSON = st.recursive(
     max_leaves=12,
 )
 BODIES = st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode())
-FIELDS = ("prompt", "messages", "tokens", "max_tokens", "n", "stop", "seed", "logit_bias", "top_k")
+FIELDS = (
+    "prompt", "messages", "tokens", "max_tokens", "n", "stop", "seed", "logit_bias", "top_k",
+    "input", "instructions", "text", "metadata", "tools", "max_output_tokens",
+)  # fmt: skip
 
 
 @settings(max_examples=80)

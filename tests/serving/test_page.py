@@ -3,112 +3,20 @@
 import itertools
 import json
 import random
-import shutil
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from jaxgpt.tokenizer.tokenizer import Tokenizer
+from tests.serving.conftest import Gate
+from tests.serving.page import MARKS
 from tests.serving.served import Served
 
-api = pytest.importorskip("playwright.sync_api", reason="needs: pip install -e '.[dev]'")
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason=f"needs one of {', '.join(NAMES)}"),
-]
+pytestmark = MARKS
 
 QUESTION = "the small cat"
 # As the page asks, with a seed.
 ASKED: dict[str, Any] = {"model": "tiny", "temperature": 0.7, "max_tokens": 60, "seed": 4}
-STORED = """() => Object.keys(localStorage).map((name) => JSON.parse(localStorage[name]))
-    .sort((one, other) => other.updated - one.updated)"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with api.sync_playwright() as playwright:
-        # Without its sandbox, which root and containers do not have: it sees our own page alone.
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Page:
-    """A page of its own, in a browser that has kept nothing.
-
-    Attributes:
-        errors: what the page logged as wrong; a test ends with none.
-    """
-
-    def __init__(self, browser: Any, url: str, width: int = 1280, scheme: str = "light") -> None:
-        viewport = {"width": width, "height": 800}
-        self.context = browser.new_context(viewport=viewport, color_scheme=scheme)
-        self.context.set_default_timeout(30_000)
-        self.page = self.context.new_page()
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", self._logged)
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(url)
-
-    def _logged(self, message: Any) -> None:
-        # A refused request is logged, too; tests that provoke one look at what is shown.
-        if message.type == "error" and "the server responded" not in message.text:
-            self.errors.append(message.text)
-
-    def button(self, name: str) -> Any:
-        return self.page.get_by_role("button", name=name, exact=True)
-
-    def field(self) -> Any:
-        return self.page.locator("#text")
-
-    def set(self, **settings: str) -> None:
-        self.button("Settings").click()
-        for name, value in settings.items():
-            field = self.page.locator(f"#settings [name={name}]")
-            if name == "mode":
-                field.select_option(value)
-            else:
-                field.fill(value)
-        self.button("Done").click()
-
-    def send(self, text: str) -> None:
-        self.field().fill(text)
-        self.field().press("Enter")
-
-    def wait_for(self, status: str) -> None:
-        self.page.locator("#status").filter(has_text=status).wait_for()
-
-    def stored(self) -> list[dict[str, Any]]:
-        return self.page.evaluate(STORED)
-
-    def texts(self) -> list[str]:
-        return [message["text"] for message in self.stored()[0]["messages"]]
-
-    def articles(self) -> list[str]:
-        return self.page.locator("article .body").all_inner_texts()
-
-
-@pytest.fixture
-def open_page(browser: Any, served: Served) -> Iterator[Any]:
-    opened: list[Page] = []
-
-    def open_one(url: str = served.url, **options: Any) -> Page:
-        opened.append(Page(browser, url, **options))
-        return opened[-1]
-
-    yield open_one
-    errors = [error for page in opened for error in page.errors]
-    hosts = {request.split("/")[2] for page in opened for request in page.requests}
-    for page in opened:
-        page.context.close()
-    assert not errors
-    assert all(host.startswith("127.0.0.1") for host in hosts if host), hosts
 
 
 def _answer(served: Served, *texts: str) -> str:
@@ -120,30 +28,36 @@ def _answer(served: Served, *texts: str) -> str:
     )
 
 
-def test_an_answer_streams_and_stops(
-    served: Served, open_page: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_streams_and_stops(served: Served, open_page: Any, gate: Gate) -> None:
     expected = _answer(served, QUESTION)
-    step = served.engine.step
-    monkeypatch.setattr(served.engine, "step", lambda: (time.sleep(0.1), step())[1])
+    gate.close(steps=6)
     page = open_page()
     page.set(seed="4", max_tokens="60")
     page.send(QUESTION)
     page.page.locator(".assistant .token").nth(3).wait_for()
     assert page.button("Send").count() == 0
     assert page.page.locator("#messages").get_attribute("aria-busy") == "true"
+    # Esc leaves what is open first, and then stops.
+    page.button("Export").click()
+    page.page.keyboard.press("Escape")
+    page.page.locator("#export").wait_for(state="hidden")
+    page.wait_for("The model is writing.")
     page.field().press("Escape")
     page.wait_for("Stopped.")
     question, answer = page.texts()
     assert question == QUESTION
     assert 0 < len(answer) < len(expected)
     assert expected.startswith(answer)
+    gate.open()
     served.wait_until_idle()
     # The button does the same as the key.
+    gate.close(steps=6)
     page.send("more")
     page.page.locator(".assistant").nth(1).locator(".token").first.wait_for()
     page.button("Stop").click()
     page.wait_for("Stopped.")
+    assert page.focused() == "text"
+    gate.open()
     served.wait_until_idle()
 
 
@@ -333,10 +247,14 @@ def test_an_error_is_told_and_the_answer_can_be_asked_for_again(open_page: Any) 
     alert = page.page.locator(".assistant [role=alert]")
     alert.wait_for()
     assert "the context holds 300" in alert.inner_text()
-    page.page.route("**/v1/chat/completions", lambda route: route.abort())
+    page.refuse()
     page.button("Regenerate").click()
     alert.filter(has_text="the server cannot be reached").wait_for()
-    page.errors.clear()
+    page.accept()
+    # It is no news when the page is loaded again.
+    page.page.reload()
+    page.page.get_by_text("the server cannot be reached").wait_for()
+    assert alert.count() == 0
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab_alone(
@@ -346,9 +264,14 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_alone(
     try:
         page = open_page(served.url)
         key = page.page.get_by_role("textbox", name="API key")
+        # No header can carry it.
+        key.fill("se\u200bcret")
+        key.press("Enter")
+        assert key.is_visible()
         key.fill("wrong")
         key.press("Enter")
         page.page.get_by_text("The last key was wrong.").wait_for()
+        assert page.page.evaluate("sessionStorage.length") == 0
         key.fill("secret")
         key.press("Enter")
         page.page.locator("#model").filter(has_text="tiny").wait_for()

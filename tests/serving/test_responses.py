@@ -131,7 +131,22 @@ def test_an_answer_has_the_form_that_is_asked_for(served: Served) -> None:
         ({"include": ["message.output_text.logprobs"]}, "include", "must be"),
         ({"n": 2}, "n", "n must be 1"),
         ({"max_output_token": 3}, "max_output_token", "did you mean 'max_output_tokens'"),
-        ({"tools": [{"type": "function", "name": "f"}]}, "tools", "functions are not called"),
+        # A name that is none of a field is not repeated.
+        ({"my secret <script>": 1}, None, "an unknown field is not supported here"),
+        ({"a" * 65: 1}, None, "an unknown field is not supported here"),
+        ({"tools": [{"type": "function", "name": "f"}]}, "tools", "functions and other tools"),
+        ({"tools": [{"type": "custom", "name": "f"}]}, "tools", "functions and other tools"),
+        ({"tools": [{"type": "web_search"}, {"a": 1}]}, "tools", "functions and other tools"),
+        ({"tools": [{"type": ["web_search"]}]}, "tools", "functions and other tools"),
+        ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity", "must be 'medium' here"),
+        ({"text": {"length": 3}}, "text", "text: "),
+        ({"text": {"format": {"type": "text", "grammar": ""}}}, "text", "text: "),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "a"}}},
+            "text.format",
+            "text.format of the type json_schema needs schema",
+        ),
         ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input", "input: "),
         ({"input": []}, "input", "input: "),
         ({"input": MESSAGES[:2]}, "input", "must be of role 'user'"),
@@ -148,7 +163,7 @@ def test_an_answer_has_the_form_that_is_asked_for(served: Served) -> None:
     ],
 )
 def test_what_is_not_followed_is_refused_by_name(
-    served: Served, fields: dict[str, Any], param: str, message: str
+    served: Served, fields: dict[str, Any], param: str | None, message: str
 ) -> None:
     answer = served.post("/v1/responses", {"input": "the", **fields})
     assert answer.status_code == 400
@@ -174,3 +189,21 @@ def test_what_says_nothing_about_the_answer_is_left_out(served: Served) -> None:
     found = served.post("/v1/responses", {**body, **given}).json()
     assert found["output"][0]["content"] == plain["output"][0]["content"]
     assert found["metadata"] == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {},
+        {"verbosity": "medium"},
+        {"format": {"type": "text"}},
+        {"format": {"type": "json_object"}},
+        {"format": {"type": "json_schema", "name": "a", "strict": False, "schema": {"enum": [1]}}},
+    ],
+)
+def test_options_of_the_text_come_back_as_they_were_given(
+    served: Served, text: dict[str, Any]
+) -> None:
+    body = {"input": "the", "max_output_tokens": 1, "text": text}
+    found = served.post("/v1/responses", body).json()["text"]
+    assert found == {"format": {"type": "text"}, **text}

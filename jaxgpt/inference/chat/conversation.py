@@ -50,18 +50,23 @@ class Conversation:
     def ask(self, text: str) -> Iterator[str]:
         """Yield the answer to a message; one that is cut off stays as far as it came.
 
+        The message is taken back if nothing of an answer came.
+
         Raises:
             JaxgptError: the model cannot answer; the message is taken back.
         """
         self.messages.append(Message(USER, text))
         try:
             yield from self._answer()
-        except JaxgptError:
-            del self.messages[-1]
+        except BaseException:
+            if self.messages[-1].role == USER:
+                del self.messages[-1]
             raise
 
     def ask_again(self) -> Iterator[str]:
         """Yield another answer to the last message, in place of the one that it has.
+
+        The old answer stays if nothing of another one came.
 
         Raises:
             UsageError: there is none.
@@ -73,8 +78,9 @@ class Conversation:
         old = self.messages.pop()
         try:
             yield from self._answer()
-        except JaxgptError:
-            self.messages.append(old)
+        except BaseException:
+            if self.messages[-1].role == USER:
+                self.messages.append(old)
             raise
 
     def reset(self) -> None:
@@ -121,6 +127,7 @@ class Conversation:
             raise
         except BaseException:
             # Ctrl-C, or the caller leaves: what came until then was said.
-            self.messages.append(Message(ASSISTANT, answer))
+            if answer:
+                self.messages.append(Message(ASSISTANT, answer))
             raise
         self.messages.append(Message(ASSISTANT, answer))

@@ -1,10 +1,12 @@
 """Messages from a person: lines of a terminal with an editor, or of a pipe without one."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.errors import UsageError
 from jaxgpt.names.packages import import_package, install_advice
 
 _MORE = "\\"
@@ -18,9 +20,11 @@ def make_reader(prompt: str, history_file: Path | None) -> Callable[[], str]:
 
     Args:
         prompt: printed before a message, on a terminal.
-        history_file: where messages are kept for the arrow keys; None: for this process.
+        history_file: where messages are kept for the arrow keys; a new file is the owner's alone.
+            None: they are kept for this process.
 
     Raises:
+        UsageError: the history cannot be read and written.
         ConfigError: the input is a terminal, and its editor is not installed.
     """
     return _editor(prompt, history_file) if sys.stdin.isatty() else _read_lines
@@ -61,8 +65,20 @@ def _editor(prompt: str, history_file: Path | None) -> Callable[[], str]:
     if history_file is None:
         kept = history.InMemoryHistory()
     else:
+        _prepare(history_file)
         kept = history.FileHistory(str(history_file))
     session = toolkit.PromptSession(
         prompt, multiline=True, key_bindings=bindings, history=kept, prompt_continuation=""
     )
     return session.prompt
+
+
+def _prepare(history_file: Path) -> None:
+    """Make the file if there is none; later errors of it would come after each message."""
+    try:
+        os.close(os.open(history_file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise UsageError(
+            f"the history file {history_file} cannot be read and written: "
+            f"{error.strerror or error}; name another one, or leave --history-file out"
+        ) from None

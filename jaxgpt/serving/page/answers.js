@@ -1,7 +1,7 @@
 // From a conversation to a request, and from the parts of its answer to pieces of text.
 
 import { streamObjects } from "./client.js";
-import { textSoFar } from "./conversation.js";
+import { chatMessages, textSoFar } from "./conversation.js";
 
 const NUM_ALTERNATIVES = 5;
 
@@ -16,9 +16,7 @@ export function answer(conversation, model, signal) {
 }
 
 async function* chat(conversation, model, signal) {
-  const { system } = conversation.settings;
-  const given = conversation.messages.map(({ role, text }) => ({ role, content: text }));
-  const messages = system ? [{ role: "system", content: system }, ...given] : given;
+  const messages = chatMessages(conversation);
   const body = { messages, logprobs: true, top_logprobs: NUM_ALTERNATIVES };
   const characters = new TextDecoder("utf-8", { ignoreBOM: true });
   let place = 0;
@@ -49,6 +47,13 @@ async function* continuation(conversation, model, signal) {
     }));
     yield piece(object, choice?.text, tokens);
   }
+}
+
+/** Return how an answer ended, for people. */
+export function describeEnd(message, timings) {
+  const why = message.finish === "length" ? "Ended at the limit of new tokens" : "Done";
+  const speed = timings?.predicted_per_second.toFixed(1);
+  return timings ? `${why}: ${timings.predicted_n} tokens, ${speed} per second.` : `${why}.`;
 }
 
 /** Return the fields that both routes take; those that are not set are left to the server. */

@@ -3,6 +3,8 @@
 import { byId } from "./nodes.js";
 
 const NAME = "jaxgpt.api-key";
+// What a header can carry.
+const FORM = /^[\x21-\x7e]+$/;
 
 let key = read();
 
@@ -11,7 +13,18 @@ export function keyHeaders() {
   return key === null ? {} : { Authorization: `Bearer ${key}` };
 }
 
-/** Ask for a key; return whether one was given. */
+/** Keep the key for the tab: the server has taken it. */
+export function keepKey() {
+  if (key !== null) {
+    try {
+      sessionStorage.setItem(NAME, key);
+    } catch {
+      // A browser without storage asks again when the page is loaded again.
+    }
+  }
+}
+
+/** Ask for a key; return whether one was given. The dialog takes none that no header can carry. */
 export async function askForKey() {
   const dialog = byId("key-dialog");
   const field = byId("key");
@@ -21,26 +34,18 @@ export async function askForKey() {
   dialog.showModal();
   await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
   const given = field.value.trim();
-  if (dialog.returnValue !== "use" || !given) {
+  if (dialog.returnValue !== "use" || !FORM.test(given)) {
     return false;
   }
   key = given;
-  write();
   return true;
 }
 
 function read() {
   try {
-    return sessionStorage.getItem(NAME);
+    const kept = sessionStorage.getItem(NAME);
+    return FORM.test(kept ?? "") ? kept : null;
   } catch {
     return null;
-  }
-}
-
-function write() {
-  try {
-    sessionStorage.setItem(NAME, key);
-  } catch {
-    // A browser without storage asks again when the page is loaded again.
   }
 }

@@ -1,6 +1,6 @@
 // Text as blocks: paragraphs, and code between fences. Positions in the text, no HTML.
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
+const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`\s][^`]*)?$/;
 const INLINE_CODE = /(`+)([^`\n]|[^`\n].*?[^`\n])\1(?!`)/g;
 
 /** Return the blocks {kind, start, end} of a text; a fence that is open yet is code to the end. */

@@ -1,7 +1,6 @@
 // Requests to the server that the page came from.
 
-import { askForKey, keyHeaders } from "./api_key.js";
-import { readEvents } from "./events.js";
+import { askForKey, keepKey, keyHeaders } from "./api_key.js";
 
 /** An answer of the server that is an error; its message is for people. */
 export class ServerError extends Error {}
@@ -20,7 +19,7 @@ export async function* streamObjects(path, body, signal) {
     body: JSON.stringify(body),
     signal,
   });
-  for await (const data of readEvents(response.body)) {
+  for await (const data of dataOf(response.body)) {
     if (data === "[DONE]") {
       return;
     }
@@ -36,7 +35,12 @@ export async function* streamObjects(path, body, signal) {
 async function send(path, options) {
   for (;;) {
     const headers = { ...options.headers, ...keyHeaders() };
-    const response = await fetch(path, { ...options, headers, cache: "no-store" }).catch(explain);
+    const response = await fetch(path, { ...options, headers, cache: "no-store" }).catch(
+      (error) => explain(error, "the server cannot be reached"),
+    );
+    if (response.status !== 401) {
+      keepKey();
+    }
     if (response.ok) {
       return response;
     }
@@ -46,8 +50,16 @@ async function send(path, options) {
   }
 }
 
-function explain(error) {
-  throw error.name === "AbortError" ? error : new ServerError("the server cannot be reached");
+async function* dataOf(body) {
+  try {
+    yield* readEvents(body);
+  } catch (error) {
+    explain(error, "the connection to the server was lost");
+  }
+}
+
+function explain(error, message) {
+  throw error.name === "AbortError" ? error : new ServerError(message);
 }
 
 async function messageOf(response) {
@@ -55,5 +67,28 @@ async function messageOf(response) {
     return (await response.json()).error.message;
   } catch {
     return `the server answered with status ${response.status}`;
+  }
+}
+
+/** Yield the data of each event of a stream of bytes; comments, which are pings, are left out. */
+async function* readEvents(bytes) {
+  const reader = bytes.pipeThrough(new TextDecoderStream()).getReader();
+  let held = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) {
+        return;
+      }
+      const events = (held + value).split("\n\n");
+      held = events.pop();
+      for (const event of events) {
+        if (event.startsWith("data: ")) {
+          yield event.slice("data: ".length);
+        }
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
   }
 }

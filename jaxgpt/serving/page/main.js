@@ -1,13 +1,14 @@
 // The page: what is shown, what is being written, and what each control does.
 
-import { answer } from "./answers.js";
+import { answer, describeEnd } from "./answers.js";
 import { describeModel, ServerError } from "./client.js";
-import { DEFAULT_SETTINGS, newConversation, titleOf } from "./conversation.js";
-import { asJson, asMarkdown, download } from "./export.js";
-import { button, byId } from "./nodes.js";
+import { prepareComposer } from "./composer.js";
+import { DEFAULT_SETTINGS, lastModelOf, newConversation, newId, titleOf } from "./conversation.js";
+import { prepareExport } from "./export.js";
+import { button, byId, isComposing, setText, tell } from "./nodes.js";
 import { prepareSettings } from "./settings_dialog.js";
-import { closeDrawer, prepareDrawer, showConversations } from "./sidebar.js";
-import { forget, keep, readConversations } from "./store.js";
+import { closeDrawer, isDrawerOpen, prepareDrawer, showConversations } from "./sidebar.js";
+import { forget, isChangedElsewhere, keep, readConversations, watchOtherTabs } from "./store.js";
 import { Thread } from "./thread.js";
 import { TokenTrack } from "./token_track.js";
 import { explainTokens } from "./token_tip.js";
@@ -17,12 +18,9 @@ const thread = new Thread({ regenerate, resend });
 let model = null;
 let conversations = [];
 let current = null;
-// What is being written: {conversation, message, controller}, or null.
+// What is being written: {conversation, message, controller, old}, or null. `old`: the messages
+// before a Regenerate or an edit, which stay until the first piece of the answer is there.
 let writing = null;
-
-function tell(text) {
-  byId("status").textContent = text;
-}
 
 function fail(error, retry) {
   const again = retry ? [" ", button("Try again", retry)] : [];
@@ -54,21 +52,26 @@ function open(conversation) {
 }
 
 function begin() {
-  const settings = current?.settings ?? conversations[0]?.settings ?? DEFAULT_SETTINGS;
+  const last = current?.settings ?? conversations[0]?.settings ?? DEFAULT_SETTINGS;
+  // What was meant for the last one alone.
+  const { system, seed, stop } = DEFAULT_SETTINGS;
   // A base model has learned no conversations.
   const mode = model.meta.prompt_form === "chat template" ? "chat" : "text";
-  open(newConversation(model, { ...settings, mode }));
+  open(newConversation(model, { ...last, system, seed, stop, mode }));
 }
 
 function remove(conversation) {
-  if (!confirm(`Delete "${titleOf(conversation)}"?`)) {
-    return;
+  if (confirm(`Delete "${titleOf(conversation)}"?`)) {
+    forget(conversation);
+    drop(conversation);
   }
+}
+
+function drop(conversation) {
   if (writing?.conversation === conversation) {
     stop();
   }
   conversations = conversations.filter((each) => each !== conversation);
-  forget(conversation);
   if (conversation === current) {
     current = null;
     begin();
@@ -77,48 +80,92 @@ function remove(conversation) {
   }
 }
 
-function store(conversation) {
-  conversation.updated = Date.now();
-  conversations = [conversation, ...conversations.filter((each) => each !== conversation)];
-  if (!keep(conversation)) {
-    fail(new Error("The browser does not keep this conversation: its storage is full or closed."));
+/** Take over what another tab did with a conversation; null: it is deleted. */
+function takeOver(id, found) {
+  const own = conversations.find((each) => each.id === id);
+  if (own && !found) {
+    drop(own);
+  } else if (found && (!own || writing?.conversation !== own)) {
+    conversations = [found, ...conversations.filter((each) => each !== own)];
+    conversations.sort((one, other) => other.updated - one.updated);
+    if (own && own === current) {
+      show(found);
+    } else {
+      showList();
+    }
   }
 }
 
-function send(text) {
+function store(conversation) {
+  const id = conversation.id;
+  if (isChangedElsewhere(conversation)) {
+    // Another tab went on with it meanwhile: both are kept.
+    conversation.id = newId();
+  }
+  conversation.updated = Date.now();
+  conversations = [conversation, ...conversations.filter((each) => each !== conversation)];
+  const isPending = writing?.conversation === conversation && !writing.message.text;
+  const isKept = keep(conversation, (isPending && writing.old) || conversation.messages);
+  const alert = "The browser does not keep this conversation: its storage is full or closed.";
+  setText(byId("not-kept"), isKept ? "" : alert);
+  if (id !== conversation.id) {
+    conversations.push(...readConversations().filter((each) => each.id === id));
+  }
+}
+
+function send(text, old = null) {
   if (text) {
     current.messages.push({ role: "user", text });
     thread.add(current.messages.at(-1));
   }
-  write(current);
+  write(current, old);
 }
 
 function regenerate(message) {
-  cutBefore(message);
-  write(current);
-}
-
-function resend(message, text) {
-  if (text.trim() || !isChat()) {
-    cutBefore(message);
-    send(text);
+  if (isFree()) {
+    write(current, cutBefore(message));
   }
 }
 
-function cutBefore(message) {
-  current.messages.splice(current.messages.indexOf(message));
-  show(current);
+/** Send a message again as it is now; return whether it was sent. */
+function resend(message, text) {
+  if (isChat() && !text.trim()) {
+    tell("The message is empty: write something, or cancel.");
+    return false;
+  }
+  if (!isFree()) {
+    return false;
+  }
+  send(text, cutBefore(message));
+  return true;
 }
 
-async function write(conversation) {
+function isFree() {
+  if (writing) {
+    tell("The model is still writing: wait for it, or stop it.");
+  }
+  return writing === null;
+}
+
+/** Drop a message and what came after it; return the messages before that. */
+function cutBefore(message) {
+  const old = current.messages;
+  current.messages = old.slice(0, old.indexOf(message));
+  show(current);
+  return old;
+}
+
+async function write(conversation, old) {
   const given = { ...conversation, messages: [...conversation.messages] };
-  const message = { role: "assistant", text: "", tokens: new TokenTrack() };
+  const message = { role: "assistant", text: "", model: model.id, tokens: new TokenTrack() };
   const controller = new AbortController();
   conversation.messages.push(message);
+  setWriting({ conversation, message, controller, old });
+  byId("alert").replaceChildren();
   store(conversation);
   showList();
   thread.add(message);
-  setWriting({ conversation, message, controller });
+  field.focus();
   tell("The model is writing.");
   try {
     let timings = null;
@@ -131,12 +178,7 @@ async function write(conversation) {
     }
     tell(describeEnd(message, timings));
   } catch (error) {
-    if (error.name === "AbortError") {
-      tell("Stopped.");
-    } else {
-      message.error = error instanceof ServerError ? `${error.message}.` : String(error);
-      tell("");
-    }
+    endEarly(error);
   }
   setWriting(null);
   thread.update(message);
@@ -146,10 +188,28 @@ async function write(conversation) {
   }
 }
 
-function describeEnd(message, timings) {
-  const why = message.finish === "length" ? "Ended at the limit of new tokens" : "Done";
-  const speed = timings?.predicted_per_second.toFixed(1);
-  return timings ? `${why}: ${timings.predicted_n} tokens, ${speed} per second.` : `${why}.`;
+/** Tell why an answer ended, and put back what it was to replace if nothing of it came. */
+function endEarly(error) {
+  const { conversation, message, old } = writing;
+  const isStopped = error.name === "AbortError";
+  const why = error instanceof ServerError ? `${error.message}.` : String(error);
+  tell(isStopped ? "Stopped." : "");
+  const place = old?.findIndex((each, number) => each !== conversation.messages[number]);
+  if (message.text || !old?.slice(place).some(({ role, text }) => role === "assistant" && text)) {
+    message.error = isStopped ? undefined : why;
+    return;
+  }
+  const edited = conversation.messages[place];
+  conversation.messages = old;
+  if (!isStopped) {
+    fail(new Error(`The old messages are back: ${why}`));
+  }
+  if (conversation === current) {
+    show(conversation);
+    if (edited !== message) {
+      thread.edit(old[place], edited.text);
+    }
+  }
 }
 
 function setWriting(value) {
@@ -157,82 +217,60 @@ function setWriting(value) {
   document.body.classList.toggle("writing", value !== null);
   byId("messages").setAttribute("aria-busy", value !== null);
   byId("send").hidden = value !== null;
+  const hadFocus = document.activeElement === byId("stop");
   byId("stop").hidden = value === null;
+  if (value === null && hadFocus) {
+    field.focus();
+  }
 }
 
 function stop() {
   writing?.controller.abort();
 }
 
-function submit() {
-  if (writing || (isChat() && !field.value.trim())) {
-    return;
+function mayBeSent(text) {
+  return writing === null && (!isChat() || text.trim() !== "");
+}
+
+function editLast() {
+  const last = current.messages.findLast(({ role }) => role === "user");
+  if (writing || !last) {
+    return false;
   }
-  const text = field.value;
-  field.value = "";
-  fitField();
-  send(text);
+  thread.edit(last);
+  return true;
 }
 
-function fitField() {
-  field.style.height = "auto";
-  field.style.height = `${field.scrollHeight}px`;
-}
-
-function pressed(event) {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    submit();
-  } else if (event.key === "ArrowUp" && !field.value && !writing) {
-    const own = current.messages.filter((message) => message.role === "user");
-    if (own.length) {
-      event.preventDefault();
-      thread.edit(own.at(-1));
-    }
+function settingsChanged(settings) {
+  const isOtherMode = settings.mode !== current.settings.mode;
+  current.settings = settings;
+  if (current.messages.length) {
+    store(current);
+    showList();
   }
-}
-
-function exportAs(form, type, ending) {
-  const name = titleOf(current).replace(/[^\p{L}\p{N}]+/gu, "-");
-  download(form(current), type, `${name}.${ending}`);
-  byId("export").hidePopover();
+  if (isOtherMode) {
+    show(current);
+  }
 }
 
 function listen() {
-  byId("composer").addEventListener("submit", (event) => {
-    event.preventDefault();
-    submit();
-  });
-  field.addEventListener("keydown", pressed);
-  field.addEventListener("input", fitField);
+  prepareComposer({ mayBeSent, send, editLast });
   byId("new").addEventListener("click", begin);
   byId("stop").addEventListener("click", stop);
-  byId("as-json").addEventListener("click", () => exportAs(asJson, "application/json", "json"));
-  byId("as-markdown").addEventListener("click", () =>
-    exportAs(asMarkdown, "text/markdown", "md"),
-  );
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
+    // Esc leaves what is open first.
+    const isOpen = isDrawerOpen() || document.querySelector("dialog[open], :popover-open");
+    if (event.key === "Escape" && !isComposing(event) && !isOpen) {
       stop();
     }
   });
   // What was written until the page is left.
-  addEventListener("pagehide", () => writing && keep(writing.conversation));
+  addEventListener("pagehide", () => writing && store(writing.conversation));
+  watchOtherTabs(takeOver);
   explainTokens(byId("messages"));
   prepareDrawer();
-  prepareSettings(
-    () => current.settings,
-    (settings) => {
-      const isOtherMode = settings.mode !== current.settings.mode;
-      current.settings = settings;
-      if (current.messages.length) {
-        store(current);
-      }
-      if (isOtherMode) {
-        show(current);
-      }
-    },
-  );
+  prepareExport(() => current);
+  prepareSettings(() => current.settings, settingsChanged);
 }
 
 async function start() {
@@ -246,7 +284,8 @@ async function start() {
   byId("model").textContent = model.id;
   byId("app").inert = false;
   conversations = readConversations();
-  if (conversations.length) {
+  // Another model at this address begins with a conversation of its own.
+  if (conversations.length && lastModelOf(conversations[0]) === model.id) {
     show(conversations[0]);
     field.focus();
   } else {

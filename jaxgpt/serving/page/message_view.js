@@ -1,7 +1,7 @@
 // One message on the page: its text as nodes, its tokens as spans, and what can be done with it.
 
 import { splitBlocks, splitInline } from "./blocks.js";
-import { button, element } from "./nodes.js";
+import { button, byId, element, isComposing, setText } from "./nodes.js";
 
 /** The elements of a message; `update` follows its text as that grows. */
 export class MessageView {
@@ -15,7 +15,9 @@ export class MessageView {
     this.isPlain = isPlain;
     this.body = element("div", { class: "body", dir: "auto" });
     this.blocks = [];
-    this.error = element("p", { class: "error", role: "alert", hidden: true });
+    // An error that is known already is no news.
+    const role = message.error ? null : "alert";
+    this.error = element("p", { class: "error", role, hidden: true });
     this.actions = element("div", { class: "actions" });
     this.actions.append(...actions.map(([name, act]) => button(name, act)));
     const label = message.role === "user" ? "You" : "Model";
@@ -45,18 +47,27 @@ export class MessageView {
     }
     this.body.append(...blocks.slice(number).map((block) => this.#blockNode(block)));
     this.blocks = blocks;
-    this.error.textContent = error ?? "";
+    setText(this.error, error ?? "");
     this.error.hidden = !error;
   }
 
-  /** Show a form in the place of the text; `accept` gets what was written. */
-  edit(accept) {
+  /** Show a form in the place of the text; `accept` gets what was written, and may return false. */
+  edit(accept, shown = this.message.text) {
+    if (!this.body.isConnected) {
+      this.root.querySelector("textarea").focus();
+      return;
+    }
+    const before = document.activeElement;
     const text = element("textarea", { "aria-label": "Message", rows: 4 });
-    text.value = this.message.text;
+    text.value = shown;
     const form = element("form", { class: "edit" }, text);
     const close = () => {
       form.replaceWith(this.body);
       this.actions.hidden = false;
+      before.focus();
+      if (document.activeElement === document.body) {
+        byId("text").focus();
+      }
     };
     form.append(
       element(
@@ -68,10 +79,14 @@ export class MessageView {
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      close();
-      accept(text.value);
+      if (accept(text.value)) {
+        close();
+      }
     });
     form.addEventListener("keydown", (event) => {
+      if (isComposing(event)) {
+        return;
+      }
       if (event.key === "Escape") {
         event.stopPropagation();
         close();
@@ -88,7 +103,7 @@ export class MessageView {
   #blockNode(block) {
     if (block.kind === "code") {
       const code = element("code", {}, ...this.#spans(block));
-      return element("pre", { tabindex: 0 }, code);
+      return element("pre", { tabindex: 0, role: "group", "aria-label": "Code" }, code);
     }
     const node = element(block.kind === "plain" ? "div" : "p", { class: "text" });
     const parts = block.kind === "plain" ? [block] : splitInline(this.message.text, block);

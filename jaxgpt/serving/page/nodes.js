@@ -23,3 +23,21 @@ export function button(text, onclick, attributes = {}) {
 export function byId(id) {
   return document.getElementById(id);
 }
+
+/** Let a node have a text; one that it has already is not told again to screen readers. */
+export function setText(node, text) {
+  if (node.textContent !== text) {
+    node.textContent = text;
+  }
+}
+
+/** Return whether a key belongs to an input method, which is still composing a character. */
+export function isComposing(event) {
+  // Safari ends the composition before it sends the key, and marks that by 229.
+  return event.isComposing || event.keyCode === 229;
+}
+
+/** Tell what happens, in the line below the field. */
+export function tell(text) {
+  byId("status").textContent = text;
+}

@@ -2,7 +2,7 @@
 
 import { byId } from "./nodes.js";
 
-/** Show the settings; `changed` is called with new ones whenever a field has a valid value. */
+/** Show the settings; `changed` gets those that are others when the dialog is closed. */
 export function prepareSettings(current, changed) {
   const dialog = byId("settings");
   const form = dialog.querySelector("form");
@@ -10,7 +10,12 @@ export function prepareSettings(current, changed) {
     fill(form, current());
     dialog.showModal();
   });
-  form.addEventListener("input", () => changed(read(form, current())));
+  dialog.addEventListener("close", () => {
+    const found = read(form, current());
+    if (JSON.stringify(found) !== JSON.stringify(current())) {
+      changed(found);
+    }
+  });
 }
 
 function fill(form, settings) {

@@ -1,17 +1,19 @@
 // The list of conversations, and the drawer that it is on a narrow screen.
 
-import { titleOf } from "./conversation.js";
+import { modelsOf, titleOf } from "./conversation.js";
 import { button, byId, element } from "./nodes.js";
 
-/** Show the conversations; `open` and `remove` get the one that was chosen. */
+/** Show the conversations, and keep the focus where it is; `open` and `remove` get the one that was chosen. */
 export function showConversations(conversations, current, { open, remove }) {
+  const list = byId("conversations");
+  const focused = list.contains(document.activeElement) ? document.activeElement : null;
   const items = conversations.map((conversation) => {
     const title = titleOf(conversation);
     const isCurrent = conversation === current;
-    const about = `${conversation.model}, ${new Date(conversation.updated).toLocaleString()}`;
+    const about = `${modelsOf(conversation)}, ${new Date(conversation.updated).toLocaleString()}`;
     return element(
       "li",
-      {},
+      { "data-id": conversation.id },
       button(title, () => open(conversation), {
         class: "open",
         title: about,
@@ -20,7 +22,19 @@ export function showConversations(conversations, current, { open, remove }) {
       button("×", () => remove(conversation), { "aria-label": `Delete: ${title}` }),
     );
   });
-  byId("conversations").replaceChildren(...items);
+  list.replaceChildren(...items);
+  if (focused) {
+    const item = items.find((each) => each.dataset.id === idOf(focused));
+    (item?.children[placeOf(focused)] ?? byId("new")).focus();
+  }
+}
+
+function idOf(part) {
+  return part.closest("li").dataset.id;
+}
+
+function placeOf(part) {
+  return [...part.parentElement.children].indexOf(part);
 }
 
 /** Let the menu button open and close the drawer. */
@@ -41,7 +55,8 @@ export function closeDrawer() {
   setDrawer(false);
 }
 
-function isDrawerOpen() {
+/** Return whether the drawer is open. */
+export function isDrawerOpen() {
   return document.body.classList.contains("drawer-open");
 }
 

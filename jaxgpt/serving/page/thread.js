@@ -1,7 +1,7 @@
 // The messages of the conversation that is shown.
 
 import { MessageView } from "./message_view.js";
-import { byId, element } from "./nodes.js";
+import { byId, element, tell } from "./nodes.js";
 import { toggleShading } from "./token_tip.js";
 
 const NEAR_END = 80;
@@ -12,11 +12,17 @@ export class Thread {
     this.root = byId("messages");
     this.handlers = handlers;
     this.views = new Map();
-    this.waiting = null;
+    this.waiting = new Set();
   }
 
   /** Show a conversation from its beginning. */
   show(conversation) {
+    const hadFocus = this.root.contains(document.activeElement);
+    // A screen reader is not to read out all of it.
+    this.root.setAttribute("aria-busy", true);
+    requestAnimationFrame(() =>
+      this.root.setAttribute("aria-busy", document.body.classList.contains("writing")),
+    );
     this.isPlain = conversation.settings.mode !== "chat";
     this.views.clear();
     this.root.replaceChildren();
@@ -27,6 +33,9 @@ export class Thread {
       this.root.append(element("p", { class: "hint" }, this.#hint()));
     }
     this.root.scrollTop = this.root.scrollHeight;
+    if (hadFocus) {
+      this.root.focus();
+    }
   }
 
   /** Show one more message. */
@@ -40,26 +49,31 @@ export class Thread {
 
   /** Show what a message has gained, with the next frame; it may not be of this conversation. */
   update(message) {
-    this.waiting ??= requestAnimationFrame(() => this.#draw(message));
+    if (!this.waiting.size) {
+      requestAnimationFrame(() => this.#draw());
+    }
+    this.waiting.add(message);
   }
 
-  /** Let a message be written again; nothing happens if it is not shown. */
-  edit(message) {
-    this.views.get(message)?.edit((text) => this.handlers.resend(message, text));
+  /** Let a message be written again, from `text` if given; nothing happens if it is not shown. */
+  edit(message, text) {
+    this.views.get(message)?.edit((written) => this.handlers.resend(message, written), text);
   }
 
-  #draw(message) {
-    this.waiting = null;
+  #draw() {
     const { scrollHeight, scrollTop, clientHeight } = this.root;
     const follows = scrollHeight - scrollTop - clientHeight < NEAR_END;
-    this.views.get(message)?.update();
+    for (const message of this.waiting) {
+      this.views.get(message)?.update();
+    }
+    this.waiting.clear();
     if (follows) {
       this.root.scrollTop = this.root.scrollHeight;
     }
   }
 
   #actions(message) {
-    const copy = ["Copy", () => navigator.clipboard.writeText(message.text)];
+    const copy = ["Copy", () => this.#copy(message)];
     const edit = ["Edit", () => this.edit(message)];
     const regenerate = ["Regenerate", () => this.handlers.regenerate(message)];
     const shade = ["Probabilities", (event) => this.#shade(message, event.currentTarget)];
@@ -70,6 +84,15 @@ export class Thread {
       // Browsers have a clipboard for pages of this machine, or by https.
       ...(navigator.clipboard ? [copy] : []),
     ];
+  }
+
+  async #copy(message) {
+    try {
+      await navigator.clipboard.writeText(message.text);
+      tell("Copied.");
+    } catch {
+      tell("The browser does not let the page copy: select the text instead.");
+    }
   }
 
   #shade(message, pressed) {

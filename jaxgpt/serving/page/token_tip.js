@@ -60,9 +60,13 @@ export function toggleShading(view) {
   const shaded = view.root.classList.toggle("shaded");
   if (shaded) {
     view.body.setAttribute("tabindex", "0");
+    view.body.setAttribute("role", "group");
+    view.body.setAttribute("aria-label", "Tokens, by ← and →");
     view.body.focus();
   } else {
-    view.body.removeAttribute("tabindex");
+    for (const name of ["tabindex", "role", "aria-label"]) {
+      view.body.removeAttribute(name);
+    }
   }
   return shaded;
 }

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -36,6 +37,7 @@ class Model:
     def __init__(self) -> None:
         self.prompts: list[HealedPrompt] = []
         self.error: BaseException | None = None
+        self.begins = True
         self.is_closed = False
 
     def stream(
@@ -50,7 +52,8 @@ class Model:
         self.prompts += prompts
         self.is_closed = False
         try:
-            yield TextPiece(0, f"seed {seed},", None)
+            if self.begins:
+                yield TextPiece(0, f"seed {seed},", None)
             if self.error is not None:
                 raise self.error
             yield TextPiece(0, f" {number} at {sampling.temperature}", "length")
@@ -189,6 +192,39 @@ def test_an_answer_that_is_stopped_stays_and_one_that_fails_does_not(
     said = [message.content for message in conversation.messages]
     assert said == ["one", "seed 0,", "three", "seed 0, 256 at 0.7"]
     assert model.is_closed
+
+
+def test_nothing_stays_of_an_answer_that_is_stopped_before_it_begins(
+    conversation: Conversation, model: Model
+) -> None:
+    model.begins, model.error = False, KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        list(conversation.ask("one"))
+    assert conversation.messages == []
+    model.begins, model.error = True, None
+    list(conversation.ask("two"))
+    before = list(conversation.messages)
+    model.begins, model.error = False, KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        list(conversation.ask_again())
+    assert conversation.messages == before
+
+
+def test_a_history_that_cannot_be_kept_is_refused_at_the_beginning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("prompt_toolkit", reason="needs: pip install -e '.[chat]'")
+    monkeypatch.setattr("sys.stdin", terminal := io.StringIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    for path in (tmp_path, tmp_path / "nowhere" / "history"):
+        with pytest.raises(UsageError, match=r"the history file .* cannot be read and written"):
+            make_reader("> ", path)
+    kept = tmp_path / "history"
+    # An editor needs a real terminal.
+    monkeypatch.setattr("prompt_toolkit.PromptSession", mock.Mock())
+    make_reader("> ", kept)
+    # What is typed may be private.
+    assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_in_a_pipe_an_error_ends_the_chat(
