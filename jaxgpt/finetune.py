@@ -21,6 +21,7 @@ from jaxgpt.runs.tuning.based_config import (
     open_data,
     with_given_steps,
 )
+from jaxgpt.runs.tuning.continued import as_begun
 from jaxgpt.runtime.settings import configure_runtime
 from jaxgpt.training.goodput import process_start
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
     run_dir, url = local_folder(options.run_dir or f"runs/{Path(options.config).stem}")
     with joined_hosts(options.hosts):
         configure_runtime(config.runtime)
-        config, sources = open_data(config)
+        config, sources = open_data(as_begun(config, run_dir, url))
         modes = options.resume, options.allow_data_change
         train_run(config, run_dir, *modes, process_start(), url, sources)
 

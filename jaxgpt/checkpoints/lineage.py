@@ -116,10 +116,11 @@ def check_resume(
         "a run keeps the models that its loss reads: name the same step of the same run "
         "(--objective.teacher-step), or another --run-dir",
     )
+    adapter_then, adapter_now = _adapters(then["config"], now["config"])
     _require_equal(
         "adapter",
-        {"adapter": select_fields(then["config"].get("adapter"), ARCHITECTURE)},
-        {"adapter": select_fields(now["config"].get("adapter"), ARCHITECTURE)},
+        adapter_then,
+        adapter_now,
         "a run keeps its adapter: restore these values, or use another --run-dir",
     )
     if not allow_data_change:
@@ -240,6 +241,16 @@ def _other_models(config: Mapping[str, Any]) -> dict[str, str]:
 def _architectures(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:
     sections = with_defaults(*(config["model"] for config in configs))
     return [{"model": select_fields(section, ARCHITECTURE)} for section in sections]
+
+
+def _adapters(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the adapters; a field that is empty says the same as one that is None or absent."""
+    sections = with_defaults(*(config.get("adapter") or {} for config in configs))
+    chosen = (select_fields(section, ARCHITECTURE) for section in sections)
+    return [
+        {"adapter": {name: value for name, value in section.items() if value not in (None, [])}}
+        for section in chosen
+    ]
 
 
 def package_versions() -> dict[str, str | None]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
+from jaxgpt.model.adapted import join
 from jaxgpt.model.cost import flops_per_token
 from jaxgpt.model.gpt import make_cache
 from jaxgpt.model.remat import NoRemat
@@ -18,6 +19,7 @@ from jaxgpt.planning.devices import Device
 from jaxgpt.planning.memory import bytes_per_device, copies_of
 from jaxgpt.planning.planned_run import PlannedRun
 from jaxgpt.runs.config import RunConfig
+from jaxgpt.runs.setup import with_frozen_models
 from jaxgpt.training.state import StatePlan
 from jaxgpt.training.weight_copies import WeightCopies
 
@@ -60,7 +62,7 @@ def plan_speed(
     flops = _flops_per_token(run) * tokens * config.model.layers.stretch(mesh.shape)
     compute = flops / (mesh.size * device.peak_flops * utilization)
     copies = copies_of(config, state, device.target)
-    exchanged = _exchanged_bytes(config, state, copies, mesh)
+    exchanged = _exchanged_bytes(run, state, copies, mesh)
     link = sum(exchanged.values()) / device.link_bytes_per_second
     step = max(compute, link)
     return SpeedPlan(compute, link, exchanged, step, tokens / step)
@@ -73,29 +75,40 @@ def _flops_per_token(run: PlannedRun) -> float:
     adapter's own products are left out.
     """
     config, length = run.config, run.config.batch.sequence_length
-    has_adapter = config.build_model(run.vocab_size).adapter.has_parameters
-    num_passes = 2 if has_adapter else 3
+    num_passes = 2 if _has_adapter(run) else 3
     if not isinstance(config.model.remat, NoRemat):
         num_passes += 1  # At most one more forward pass.
-    # Without an adapter, what the reference says of each answer is computed before the first step.
-    num_passes += has_adapter and config.objective.needs_reference
+    num_passes += _reads_base(run)
     flops = num_passes / 3 * flops_per_token(config.model, run.vocab_size, length)
     for other in config.objective.frozen_models.values():
         flops += flops_per_token(other.model, run.vocab_size, length) / 3
     return flops
 
 
+def _has_adapter(run: PlannedRun) -> bool:
+    return run.config.build_model(run.vocab_size).adapter.has_parameters
+
+
+def _reads_base(run: PlannedRun) -> bool:
+    """Return whether each step has a forward pass of the base, too, which an adapter leaves as is.
+
+    Without an adapter, what the base says of each answer is computed before the first step.
+    """
+    return _has_adapter(run) and run.config.objective.needs_reference
+
+
 def _exchanged_bytes(
-    config: RunConfig, state: StatePlan, copies: WeightCopies, mesh: AbstractMesh
+    run: PlannedRun, state: StatePlan, copies: WeightCopies, mesh: AbstractMesh
 ) -> dict[str, int]:
     """Return the bytes that each device sends per step, by mesh axis, with ring algorithms."""
-    parts, sizes, model = config.batch.num_micro_batches, mesh.shape, config.model
+    config, sizes, model = run.config, mesh.shape, run.config.model
+    parts = config.batch.num_micro_batches
     itemsize = jnp.dtype(model.compute_dtype).itemsize
     params = state.abstract.trainable
     rows = config.batch.global_batch_size / batch_shards(mesh)
     tokens = rows * config.batch.sequence_length / sizes["context"]
     stream = tokens * model.d_model * itemsize
-    gathers = 2 if isinstance(model.remat, NoRemat) else 3
+    gathers = _num_gathers(config)
     kv = _kv_elements(config, mesh)
     sent = model.feed_forward.exchanged_per_token(
         config.batch.sequence_length // sizes["context"], sizes["expert"]
@@ -105,7 +118,7 @@ def _exchanged_bytes(
         "data": 2 * _others(sizes["data"]) * _reduced_bytes(state, copies, parts),
         # Weights gathered, gradients scattered.
         "fsdp": (sizes["fsdp"] - 1)
-        * (_gathered_bytes(state, copies, parts, gathers, itemsize) + parts * _split_bytes(params)),
+        * (_gathered_bytes(run, state, copies, mesh) + parts * _split_bytes(params)),
         # All-reduces of the residual stream: two forward and two backward a layer, one that is
         # recomputed, the looked-up rows, and the gradient of the last hidden state.
         "tensor": 2 * _others(sizes["tensor"]) * stream * (model.num_layers * (gathers + 2) + 2),
@@ -130,25 +143,37 @@ def _reduced_bytes(state: StatePlan, copies: WeightCopies, parts: int) -> int:
     """
     return sum(
         bytes_per_device(leaf) * (parts if how.is_stacked and not how.is_copied else 1)
-        for leaf, how in _uses(state, copies)
+        for leaf, how in _uses(state.abstract.trainable, state.axes, copies)
     )
+
+
+def _num_gathers(config: RunConfig) -> int:
+    """Return the passes of a micro-batch over a layer: forward, backward, and to recompute it."""
+    return 2 if isinstance(config.model.remat, NoRemat) else 3
 
 
 def _gathered_bytes(
-    state: StatePlan, copies: WeightCopies, parts: int, gathers: int, itemsize: int
+    run: PlannedRun, state: StatePlan, copies: WeightCopies, mesh: AbstractMesh
 ) -> int:
     """Return the bytes of a device's weight shards, times the gathers of a step.
 
-    Copies once; else layers for the forward and the backward pass of each micro-batch, and once
-    more with recomputation, and what all layers share once a micro-batch.
+    Copies once; else layers for each pass of each micro-batch, and what all layers share once a
+    micro-batch, frozen or not. The models that the loss reads besides have a forward pass only.
     """
-    return sum(
+    config, vocab_size = run.config, run.vocab_size
+    parts, itemsize = config.batch.num_micro_batches, jnp.dtype(config.model.compute_dtype).itemsize
+    passes = _num_gathers(config) + _reads_base(run)
+    params = join(state.abstract.trainable, state.abstract.frozen)
+    own = sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape))
         * itemsize
-        * (1 if how.is_copied else parts * (gathers if how.is_stacked else 1))
-        for leaf, how in _uses(state, copies)
+        * (1 if how.is_copied else parts * (passes if how.is_stacked else 1))
+        for leaf, how in _uses(params, join(state.axes, state.frozen_axes), copies)
         if "fsdp" in leaf.sharding.spec
     )
+    frozen = with_frozen_models(state, config, mesh, vocab_size).abstract.frozen
+    others = [frozen[name] for name in config.objective.frozen_models]
+    return own + parts * _split_bytes(others)
 
 
 class _Use(NamedTuple):
@@ -158,10 +183,10 @@ class _Use(NamedTuple):
     is_copied: bool
 
 
-def _uses(state: StatePlan, copies: WeightCopies) -> list[tuple[Any, _Use]]:
-    """Return the parameters and how they are used."""
-    named = jax.tree_util.tree_leaves_with_path(state.abstract.trainable)
-    names = jax.tree.leaves(state.axes, is_leaf=lambda axes: isinstance(axes, tuple))
+def _uses(params: Any, axes: Any, copies: WeightCopies) -> list[tuple[Any, _Use]]:
+    """Return parameters with the names of their axes, and how they are used."""
+    named = jax.tree_util.tree_leaves_with_path(params)
+    names = jax.tree.leaves(axes, is_leaf=lambda axes: isinstance(axes, tuple))
     return [
         (leaf, _Use("layers" in axes, copies.has(path)))
         for (path, leaf), axes in zip(named, names, strict=True)

@@ -56,6 +56,16 @@ def test_the_same_run_has_no_differences():
     assert check_resume(lineage(), json.loads(json.dumps(lineage()))) == []
 
 
+@pytest.mark.parametrize("then", [{}, {"token_ids": None}, {"token_ids": []}], ids=str)
+def test_no_rows_of_tokens_are_written_in_several_ways(then):
+    adapter = {"type": "jaxgpt.model:Lora", "rank": 8}
+    now = changed(["config", "adapter"], {**adapter, "token_ids": []})
+    check_resume(changed(["config", "adapter"], {**adapter, **then}), now)
+    now["config"]["adapter"]["token_ids"] = [3]
+    with pytest.raises(MismatchError, match=r"another adapter: adapter.token_ids: absent then"):
+        check_resume(changed(["config", "adapter"], {**adapter, **then}), now)
+
+
 @pytest.mark.parametrize("allow_data_change", [False, True])
 @pytest.mark.parametrize(
     ("path", "value", "message"),

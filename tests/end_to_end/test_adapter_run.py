@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxgpt.checkpoints.integrity import MANIFEST
 from jaxgpt.checkpoints.named_trees import ArraySpec
 from jaxgpt.checkpoints.orbax_adapter import OrbaxFiles
 from jaxgpt.checkpoints.verification import verify_run
@@ -143,6 +144,21 @@ def test_a_run_that_lost_its_last_steps_ends_with_the_same_bits(
     shutil.rmtree(again / "checkpoints" / "20")
     finetune(arguments(base, chats, again))
     jax.tree.map(np.testing.assert_array_equal, _params(again, 20), _params(tuned, 20))
+
+
+@pytest.mark.slow
+def test_a_run_that_trained_no_rows_of_tokens_goes_on_without_them(
+    base: Path, chats: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "earlier"
+    finetune(arguments(base, chats, run_dir, "--adapter.token-ids", "--schedule.num-steps", "10"))
+    # As a version wrote it that had no such rows.
+    lineage = json.loads((run_dir / "lineage.json").read_text())
+    del lineage["config"]["adapter"]["token_ids"]
+    (run_dir / "lineage.json").write_text(json.dumps(lineage))
+    (run_dir / MANIFEST).unlink()
+    finetune(arguments(base, chats, run_dir, "--schedule.num-steps", "11"))
+    assert not any("token_changes" in name for name in _stored(run_dir, 11, "params"))
 
 
 def test_another_base_and_another_adapter_are_refused(

@@ -7,9 +7,13 @@ import pytest
 
 from jaxgpt.config import replace
 from jaxgpt.data.loader import BatchConfig
+from jaxgpt.evaluation.objective import FrozenModel
+from jaxgpt.finetuning.distillation import Distilled
 from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.cost import num_parameters
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import Unrolled
+from jaxgpt.model.layers.adapters import Lora
 from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.moe.dispatch import Capacity, Dispatch, Dropless
 from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
@@ -17,9 +21,11 @@ from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.memory import plan_kept_state
-from jaxgpt.planning.planned_run import plan_pretraining
+from jaxgpt.planning.planned_run import PlannedRun, plan_pretraining
 from jaxgpt.planning.speed import SpeedPlan, plan_speed
-from jaxgpt.runs.config import TrainConfig
+from jaxgpt.runs.config import RunConfig, TrainConfig
+from jaxgpt.runs.run import BaseCheckpoint
+from jaxgpt.runs.tuning.finetune_config import FinetuneRunConfig
 from tests.planning.compiling import compile_step_of
 
 VOCAB, WIDTH, LENGTH, ROWS, LAYERS = 512, 128, 32, 32, 2
@@ -100,6 +106,30 @@ def test_stages_that_wait_take_longer() -> None:
     calm = plan_of(replace(DENSE, mesh=MeshConfig(data=8))).compute_seconds
     assert seconds(1) == pytest.approx(2 * calm)
     assert seconds(4) == pytest.approx(1.25 * calm)
+
+
+def test_frozen_weights_are_gathered_as_trained_ones_are() -> None:
+    """At a rank of 1 an adapter has next to no gradients; those of all weights are float32."""
+    fsdp = replace(DENSE, mesh=MeshConfig(data=1, fsdp=8))
+    base = BaseCheckpoint(run="runs/base", step=1, fingerprint="")
+    whole = FinetuneRunConfig(model=DENSE.model, base=base, batch=DENSE.batch, mesh=fsdp.mesh)
+    teacher = FrozenModel(run="runs/large", step=1, fingerprint="", model=DENSE.model)
+    distilled = Distilled(teacher="runs/large", frozen_teacher=teacher)
+
+    def sent(config: RunConfig) -> int:
+        run = PlannedRun(config, VOCAB, plan_pretraining(DENSE, VOCAB).row, num_segments=8)
+        mesh = abstract_mesh(config.mesh, 8)
+        found = plan_speed(run, plan_kept_state(run, mesh), mesh, find_device("h100"), 0.4)
+        return found.exchanged_bytes["fsdp"]
+
+    assert sent(whole) == plan_of(fsdp).exchanged_bytes["fsdp"]
+    shares = num_parameters(DENSE.model, VOCAB) / 8
+    norms = (2 * LAYERS + 1) * WIDTH / 8  # Whole on each device.
+    gradients = 7 * 4 * (shares - norms)
+    assert sent(replace(whole, adapter=Lora(rank=1))) == pytest.approx(
+        sent(whole) - gradients, rel=0.03
+    )
+    assert sent(replace(whole, objective=distilled)) == sent(whole) + gradients
 
 
 def test_experts_that_are_split_have_no_gradients_to_exchange() -> None:
