@@ -28,6 +28,9 @@ def test_other_machines_get_no_answer_without_a_key(host: str, tmp_path: Path) -
     keys.write_text("\n \n")
     with pytest.raises(UsageError, match=r"has no key; write one a line"):
         serve.main(["--checkpoint", "nowhere", "--api-key-file", str(keys)])
+    keys.write_text("s\u200bcret\n", "utf-8")
+    with pytest.raises(UsageError, match=r"a key that clients cannot send in a header; allowed"):
+        serve.main(["--checkpoint", "nowhere", "--api-key-file", str(keys)])
 
 
 def test_options_come_from_the_environment_and_the_command_line_wins(

@@ -90,6 +90,11 @@ def _read_keys(path: Path | None) -> tuple[str, ...]:
         raise UsageError(f"--api-key-file {path} has no key; write one a line")
     if any(len(key.split()) > 1 for key in keys):
         raise UsageError(f"--api-key-file {path} has a key with a space; write one a line")
+    if not all(key.isascii() and key.isprintable() for key in keys):
+        raise UsageError(
+            f"--api-key-file {path} has a key that clients cannot send in a header; allowed: "
+            "letters, digits and signs of ASCII"
+        )
     return keys
 
 

@@ -215,6 +215,21 @@ def test_any_text_becomes_blocks_and_spans_that_lose_nothing(open_page: Any) -> 
             assert not line.strip() or line.lstrip().startswith(("```", "~~~")), text
 
 
+INLINE = """async (texts) => {
+    const { splitBlocks, splitInline } = await import("/page/blocks.js");
+    return texts.map((text) => splitBlocks(text).map((block) => splitInline(text, block)));
+}"""
+
+
+def test_long_lines_are_read_in_one_pass(open_page: Any) -> None:
+    # Each takes minutes where a run of signs is tried from all its places.
+    size = 200_000
+    lines = ["~" * size + "`", "```" + " " * size + "`x", "`" * size + " a`"]
+    found = open_page().page.evaluate(INLINE, lines)
+    # All three are plain paragraphs.
+    assert found == [[[{"kind": "text", "start": 0, "end": len(line)}]] for line in lines]
+
+
 def test_probabilities_of_a_token_are_shown_by_pointer_and_keys(
     served: Served, open_page: Any
 ) -> None:

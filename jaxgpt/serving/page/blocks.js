@@ -1,7 +1,7 @@
 // Text as blocks: paragraphs, and code between fences. Positions in the text, no HTML.
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`\s][^`]*)?$/;
-const INLINE_CODE = /(`+)([^`\n]|[^`\n].*?[^`\n])\1(?!`)/g;
+// It takes all its signs and all white space after them, or a long line is tried from each place.
+const FENCE = /^ {0,3}(`{3,}(?!`)|~{3,}(?!~))\s*([^`\s][^`]*)?$/;
 
 /** Return the blocks {kind, start, end} of a text; a fence that is open yet is code to the end. */
 export function splitBlocks(text) {
@@ -38,13 +38,32 @@ export function splitBlocks(text) {
 export function splitInline(text, { start, end }) {
   const parts = [];
   let place = start;
-  for (const match of text.slice(start, end).matchAll(INLINE_CODE)) {
-    const begin = start + match.index;
-    const inner = begin + match[1].length;
-    parts.push({ kind: "text", start: place, end: begin });
-    parts.push({ kind: "code", start: inner, end: inner + match[2].length });
-    place = begin + match[0].length;
+  for (const [opening, closing] of pairsOf(text.slice(start, end))) {
+    const inner = start + opening.index + opening[0].length;
+    if (start + opening.index >= place) {
+      parts.push({ kind: "text", start: place, end: start + opening.index });
+      parts.push({ kind: "code", start: inner, end: start + closing.index });
+      place = start + closing.index + closing[0].length;
+    }
   }
   parts.push({ kind: "text", start: place, end });
   return parts.filter((part) => part.start < part.end);
+}
+
+/** Return each run of backticks with the next one of its length on its line, in one pass. */
+function pairsOf(text) {
+  const pairs = [];
+  const next = new Map();
+  for (const match of [...text.matchAll(/`+|\n/g)].reverse()) {
+    const { length } = match[0];
+    if (match[0] === "\n") {
+      next.clear();
+      continue;
+    }
+    if (next.has(length)) {
+      pairs.push([match, next.get(length)]);
+    }
+    next.set(length, match);
+  }
+  return pairs.reverse();
 }
