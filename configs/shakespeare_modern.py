@@ -4,6 +4,9 @@
 
 Rotary positions, RMSNorm, normalised queries and keys, squared ReLU, an untied head that starts at
 zero, output projections that start at zero, Muon on the matrices.
+
+The other modern configs have SwiGLU now. This one keeps squared ReLU, with which the comparison
+with nanoGPT was measured, and so cannot be exported to other programs.
 """
 
 from pathlib import Path

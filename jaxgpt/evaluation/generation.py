@@ -1,10 +1,9 @@
 """Greedy continuations of many prompts, for tasks whose answers are texts."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-from jax.experimental.multihost_utils import process_allgather
 
 from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.inference.sampling import SamplingConfig
@@ -59,7 +58,7 @@ def continue_greedily(
     """
     # Decoding runs on one device, whatever mesh is in force around it.
     alone = single_device_mesh()
-    params = jax.device_put(_on_this_host(loaded.params), replicated(alone))
+    params = jax.device_put(loaded.params_on_this_host, replicated(alone))
     lengths = [
         len(encode_prompt(loaded.tokenizer, prompt) if isinstance(prompt, str) else prompt.ids)
         for prompt in prompts
@@ -82,8 +81,3 @@ def continue_greedily(
                 texts[batch[piece.row]] += piece.text
                 has_ended[batch[piece.row]] = piece.finish == "stop"
     return [Continuation(*each) for each in zip(texts, has_ended, strict=True)]
-
-
-def _on_this_host(params: Any) -> Any:
-    """Return parameters of which this host has every part."""
-    return params if jax.process_count() == 1 else process_allgather(params, tiled=True)

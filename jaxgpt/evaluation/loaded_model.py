@@ -1,9 +1,12 @@
 """`LoadedModel`: a model with parameters, its tokenizer and its devices, as evaluations take it."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from jaxgpt.errors import MismatchError
@@ -46,6 +49,13 @@ class LoadedModel:
         """
         check_length(self.context_length, self.mesh)
         self.model.config.position.check_length(self.context_length)
+
+    @functools.cached_property
+    def params_on_this_host(self) -> Any:
+        """Parameters of which this host has every part; of several hosts, all gather them once."""
+        if jax.process_count() == 1:
+            return self.params
+        return process_allgather(self.params, tiled=True)
 
     def encode_prompt(self, text: str) -> HealedPrompt:
         """Return the ids that the model continues, for a text that a person types.

@@ -96,15 +96,23 @@ def _loss_at_work(
     run: PlannedRun, mesh: AbstractMesh, target: CompileTarget, micro_rows: float
 ) -> float:
     """Return the bytes that the loss needs while it works; a head of classes needs next to none."""
-    config = run.config
-    if not isinstance(config.model.head, LanguageModelHead):
+    config, model = run.config, run.config.model
+    if not isinstance(model.head, LanguageModelHead):
         return 0.0
     num_tokens = math.ceil(micro_rows * config.batch.sequence_length)
-    num_columns = config.model.pad_vocab(run.vocab_size) // mesh.shape["tensor"]
-    itemsize = 4 if target.is_cpu else jnp.dtype(config.model.compute_dtype).itemsize
-    return config.loss.logits.workspace_bytes(
-        num_tokens, num_columns, config.model.d_model, itemsize
+    num_columns = model.pad_vocab(run.vocab_size) // mesh.shape["tensor"]
+    compute_bytes = jnp.dtype(model.compute_dtype).itemsize
+    adapter = config.build_model(run.vocab_size).adapter
+    scores = config.loss.logits.workspace_bytes(
+        num_tokens,
+        num_columns,
+        model.d_model,
+        4 if target.is_cpu else compute_bytes,
+        is_trained=not adapter.has_parameters,
     )
+    # A frozen head with changed rows is another array than the one that is kept.
+    merged = num_columns * model.d_model * compute_bytes if adapter.changed_ids else 0
+    return scores + merged
 
 
 def bytes_per_device(tree: Any) -> int:

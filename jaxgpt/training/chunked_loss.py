@@ -79,7 +79,7 @@ class LinearCrossEntropy:
         raise NotImplementedError(f"{type(self).__name__} has no per_token")
 
     def workspace_bytes(
-        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
+        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int, is_trained: bool
     ) -> int:
         """Estimate the bytes that a device needs only while it scores, for plans. Arrays kept for
         the backward pass and the final gradients are not included.
@@ -89,6 +89,7 @@ class LinearCrossEntropy:
             vocab_size: the device's share of the padded vocabulary, V.
             width: width of the model, D.
             gradient_bytes: size of a number of the logits' gradient.
+            is_trained: whether the kernel has a gradient, too.
         """
         raise NotImplementedError(f"{type(self).__name__} has no workspace_bytes")
 
@@ -104,7 +105,7 @@ class WholeLogits(LinearCrossEntropy):
         return score(inputs)
 
     def workspace_bytes(
-        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
+        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int, is_trained: bool
     ) -> int:
         """Return the bytes of the logits' gradient; the logits are kept for the backward pass."""
         return gradient_bytes * num_tokens * vocab_size
@@ -128,7 +129,7 @@ class TokenChunks(LinearCrossEntropy):
         return _chunked_per_token(score, self.num_tokens, inputs)
 
     def workspace_bytes(
-        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int
+        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int, is_trained: bool
     ) -> int:
         """Return the bytes of a chunk's logits, their gradient, and the kernel's gradient.
 
@@ -136,7 +137,7 @@ class TokenChunks(LinearCrossEntropy):
         gone when the kernel's gradient is made.
         """
         num_chunks, size = _divide(num_tokens, self.num_tokens)
-        logits, kernel = 4 * vocab_size * size, 4 * vocab_size * width
+        logits, kernel = 4 * vocab_size * size, 4 * vocab_size * width * is_trained
         both = max(logits, kernel) if num_chunks == 1 else logits + kernel
         return gradient_bytes * vocab_size * size + both
 

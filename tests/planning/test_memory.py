@@ -13,7 +13,7 @@ from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layer_stack import Scanned
-from jaxgpt.model.layers.adapters import NO_ADAPTER, Lora
+from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter, Lora
 from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.remat import FullRemat, NoRemat, SaveDots
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
@@ -152,6 +152,21 @@ def test_the_plan_of_fine_tuning_agrees_with_the_compiler(config: FinetuneRunCon
     packed = replace(CONFIG, data=DataConfig(mask_documents=True))
     row = plan_pretraining(packed, VOCAB).row
     _check_plan(PlannedRun(config, VOCAB, row, num_segments=8))
+
+
+@pytest.mark.slow
+def test_a_frozen_head_needs_no_gradient_and_changed_rows_another_head() -> None:
+    def loss_bytes(adapter: Adapter) -> int:
+        model = replace(CONFIG.model, num_layers=2)
+        run = replace(_TUNING, model=model, adapter=adapter, loss=LossConfig(logits=CHUNKS))
+        row = plan_pretraining(CONFIG, 4 * MANY_WORDS).row
+        planned, mesh = PlannedRun(run, 4 * MANY_WORDS, row), abstract_mesh(run.mesh, 1)
+        return plan_memory(planned, mesh, CompileTarget(platform="cpu")).logits_and_ends
+
+    head = 4 * MANY_WORDS * CONFIG.model.d_model
+    frozen, changed = loss_bytes(Lora(rank=8)), loss_bytes(Lora(rank=8, token_ids=(1, 2)))
+    assert loss_bytes(NO_ADAPTER) - frozen >= 4 * head
+    assert changed - frozen >= 2 * head
 
 
 @pytest.mark.optimized
