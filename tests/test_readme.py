@@ -59,7 +59,9 @@ NEEDED = {
 def _commands(page: Path) -> list[str]:
     """Lines of fenced blocks that a shell would run; a `$ ` before one marks real output."""
     found = []
-    for block in re.findall(r"^```(?:bash|sh)?\n(.*?)^```", page.read_text(), re.M | re.S):
+    for kind, block in re.findall(r"^ *```([^\n]*)\n(.*?)^ *```", page.read_text(), re.M | re.S):
+        if kind not in ("", "bash", "sh"):
+            continue
         if re.search(r"^\$ ", block, re.M):
             continue
         for line in block.replace("\\\n", " ").split("\n"):
