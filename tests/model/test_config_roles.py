@@ -65,9 +65,9 @@ ROLES = {
         "LanguageModelHead": "tied soft_cap",
         "ClassificationHead": "num_classes",
         "TokenClassificationHead": "num_classes",
-        "LowRank": "rank alpha rank_stabilized targets",
-        "Lora": "rank alpha rank_stabilized targets",
-        "Dora": "rank alpha rank_stabilized targets",
+        "LowRank": "rank alpha rank_stabilized targets token_ids",
+        "Lora": "rank alpha rank_stabilized targets token_ids",
+        "Dora": "rank alpha rank_stabilized targets token_ids",
     },
     EXECUTION: {
         "GptConfig": "compute_dtype layers remat",
