@@ -246,7 +246,9 @@ def test_a_plan_counts_what_an_adapter_trains_and_the_steps_of_the_data(
     inputs |= {"gate": 16, "up": 16, "down": 32}
     outputs = {"query": 16, "key": 16, "value": 16, "output": 16, "gate": 32, "up": 32, "down": 16}
     assert found["num_parameters"] == num_parameters(own, run.tokenizer.vocab_size)
-    assert found["num_trained"] == 2 * sum(2 * (inputs[name] + outputs[name]) for name in inputs)
+    matrices = 2 * sum(2 * (inputs[name] + outputs[name]) for name in inputs)
+    # The base has read documents only: the rows of the template's four tokens are trained, too.
+    assert found["num_trained"] == matrices + 4 * own.d_model
     sizes = found["bytes_per_device"]
     assert sizes["frozen"] == 4 * found["num_parameters"]
     assert sizes["parameters"] == 4 * found["num_trained"] == sizes["gradients"]
