@@ -13,6 +13,8 @@ from jaxgpt.corpus.execution.executor import Advance, Result
 from jaxgpt.errors import JaxgptError
 from jaxgpt.names.packages import import_package, install_advice
 
+logger = logging.getLogger(__name__)
+
 MAX_RETRIES = 3
 _SECONDS_BETWEEN_REPORTS = 0.5
 # Tasks that Ray knows of at once; more would only wait there.
@@ -56,16 +58,19 @@ class RayExecutor:
                     **_QUIET,
                 )
                 return
+            except (ValueError, TypeError) as error:
+                raise JaxgptError(f"Ray does not start on this machine: {error}") from error
             except Exception as error:
                 self._ray.shutdown()
                 # What Ray raises where its processes are slow to come up is a plain Exception.
-                if type(error) not in (Exception, ConnectionError, RuntimeError, ValueError):
+                if type(error) not in (Exception, ConnectionError, RuntimeError):
                     raise
                 if attempt == _MOST_STARTS:
                     raise JaxgptError(
                         f"Ray does not start on this machine ({error}); try again when it is less "
                         "busy, or choose --executor.kind processes"
                     ) from error
+                logger.warning("Ray did not start (%s); starting it again", error)
 
     def run(
         self, work: Sequence[Callable[[Advance], Result]], advance: Advance

@@ -190,9 +190,12 @@ class SlowRay(types.ModuleType):
         return lambda function: function
 
 
-def test_a_ray_that_is_slow_to_start_is_started_again(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", SlowRay(2))
+def test_a_ray_that_is_slow_to_start_is_started_again(monkeypatch, caplog):
+    slow = SlowRay(2)
+    monkeypatch.setitem(sys.modules, "ray", slow)
     ExecutorConfig(kind="ray").build()
+    assert slow.left == -1, "it was started three times"
+    assert caplog.text.count("starting it again") == 2
     monkeypatch.setitem(sys.modules, "ray", SlowRay(3))
     with pytest.raises(JaxgptError, match=r"Ray does not start .* --executor\.kind"):
         ExecutorConfig(kind="ray").build()

@@ -27,7 +27,8 @@ def _with_windows(*windows: int | None) -> GptConfig:
 )  # fmt: skip
 def test_what_llama_cpp_computes_alike_is_taken(config: GptConfig) -> None:
     architecture = choose_architecture(config)
-    find_llama_cpp(architecture, architecture.write_config(config, 64))
+    found = find_llama_cpp(architecture, architecture.write_config(config, 64))
+    assert architecture.name.lower().startswith(found.name)
 
 
 @pytest.mark.parametrize(
