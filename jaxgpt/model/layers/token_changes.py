@@ -74,11 +74,9 @@ def look_up_changes(
     changes_KD: jax.Array, ids: tuple[int, ...], tokens_BT: jax.Array, dtype: Any
 ) -> jax.Array:
     """Return the changes of the rows of tokens [B, T, D]; 0 for tokens that have none."""
-    is_id_BTK = (tokens_BT[..., None] == jnp.array(ids)).astype(changes_KD.dtype)
-    change_BTD = jnp.einsum(
-        "BTK,KD->BTD", is_id_BTK, changes_KD, precision=jax.lax.Precision.HIGHEST
-    )
-    return change_BTD.astype(dtype)
+    is_id_BTK = (tokens_BT[..., None] == jnp.array(ids)).astype(dtype)
+    # A sum of one term: the row, rounded once.
+    return project(is_id_BTK, changes_KD).astype(dtype)
 
 
 def add_changes(module: nn.Module, num_ids: int, d_model: int, dtype: str) -> jax.Array:
