@@ -9,6 +9,7 @@ import tyro
 
 from jaxgpt.command_line import parse_options, require_at_least, require_seed, run_verb
 from jaxgpt.errors import UsageError
+from jaxgpt.inference.engine.text_form import FormOptions
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.inference.text_generation import choose_length, stream_text
@@ -42,6 +43,7 @@ class GenerateOptions:
     """Print each prompt before its continuation."""
     json: bool = False
     """Print one JSON object at the end instead of streaming."""
+    form: Annotated[FormOptions, tyro.conf.arg(name="")] = field(default_factory=FormOptions)
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
         default_factory=SamplingConfig
     )
@@ -54,14 +56,16 @@ def main(argv: Sequence[str]) -> None:
     stop = [text for texts in options.stop for text in texts]
     _check(options, stop)
     run, step, decoder = open_decoder(options.checkpoint, options.step)
-    decoder = SlidingDecoder(decoder) if options.slide_window else decoder
     texts = [text for text in given for _ in range(options.num_samples)]
     prompts = [run.config.encode_prompt(run.tokenizer, text) for text in texts]
+    form = options.form.masks(run.tokenizer, decoder.stop_ids[0], len(texts))
+    decoder = SlidingDecoder(decoder) if options.slide_window else decoder
     length = choose_length(decoder, run.tokenizer, prompts, options.max_new_tokens)
     transcript = Transcript(texts, echo=options.echo, live=not options.json)
-    draws = options.sampling, options.seed, stop
+    draws = options.sampling, options.seed, stop, form
     for piece in stream_text(decoder, run.tokenizer, prompts, length, *draws):
         transcript.add(piece)
+    options.form.warn_of_cut(sample["finish"] for sample in transcript.samples())
     if options.json:
         about = {"checkpoint": options.checkpoint, "step": step, "seed": options.seed}
         print(json.dumps({**about, "samples": transcript.samples()}, ensure_ascii=False))

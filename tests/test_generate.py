@@ -1,6 +1,8 @@
 """`python -m jaxgpt.generate`: what it prints, that a seed repeats it, and its errors."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,7 @@ def test_the_step_is_chosen_by_name_or_number(run: str, capsys) -> None:
         (("--step", "15"), 2, "there are 10, 20"),
         (("--tempreature", "1"), 2, "did you mean --temperature?"),
         (("--prompt", "\udcff"), 82, "lone surrogate"),
+        (("--regex", "a", "--json-schema", "x"), 2, "give one of them"),
     ],
 )
 def test_errors_are_one_line_with_the_right_code(
@@ -105,6 +108,79 @@ def test_errors_are_one_line_with_the_right_code(
     assert printed.err.startswith("error: ")
     assert message in printed.err
     assert printed.err.count("\n") == 1
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"big": {"type": "boolean"}, "kind": {"enum": ["cat", "dog"]}},
+    "required": ["big", "kind"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture
+def llguidance() -> None:
+    pytest.importorskip("llguidance", reason="needs: pip install -e '.[serve]'")
+
+
+@pytest.mark.usefixtures("llguidance")
+def test_a_text_has_the_form_of_a_schema_or_an_expression(run: str, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "animal.json"
+    file.write_text(json.dumps(SCHEMA))
+    argv = ("--checkpoint", run, "--prompt", "the cat", "the ", "--temperature", "2")
+    argv += ("--max-new-tokens", "60")
+    found = samples(capsys, *argv, "--num-samples", "3", "--json-schema", str(file))
+    texts = {sample["text"] for sample in found}
+    assert {tuple(json.loads(text)) for text in texts} == {("big", "kind")}
+    assert len(texts) > 1
+    assert {sample["finish"] for sample in found} == {"stop"}
+    assert found[0]["prompt"] == "the cat"
+    for sample in samples(capsys, *argv, "--regex", "[ab]{20}|xy", "--slide-window"):
+        assert re.fullmatch("[ab]{20}|xy", sample["text"])
+
+
+@pytest.mark.usefixtures("llguidance")
+def test_a_text_that_is_cut_off_before_it_has_its_form_is_a_warning(
+    run: str, capsys, caplog
+) -> None:
+    argv = ("--checkpoint", run, "--regex", "a{50}", "--max-new-tokens", "4")
+    assert samples(capsys, *argv)[0]["finish"] == "length"
+    assert "cut off before it had its form; raise --max-new-tokens" in caplog.text
+
+
+@pytest.mark.usefixtures("llguidance")
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        (None, 2, "there is no such file"),
+        (b"\xff", 82, "is not UTF-8"),
+        (b"{", 82, "animal.json: the schema is not JSON"),
+        (b"[]", 82, "animal.json: the schema is no object"),
+        (b'{"items": {"uniqueItems": true}}', 82, "'uniqueItems' at '#/items' is not enforced"),
+        (b'{"type": "number", "minimum": "1"}', 82, "animal.json: Expected f64 for 'minimum'"),
+    ],
+)
+def test_a_schema_that_cannot_be_followed(
+    run: str, tmp_path: Path, capsys, text: bytes | None, code: int, message: str
+) -> None:
+    file = tmp_path / "animal.json"
+    if text is not None:
+        file.write_bytes(text)
+    with pytest.raises(SystemExit) as stop:
+        run_verb(generate.main, ["--checkpoint", run, "--json-schema", str(file)])
+    assert stop.value.code == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_form_without_its_package_says_what_to_install(run: str, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(SystemExit) as stop:
+        run_verb(generate.main, ["--checkpoint", run, "--regex", "a"])
+    assert stop.value.code == 78
+    assert "llguidance" in (error := capsys.readouterr().err)
+    assert "pip install -e '.[serve]'" in error
 
 
 def test_more_tokens_than_learned_positions_are_refused(run: str, tmp_path: Path, capsys) -> None:

@@ -19,6 +19,7 @@ from jaxgpt.inference.decode import Constraint, Decoder, NewTokens
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.sliding import SlidingDecoder
+from jaxgpt.inference.stop_strings import StopStrings
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
@@ -77,6 +78,13 @@ class HealedPrompt(NamedTuple):
     ids: list[int]
     rest: bytes
     num_dropped: int
+
+    def unhealed(self, tokenizer: Tokenizer) -> "HealedPrompt":
+        """Return the prompt with the tokens that were dropped."""
+        if not self.num_dropped:
+            return self
+        text = tokenizer.decode_bytes(self.ids[1:]) + self.rest
+        return HealedPrompt(encode_prompt(tokenizer, text.decode()), b"", 0)
 
 
 def heal_prompt(tokenizer: Tokenizer, text: str) -> HealedPrompt:
@@ -148,6 +156,7 @@ def stream_text(
     sampling: SamplingConfig,
     seed: int = 0,
     stop: Sequence[str] = (),
+    form: Constraint | None = None,
 ) -> Iterator[TextPiece]:
     """Yield the continuations of `prompts` as they come; each row's last piece has its `finish`.
 
@@ -159,15 +168,19 @@ def stream_text(
         sampling: how tokens are drawn.
         seed: of the draws; see `Decoder.generate`.
         stop: strings that end a row where its new text would contain them; not shown.
+        form: narrows what each row may draw, from its first token on; prompts are not healed then,
+            since the form is that of the new text alone.
 
     Raises:
         BadInputError: a prompt that is no text.
         ConfigError, DivergedError: see `Decoder.generate`.
     """
     healed = [_healed(tokenizer, prompt) for prompt in prompts]
+    if form is not None:
+        healed = [prompt.unhealed(tokenizer) for prompt in healed]
     rows = [_Row(tokenizer, prompt.rest, max_new_tokens, stop) for prompt in healed]
     limits = [_limit(decoder, prompt, max_new_tokens) for prompt in healed]
-    constraint = _constraint(tokenizer, [prompt.rest for prompt in healed])
+    constraint = form or _constraint(tokenizer, [prompt.rest for prompt in healed])
     ids = [prompt.ids for prompt in healed]
     for news in decoder.generate(ids, limits, sampling, seed, constraint=constraint):
         for new in news:
@@ -196,49 +209,6 @@ def continue_texts(
 
 def _healed(tokenizer: Tokenizer, prompt: str | HealedPrompt) -> HealedPrompt:
     return heal_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
-
-
-class StopStrings:
-    """Lets text through up to the first stop string, holding back what could become one.
-
-    Attributes:
-        found: whether a stop string came; nothing is let through afterwards.
-    """
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        if "" in stop:
-            raise ValueError("a stop string must not be empty")
-        self._stop = tuple(stop)
-        self._held = ""
-        self.found = False
-
-    def feed(self, text: str) -> str:
-        """Take more text; return what is certain to be shown."""
-        if self.found:
-            return ""
-        text = self._held + text
-        found = [(text.find(stop) + len(stop), stop) for stop in self._stop if stop in text]
-        if found:
-            # The one that is complete first, so that it does not matter how text is portioned.
-            end, stop = min(found, key=lambda item: (item[0], -len(item[1])))
-            self.found, self._held = True, ""
-            return text[: end - len(stop)]
-        keep = self._possible_start(text)
-        self._held = text[keep:]
-        return text[:keep]
-
-    def flush(self) -> str:
-        """Return what was held back: no more text comes to complete a stop string."""
-        held, self._held = self._held, ""
-        return held
-
-    def _possible_start(self, text: str) -> int:
-        """Return where the longest end of `text` begins that is the beginning of a stop string."""
-        longest = max((len(stop) for stop in self._stop), default=1) - 1
-        for place in range(max(0, len(text) - longest), len(text)):
-            if any(stop.startswith(text[place:]) for stop in self._stop):
-                return place
-        return len(text)
 
 
 def _limit(decoder: Decoder | SlidingDecoder, prompt: HealedPrompt, max_new_tokens: int) -> int:

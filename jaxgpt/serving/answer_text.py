@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxgpt.inference.engine.request import Progress, TokenScore
-from jaxgpt.inference.text_generation import StopStrings
+from jaxgpt.inference.stop_strings import StopStrings
 from jaxgpt.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
 

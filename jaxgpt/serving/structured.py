@@ -1,11 +1,11 @@
 """The fields that ask for an answer of a given form, and the constraints that they become."""
 
 import functools
-import json
 from typing import Any
 
 from jaxgpt.inference.engine import TokenConstraint
-from jaxgpt.inference.engine.grammar import GrammarError, Grammars
+from jaxgpt.inference.engine.grammar import Grammars
+from jaxgpt.inference.engine.json_schema import GrammarError, schema_text
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import (
     MOST_GRAMMAR,
@@ -74,6 +74,6 @@ class AnswerForms:
         return self._json_schema(form.json_schema.schema_)
 
     def _json_schema(self, schema: dict[str, Any] | str) -> str:
-        if len(schema if isinstance(schema, str) else json.dumps(schema)) > MOST_GRAMMAR:
+        if len(schema if isinstance(schema, str) else schema_text(schema)) > MOST_GRAMMAR:
             raise GrammarError(f"the schema has more than {MOST_GRAMMAR:,} characters")
         return self._grammars.json_schema(schema)

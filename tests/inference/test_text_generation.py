@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from jaxgpt.errors import UsageError
 from jaxgpt.inference.decode import Decoder, NewTokens
 from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.stop_strings import StopStrings
 from jaxgpt.inference.text_generation import (
-    StopStrings,
     choose_length,
     continue_texts,
     encode_prompt,

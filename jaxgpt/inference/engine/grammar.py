@@ -1,8 +1,8 @@
 """Answers of a given form: a JSON schema, a regular expression, a grammar, or one of some texts.
 
 llguidance keeps the automaton and says at each step which tokens can still lead to a whole text;
-this file gives it our vocabulary, and its masks to the engine. It names what it cannot do: a schema
-with an unsupported keyword is refused, never followed in part.
+this file gives it our vocabulary, and its masks to the engine. What it does not enforce is refused
+by name (json_schema.py), never followed in part.
 """
 
 import json
@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.errors import BadInputError
+from jaxgpt.inference.engine.json_schema import (
+    GrammarError,
+    check_json_schema,
+    parse_json_schema,
+    schema_text,
+)
 from jaxgpt.inference.engine.request import ConstraintError
 from jaxgpt.names.packages import import_package, install_advice
 from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES
@@ -19,10 +24,6 @@ from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 # A model that is unsure spends its tokens on white space where that is free.
 _COMPACT = {"whitespace_flexible": False}
-
-
-class GrammarError(BadInputError):
-    """A schema, expression or grammar that cannot be followed."""
 
 
 class Grammars:
@@ -45,9 +46,16 @@ class Grammars:
         self._tokenizer = self._package.LLTokenizer(wrapper)
 
     def json_schema(self, schema: dict[str, Any] | str) -> str:
-        """Return the grammar of a JSON schema."""
+        """Return the grammar of a JSON schema: an object, or the text of one.
+
+        Raises:
+            GrammarError: it cannot be followed in every point.
+        """
+        value = parse_json_schema(schema) if isinstance(schema, str) else schema
+        check_json_schema(value)
+        text = schema_text(value)
         return self._make(
-            lambda: self._package.LLMatcher.grammar_from_json_schema(schema, overrides=_COMPACT)
+            lambda: self._package.LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT)
         )
 
     def regex(self, expression: str) -> str:
@@ -152,5 +160,10 @@ def _gave_up(matcher: Any) -> str:
 
 
 def _told(error: object) -> str:
-    """Return the first line of a message, cut: it may hold all of a grammar."""
-    return str(error).strip().splitlines()[0][:200]
+    """Return the first line of a message, cut: it may hold all of a grammar.
+
+    What is wrong in an expression stands in a later line, below a picture of the place.
+    """
+    first, *rest = str(error).strip().splitlines()
+    reasons = [line for line in rest if line.startswith("error: ")]
+    return " ".join([first, *reasons[:1]])[:200]

@@ -1,0 +1,253 @@
+"""Schemas are followed in every point, or refused by the name and the place of a keyword."""
+
+import copy
+import json
+import random
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+
+from jaxgpt.inference.engine.grammar import Grammars
+from jaxgpt.inference.engine.json_schema import (
+    ANNOTATIONS,
+    ENFORCED,
+    FORMATS,
+    GrammarError,
+    check_json_schema,
+)
+from jaxgpt.inference.engine.request import ConstraintError
+from jaxgpt.tokenizer.tokenizer import Tokenizer
+from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
+
+pytest.importorskip("llguidance", reason="needs: pip install -e '.[serve]'")
+jsonschema = pytest.importorskip("jsonschema", reason="needs: pip install -e '.[dev]'")
+
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+# Other keywords of the drafts, of OpenAPI and of nobody.
+OTHERS = {
+    "not", "if", "then", "else", "contains", "minContains", "maxContains", "uniqueItems",
+    "propertyNames", "dependencies", "dependentRequired", "dependentSchemas", "unevaluatedItems",
+    "unevaluatedProperties", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$vocabulary",
+    "disallow", "extends", "divisibleBy", "nullable", "x-guidance", "maxLenght",
+}  # fmt: skip
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(['{"a": [1, true]}' * 9], TokenizerConfig(vocab_size=300))
+
+
+@cache
+def grammars() -> Grammars:
+    return Grammars(tokenizer(), tokenizer().eos_id)
+
+
+def draw_text(grammar: str, draw: random.Random, most: int) -> str | None:
+    """Return a text that a grammar allows, None if it has not ended after `most` tokens."""
+    constraint, ids = grammars().constraint(grammar), list[int]()
+    words_W = np.zeros(-(-tokenizer().vocab_size // 32), np.uint32)
+    while len(ids) < most:
+        constraint.fill(words_W)
+        allowed = np.flatnonzero(np.unpackbits(words_W.view(np.uint8), bitorder="little"))
+        ids.append(draw.choice(allowed.tolist()))
+        if ids[-1] == tokenizer().eos_id or constraint.advance(ids[-1]):
+            return tokenizer().decode([id for id in ids if id != tokenizer().eos_id])
+    return None
+
+
+names = st.sampled_from(["a", "b", "ab", "a/b~"])
+small = st.integers(0, 3)
+
+
+def _optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+def _with(kind: str, fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return fields.map(lambda given: {**given, "type": kind})
+
+
+leaves = st.one_of(
+    _with("integer", _optional(minimum=small, maximum=small, multipleOf=st.integers(1, 3))),
+    _with("number", _optional(exclusiveMinimum=small, maximum=st.floats(0, 9))),
+    _with("string", _optional(minLength=small, maxLength=st.integers(2, 5))),
+    _with("string", _optional(pattern=st.sampled_from([r"^\d{2}$", "a|b", r"^\w\s.$", "^[^a]?$"]))),
+    _with("string", _optional(format=st.sampled_from(sorted(FORMATS)))),
+    st.fixed_dictionaries({"enum": st.lists(st.sampled_from([None, 1, "x", [2], {}]), min_size=1)}),
+    st.fixed_dictionaries({"const": st.sampled_from([True, 1.5, 'q"\n', {"a": [None]}])}),
+    st.sampled_from(
+        [{"type": ["null", "boolean"]}, {"title": "any", "maxLength": 2, "type": "null"}]
+    ),
+)
+
+
+def _extended(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    objects = _with(
+        "object",
+        _optional(
+            properties=st.dictionaries(names, inner, max_size=3),
+            patternProperties=st.dictionaries(st.just("^z"), inner, max_size=1),
+            additionalProperties=inner | st.just(False),
+            required=st.lists(names, max_size=2, unique=True),
+            minProperties=small,
+            maxProperties=small,
+        ),
+    )
+    arrays = _with(
+        "array",
+        _optional(
+            items=inner | st.just(False),
+            prefixItems=st.lists(inner, min_size=1, max_size=2),
+            minItems=small,
+            maxItems=st.integers(2, 4),
+        ),
+    )
+    lists = st.lists(inner, min_size=1, max_size=2)
+    several = st.sampled_from(["anyOf", "allOf", "oneOf"]).flatmap(
+        lambda name: lists.map(lambda given: {name: given})
+    )
+    return objects | arrays | several
+
+
+def _recursive(given: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema whose definition holds itself."""
+    again = {"type": "array", "items": {"$ref": "#/$defs/d"}, "maxItems": 1}
+    return {"$defs": {"d": {"anyOf": [given, again]}}, "$ref": "#/$defs/d"}
+
+
+plain = st.recursive(leaves, _extended, max_leaves=5)
+schemas = plain | plain.map(_recursive)
+
+
+@settings(max_examples=150)
+@given(schema=schemas, seed=st.integers(0, 2**32))
+def test_a_text_of_a_schema_that_is_taken_is_valid(schema: dict[str, Any], seed: int) -> None:
+    try:
+        grammar = grammars().json_schema(schema)
+    except GrammarError:
+        return
+    text = draw_text(grammar, random.Random(seed), most=200)
+    event("drawn" if text is not None else "not ended")
+    if text is not None:
+        jsonschema.Draft202012Validator(schema).validate(json.loads(text))
+
+
+def places_of(schema: Any, place: str = "#") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the schemas in a schema of this file, each with its place."""
+    if not isinstance(schema, dict):
+        return
+    yield place, schema
+    for name in ("additionalProperties", "items"):
+        yield from places_of(schema.get(name), f"{place}/{name}")
+    for name in ("anyOf", "allOf", "oneOf", "prefixItems"):
+        for number, each in enumerate(schema.get(name, ())):
+            yield from places_of(each, f"{place}/{name}/{number}")
+    for name in ("properties", "patternProperties", "$defs"):
+        for key, each in schema.get(name, {}).items():
+            key = key.replace("~", "~0").replace("/", "~1")
+            yield from places_of(each, f"{place}/{name}/{key}")
+
+
+@settings(max_examples=60)
+@given(
+    schema=schemas,
+    name=st.sampled_from(sorted(OTHERS)) | st.text(max_size=9),
+    number=st.integers(0, 99),
+)
+def test_another_keyword_is_refused_by_name_wherever_it_stands(
+    schema: dict[str, Any], name: str, number: int
+) -> None:
+    assume(name not in ENFORCED | ANNOTATIONS and (name in OTHERS or not name.startswith("x-")))
+    assume(refusal(schema) is None)
+    schema = copy.deepcopy(schema)
+    found = list(places_of(schema))
+    place, inner = found[number % len(found)]
+    inner[name] = {}
+    with pytest.raises(GrammarError) as error:
+        check_json_schema(schema)
+    assert str(error.value).startswith(f"keyword {name!a} at {place!a} is not enforced")
+    str(error.value).encode()
+
+
+@settings(max_examples=50)
+@given(schema=schemas, name=st.sampled_from(sorted(ANNOTATIONS - {"$schema"})) | st.just("x-own"))
+def test_an_annotation_passes_wherever_it_stands(schema: dict[str, Any], name: str) -> None:
+    annotated = copy.deepcopy(schema)
+    for _, inner in list(places_of(annotated)):
+        inner.setdefault(name, "any")
+    assert refusal(annotated) == refusal(schema)
+
+
+def refusal(schema: dict[str, Any]) -> str | None:
+    try:
+        check_json_schema(schema)
+    except GrammarError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("schema", "error"),
+    [
+        ({"items": {"format": "x"}}, "keyword 'format' at '#/items' is not enforced here: 'x'"),
+        ({"format": "unknown"}, "'unknown' is none of date, date-time"),
+        ({"prefixItems": [{}], "additionalItems": False}, "items is no list of schemas"),
+        ({"prefixItems": [{}], "items": [{}]}, "the list is given by items"),
+        ({"$schema": DRAFT_7, "prefixItems": [{}]}, "keyword 'prefixItems' at '#'"),
+        ({"anyOf": [{"$schema": "x"}]}, "keyword '$schema' at '#/anyOf/0'"),
+        ({"minProperties": 2, "required": ["a"]}, "a name may come twice"),
+        ({"properties": {"a": {"$ref": "#/default"}}, "default": {"new": 1}},
+         "$ref '#/default' at '#/properties/a' names no schema"),
+        ({"x-guidance": {"lenient": True}}, "keyword 'x-guidance' at '#'"),
+        ({"\ud800": 1}, r"keyword '\ud800' at '#'"),
+        ({"pattern": "(?=a)"}, "look-ahead"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+        ({"$ref": "https://example.com/x"}, "does not fetch"),
+        ({"minimum": float("nan")}, "cannot be written as JSON"),
+        ("[1]", "no object; allowed"),
+        ("{", "not JSON"),
+    ],
+)  # fmt: skip
+def test_what_is_not_followed_is_refused(schema: Any, error: str) -> None:
+    with pytest.raises(GrammarError, match=re.escape(error)):
+        grammars().json_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"type": "string", "pattern": r"^\d\w$"}, '"1a"', '"٣a"'),
+        ({"type": "object", "minProperties": 1}, '{"a":1}', "{}"),
+        ({"items": [{"type": "null"}], "additionalItems": False, "type": "array"}, "[null]", "[1]"),
+        ({"$defs": {"a b": {"const": 1}}, "$ref": "#/$defs/a%20b"}, "1", "2"),
+        ({"type": "string", "format": "date"}, '"2026-11-30"', '"2026-13-30"'),
+    ],
+)  # fmt: skip
+def test_what_is_followed(schema: dict[str, Any], good: str, bad: str) -> None:
+    grammar = grammars().json_schema(schema)
+    assert allows(grammar, good)
+    assert not allows(grammar, bad)
+
+
+def allows(grammar: str, text: str) -> bool:
+    """Return whether the bytes of a text are one that a grammar allows."""
+    constraint = grammars().constraint(grammar)
+    try:
+        for byte in text.encode():
+            constraint.advance(byte_ids()[byte])
+    except ConstraintError:
+        return False
+    return constraint._matcher.is_accepting()
+
+
+@cache
+def byte_ids() -> dict[int, int]:
+    """Return the ids of the tokens of a single byte."""
+    every = {tokenizer().decode_bytes([id]): id for id in range(tokenizer().vocab_size)}
+    return {byte: every[bytes([byte])] for byte in range(256) if bytes([byte]) in every}
