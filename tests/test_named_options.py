@@ -55,6 +55,9 @@ FOREIGN = {
     "--check",
     "--gpus",
     "--model_args",
+    "--include_path",
+    "--batch_size",
+    "--apply_chat_template",
     "--columns",
 }
 # A command of another program in a text, with its options.

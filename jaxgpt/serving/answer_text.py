@@ -15,11 +15,13 @@ class TextProgress(NamedTuple):
         text: what follows the text so far.
         tokens: the tokens that were drawn; those of held-back text are among them.
         finish: as in `Progress`; "stop" where a stop string came.
+        end: the token that ended the answer; None where something else did.
     """
 
     text: str
     tokens: tuple[TokenScore, ...]
     finish: str | None
+    end: TokenScore | None = None
 
 
 class AnswerText:
@@ -45,4 +47,4 @@ class AnswerText:
         if finish is not None:
             text += self._stop_strings.feed(self._characters.flush()) + self._stop_strings.flush()
             finish = "stop" if self._stop_strings.found else finish
-        return TextProgress(text, progress.tokens, finish)
+        return TextProgress(text, progress.tokens, finish, progress.end)

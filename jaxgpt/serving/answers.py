@@ -27,6 +27,7 @@ class Piece(NamedTuple):
         prompt: the prompt's tokens, once, if asked for.
         finish: "stop" or "length" with the last piece.
         num_reused: tokens of the prompt that were not read again; with the first piece.
+        end: the token that ended the answer, if one did.
     """
 
     index: int
@@ -35,15 +36,17 @@ class Piece(NamedTuple):
     prompt: tuple[TokenScore, ...]
     finish: str | None
     num_reused: int
+    end: TokenScore | None
 
 
 class Answer(NamedTuple):
-    """A whole answer."""
+    """A whole answer; see `Piece`."""
 
     text: str
     tokens: tuple[TokenScore, ...]
     prompt: tuple[TokenScore, ...]
     finish: str
+    end: TokenScore | None
 
 
 class Usage:
@@ -151,8 +154,8 @@ class Answers:
                 async for progress in news:
                     new = text.feed(progress)
                     watch.add(len(new.tokens), new.finish)
-                    piece = Piece(index, *new[:2], progress.prompt, new.finish, progress.num_reused)
-                    await queue.put(piece)
+                    about = (progress.prompt, new.finish, progress.num_reused, new.end)
+                    await queue.put(Piece(index, *new[:2], *about))
                     if new.finish is not None:
                         return
         except Exception as error:
@@ -191,6 +194,7 @@ async def collect(http: HttpRequest, answers: Answers, usage: Usage) -> list[Ans
             tuple(token for piece in each for token in piece.tokens),
             tuple(token for piece in each for token in piece.prompt),
             each[-1].finish or "stop",
+            each[-1].end,
         )
         for _, each in sorted(texts.items())
     ]

@@ -51,6 +51,8 @@ def _requests(model: ServedModel, body: CompletionRequest, forms: AnswerForms) -
         raise ApiError(400, "more than 256 answers are asked for at once", param="n")
     max_tokens = _MAX_TOKENS if body.max_tokens is None else body.max_tokens
     scored = bool(body.echo) and body.logprobs is not None
+    if scored:
+        _check_spelled(model, body.prompt)
     if not max_tokens and not scored:
         raise ApiError(400, "max_tokens is 0, and no logprobs with echo are asked for")
     return [
@@ -65,6 +67,22 @@ def _requests(model: ServedModel, body: CompletionRequest, forms: AnswerForms) -
             constraints=forms.constraints(body, body.n or 1),
         )
     ]
+
+
+def _check_spelled(model: ServedModel, given: Any) -> None:
+    """Refuse a text to be scored that spells the start symbol, as harnesses that decode ids send.
+
+    Its characters would be scored, without a word.
+    """
+    start = model.token_text(model.tokenizer.bos_id)
+    texts = [given] if isinstance(given, str) else given
+    if any(isinstance(text, str) and text.startswith(start) for text in texts):
+        raise ApiError(
+            400,
+            f"a text to be scored begins with {start!r}, which would be read as characters: leave "
+            "it out, since the server begins a text with the start symbol, or send ids",
+            param="prompt",
+        )
 
 
 def _prompts(model: ServedModel, given: Any) -> list[list[int]]:
@@ -85,6 +103,9 @@ class _Form:
         self._model = model
         self._body = body
         self._special = frozenset(model.tokenizer.special_ids.values())
+        # The start symbol before a text is the server's, not the client's; ids are as they came.
+        is_ids = not isinstance(body.prompt, str) and not isinstance(body.prompt[0], str)
+        self._num_added = 0 if is_ids else 1
         self._echoes = [
             model.tokenizer.decode(request.prompt) if body.echo else "" for request in requests
         ]
@@ -99,12 +120,12 @@ class _Form:
         """Return the body of an answer that is not streamed."""
         choices = []
         for index, answer in enumerate(answers):
-            tokens = (*answer.prompt, *answer.tokens)
+            tokens = (*answer.prompt[self._num_added :], *answer.tokens)
             choices.append(
                 {
                     "index": index,
                     "text": self._echoes[index] + answer.text,
-                    "logprobs": self._logprobs(tokens, 0),
+                    "logprobs": self._logprobs(tokens, answer.end, 0),
                     "finish_reason": answer.finish,
                 }
             )
@@ -124,7 +145,7 @@ class _Form:
                 choice = {
                     "index": piece.index,
                     "text": text,
-                    "logprobs": self._logprobs(piece.tokens, offsets[piece.index]),
+                    "logprobs": self._logprobs(piece.tokens, piece.end, offsets[piece.index]),
                     "finish_reason": piece.finish,
                 }
                 offsets[piece.index] += len(text)
@@ -135,9 +156,14 @@ class _Form:
             about = {"usage": self.usage.as_dict(), "timings": self.usage.timings()}
             yield {**self._head, "choices": [], **about}
 
-    def _logprobs(self, tokens: Sequence[TokenScore], offset: int) -> dict[str, Any] | None:
+    def _logprobs(
+        self, tokens: Sequence[TokenScore], end: TokenScore | None, offset: int
+    ) -> dict[str, Any] | None:
         if self._body.logprobs is None:
             return None
+        # The token that ended the answer is one of those that were drawn: who asks for one token
+        # after a prompt counts on finding it.
+        tokens = [*tokens, *([end] if end else [])]
         texts = [self._model.token_text(token.id) for token in tokens]
         # Of whole characters, and of text alone: control tokens have none.
         special, characters = self._special, StreamDecoder(self._model.tokenizer)

@@ -7,12 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jaxgpt.inference.engine.repeats import LONGEST_MATCH
+
 _Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
 # Of new tokens; where 0 means nothing, it is not taken for "no limit".
 AtLeastOne = Annotated[int, Field(strict=True, ge=1, lt=1 << 31)]
 _Penalty = Annotated[float, Field(strict=True, ge=-2, le=2, allow_inf_nan=False)]
 _Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+_Strength = Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False)]
+_Breaker = Annotated[str, Field(min_length=1, max_length=40)]
 _Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**64)]
 _Id = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
 _Bias = dict[str, Annotated[float, Field(strict=True, ge=-100, le=100, allow_inf_nan=False)]]
@@ -54,6 +58,13 @@ class SamplingFields(Body):
         Annotated[float, Field(strict=True, ge=0.01, le=10, allow_inf_nan=False)] | None
     ) = None
     min_tokens: Count | None = None
+    dry_multiplier: _Strength | None = None
+    dry_base: Annotated[float, Field(strict=True, ge=1, le=100, allow_inf_nan=False)] | None = None
+    dry_allowed_length: Annotated[int, Field(strict=True, ge=0, le=LONGEST_MATCH)] | None = None
+    dry_penalty_last_n: Annotated[int, Field(strict=True, ge=-1, lt=1 << 31)] | None = None
+    dry_sequence_breakers: Annotated[list[_Breaker], Field(max_length=16)] | None = None
+    xtc_probability: _Share | None = None
+    xtc_threshold: _Share | None = None
     ignore_eos: _Switch | None = None
 
 

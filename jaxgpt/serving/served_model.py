@@ -1,6 +1,7 @@
 """The model that is served: what a request's fields mean for it."""
 
 import asyncio
+import functools
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxgpt.errors import BadInputError, MismatchError
 from jaxgpt.inference.engine import Engine, Progress, Request, RequestSampling, TokenConstraint
+from jaxgpt.inference.engine.sequence_breakers import DEFAULT_BREAKERS, SequenceBreakers
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import ChatMessage, SamplingFields
 from jaxgpt.tokenizer.chat_template import SYSTEM, ChatTemplate, Message
@@ -111,7 +113,7 @@ class ServedModel:
                 f"the prompt has {len(prompt)} tokens; the context holds {self.engine.max_length}",
                 code="context_length_exceeded",
             )
-        sampling = _sampling(fields)
+        sampling = self._sampling(fields)
         seed = secrets.randbits(63) if fields.seed is None else fields.seed % 2**64
         bias = _bias(fields.logit_bias or {}, self.tokenizer.vocab_size)
         return [
@@ -129,6 +131,48 @@ class ServedModel:
             )
             for row, constraint in zip(range(fields.n or 1), constraints, strict=True)
         ]
+
+    @functools.cached_property
+    def _breakers(self) -> SequenceBreakers:
+        return SequenceBreakers(self.tokenizer)
+
+    def _sampling(self, fields: SamplingFields) -> RequestSampling:
+        temperature = _value(fields.temperature, 1.0)
+        try:
+            return RequestSampling(
+                # Below what the draw can tell from the likeliest token.
+                temperature=temperature if temperature >= 1e-6 else 0.0,
+                top_k=fields.top_k if fields.top_k and fields.top_k > 0 else None,
+                top_p=_value(fields.top_p, 1.0),
+                min_p=_value(fields.min_p, 0.0),
+                repetition_penalty=_value(fields.repetition_penalty, 1.0),
+                frequency_penalty=_value(fields.frequency_penalty, 0.0),
+                presence_penalty=_value(fields.presence_penalty, 0.0),
+                min_new_tokens=fields.min_tokens or 0,
+                xtc_probability=_value(fields.xtc_probability, 0.0),
+                xtc_threshold=_value(fields.xtc_threshold, 0.1),
+                **self._dry(fields),
+            )
+        except ValueError as error:
+            raise ApiError(400, str(error)) from None
+
+    def _dry(self, fields: SamplingFields) -> dict[str, Any]:
+        """Return the settings of DRY, or none where it is off; -1 tokens are all, as elsewhere."""
+        last_n = -1 if fields.dry_penalty_last_n is None else fields.dry_penalty_last_n
+        if not fields.dry_multiplier or not last_n:
+            return {}
+        given = fields.dry_sequence_breakers
+        try:
+            breakers = self._breakers.ids(DEFAULT_BREAKERS if given is None else tuple(given))
+        except BadInputError as error:
+            raise ApiError(400, str(error), param="dry_sequence_breakers") from None
+        return {
+            "dry_multiplier": fields.dry_multiplier,
+            "dry_base": _value(fields.dry_base, 1.75),
+            "dry_allowed_length": int(_value(fields.dry_allowed_length, 2)),
+            "dry_last_n": None if last_n < 0 else last_n,
+            "dry_breakers": breakers,
+        }
 
     def _check_size(self, text: str) -> None:
         """Refuse a text that fills the context however it is cut; to cut it takes seconds."""
@@ -208,25 +252,8 @@ def stop_strings(fields: SamplingFields) -> tuple[str, ...]:
     return stop
 
 
-def _sampling(fields: SamplingFields) -> RequestSampling:
-    def value(given: float | None, default: float) -> float:
-        return default if given is None else given
-
-    temperature = value(fields.temperature, 1.0)
-    try:
-        return RequestSampling(
-            # Below what the draw can tell from the likeliest token.
-            temperature=temperature if temperature >= 1e-6 else 0.0,
-            top_k=fields.top_k if fields.top_k and fields.top_k > 0 else None,
-            top_p=value(fields.top_p, 1.0),
-            min_p=value(fields.min_p, 0.0),
-            repetition_penalty=value(fields.repetition_penalty, 1.0),
-            frequency_penalty=value(fields.frequency_penalty, 0.0),
-            presence_penalty=value(fields.presence_penalty, 0.0),
-            min_new_tokens=fields.min_tokens or 0,
-        )
-    except ValueError as error:
-        raise ApiError(400, str(error)) from None
+def _value(given: float | None, default: float) -> float:
+    return default if given is None else given
 
 
 def _bias(given: dict[str, float], vocab_size: int) -> dict[int, float]:

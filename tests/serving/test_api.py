@@ -62,6 +62,25 @@ def test_a_prompt_is_scored_as_harnesses_ask_for_it(served: Served) -> None:
     assert all(len(top) in (1, 2) for top in found.top_logprobs[1:])
 
 
+def test_a_scored_text_has_its_own_tokens_and_the_one_that_ends_it(served: Served) -> None:
+    # A harness counts on one token after those of its text, also if that one is the end.
+    text, end = "one quick dog", str(served.tokenizer.eos_id)
+    options: dict[str, Any] = {"model": "tiny", "echo": True, "logprobs": 1, "max_tokens": 1}
+    by_text = served.client.completions.create(prompt=text, logit_bias={end: 100}, **options)
+    found = by_text.choices[0].logprobs
+    assert found.tokens == [*map(served.tokenizer.decode, _each(served, text)), "</s>"]
+    assert (by_text.choices[0].text, by_text.choices[0].finish_reason) == (text, "stop")
+    assert by_text.usage.completion_tokens == 0
+    ids = [served.tokenizer.bos_id, *served.tokenizer.encode(text)]
+    by_ids = served.client.completions.create(prompt=ids, logit_bias={end: 100}, **options)
+    assert by_ids.choices[0].logprobs.token_logprobs == [None, *found.token_logprobs]
+    assert by_ids.choices[0].logprobs.text_offset == [0, *found.text_offset]
+
+
+def _each(served: Served, text: str) -> list[list[int]]:
+    return [[id] for id in served.tokenizer.encode(text)]
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_stream_is_the_whole_answer_in_parts(served: Served, n: int) -> None:
     options: dict[str, Any] = {
@@ -134,6 +153,29 @@ def test_biases_and_other_sampling_reach_the_draw(served: Served) -> None:
     assert answer.choices[0].finish_reason == "length"
 
 
+def test_dry_and_xtc_reach_the_draw(served: Served) -> None:
+    token = served.tokenizer.encode(" cat")[-1]
+    options: dict[str, Any] = {
+        "prompt": "the small dog", "max_tokens": 6, "temperature": 1e-3, "ignore_eos": True,
+        "logit_bias": {str(token): 60},
+    }  # fmt: skip
+
+    def write(**fields: Any) -> str:
+        return served.post("/v1/completions", {**options, **fields}).json()["choices"][0]["text"]
+
+    free = served.tokenizer.decode([token] * 6)
+    assert write() == free
+    # Two of them are no repetition yet, the third goes on with one.
+    dry = {"dry_multiplier": 100, "dry_allowed_length": 1, "dry_base": 1}
+    assert write(**dry).startswith(served.tokenizer.decode([token] * 2))
+    assert write(**dry) != free
+    for fields in ({"dry_penalty_last_n": 0}, {"dry_sequence_breakers": [" cat", "cat"]}):
+        assert write(**dry, **fields) == free
+    everything = {"temperature": 1, "logit_bias": {}, "xtc_threshold": 0, "seed": 3}
+    assert write(**everything, xtc_probability=1) != write(**everything)
+    assert write(**everything, xtc_probability=0) == write(**everything)
+
+
 def test_an_answer_has_the_form_that_is_asked_for(served: Served) -> None:
     schema = {
         "type": "object",
@@ -203,6 +245,9 @@ def test_texts_become_ids_and_come_back(served: Served) -> None:
         ("completions", {"prompt": "a", "top_k": 1 << 31}, 400, "top_k"),
         ("completions", {"prompt": "a", "min_tokens": 1 << 31}, 400, "min_tokens"),
         ("completions", {"prompt": "a", "temperature": "0.5"}, 400, "temperature"),
+        ("completions", {"prompt": "a", "dry_base": 0.5}, 400, "dry_base"),
+        ("completions", {"prompt": "a", "xtc_probability": 1.5}, 400, "xtc_probability"),
+        ("completions", {"prompt": "<s>a", "echo": True, "logprobs": 1}, 400, "begins with '<s>'"),
         ("completions", {"prompt": "a", "stream": "yes"}, 400, "stream"),
         ("completions", {"prompt": "a", "top_p": 1e-50}, 400, "top_p"),
         ("completions", {"prompt": "a", "logit_bias": {"secret": "x"}}, 400, "logit_bias: "),

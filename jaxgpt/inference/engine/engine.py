@@ -223,7 +223,9 @@ class Engine:
             )
 
     def _check(self, request: Request) -> None:
-        for name, ids in (("the prompt", request.prompt), ("bias", request.bias)):
+        breakers = request.sampling.dry_breakers
+        given = {"the prompt": request.prompt, "bias": request.bias, "dry_breakers": breakers}
+        for name, ids in given.items():
             wrong = [token for token in ids if not 0 <= token < self._vocab_size]
             if wrong:
                 raise RequestError(

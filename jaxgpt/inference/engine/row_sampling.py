@@ -3,7 +3,7 @@
 What a row draws depends on its own scores, settings, key and place alone, bit for bit: a filter
 that some row needs is computed for all, and leaves the scores of the others as they were.
 
-Axes: B rows, V padded vocabulary, K likeliest tokens.
+Axes: B rows, V padded vocabulary, K likeliest tokens, T places of a row's text.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxgpt.inference.engine.repeats import penalize_repeats
 from jaxgpt.inference.engine.request import MOST_TOP_TOKENS, RequestSampling
+from jaxgpt.inference.engine.top_choices import exclude_top_choices
 from jaxgpt.inference.sampling import (
     keep_min_p,
     penalize_repetition,
@@ -40,6 +42,12 @@ class RowSettings(NamedTuple):
     frequency_B: np.ndarray
     presence_B: np.ndarray
     min_new_tokens_B: np.ndarray
+    dry_multiplier_B: np.ndarray
+    dry_base_B: np.ndarray
+    dry_allowed_length_B: np.ndarray
+    dry_last_n_B: np.ndarray
+    xtc_probability_B: np.ndarray
+    xtc_threshold_B: np.ndarray
     key_data_B2: np.ndarray
     wants_top_B: np.ndarray
 
@@ -59,6 +67,12 @@ class RowSettings(NamedTuple):
             frequency_B=full(0),
             presence_B=full(0),
             min_new_tokens_B=full(0, np.int32),
+            dry_multiplier_B=full(0),
+            dry_base_B=full(1),
+            dry_allowed_length_B=full(0, np.int32),
+            dry_last_n_B=full(_MOST, np.int32),
+            xtc_probability_B=full(0),
+            xtc_threshold_B=full(1),
             key_data_B2=np.zeros((num_rows, 2), np.uint32),
             wants_top_B=full(0, np.bool_),
         )
@@ -76,6 +90,12 @@ class RowSettings(NamedTuple):
         self.frequency_B[row] = sampling.frequency_penalty
         self.presence_B[row] = sampling.presence_penalty
         self.min_new_tokens_B[row] = min(sampling.min_new_tokens, _MOST)
+        self.dry_multiplier_B[row] = sampling.dry_multiplier
+        self.dry_base_B[row] = sampling.dry_base
+        self.dry_allowed_length_B[row] = sampling.dry_allowed_length
+        self.dry_last_n_B[row] = min(sampling.dry_last_n or _MOST, _MOST)
+        self.xtc_probability_B[row] = sampling.xtc_probability
+        self.xtc_threshold_B[row] = sampling.xtc_threshold
         self.key_data_B2[row] = key_data_2
         self.wants_top_B[row] = wants_top
 
@@ -91,11 +111,28 @@ class Seen(NamedTuple):
         prompt_BV: bool, ids of the prompt.
         drawn_BV: int32, how often each id was drawn.
         bias_BV: float32, added to the scores; -inf forbids an id.
+        tokens_BT: int32, the prompt and what was drawn, in their order.
+        breakers_BV: bool, ids at which a sequence of tokens ends; see repeats.py.
     """
 
     prompt_BV: Array
     drawn_BV: Array
     bias_BV: Array
+    tokens_BT: Array
+    breakers_BV: Array
+
+    def begin(self, row: Array, first: "Seen") -> "Seen":
+        """Let a row have what a request begins with, given without the axis B."""
+        return jax.tree.map(lambda all_, new: all_.at[row].set(new), self, first)
+
+    def add(self, rows_B: Array, tokens_B: Array, places_B: Array, active_B: Array) -> "Seen":
+        """Add a drawn token to each of some rows; to those that are not active, nothing."""
+        tokens_BT = self.tokens_BT
+        written_B = jnp.where(active_B, tokens_B, tokens_BT[rows_B, places_B])
+        return self._replace(
+            drawn_BV=self.drawn_BV.at[rows_B, tokens_B].add(active_B.astype(jnp.int32)),
+            tokens_BT=tokens_BT.at[rows_B, places_B].set(written_B),
+        )
 
 
 class Drawn(NamedTuple):
@@ -136,7 +173,7 @@ def draw_rows(
     allowed_BV = allowed_BV & ~(early_B[:, None] & stop_V) & (seen.bias_BV > -jnp.inf)
     finite_B = jnp.all(jnp.where(allowed_BV, jnp.isfinite(logits_BV), True), axis=-1)
     scores_BV = jnp.where(allowed_BV, logits_BV + seen.bias_BV, -jnp.inf)
-    scores_BV = _penalize(scores_BV, settings, seen)
+    scores_BV = _penalize(scores_BV, settings, seen, positions_B)
     tokens_B = jax.lax.cond(
         jnp.any(settings.temperature_B > 0),
         lambda: _draw(scores_BV, settings, positions_B),
@@ -167,14 +204,21 @@ def score_tokens(logits_BV: Array, tokens_B: Array, wants_top: Array) -> Drawn:
     return Drawn(tokens_B, chosen_B - log_total_B1[:, 0], ids_BK, top_BK)
 
 
-def _penalize(scores_BV: Array, settings: RowSettings, seen: Seen) -> Array:
-    """Apply the penalties of repetition, frequency and presence."""
+def _penalize(scores_BV: Array, settings: RowSettings, seen: Seen, positions_B: Array) -> Array:
+    """Apply the penalties of repetition, frequency and presence, and of repeated sequences."""
     drawn_BV = seen.drawn_BV > 0
     scores_BV = penalize_repetition(
         scores_BV, seen.prompt_BV | drawn_BV, settings.repetition_B[:, None]
     )
     scores_BV -= settings.frequency_B[:, None] * seen.drawn_BV
-    return scores_BV - settings.presence_B[:, None] * drawn_BV
+    scores_BV -= settings.presence_B[:, None] * drawn_BV
+    return jax.lax.cond(
+        jnp.any(settings.dry_multiplier_B > 0),
+        lambda: penalize_repeats(
+            scores_BV, settings, seen.tokens_BT, seen.breakers_BV, positions_B
+        ),
+        lambda: scores_BV,
+    )
 
 
 def _draw(scores_BV: Array, settings: RowSettings, positions_B: Array) -> Array:
@@ -186,6 +230,13 @@ def _draw(scores_BV: Array, settings: RowSettings, positions_B: Array) -> Array:
     filtered_BV = keep_min_p(filtered_BV, settings.min_p_B[:, None])
     keys_B = jax.vmap(jax.random.fold_in)(
         jax.random.wrap_key_data(jnp.asarray(settings.key_data_B2)), positions_B
+    )
+    filtered_BV = jax.lax.cond(
+        jnp.any(settings.xtc_probability_B > 0),
+        lambda: exclude_top_choices(
+            filtered_BV, settings.xtc_probability_B, settings.xtc_threshold_B, keys_B
+        ),
+        lambda: filtered_BV,
     )
     tokens_B = jax.vmap(jax.random.categorical)(keys_B, filtered_BV)
     return jnp.where(greedy_B, jnp.argmax(scores_BV, axis=-1), tokens_B).astype(jnp.int32)

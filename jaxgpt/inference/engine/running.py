@@ -85,7 +85,7 @@ class Running:
             if score.id == NOT_FINITE:
                 return self.progress(tokens, "error", not_finite())
             if score.id in stop_ids:
-                return self.progress(tokens, "stop")
+                return self.progress(tokens, "stop")._replace(end=score)
             tokens.append(score)
             self.num_drawn += 1
             if constraint is not None and constraint.advance(score.id):

@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxgpt.config import replace
 from jaxgpt.inference.decode import Decoder
-from jaxgpt.inference.engine.request import RequestSampling, TokenScore
-from jaxgpt.inference.engine.row_sampling import Drawn, RowSettings
+from jaxgpt.inference.engine.request import Request, RequestSampling, TokenScore
+from jaxgpt.inference.engine.row_sampling import Drawn, RowSettings, Seen
 from jaxgpt.inference.engine.running import Running
 from jaxgpt.inference.engine.slots import (
     all_allowed,
@@ -82,15 +82,24 @@ class SlotWork:
             bias_V[token] += bias
         if request.ignore_stop:
             bias_V[self._stop_V] = -np.inf
-        prompt_V = np.zeros(len(bias_V), bool)
-        prompt_V[list(request.prompt)] = True
+        first = self._seen_at_first(request, bias_V)
         key = row_keys(request.seed, jnp.asarray([request.row], jnp.uint32))[0]
         key_data_2 = np.asarray(jax.random.key_data(key))
         self._settings.put(slot, request.sampling, key_data_2, request.top_tokens > 0)
         if source != slot:
             self._slots = copy_slot(self._slots, np.int32(source), np.int32(slot))
         places = (np.int32(slot), np.int32(running.num_reused))
-        self._slots = begin(self._slots, *places, prompt_V, bias_V)
+        self._slots = begin(self._slots, *places, first)
+
+    def _seen_at_first(self, request: Request, bias_V: np.ndarray) -> Any:
+        """Return what a request begins with; see `Seen`."""
+        prompt_V, breakers_V = np.zeros((2, len(bias_V)), bool)
+        prompt_V[list(request.prompt)] = True
+        breakers_V[list(request.sampling.dry_breakers)] = True
+        tokens_T = np.zeros(self._shape[1], np.int32)
+        tokens_T[: len(request.prompt)] = request.prompt
+        # Host arrays, which the program takes to the device.
+        return Seen(prompt_V, np.zeros(len(bias_V), np.int32), bias_V, tokens_T, breakers_V)  # type: ignore[arg-type]
 
     def leave(self, running: Running) -> None:
         """Forget the settings of a request, so that its filters are computed for nobody."""

@@ -59,6 +59,8 @@ def empty_slots(model: Gpt, num_slots: int, max_length: int) -> Slots:
             prompt_BV=jnp.zeros(shape, bool),
             drawn_BV=jnp.zeros(shape, jnp.int32),
             bias_BV=jnp.zeros(shape, jnp.float32),
+            tokens_BT=jnp.zeros((num_slots, max_length), jnp.int32),
+            breakers_BV=jnp.zeros(shape, bool),
         ),
     )
 
@@ -70,15 +72,14 @@ def copy_slot(slots: Slots, source: Array, slot: Array) -> Slots:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def begin(slots: Slots, slot: Array, length: Array, prompt_V: Array, bias_V: Array) -> Slots:
-    """Give a slot to a request whose first `length` tokens it holds already."""
-    seen = Seen(
-        prompt_BV=slots.seen.prompt_BV.at[slot].set(prompt_V),
-        drawn_BV=slots.seen.drawn_BV.at[slot].set(0),
-        bias_BV=slots.seen.bias_BV.at[slot].set(bias_V),
-    )
+def begin(slots: Slots, slot: Array, length: Array, first: Seen) -> Slots:
+    """Give a slot, whose first `length` tokens it holds already, to a request with `first`."""
     lengths_B = slots.cache.lengths_B.at[slot].set(length)
-    return Slots(dataclasses.replace(slots.cache, lengths_B=lengths_B), slots.tokens_B, seen)
+    return Slots(
+        dataclasses.replace(slots.cache, lengths_B=lengths_B),
+        slots.tokens_B,
+        slots.seen.begin(slot, first),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -146,15 +147,9 @@ def draw_first(
     positions_1 = jax.lax.dynamic_slice_in_dim(slots.cache.lengths_B, slot, 1)
     allowed_1V = unpack_mask(allowed_1W, logits_V.shape[0])
     drawn = draw_rows(logits_V[None], settings_1, seen, allowed_1V, stop_V, positions_1)
-    token = drawn.tokens_B[0]
-    drawn_BV = slots.seen.drawn_BV.at[slot, token].add(1)
-    return (
-        slots._replace(
-            tokens_B=slots.tokens_B.at[slot].set(token),
-            seen=slots.seen._replace(drawn_BV=drawn_BV),
-        ),
-        drawn,
-    )
+    seen = slots.seen.add(slot[None], drawn.tokens_B, positions_1, jnp.ones(1, bool))
+    tokens_B = slots.tokens_B.at[slot].set(drawn.tokens_B[0])
+    return slots._replace(tokens_B=tokens_B, seen=seen), drawn
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
@@ -203,8 +198,8 @@ def decode(
         drawn = draw_rows(logits_BV, settings, slots.seen, allowed_BV, stop_V, cache.lengths_B)
         tokens_B = jnp.where(active_B, drawn.tokens_B, slots.tokens_B)
         rows_B = jnp.arange(shape_BV[0])
-        drawn_BV = slots.seen.drawn_BV.at[rows_B, drawn.tokens_B].add(active_B.astype(jnp.int32))
-        slots = Slots(cache, tokens_B, slots.seen._replace(drawn_BV=drawn_BV))
+        seen = slots.seen.add(rows_B, drawn.tokens_B, cache.lengths_B, active_B)
+        slots = Slots(cache, tokens_B, seen)
         return slots, jax.tree.map(lambda all_, new: all_.at[number].set(new), drawn_NB, drawn)
 
     nothing = jax.tree.map(

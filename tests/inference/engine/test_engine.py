@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import threading
 from collections.abc import Sequence
@@ -112,6 +113,10 @@ def random_request(rng: np.random.Generator) -> Request:
         frequency_penalty=float(rng.choice([0, 0.5])),
         presence_penalty=float(rng.choice([0, 0.5])),
         min_new_tokens=int(rng.choice([0, 4])),
+        dry_multiplier=float(rng.choice([0, 0, 2])),
+        dry_allowed_length=1,
+        dry_breakers=(9,),
+        xtc_probability=float(rng.choice([0, 0, 0.5])),
     )
     return Request(
         prompt=tuple(map(int, prompt)),
@@ -203,6 +208,19 @@ def test_an_answer_ends_at_a_stop_token_unless_it_is_ignored() -> None:
     )
     assert (len(found.ids), found.finish) == (9, "length")
     assert EOS not in found.ids
+
+
+def test_what_a_prompt_says_is_not_said_again() -> None:
+    # Greedy, since a penalty of repeated sequences holds there too.
+    request = Request(prompt=LONG * 2, max_new_tokens=40, sampling=GREEDY, ignore_stop=True)
+    free = solo(request).ids
+    dry = replace(GREEDY, dry_multiplier=1000.0, dry_allowed_length=1)
+    found = solo(dataclasses.replace(request, sampling=dry)).ids
+    pairs = list(itertools.pairwise([*request.prompt, *found]))
+    new = pairs[len(request.prompt) - 1 :]
+    assert len(set(new)) == len(new)
+    assert not set(new) & set(pairs[: len(request.prompt) - 1])
+    assert found != free
 
 
 class Spell:
