@@ -12,7 +12,7 @@ from typing import Any
 from jaxgpt.names.packages import import_package, install_advice
 from jaxgpt.storage.durable import write_atomically, write_json
 from jaxgpt.tokenizer import huggingface_file
-from jaxgpt.tokenizer.chat_template import JINJA
+from jaxgpt.tokenizer.jinja_template import JINJA
 from jaxgpt.tokenizer.sentencepiece_model import (
     CONTROL_PIECES,
     SPACE_SYMBOL,

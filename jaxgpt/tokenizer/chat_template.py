@@ -1,15 +1,12 @@
-"""The chat template: messages -> ids and target weights, and back. Nothing else knows it.
+"""The chat template: messages -> ids and target weights, and back.
 
 A conversation is BOS, then for each message the id of its role, the ids of its content and the id
 of `end`. A prompt goes on with the assistant's id, after which the model answers. Predicted are the
 content and the `end` of the assistant's messages, so that a model learns to stop.
 
 Ids are put together part by part; a rendered string is never encoded. So a typed `<|end|>` stays
-text, as the tokenizer never makes a control id of text. `JINJA` is the same template for programs
-that render a string first, and there a typed `<|end|>` is not safe: transformers' chat path
-(`apply_chat_template`) and llama.cpp's chat endpoint both make it the control id, with which a user
-can end a message and speak as another role. Only `split_special_tokens=True` in transformers, and
-`parse_special: false` in llama.cpp's `/tokenize`, do not.
+text, as the tokenizer never makes a control id of text. Tools are text in messages: tool_calls.py
+writes them. jinja_template.py is the same template for other programs.
 """
 
 from collections.abc import Sequence
@@ -18,39 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgpt.errors import BadInputError, MismatchError
-from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES
 from jaxgpt.tokenizer.sequences import NO_ID, Parts, assemble
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 SYSTEM, USER, ASSISTANT = ROLES = ("system", "user", "assistant")
 ORDER = "an optional system message first, then user and assistant in turn"
-
-# With the tags that transformers marks predicted text by. Each line ends where white space is
-# dropped, so that nothing but the pieces is written.
-JINJA = """\
-{{- 'BOS' -}}
-{%- set first = 1 if messages and messages[0]['role'] == 'system' else 0 -%}
-{%- for message in messages -%}
-{%- set turn = 'user' if (loop.index0 - first) % 2 == 0 else 'assistant' -%}
-{%- if message['role'] != ('system' if loop.index0 < first else turn) -%}
-{{- raise_exception('roles out of order; allowed: ORDER') -}}
-{%- endif -%}
-{{- '<|' + message['role'] + '|>' -}}
-{%- if message['role'] == 'assistant' and (message['train'] is not defined or message['train']) -%}
-{%- generation -%}{{- message['content'] + 'END' -}}{%- endgeneration -%}
-{%- else -%}
-{{- message['content'] + 'END' -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- 'ASSISTANT' -}}{%- endif -%}
-"""
-for _name, _text in {
-    "BOS": CONTROL_PIECES["bos"],
-    "END": CONTROL_PIECES["end"],
-    "ASSISTANT": CONTROL_PIECES[ASSISTANT],
-    "ORDER": ORDER,
-}.items():
-    JINJA = JINJA.replace(_name, _text)
 
 
 def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:

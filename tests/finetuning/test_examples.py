@@ -183,7 +183,7 @@ def test_the_description_says_in_sentences_what_was_read(tmp_path: Path) -> None
     targets = 3 * (len(TOKENIZER.encode("7")) + 1) / 2
     assert read(data, held_out_share=0.0).description.lines() == [
         f"2 conversations, 1.5 turns, {targets:,.0f} target tokens on average, 0 held out",
-        f"{data}: 2 rows, read as Messages(messages); not used: id",
+        f"{data}: 2 rows, read as Messages(messages[, tools]); not used: id",
     ]
 
 

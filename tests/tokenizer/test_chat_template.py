@@ -1,7 +1,6 @@
 """The chat template: ids by parts, weights on answers, back again, and the same as Jinja."""
 
 import random
-from functools import cache
 
 import numpy as np
 import pytest
@@ -9,19 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.errors import BadInputError
-from jaxgpt.tokenizer.chat_template import JINJA, ChatTemplate, Message
-from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES
-from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
-from tests.languages import LANGUAGES
+from jaxgpt.tokenizer.chat_template import Message
+from jaxgpt.tokenizer.jinja_template import JINJA
+from tests.tokenizer.rendered import TYPED, as_text, template
 
-TYPED = ["<|end|>", "<|assistant|>", "<|system|>", "<s>", "</s>", "<pad>"]
 texts = st.lists(st.sampled_from([*TYPED, *"aé漢🙂 \n\r\t▁", "", "the ", "  \n"])).map("".join)
-
-
-@cache
-def template() -> ChatTemplate:
-    words = [*list(LANGUAGES.values())[:3], *TYPED]
-    return ChatTemplate(train_tokenizer(words, TokenizerConfig(vocab_size=600)))
 
 
 @st.composite
@@ -64,25 +55,6 @@ def test_answers_and_their_ends_are_predicted_and_nothing_else(messages: list[Me
                                                tokenizer.special_ids["end"]]]  # fmt: skip
     assert ids[weights > 0].tolist() == wanted
     assert set(weights.tolist()) <= {0.0, 1.0}
-
-
-def spans(marks: list[bool]) -> list[tuple[int, int]]:
-    """Where runs of True begin and end."""
-    edges = np.flatnonzero(np.diff([False, *marks, False]))
-    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
-
-
-def as_text(ids: np.ndarray, weights: np.ndarray) -> tuple[str, list[tuple[int, int]]]:
-    """The text of ids, control ids by their pieces, and the spans of it that are predicted."""
-    tokenizer = template().tokenizer
-    pieces = {tokenizer.special_ids[name]: text for name, text in CONTROL_PIECES.items()}
-    written = [
-        pieces[id].encode() if id in pieces else tokenizer.decode_bytes([id]) for id in ids.tolist()
-    ]
-    data = b"".join(written)
-    marks = np.repeat(weights > 0, [len(each) for each in written]).tolist()
-    as_characters = [(len(data[:a].decode()), len(data[:b].decode())) for a, b in spans(marks)]
-    return data.decode(), as_characters
 
 
 def test_jinja_renders_a_thousand_random_conversations_alike() -> None:

@@ -7,34 +7,54 @@ from typing import Any, ClassVar
 from jaxgpt.config import configclass
 from jaxgpt.errors import BadInputError
 from jaxgpt.finetuning.forms.form import BadRowError, Example, Form, Part, as_text, parsed
+from jaxgpt.finetuning.forms.tools import read_calls, read_tools
 from jaxgpt.tokenizer.chat_template import ASSISTANT, ROLES, USER, Message, check_order
+from jaxgpt.tokenizer.tool_calls import TOOL, Tools, Turn, plain_messages
 
-_KEYS = ({"role", "content"}, {"from", "value"})
+_KEYS = ({"role", "content"}, {"from", "value"}, {"role", "tool_calls"})
+_FURTHER_KEYS = {"train", "tool_calls", "tool_call_id", "name"}
 # What ShareGPT and OpenAssistant call them.
-_ROLES = {role: role for role in ROLES} | {"human": USER, "prompter": USER, "gpt": ASSISTANT}
+_ROLES = {role: role for role in (*ROLES, TOOL)} | {
+    "human": USER,
+    "prompter": USER,
+    "gpt": ASSISTANT,
+}
 
 
 @configclass
 class Messages(Form):
     """A list of messages, each with `role` and `content`, or with ShareGPT's `from` and `value`.
 
-    A message may have `train`: false for an answer that is not to be learned.
+    A message may have `train`: false for an answer that is not to be learned. An answer may have
+    `tool_calls`, which are learned with it; results of tools follow as messages of the role `tool`.
     """
 
     noun: ClassVar[str] = "conversation"
     messages: str = "messages"
     """Field of the list."""
+    tools: str = "tools"
+    """Field of the definitions of tools that the assistant may call."""
 
     @property
     def required(self) -> tuple[str, ...]:
         return (self.messages,)
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return (self.tools,)
+
     def read(self, values: Mapping[str, Any]) -> Example:
-        return conversation(read_messages(values.get(self.messages), repr(self.messages)))
+        tools = read_tools(values, self.tools)
+        return conversation(read_messages(values.get(self.messages), repr(self.messages), tools))
 
 
-def read_messages(value: Any, what: str) -> list[Message]:
-    """Return the messages of a list, or of the JSON of one; `what` names it in errors.
+def read_messages(value: Any, what: str, tools: Tools = ()) -> list[Message]:
+    """Return the messages of a list, or of the JSON of one; tools become text in them.
+
+    Args:
+        value: the list.
+        what: name of the list, for errors.
+        tools: definitions that the system message lists; not in front of an answer alone.
 
     Raises:
         BadRowError: it is no list of messages.
@@ -43,10 +63,18 @@ def read_messages(value: Any, what: str) -> list[Message]:
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else type(value).__name__
         raise BadRowError("not_messages", f"{what} is {found}; allowed: a list of messages")
-    return [_read_message(each, f"message {number}") for number, each in enumerate(value, 1)]
+    turns = [_read_turn(each, f"message {number}") for number, each in enumerate(value, 1)]
+    return _plain(turns, () if turns[0].role == ASSISTANT else tools)
 
 
-def _read_message(value: Any, what: str) -> Message:
+def _plain(turns: Sequence[Turn], tools: Tools) -> list[Message]:
+    try:
+        return plain_messages(turns, tools)
+    except BadInputError as error:
+        raise BadRowError("role_order", str(error)) from None
+
+
+def _read_turn(value: Any, what: str) -> Turn:
     if not isinstance(value, dict):
         raise BadRowError("not_messages", f"{what} is no object with role and content")
     # In Parquet files every message has the fields of all, null where it has none.
@@ -55,35 +83,42 @@ def _read_message(value: Any, what: str) -> Message:
         raise BadRowError(
             "unknown_role", f"{what} is of role {name!r}; allowed: {', '.join(_ROLES)}"
         )
+    calls = read_calls(value.get("tool_calls"), what)
+    if calls and role != ASSISTANT:
+        raise BadRowError("bad_call", f"{what} has tool_calls, and is of role {role!r}")
     content = value.get("value") if value.get("content") is None else value["content"]
-    content = as_text(content, f"the content of {what}")
+    content = "" if calls and content is None else as_text(content, f"the content of {what}")
     train = value.get("train")
     if train not in (None, True, False):
         raise BadRowError("not_a_flag", f"`train` of {what} is {train!r}; allowed: true, false")
-    return Message(role, content, train is None or bool(train))
+    call_id = value.get("tool_call_id")
+    call_id = call_id if isinstance(call_id, str) else None
+    return Turn(role, content, train is None or bool(train), calls, call_id)
 
 
-def prompt_of(value: Any, what: str) -> list[Message]:
+def prompt_of(value: Any, what: str, tools: Tools = ()) -> list[Message]:
     """Return a prompt, a text or a list of messages, as messages that are not predicted.
 
     Raises:
         BadRowError: it is neither, or empty.
     """
     if _holds_messages(value):
-        return [each._replace(train=False) for each in read_messages(value, what)]
-    if not (text := as_text(value, what)).strip():
+        messages = read_messages(value, what, tools)
+    elif (text := as_text(value, what)).strip():
+        messages = _plain([Turn(USER, text)], tools)
+    else:
         raise BadRowError("empty_prompt", f"{what} is empty")
-    return [Message(USER, text, train=False)]
+    return [each._replace(train=False) for each in messages]
 
 
-def answer_of(value: Any, what: str) -> list[Message]:
+def answer_of(value: Any, what: str, tools: Tools = ()) -> list[Message]:
     """Return an answer, a text or a list of messages, as messages.
 
     Raises:
         BadRowError: it is neither.
     """
     if _holds_messages(value):
-        return read_messages(value, what)
+        return read_messages(value, what, tools)
     return [Message(ASSISTANT, as_text(value, what))]
 
 
@@ -98,8 +133,14 @@ def _holds_messages(value: Any) -> bool:
     return (
         isinstance(items, list)
         and bool(items)
-        and all(isinstance(item, dict) and item.keys() - {"train"} in _KEYS for item in items)
+        and all(isinstance(item, dict) and _keys(item) in _KEYS for item in items)
     )
+
+
+def _keys(item: Mapping[str, Any]) -> set[str]:
+    """Return the keys of an object by which a message is known."""
+    keys = item.keys() - _FURTHER_KEYS
+    return keys | {"tool_calls"} if keys == {"role"} and "tool_calls" in item else keys
 
 
 def conversation(messages: Sequence[Message]) -> Example:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from jaxgpt.config import configclass
 from jaxgpt.finetuning.forms.chats import answer_of, conversation, prompt_of
 from jaxgpt.finetuning.forms.form import BadRowError, Example, Form, present, text_field
+from jaxgpt.finetuning.forms.tools import read_tools
 from jaxgpt.tokenizer.chat_template import ASSISTANT, SYSTEM, USER, Message
 
 
@@ -21,13 +22,20 @@ class PromptCompletion(Form):
     """Field of the prompt."""
     completion: str = "completion"
     """Field of the completion."""
+    tools: str = "tools"
+    """Field of the definitions of tools that the assistant may call."""
 
     @property
     def required(self) -> tuple[str, ...]:
         return (self.prompt, self.completion)
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return (self.tools,)
+
     def read(self, values: Mapping[str, Any]) -> Example:
-        prompt = prompt_of(present(values, self.prompt), repr(self.prompt))
+        tools = read_tools(values, self.tools)
+        prompt = prompt_of(present(values, self.prompt), repr(self.prompt), tools)
         answer = answer_of(present(values, self.completion), repr(self.completion))
         return conversation([*prompt, *answer])
 

@@ -14,7 +14,9 @@ from jaxgpt.finetuning.forms.chats import (
     with_label,
 )
 from jaxgpt.finetuning.forms.form import BadRowError, Example, Form, present
+from jaxgpt.finetuning.forms.tools import read_tools
 from jaxgpt.tokenizer.chat_template import ASSISTANT, USER, Message
+from jaxgpt.tokenizer.tool_calls import Tools
 
 # As texts, because a CSV file has nothing else.
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
@@ -35,6 +37,8 @@ class Preferences(Form):
     """Field of the preferred answer: a text or a list of messages."""
     rejected: str = "rejected"
     """Field of the other answer."""
+    tools: str = "tools"
+    """Field of the definitions of tools that the assistant may call."""
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -42,12 +46,13 @@ class Preferences(Form):
 
     @property
     def optional(self) -> tuple[str, ...]:
-        return (self.prompt,)
+        return (self.prompt, self.tools)
 
     def read(self, values: Mapping[str, Any]) -> Example:
-        sides = [self._answer(values, name) for name in (self.chosen, self.rejected)]
+        tools = read_tools(values, self.tools)
+        sides = [self._answer(values, name, tools) for name in (self.chosen, self.rejected)]
         if values.get(self.prompt) is not None:
-            prompt = prompt_of(values[self.prompt], repr(self.prompt))
+            prompt = prompt_of(values[self.prompt], repr(self.prompt), tools)
             # Some data sets repeat the prompt at the beginning of each answer.
             sides = [side[len(prompt) :] if _begins(side, prompt) else side for side in sides]
         else:
@@ -65,8 +70,8 @@ class Preferences(Form):
         first_user = next(part.text for part in sequences[0] if part.role == USER)
         return Example(sequences, len(prompt), first_user)
 
-    def _answer(self, values: Mapping[str, Any], name: str) -> list[Message]:
-        answer = answer_of(present(values, name), repr(name))
+    def _answer(self, values: Mapping[str, Any], name: str, tools: Tools) -> list[Message]:
+        answer = answer_of(present(values, name), repr(name), tools)
         if values.get(self.prompt) is None and answer[0].role == ASSISTANT:
             raise BadRowError(
                 "missing_field",
@@ -90,17 +95,24 @@ class UnpairedPreferences(Form):
     """Field of the completion: a text or a list of messages."""
     label: str = "label"
     """Field that is true for a desirable completion and false for another."""
+    tools: str = "tools"
+    """Field of the definitions of tools that the assistant may call."""
 
     @property
     def required(self) -> tuple[str, ...]:
         return (self.prompt, self.completion, self.label)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return (self.tools,)
 
     def read(self, values: Mapping[str, Any]) -> Example:
         found = present(values, self.label)
         label = _TRUTHS.get(str(found).strip().lower())
         if label is None:
             raise BadRowError("unknown_label", f"{self.label!r} is {found!r}; allowed: true, false")
-        prompt = prompt_of(present(values, self.prompt), repr(self.prompt))
+        tools = read_tools(values, self.tools)
+        prompt = prompt_of(present(values, self.prompt), repr(self.prompt), tools)
         answer = answer_of(present(values, self.completion), repr(self.completion))
         return with_label(conversation([*prompt, *answer]), label)
 

@@ -8,7 +8,7 @@ with other ids in more than half of the texts that were tried, so it is refused.
 from typing import Any
 
 from jaxgpt.errors import ConfigError
-from jaxgpt.tokenizer.chat_template import JINJA
+from jaxgpt.tokenizer.jinja_template import JINJA
 from jaxgpt.tokenizer.sentencepiece_model import parse_model
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 

@@ -1,5 +1,6 @@
 """Forms: the example of a good row, and one line for each way in which a row is bad."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from jaxgpt.finetuning import (
     Text,
     UnpairedPreferences,
 )
-from jaxgpt.finetuning.forms.form import BadRowError, Example, Form
+from jaxgpt.finetuning.forms.form import BadRowError, Example, Form, Part
 from jaxgpt.finetuning.forms.recognised import KNOWN
 from jaxgpt.names.variants import find_variants
 
@@ -42,6 +43,16 @@ def shown(example: Example) -> list[list[str]]:
     ]
 
 
+CALLS = [
+    {"id": "c", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
+]
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+CALLED = [
+    user("1 + 2?"),
+    {"role": "assistant", "content": None, "tool_calls": CALLS},
+    {"role": "tool", "tool_call_id": "c", "content": "3"},
+    assistant("It is 3."),
+]
 TWO_TURNS = [user("a"), assistant("b"), user("c"), assistant("d")]
 GOOD: list[tuple[Form, dict[str, Any], list[list[str]], int]] = [
     (
@@ -164,13 +175,75 @@ def test_a_row_becomes_its_example(case: int) -> None:
     assert from_dict(to_dict(form), Form) == form
 
 
+def test_calls_are_learned_and_tools_and_results_are_not() -> None:
+    row = {"messages": CALLED, "tools": [TOOL]}
+    example = Messages().read(row)
+    ((system, *parts),) = example.sequences
+    assert (system.role, system.is_target) == ("system", False)
+    assert json.dumps(TOOL) in system.text
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+    assert parts == [
+        Part("user", "1 + 2?", False),
+        Part("assistant", call, True),
+        Part("user", "<tool_response>\n3\n</tool_response>", False),
+        Part("assistant", "It is 3.", True),
+    ]
+    assert example.prompt == "1 + 2?"
+    # As JSON, as CSV and Parquet files have it; nulls stand for nothing.
+    assert Messages().read({name: json.dumps(value) for name, value in row.items()}) == example
+    nulls = [{"tool_calls": None, "tool_call_id": None} | each for each in CALLED]
+    assert Messages().read({"messages": nulls, "tools": [TOOL]}) == example
+
+
+def test_a_conversation_with_tools_is_the_same_in_every_form() -> None:
+    row = {"prompt": CALLED[:3], "completion": CALLED[3:], "tools": [TOOL], "label": True}
+    (parts,) = Messages().read({"messages": CALLED, "tools": [TOOL]}).sequences
+    pair = {**row, "chosen": CALLED[3:], "rejected": [assistant("4")]}
+    whole = {"chosen": CALLED, "rejected": [*CALLED[:3], assistant("4")], "tools": [TOOL]}
+    for form, values in (
+        (PromptCompletion(), row),
+        (UnpairedPreferences(), row),
+        (Preferences(), pair),
+        (Preferences(), {**pair, "chosen": CALLED, "rejected": whole["rejected"]}),
+        (Preferences(), whole),
+    ):
+        example = form.read(values)
+        assert [part[:2] for part in example.sequences[0]] == [part[:2] for part in parts]
+        assert [part.is_target for part in example.sequences[0]] == [False] * 4 + [True]
+        assert example.num_prompt_parts == 4
+    # Calls alone make two answers differ.
+    other = {"role": "assistant", "tool_calls": [{"name": "add", "arguments": {"a": 1}}]}
+    row = {"prompt": "1 + 2?", "chosen": CALLED[1:2], "rejected": [other], "tools": [TOOL]}
+    first, second = Preferences().read(row).sequences
+    assert first[:-1] == second[:-1]
+    assert first[-1] != second[-1]
+
+
 TEXTS = {"prompt": "a", "completion": "b"}
 BAD: list[tuple[Form, dict[str, Any], str, str]] = [
     (Messages(), {}, "not_messages", "'messages' is NoneType; allowed: a list of messages"),
     (Messages(), {"messages": []}, "not_messages", "'messages' is an empty list"),
     (Messages(), {"messages": ["a"]}, "not_messages", "message 1 is no object"),
-    (Messages(), {"messages": [user("a"), {"role": "tool", "content": "x"}]}, "unknown_role",
-     "message 2 is of role 'tool'; allowed: system, user, assistant, human"),
+    (Messages(), {"messages": [user("a"), {"role": "admin", "content": "x"}]}, "unknown_role",
+     "message 2 is of role 'admin'; allowed: system, user, assistant, tool, human"),
+    (Messages(), {"messages": [user("a"), {"role": "tool", "content": "x"}]}, "role_order",
+     "message 2 is of role 'tool', where 'assistant' is due"),
+    (Messages(), {"messages": [user("a"), assistant("b"), {"role": "tool", "content": "x"}]},
+     "role_order", "message 3 is the result of a tool, and the assistant called none before it"),
+    (Messages(), {"messages": CALLED[:3]}, "role_order", "must be of role 'assistant'"),
+    (Messages(), {"messages": [user("a"), {"role": "assistant", "tool_calls": [{}]}]}, "bad_call",
+     "message 2: a call is no object with a function's name and arguments"),
+    (Messages(), {"messages": [user("a"), {"role": "assistant", "tool_calls": "x"}]}, "bad_call",
+     "`tool_calls` of message 2 is no list"),
+    (Messages(), {"messages": [user("a") | {"tool_calls": CALLS}]}, "bad_call",
+     "message 1 has tool_calls, and is of role 'user'"),
+    (Messages(), {"messages": [user("a"), {"role": "assistant", "tool_calls":
+     [{"name": "f", "arguments": "{"}]}]}, "bad_call", "neither an object nor the JSON of one"),
+    (Messages(), {"messages": [user("a"), {"role": "assistant", "tool_calls":
+     [{"name": "f", "arguments": {"a": "\udcff"}}]}]}, "not_unicode", "a call of message 2"),
+    (Messages(), {"messages": TWO_TURNS, "tools": "x"}, "bad_tool", "'tools' is no list of tools"),
+    (Messages(), {"messages": TWO_TURNS, "tools": [TOOL, {"type": "function"}]}, "bad_tool",
+     "tool 2 of 'tools' is no object with a name"),
     (Messages(), {"messages": [{"role": ["a"]}]}, "unknown_role", "allowed: system"),
     (Messages(), {"messages": [user("a"), user("b")]}, "role_order",
      "message 2 is of role 'user', where 'assistant' is due; allowed: an optional system"),
@@ -271,11 +344,13 @@ def test_a_template_names_fields_and_nothing_more(prompt: str, error: str) -> No
         Template(prompt=prompt, target="{b}")
 
 
+KEYS = ("role", "content", "from", "train", "tool_calls", "tool_call_id", "name", "arguments")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.text(max_size=3)
-    | st.sampled_from(["user", "assistant", "\ud800", "[1]", '[{"role": "user", "content": "x"}]']),
+    | st.sampled_from(["user", "assistant", "tool", "{}", "\ud800", "[1]"])
+    | st.just('[{"role": "user", "content": "x"}]'),
     lambda inside: st.lists(inside, max_size=4)
-    | st.dictionaries(st.sampled_from(["role", "content", "from", "train"]), inside, max_size=3),
+    | st.dictionaries(st.sampled_from(KEYS), inside, max_size=3),
     max_leaves=12,
 )  # fmt: skip
 

@@ -24,6 +24,7 @@ from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.runs.run import Run
 from jaxgpt.tokenizer.chat_template import ChatTemplate, Message
 from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES, SPACE_SYMBOL
+from jaxgpt.tokenizer.tool_calls import Turn, plain_messages, read_call
 from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
 from tests.interchange.exported import CONFIGS, TEXTS, make_run_of
 from tests.tiny import REPOSITORY, make_dataset
@@ -127,6 +128,42 @@ def test_a_chat_stops_by_itself(token: str, tmp_path: Path, dataset: Path) -> No
     ids = ChatTemplate(run.tokenizer).render_prompt([Message(**each) for each in messages])  # type: ignore[arg-type]
     assert answer["usage"]["prompt_tokens"] == len(ids)
     rendered = server.post("/apply-template", {"messages": messages})["prompt"]
+    body = {"content": rendered, "add_special": True, "parse_special": True}
+    assert server.post("/tokenize", body)["tokens"] == ids.tolist()
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Add 'two' <numbers>",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+    },
+}
+ADD = {"name": "add", "arguments": '{"a": 1}'}
+CALLED = [
+    {"role": "user", "content": "1 + 2?"},
+    {"role": "assistant", "content": "I add.", "tool_calls": [
+        {"id": name, "type": "function", "function": ADD} for name in "xy"
+    ]},
+    {"role": "tool", "tool_call_id": "x", "content": "3"},
+    {"role": "tool", "tool_call_id": "y", "content": "three"},
+]  # fmt: skip
+
+
+def test_a_conversation_with_tools_is_rendered_alike(tmp_path: Path, dataset: Path) -> None:
+    run = _make("llama", tmp_path, dataset)
+    server = _open(run, tmp_path / "out")
+    turns = [
+        Turn(
+            each["role"],
+            each["content"],
+            calls=tuple(read_call(call) for call in each.get("tool_calls", ())),
+        )
+        for each in CALLED
+    ]
+    rendered = server.post("/apply-template", {"messages": CALLED, "tools": [TOOL]})["prompt"]
+    ids = ChatTemplate(run.tokenizer).render_prompt(plain_messages(turns, [TOOL]))
     body = {"content": rendered, "add_special": True, "parse_special": True}
     assert server.post("/tokenize", body)["tokens"] == ids.tolist()
 
