@@ -7,6 +7,7 @@ the time of a step goes and for what a change gains; it is not a measurement.
 """
 
 import collections
+import math
 import re
 from typing import NamedTuple
 
@@ -16,11 +17,20 @@ from jaxgpt.planning.program import Array, Operation, Program, called_by
 
 # Shares of the data sheet's rates that large kernels reach.
 PRODUCT_SHARE = 0.75
+# Flash attention waits for exponentials. cuDNN reaches 373 to 413 TFLOP/s on an H100 with heads of
+# 64 (Shah et al. 2024, arXiv:2407.08608, figure 5), of 989.
+ATTENTION_SHARE = 0.4
 MEMORY_SHARE = 0.9
 LAUNCH_SECONDS = 3e-6
-# The backward pass of attention multiplies five times where the forward pass does twice.
-_BACKWARD = 2.5
+# Products of attention's backward pass for each of the two in the forward pass. cuDNN and Mosaic
+# multiply five times. Pallas' kernel has a loop for keys and one for queries, four and three.
+_BACKWARD, _PALLAS_BACKWARD = 2.5, 3.5
+_IN_PLACE = ("dynamic-update-slice", "scatter")
 _CUTS = ("dynamic-slice", "slice", "gather")
+# Each number is read once, whatever its type or shape becomes.
+_VIEWS = ("bitcast", "convert", "reshape", "copy")
+# The memory is read and written in whole sectors.
+_SECTOR_BYTES = 32
 
 
 class Cost(NamedTuple):
@@ -51,8 +61,9 @@ def kernel_costs(program: Program, device: Device) -> list[Cost]:
                 continue
             flops = _flops(program, operation, by_name)
             num_bytes = _bytes(program, operation, by_name)
+            share = ATTENTION_SHARE if is_attention(operation) else PRODUCT_SHARE
             seconds = max(
-                flops / (device.peak_flops * PRODUCT_SHARE),
+                flops / (device.peak_flops * share),
                 num_bytes / (device.memory_bytes_per_second * MEMORY_SHARE),
                 LAUNCH_SECONDS,
             )
@@ -117,8 +128,9 @@ def _attention_flops(operation: Operation, by_name: dict[str, Operation]) -> flo
         return 0.0
     num_rows, num_tokens, num_heads, head_dim = inputs[0].shape
     forward = 4 * num_rows * num_heads * num_tokens * num_tokens * head_dim / 2
-    is_backward = "transpose(" in operation.source or "Backward" in operation.target
-    return forward * (_BACKWARD if is_backward else 1)
+    if not ("transpose(" in operation.source or "Backward" in operation.target):
+        return forward
+    return forward * (_PALLAS_BACKWARD if "triton" in operation.target else _BACKWARD)
 
 
 def _bytes(program: Program, operation: Operation, by_name: dict[str, Operation]) -> float:
@@ -126,12 +138,13 @@ def _bytes(program: Program, operation: Operation, by_name: dict[str, Operation]
     operands = [by_name[name] for name in operation.operands if name in by_name]
     if operation.opcode == "dynamic-update-slice":
         return 2.0 * _size(operands[1].results)
+    if operation.opcode == "scatter":
+        return _size(operands[2].results) + _updated_bytes(operation, by_name)
     if operation.opcode in _CUTS:
-        return 2.0 * operation.num_bytes
+        return operation.num_bytes + _cut_bytes(operation, operands[0].results[0].dtype)
     if operation.opcode != "fusion":
-        return operation.num_bytes + sum(
-            _size(one.results) for one in operands if one.opcode != "constant"
-        )
+        read = sum(_size(one.results) for one in operands if one.opcode != "constant")
+        return read + _size(_written_results(operation))
     (called,) = called_by(operation)
     inside = program.computations[called]
     read = sum(_bytes_read(one, inside) for one in inside if one.opcode == "parameter")
@@ -140,18 +153,29 @@ def _bytes(program: Program, operation: Operation, by_name: dict[str, Operation]
 
 def _bytes_read(parameter: Operation, inside: list[Operation]) -> float:
     """Return what a fused computation reads of one of its operands."""
-    users = [one for one in inside if parameter.name in one.operands]
-    # Through what only gives the same numbers another shape.
-    if len(users) == 1 and users[0].opcode == "bitcast":
-        return _bytes_read(users[0], inside)
-    if users and all(user.opcode in _CUTS for user in users):
-        return min(_size(parameter.results), sum(user.num_bytes for user in users))
-    updated = [
-        user
-        for user in users
-        if user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
-    ]
-    return 0 if users and len(updated) == len(users) else _size(parameter.results)
+    whole, dtypes = _size(parameter.results), {array.dtype for array in parameter.results}
+    views, cuts, is_used = {parameter.name}, 0.0, set()
+    for one in inside:
+        if not (used := views.intersection(one.operands)):
+            continue
+        is_used |= used
+        is_first = one.operands[0] in used and len(used) == 1
+        if one.opcode in _VIEWS:
+            views.add(one.name)
+        elif one.opcode in _CUTS and is_first:
+            cuts += sum(_cut_bytes(one, dtype) for dtype in dtypes)
+        elif not (one.opcode in _IN_PLACE and is_first):
+            return whole
+    # A view that nothing uses is the result.
+    return min(whole, cuts) if is_used == views else whole
+
+
+def _cut_bytes(cut: Operation, dtype: str) -> float:
+    """Return what a cut out of an array of `dtype` reads: of each row whole sectors."""
+    (array,) = cut.results
+    row = Array(dtype, array.shape[-1:])
+    num_rows = math.prod(array.shape[:-1])
+    return float(num_rows * -(-row.num_bytes // _SECTOR_BYTES) * _SECTOR_BYTES)
 
 
 def _bytes_written(fusion: Operation, inside: list[Operation]) -> float:
@@ -159,9 +183,24 @@ def _bytes_written(fusion: Operation, inside: list[Operation]) -> float:
     by_name = {one.name: one for one in inside}
     written = float(fusion.num_bytes)
     for one in inside:
-        if one.opcode == "dynamic-update-slice" and one.num_bytes <= written:
-            written += _size(by_name[one.operands[1]].results) - one.num_bytes
+        if one.opcode in _IN_PLACE and one.num_bytes <= written:
+            written += _updated_bytes(one, by_name) - one.num_bytes
     return written
+
+
+def _updated_bytes(update: Operation, by_name: dict[str, Operation]) -> float:
+    """Return what an update in place writes, and reads before that if it adds."""
+    if update.opcode == "dynamic-update-slice":
+        return _size(by_name[update.operands[1]].results)
+    # XLA adds up where the array lies, and copies it before where it is needed as it was.
+    return 2.0 * min(_size(by_name[update.operands[2]].results), update.num_bytes)
+
+
+def _written_results(operation: Operation) -> tuple[Array, ...]:
+    """Return what a kernel writes; the workspace of cuBLAS is not counted."""
+    if "cublas" not in operation.target:
+        return operation.results
+    return tuple(array for array in operation.results if array.dtype != "s8")
 
 
 def _size(arrays: tuple[Array, ...]) -> float:

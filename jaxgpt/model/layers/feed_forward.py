@@ -3,16 +3,19 @@
 Axes: B batch, T time, D model, F hidden.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 
 from jaxgpt.config import configclass
-from jaxgpt.model.layers.activations import gelu_exact, gelu_tanh, relu_squared, silu
+from jaxgpt.model.layers.activations import (
+    Activation,
+    gated,
+    gelu_exact,
+    gelu_tanh,
+    relu_squared,
+    silu,
+)
 from jaxgpt.model.layers.projection import LayerSettings, Projection
-
-Activation = Callable[[jax.Array], jax.Array]
 
 
 @configclass
@@ -161,7 +164,7 @@ class GatedFeedForwardLayer(nn.Module):
         """Map [B, T, D] to [B, T, D]."""
         gate_BTF = _project_up(self.settings, self.hidden, self.use_bias, "gate")(x_BTD)
         h_BTF = _project_up(self.settings, self.hidden, self.use_bias, "up")(x_BTD)
-        h_BTF = self.activation(gate_BTF) * h_BTF
+        h_BTF = gated(self.activation, gate_BTF, h_BTF)
         return _project_down(self.settings, self.hidden, self.use_bias)(h_BTF)
 
 

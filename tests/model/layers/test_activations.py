@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.layers.activations import gelu_exact, gelu_tanh, relu_squared, silu
+from jaxgpt.model.layers.activations import gated, gelu_exact, gelu_tanh, relu_squared, silu
+from jaxgpt.runtime.target import CompileTarget, compiling_for
 
 X = np.linspace(-9, 9, 721)
 
@@ -58,3 +59,21 @@ def test_the_backward_pass_keeps_one_array_in_the_compute_dtype(activation):
     x = jax.ShapeDtypeStruct((7,), jnp.bfloat16)
     kept = jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(activation, x)[1], x))
     assert [(array.shape, array.dtype) for array in kept] == [((7,), jnp.bfloat16)]
+
+
+@pytest.mark.parametrize("activation", [gelu_tanh, silu, relu_squared])
+def test_a_gate_on_a_gpu_has_the_values_and_gradients_of_a_cpu_and_keeps_its_inputs(activation):
+    gate, up, dy = jax.random.normal(jax.random.key(0), (3, 64))
+
+    def run(target):
+        # Each is a trace of its own.
+        with compiling_for(target):
+            return jax.vjp(lambda gate, up: gated(activation, gate, up), gate, up)
+
+    expected, pull = run(CompileTarget(platform="cpu"))
+    found, pull_on_gpu = run(CompileTarget(platform="gpu", compute_capability=9.0))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    for one, other in zip(pull_on_gpu(dy), pull(dy), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    kept = jax.tree.leaves(pull_on_gpu)
+    assert all(any(array is one for one in (gate, up)) for array in kept), "nothing else is kept"
