@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from jaxgpt.errors import did_you_mean
 from jaxgpt.serving.errors import ApiError
@@ -81,6 +82,18 @@ class ResponsesRequest(SamplingFields):
     text: TextOptions | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     tools: list[dict[str, Any]] | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _refuse_references(cls, given: Any) -> Any:
+        items = given if isinstance(given, list) else []
+        if any(isinstance(item, dict) and item.get("type") == "item_reference" for item in items):
+            raise PydanticCustomError(
+                "item_reference",
+                "an item_reference names an earlier answer, and none is kept here: send the "
+                "messages themselves, as clients do with store false",
+            )
+        return given
 
     def check(self) -> None:
         """Refuse what would change the answer and is not followed.

@@ -148,6 +148,7 @@ def test_an_answer_has_the_form_that_is_asked_for(served: Served) -> None:
             "text.format of the type json_schema needs schema",
         ),
         ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input", "input: "),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input", "with store false"),
         ({"input": []}, "input", "input: "),
         ({"input": MESSAGES[:2]}, "input", "must be of role 'user'"),
         ({"temperature": 3}, "temperature", "temperature"),
