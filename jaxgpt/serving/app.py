@@ -67,7 +67,7 @@ def _tokens_router(model: ServedModel) -> APIRouter:
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either prompt or messages")
         if body.messages is not None:
-            tokens = model.render(body.messages)
+            tokens = model.render(body.messages, tools=body.tools or ())
         else:
             assert body.prompt is not None
             tokens = model.encode(body.prompt)[0 if body.add_special_tokens else 1 :]

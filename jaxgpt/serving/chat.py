@@ -17,6 +17,7 @@ from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.schemas import ChatRequest
 from jaxgpt.serving.served_model import ServedModel, stop_strings
 from jaxgpt.serving.structured import AnswerForms
+from jaxgpt.serving.tool_use import ToolUse
 
 
 def chat_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -> APIRouter:
@@ -27,18 +28,19 @@ def chat_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -> API
     async def chat(http: HttpRequest, body: ChatRequest) -> Any:
         model.check_name(body.model)
         stop = stop_strings(body)
+        tools = ToolUse(body.tools, body.tool_choice, body.parallel_tool_calls is False)
         num_answers = body.n or 1
         given = (body.max_completion_tokens, body.max_tokens)
         # In a thread: long texts and large grammars would hold up other clients.
-        prompt = await asyncio.to_thread(model.render, body.messages)
+        prompt = await asyncio.to_thread(model.render, body.messages, tools=tools.listed)
         requests = model.make_requests(
             prompt,
             body,
             max_tokens=next((each for each in given if each is not None), None),
             top_tokens=body.top_logprobs or 0,
-            constraints=await asyncio.to_thread(forms.constraints, body, num_answers),
+            constraints=await asyncio.to_thread(tools.constraints, forms, body, num_answers),
         )
-        form = _Form(model, body, requests)
+        form = _Form(model, body, requests, tools)
         answers = Answers(model, metrics, requests, stop)
         if body.stream:
             return EventStream(form.chunks(answers.pieces()), answers.cancel)
@@ -50,40 +52,48 @@ def chat_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -> API
 class _Form:
     """Answers in OpenAI's form."""
 
-    def __init__(self, model: ServedModel, body: ChatRequest, requests: Sequence[Request]) -> None:
+    def __init__(
+        self,
+        model: ServedModel,
+        body: ChatRequest,
+        requests: Sequence[Request],
+        tools: ToolUse,
+    ) -> None:
         self.usage = Usage(requests, len(requests))
         self._model = model
         self._body = body
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
-        self._num_answers = len(requests)
+        self._readers = [tools.reader() for _ in requests]
 
     def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Return the body of an answer that is not streamed."""
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "message": reader.message(answer.text),
                 "logprobs": self._logprobs(answer.tokens),
-                "finish_reason": answer.finish,
+                "finish_reason": reader.finish(answer.finish),
             }
-            for index, answer in enumerate(answers)
+            for index, (answer, reader) in enumerate(zip(answers, self._readers, strict=True))
         ]
         return {**self._head("chat.completion"), "choices": choices, **self._about()}
 
     async def chunks(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[dict[str, Any]]:
-        """Yield the chunks of a stream: roles, contents, ends, usage."""
+        """Yield the chunks of a stream: roles, contents and calls, ends, usage."""
         options = self._body.stream_options
-        for index in range(self._num_answers):
+        for index in range(len(self._readers)):
             yield self._chunk(index, {"role": "assistant", "content": ""}, None, None)
         try:
             async for piece in pieces:
                 self.usage.add(piece)
-                if piece.text or piece.tokens:
-                    delta = {"content": piece.text}
-                    yield self._chunk(piece.index, delta, self._logprobs(piece.tokens), None)
+                reader, scores = self._readers[piece.index], self._logprobs(piece.tokens)
+                deltas = reader.deltas(piece.text, piece.finish is not None)
+                for delta in deltas or [{"content": ""}] * bool(piece.tokens):
+                    yield self._chunk(piece.index, delta, scores, None)
+                    scores = None
                 if piece.finish is not None:
-                    yield self._chunk(piece.index, {}, None, piece.finish)
+                    yield self._chunk(piece.index, {}, None, reader.finish(piece.finish))
         finally:
             await pieces.aclose()  # type: ignore[attr-defined]
         if options is not None and options.include_usage:

@@ -17,6 +17,7 @@ from jaxgpt.serving.schemas import (
     JsonSchemaFormat,
     ResponseFormat,
     SamplingFields,
+    TextPart,
 )
 
 # Fields that say nothing about the answer.
@@ -47,6 +48,8 @@ class InputMessage(ChatMessage):
     """A message of the input; an item of an earlier answer's output is one."""
 
     type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]  # type: ignore[assignment]
+    content: str | list[TextPart]  # type: ignore[assignment]
 
 
 class TextFormat(Body):

@@ -14,9 +14,10 @@ from jaxgpt.inference.engine import Engine, Progress, Request, RequestSampling, 
 from jaxgpt.inference.engine.sequence_breakers import DEFAULT_BREAKERS, SequenceBreakers
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import ChatMessage, SamplingFields
-from jaxgpt.tokenizer.chat_template import SYSTEM, ChatTemplate, Message
+from jaxgpt.tokenizer.chat_template import ChatTemplate
 from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES
 from jaxgpt.tokenizer.tokenizer import Tokenizer
+from jaxgpt.tokenizer.tool_calls import Tools, plain_messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,23 +64,23 @@ class ServedModel:
         self._check_size(text)
         return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
 
-    def render(self, messages: Sequence[ChatMessage], param: str = "messages") -> list[int]:
+    def render(
+        self, messages: Sequence[ChatMessage], param: str = "messages", tools: Tools = ()
+    ) -> list[int]:
         """Return the ids after which the model answers a conversation.
 
         Args:
             messages: the conversation.
             param: the field that it came in, for errors.
+            tools: definitions that the model reads first.
 
         Raises:
             ApiError: roles out of order, a content that is no text, or a tokenizer without roles.
         """
-        plain = [
-            Message(SYSTEM if message.role == "developer" else message.role, message.text())
-            for message in messages
-        ]
-        for message in plain:
-            self._check_size(message.content)
         try:
+            plain = plain_messages([message.turn() for message in messages], tools)
+            for message in plain:
+                self._check_size(message.content)
             return ChatTemplate(self.tokenizer).render_prompt(plain).tolist()
         except (BadInputError, MismatchError) as error:
             raise ApiError(400, str(error), param=param) from None

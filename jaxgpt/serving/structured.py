@@ -1,9 +1,11 @@
 """The fields that ask for an answer of a given form, and the constraints that they become."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxgpt.inference.engine import TokenConstraint
+from jaxgpt.inference.engine.call_grammar import call_grammar
 from jaxgpt.inference.engine.grammar import Grammars
 from jaxgpt.inference.engine.json_schema import GrammarError, schema_text
 from jaxgpt.serving.errors import ApiError
@@ -14,6 +16,7 @@ from jaxgpt.serving.schemas import (
     StructuredOutputs,
 )
 from jaxgpt.tokenizer.tokenizer import Tokenizer
+from jaxgpt.tokenizer.tool_calls import json_text
 
 
 class AnswerForms:
@@ -46,6 +49,27 @@ class AnswerForms:
         except GrammarError as error:
             name = "structured_outputs" if outputs is not None else "response_format"
             raise ApiError(400, str(error), param=name) from None
+
+    def is_formed(self, body: FormFields) -> bool:
+        """Return whether a body asks for an answer of a given form."""
+        form = body.response_format
+        return body.structured_outputs is not None or (form is not None and form.type != "text")
+
+    def calls(
+        self, functions: Sequence[Mapping[str, Any]], is_single: bool, number: int
+    ) -> list[TokenConstraint | None]:
+        """Return a constraint for each of `number` answers that must be calls of functions.
+
+        Raises:
+            ApiError: the schema of a function cannot be followed.
+            ConfigError: llguidance is not installed.
+        """
+        try:
+            if sum(len(json_text(each)) for each in functions) > MOST_GRAMMAR:
+                raise GrammarError(f"the functions have more than {MOST_GRAMMAR:,} characters")
+            return self._made(call_grammar(self._grammars, functions, is_single), number)
+        except GrammarError as error:
+            raise ApiError(400, str(error), param="tools") from None
 
     def _made(self, grammar: str, number: int) -> list[TokenConstraint | None]:
         return [*self._grammars.constraints(grammar, number)]

@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 
 from jaxgpt.tokenizer.tokenizer import Tokenizer
+from jaxgpt.tokenizer.tool_calls import AFTER_TOOLS, BEFORE_TOOLS, json_text
 from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
+from tests.serving.tool_definitions import TOOLS
 from tests.tiny import make_texts
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    return train_tokenizer(make_texts(200), TokenizerConfig(vocab_size=320))
+    # Definitions of tools fit the context if their words are pieces.
+    tools = [BEFORE_TOOLS + AFTER_TOOLS, json_text(TOOLS)] * 100
+    return train_tokenizer([*make_texts(200), *tools], TokenizerConfig(vocab_size=600))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jaxgpt.inference.engine.repeats import LONGEST_MATCH
 
-_Switch = Annotated[bool, Field(strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
 # Of new tokens; where 0 means nothing, it is not taken for "no limit".
 AtLeastOne = Annotated[int, Field(strict=True, ge=1, lt=1 << 31)]
@@ -34,7 +34,7 @@ class Body(BaseModel):
 class StreamOptions(Body):
     """Options of a stream."""
 
-    include_usage: _Switch = False
+    include_usage: Switch = False
 
 
 class SamplingFields(Body):
@@ -49,7 +49,7 @@ class SamplingFields(Body):
     seed: _Seed | None = None
     stop: str | _Stop | None = None
     n: Annotated[int, Field(strict=True, ge=1, le=128)] | None = None
-    stream: _Switch | None = None
+    stream: Switch | None = None
     stream_options: StreamOptions | None = None
     # Beyond OpenAI's, as vLLM and llama.cpp name them.
     top_k: Annotated[int, Field(strict=True, ge=-1, lt=1 << 31)] | None = None
@@ -65,7 +65,7 @@ class SamplingFields(Body):
     dry_sequence_breakers: Annotated[list[_Breaker], Field(max_length=16)] | None = None
     xtc_probability: _Share | None = None
     xtc_threshold: _Share | None = None
-    ignore_eos: _Switch | None = None
+    ignore_eos: Switch | None = None
 
 
 class JsonSchemaFormat(Body):
@@ -111,45 +111,7 @@ class CompletionRequest(FormFields):
     )
     max_tokens: Count | None = None
     logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = None
-    echo: _Switch | None = None
-
-
-class TextPart(Body):
-    """A part of a message's content; only text is read."""
-
-    type: Literal["text", "input_text", "output_text"]
-    text: str
-
-
-class ChatMessage(Body):
-    """A message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def text(self) -> str:
-        """Return the content as one text."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-
-class ChatRequest(FormFields):
-    """Body of `/v1/chat/completions`."""
-
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
-    max_tokens: AtLeastOne | None = None
-    max_completion_tokens: AtLeastOne | None = None
-    logprobs: _Switch | None = None
-    top_logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = None
-
-
-class TokenizeRequest(Body):
-    """Body of `/tokenize`: a text, or messages as a chat would read them."""
-
-    prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)] | None = None
-    add_special_tokens: _Switch = True
+    echo: Switch | None = None
 
 
 class DetokenizeRequest(Body):

@@ -1,0 +1,130 @@
+"""The tools of a chat: which a model may call, which it must, and its calls in OpenAI's form."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from jaxgpt.inference.engine import TokenConstraint
+from jaxgpt.serving.errors import ApiError
+from jaxgpt.serving.schemas import FormFields, NamedTool, ToolChoice
+from jaxgpt.serving.structured import AnswerForms
+from jaxgpt.tokenizer.call_reader import CallReader
+from jaxgpt.tokenizer.tool_calls import Call, Tools
+
+
+class ToolUse:
+    """Tools of one request.
+
+    Args:
+        tools: definitions, in the form of the chat route.
+        choice: whether the model calls; None: as it likes, if there are tools.
+        is_single: whether at most one call is wanted.
+
+    Attributes:
+        listed: definitions that the model reads.
+
+    Raises:
+        ApiError: two tools of one name, or a choice that no tool fits.
+    """
+
+    def __init__(self, tools: Tools | None, choice: ToolChoice | None, is_single: bool) -> None:
+        given = {tool["function"]["name"]: tool for tool in tools or ()}
+        if len(given) < len(tools or ()):
+            raise ApiError(400, "two tools have one name", param="tools")
+        wanted = choice or ("auto" if given else "none")
+        if wanted in ("auto", "none"):
+            self._forced: list[dict[str, Any]] = []
+        elif not given:
+            raise ApiError(400, "tool_choice asks for a call; give tools", param="tool_choice")
+        else:
+            named = [wanted.function.name] if isinstance(wanted, NamedTool) else list(given)
+            if named[0] not in given:
+                raise ApiError(400, "tool_choice names none of the tools", param="tool_choice")
+            self._forced = [given[name]["function"] for name in named]
+        self.listed: Tools = () if wanted == "none" else tuple(given.values())
+        self._names = [] if wanted == "none" else list(given)
+        self._is_single = is_single or isinstance(wanted, NamedTool)
+
+    def constraints(
+        self, forms: AnswerForms, body: FormFields, number: int
+    ) -> list[TokenConstraint | None]:
+        """Return a constraint for each of `number` answers; None where any text will do.
+
+        Raises:
+            ApiError: a schema cannot be followed, or a form is asked for next to calls.
+            ConfigError: llguidance is not installed.
+        """
+        if self.listed and forms.is_formed(body):
+            raise ApiError(
+                400,
+                "an answer that may be calls of tools has no form of its own; leave out "
+                "response_format and structured_outputs, or give tool_choice none",
+                param="tool_choice",
+            )
+        if self._forced:
+            return forms.calls(self._forced, self._is_single, number)
+        return forms.constraints(body, number)
+
+    def reader(self) -> "AnswerReader":
+        """Return what reads one answer."""
+        return AnswerReader(self._names, self._is_single)
+
+
+class AnswerReader:
+    """Text of one answer, as contents and calls.
+
+    Args:
+        names: functions that may be called; without any all is content.
+        is_single: whether calls after the first are left out.
+    """
+
+    def __init__(self, names: Sequence[str], is_single: bool) -> None:
+        self._reader = CallReader(names) if names else None
+        self._is_single = is_single
+        self._num_calls = 0
+
+    def deltas(self, text: str, is_end: bool) -> list[dict[str, Any]]:
+        """Return what an answer gains by more text, as the deltas of a stream."""
+        if self._reader is None:
+            return [{"content": text}] if text else []
+        found = self._reader.feed(text) + (self._reader.flush() if is_end else [])
+        deltas: list[dict[str, Any]] = []
+        for each in found:
+            if isinstance(each, str):
+                deltas.append({"content": each})
+            elif not (self._is_single and self._num_calls):
+                deltas += self._call(each)
+        return deltas
+
+    def finish(self, finish: str) -> str:
+        """Return why the answer ended, in OpenAI's words."""
+        return "tool_calls" if self._num_calls and finish == "stop" else finish
+
+    def message(self, text: str) -> dict[str, Any]:
+        """Return the message of a whole answer."""
+        contents, calls = "", list[dict[str, Any]]()
+        for delta in self.deltas(text, is_end=True):
+            contents += delta.get("content", "")
+            for call in delta.get("tool_calls", ()):
+                if "id" in call:
+                    calls.append({name: call[name] for name in ("id", "type", "function")})
+                else:
+                    calls[-1]["function"] |= call["function"]
+        message = {"role": "assistant", "content": contents, "refusal": None}
+        if calls:
+            message |= {"content": contents or None, "tool_calls": calls}
+        return message
+
+    def _call(self, call: Call) -> list[dict[str, Any]]:
+        """Return the deltas of a call: its name, then its arguments."""
+        index = self._num_calls
+        self._num_calls += 1
+        function = {"name": call.name, "arguments": ""}
+        begin = {"index": index, "id": call_id(), "type": "function", "function": function}
+        rest = {"index": index, "function": {"arguments": call.arguments}}
+        return [{"tool_calls": [begin]}, {"tool_calls": [rest]}]
+
+
+def call_id() -> str:
+    """Return the name of a call, by which its result will refer to it."""
+    return f"call_{uuid.uuid4().hex[:24]}"

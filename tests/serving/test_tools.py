@@ -1,0 +1,181 @@
+"""Tools of a chat, by the official client: calls that are forced, found, streamed and answered."""
+
+import json
+from typing import Any
+
+import pytest
+
+from jaxgpt.serving.tool_use import ToolUse
+from jaxgpt.tokenizer.chat_template import ChatTemplate
+from jaxgpt.tokenizer.tool_calls import Call, Turn, plain_messages
+from tests.serving.served import Served, openai
+from tests.serving.tool_definitions import CAT, TOOLS
+
+jsonschema = pytest.importorskip("jsonschema", reason="needs: pip install -e '.[dev]'")
+
+SCHEMAS = {"find_cat": CAT, "stop": {"type": "object", "maxProperties": 0}}
+USER: list[Any] = [{"role": "user", "content": "the small cat"}]
+NAMED = {"type": "function", "function": {"name": "find_cat"}}
+NOBODY = {"type": "function", "function": {"name": "x"}}
+OPTIONS: dict[str, Any] = {"model": "tiny", "messages": USER, "tools": TOOLS, "temperature": 1.5}
+
+
+def streamed(served: Served, **options: Any) -> tuple[str, dict[int, dict[str, Any]], str]:
+    """Return content, calls and finish reason, put together from a stream."""
+    content, finish = "", ""
+    calls: dict[int, dict[str, Any]] = {}
+    for chunk in served.client.chat.completions.create(**options, stream=True):
+        (choice,) = chunk.choices
+        content += choice.delta.content or ""
+        finish = choice.finish_reason or finish
+        for part in choice.delta.tool_calls or ():
+            if part.index not in calls:
+                assert (part.type, part.id[:5]) == ("function", "call_")
+                calls[part.index] = {"name": part.function.name, "arguments": ""}
+            calls[part.index]["arguments"] += part.function.arguments
+    return content, calls, finish
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
+def test_a_call_that_must_come_is_valid_streamed_and_not(served: Served, choice: Any) -> None:
+    names = set()
+    for seed in range(4):
+        options = {**OPTIONS, "tool_choice": choice, "seed": seed, "parallel_tool_calls": False}
+        answer = served.client.chat.completions.create(**options).choices[0]
+        assert answer.finish_reason == "tool_calls"
+        assert answer.message.content is None
+        (call,) = answer.message.tool_calls
+        jsonschema.validate(json.loads(call.function.arguments), SCHEMAS[call.function.name])
+        names.add(call.function.name)
+        found = {"name": call.function.name, "arguments": call.function.arguments}
+        assert streamed(served, **options) == ("", {0: found}, "tool_calls")
+    assert names == {"find_cat"} if choice is NAMED else names <= SCHEMAS.keys()
+
+
+def test_the_answer_to_a_result_reads_what_the_template_writes(served: Served) -> None:
+    options = {**OPTIONS, "tool_choice": NAMED, "seed": 1}
+    message = served.client.chat.completions.create(**options).choices[0].message
+    (call,) = message.tool_calls
+    result = {"role": "tool", "tool_call_id": call.id, "content": "one cat"}
+    conversation = [*USER, message, result]
+    answer = served.client.chat.completions.create(
+        **{**OPTIONS, "messages": conversation, "max_tokens": 5}
+    )
+    turns = [
+        Turn("user", "the small cat"),
+        Turn("assistant", "", calls=(Call("find_cat", call.function.arguments),)),
+        Turn("tool", "one cat"),
+    ]
+    expected = ChatTemplate(served.tokenizer).render_prompt(plain_messages(turns, TOOLS))
+    assert answer.usage.prompt_tokens == len(expected)
+    body = {"messages": [*USER, message.model_dump(), result], "tools": TOOLS}
+    assert served.post("/tokenize", body).json()["tokens"] == expected.tolist()
+
+
+def test_several_calls_come_in_one_answer_where_that_is_allowed(served: Served) -> None:
+    # After a call nothing is left but another one.
+    again = {str(served.tokenizer.eos_id): -100}
+    options = {**OPTIONS, "tools": TOOLS[1:], "tool_choice": "required", "logit_bias": again}
+    options["seed"] = 5
+    content, calls, finish = streamed(served, **options, max_tokens=120)
+    assert len(calls) > 1
+    assert all(call == {"name": "stop", "arguments": "{}"} for call in calls.values())
+    assert finish == "length"
+    whole = served.client.chat.completions.create(**options, max_tokens=120).choices[0]
+    assert len(whole.message.tool_calls) == len(calls)
+    assert (whole.message.content or "") == content
+    assert len({call.id for call in whole.message.tool_calls}) == len(calls)
+
+
+def test_the_helper_of_the_official_client_follows_a_stream_of_calls(served: Served) -> None:
+    strict = {**TOOLS[0], "function": {**TOOLS[0]["function"], "strict": True}}
+    with served.client.chat.completions.stream(
+        model="tiny", messages=USER, tools=[strict], tool_choice="required", seed=2,
+        parallel_tool_calls=False,
+    ) as stream:  # fmt: skip
+        kinds = {event.type for event in stream}
+        (call,) = stream.get_final_completion().choices[0].message.tool_calls
+    assert "tool_calls.function.arguments.done" in kinds
+    jsonschema.validate(call.function.parsed_arguments, CAT)
+
+
+def test_without_a_choice_text_stays_text(served: Served) -> None:
+    plain = {"model": "tiny", "messages": USER, "seed": 3, "max_tokens": 8}
+    alone = served.client.chat.completions.create(**plain).choices[0]
+    for tools in ({"tools": TOOLS, "tool_choice": "none"}, {"tools": []}):
+        found = served.client.chat.completions.create(**plain, **tools).choices[0]
+        assert found.message.content == alone.message.content
+    auto = served.client.chat.completions.create(**plain, tools=TOOLS)
+    assert auto.choices[0].message.tool_calls is None
+    assert streamed(served, **plain, tools=TOOLS)[0] == auto.choices[0].message.content
+
+
+WHOLE = '<tool_call>\n{"name": "stop", "arguments": {"a": 1}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "num_calls"),
+    [
+        (WHOLE, None, 1),
+        (f"I stop.\n{WHOLE}\n{WHOLE}\n", "I stop.", 2),
+        (WHOLE.replace("stop", "other"), WHOLE.replace("stop", "other"), 0),
+        (WHOLE[:-1], WHOLE[:-1], 0),
+        ("", "", 0),
+    ],
+)
+def test_calls_of_a_model_that_may_call_are_found(
+    text: str, content: str | None, num_calls: int
+) -> None:
+    for is_single in (False, True):
+        reader = ToolUse(TOOLS, "auto", is_single).reader()
+        message = reader.message(text)
+        assert message["content"] == content
+        expected = min(num_calls, 1) if is_single else num_calls
+        assert len(message.get("tool_calls", ())) == expected
+        assert reader.finish("stop") == ("tool_calls" if num_calls else "stop")
+        assert reader.finish("length") == "length"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tool_choice": "required", "tools": None}, "tool_choice asks for a call; give tools"),
+        ({"tool_choice": NOBODY}, "names none of the tools"),
+        ({"tool_choice": "always"}, "tool_choice: "),
+        ({"tools": [{"type": "custom", "name": "x"}]}, "only tools of the type function"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "needs a name"),
+        ({"tools": [TOOLS[1], TOOLS[1]]}, "two tools have one name"),
+        ({"response_format": {"type": "json_object"}}, "has no form of its own"),
+        (
+            {"tool_choice": "required", "tools": [
+                {"type": "function", "function": {"name": "f", "parameters": {"items": {"x": 1}}}}
+            ]},
+            "the parameters of 'f': keyword 'x' at '#/items' is not enforced here",
+        ),
+        (
+            {"tool_choice": "required", "tools": [
+                {"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}
+            ]},
+            "the parameters of 'f' are of another type; allowed: object",
+        ),
+        ({"messages": [*USER, {"role": "tool", "content": "x"}]}, "where 'assistant' is due"),
+        ({"messages": [{"role": "user"}]}, "a message without tool_calls needs content"),
+        (
+            {"messages": [*USER, {"role": "assistant", "tool_calls": [
+                {"id": "x", "function": {"name": "f", "arguments": "[]"}}]}]},
+            "the arguments of a call must be the JSON of an object",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_followed_is_refused(
+    served: Served, fields: dict[str, Any], message: str
+) -> None:
+    body = {"model": "tiny", "messages": USER, "tools": TOOLS, **fields}
+    answer = served.post("/v1/chat/completions", body)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
+def test_the_official_client_tells_a_refusal(served: Served) -> None:
+    with pytest.raises(openai.BadRequestError, match="names none of the tools"):
+        served.client.chat.completions.create(**{**OPTIONS, "tool_choice": NOBODY})
