@@ -10,6 +10,7 @@ import tyro
 from jaxgpt.command_line import parse_options, require_at_least, require_seed, run_verb
 from jaxgpt.errors import UsageError
 from jaxgpt.inference.engine.text_form import FormOptions
+from jaxgpt.inference.precision import Precision
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.inference.text_generation import choose_length, stream_text
@@ -44,6 +45,7 @@ class GenerateOptions:
     json: bool = False
     """Print one JSON object at the end instead of streaming."""
     form: Annotated[FormOptions, tyro.conf.arg(name="")] = field(default_factory=FormOptions)
+    precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
         default_factory=SamplingConfig
     )
@@ -55,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     given = [text for texts in options.prompt for text in texts] or [""]
     stop = [text for texts in options.stop for text in texts]
     _check(options, stop)
-    run, step, decoder = open_decoder(options.checkpoint, options.step)
+    run, step, decoder = open_decoder(options.checkpoint, options.step, options.precision)
     texts = [text for text in given for _ in range(options.num_samples)]
     prompts = [run.config.encode_prompt(run.tokenizer, text) for text in texts]
     form = options.form.masks(run.tokenizer, decoder.stop_ids[0], len(texts))

@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
     for package in ("fastapi", "uvicorn", "prometheus_client", "llguidance"):
         import_package(package, "the server", install_advice("serve"))
     socket = listen(options.host, options.port)
-    run, step, decoder = open_decoder(options.checkpoint, options.step)
+    run, step, decoder = open_decoder(options.checkpoint, options.step, options.precision)
     name = options.name or run.directory.resolve().name
     # Its packages are an extra, which a plain install does not have.
     launch = importlib.import_module("jaxgpt.serving.launch")

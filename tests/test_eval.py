@@ -67,6 +67,21 @@ def test_devices_and_batch_size_change_nothing(folders: Path, capsys) -> None:
         assert result["tokens"] == expected["tokens"]
 
 
+def test_the_loss_of_weights_and_cache_in_8_bits_is_near_and_the_same_on_a_mesh(
+    folders: Path, capsys
+) -> None:
+    exact = score(capsys, folders)["loss"]
+    losses = [
+        score(capsys, folders, *argv)["loss"]
+        for argv in (("--weights", "int8"), ("--cache", "int8"))
+    ]
+    assert all(0 < abs(loss - exact) < 0.02 * exact for loss in losses)
+    assert losses[0] != losses[1]
+    mesh = ("--mesh.data", "2", "--mesh.fsdp", "4")
+    shared = score(capsys, folders, "--weights", "int8", *mesh)["loss"]
+    assert shared == pytest.approx(losses[0], rel=1e-6)
+
+
 def test_rows_are_rounded_up_to_what_stages_divide(folders: Path, tmp_path: Path, capsys) -> None:
     stages = Pipelined(num_micro_batches=8)
     make_run(tmp_path / "run", folders / "data", {20: 4.0}, layers=stages)

@@ -65,6 +65,16 @@ def test_one_sample_streams_without_a_header_and_no_prompt_begins_a_document(
     assert sample["text"] + "\n" == text
 
 
+def test_weights_and_cache_in_8_bits_are_chosen_by_name(run: str, capsys) -> None:
+    argv = ("--checkpoint", run, "--max-new-tokens", "9", "--prompt", "the", "--temperature", "2")
+    texts = [
+        samples(capsys, *argv, *more)[0]["text"]
+        for more in ((), ("--weights", "int8", "--cache", "int8"), ("--cache", "model"))
+    ]
+    assert texts[0] == texts[2]
+    assert texts[1]
+
+
 def test_stop_strings_end_the_text_and_are_not_shown(run: str, capsys) -> None:
     argv = ("--checkpoint", run, "--prompt", "the", "--max-new-tokens", "40", "--top-k", "20")
     (free,) = samples(capsys, *argv)

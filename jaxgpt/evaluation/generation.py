@@ -70,7 +70,12 @@ def continue_greedily(
     sampling = SamplingConfig(temperature=0.0)
     with jax.set_mesh(alone):
         decoder = make_text_decoder(
-            loaded.model, params, loaded.tokenizer, loaded.context_length, loaded.stop_ids
+            loaded.model,
+            params,
+            loaded.tokenizer,
+            loaded.context_length,
+            loaded.stop_ids,
+            loaded.precision,
         )
         window = SlidingDecoder(decoder)
         for batch in track(batches, len(batches), "batches of prompts continued", silent):

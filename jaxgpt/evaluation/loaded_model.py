@@ -10,6 +10,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from jaxgpt.errors import MismatchError
+from jaxgpt.inference.precision import UNROUNDED, Precision
 from jaxgpt.inference.text_generation import HealedPrompt, heal_prompt
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.heads import LanguageModelHead
@@ -29,6 +30,7 @@ class LoadedModel:
         context_length: most tokens that the model reads at once.
         prompt_encoder: turns a text that a person types into the ids that the model continues.
         prompt_form: what it puts around the text, for people.
+        precision: types of weights and cache; the parameters are rounded to it.
         stop_ids: ids at which the model ends its text; None: EOS.
     """
 
@@ -39,6 +41,7 @@ class LoadedModel:
     context_length: int
     prompt_encoder: Callable[[Tokenizer, str], HealedPrompt] = heal_prompt
     prompt_form: str = "plain text"
+    precision: Precision = UNROUNDED
     stop_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:

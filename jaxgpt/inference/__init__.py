@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from jaxgpt.inference.decode import Decoder
     from jaxgpt.inference.engine.engine import Engine, EngineConfig
     from jaxgpt.inference.engine.request import RequestSampling
+    from jaxgpt.inference.precision import Precision
     from jaxgpt.inference.sampling import SamplingConfig, sample
     from jaxgpt.inference.text_generation import continue_texts, make_text_decoder, stream_text
 else:

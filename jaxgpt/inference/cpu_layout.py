@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxgpt.model.cpu.small_batch_matmul import TransposedKernel
 from jaxgpt.model.gpt import Dtype, GptConfig
-from jaxgpt.model.layers.matmul import Kernel
+from jaxgpt.model.layers.matmul import CustomKernel, Kernel
 from jaxgpt.model.moe.mixture_of_experts import EXPERTS, ROUTER
 from jaxgpt.runtime.target import compile_target
 
@@ -63,8 +63,10 @@ def put_outputs_first(config: GptConfig, path: tuple[Any, ...], leaf: Array) -> 
     return StoredKernel(_roll_each(leaf, num_inputs, stacked), num_inputs, stacked)
 
 
-def head_table(params: Any, table_VD: Array) -> Kernel:
+def head_table(params: Any, table_VD: Kernel) -> Kernel:
     """Return the embedding table as a tied head multiplies with it: its ids are outputs."""
+    if isinstance(table_VD, CustomKernel):
+        return table_VD
     is_kernel = lambda leaf: isinstance(leaf, StoredKernel)  # noqa: E731
     laid_out = any(map(is_kernel, jax.tree.leaves(params, is_leaf=is_kernel)))
     return TransposedKernel(table_VD) if laid_out else table_VD

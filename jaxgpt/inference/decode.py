@@ -21,7 +21,7 @@ from jaxgpt.errors import DivergedError, MismatchError
 from jaxgpt.inference.cpu_layout import cache_dtype, head_table
 from jaxgpt.inference.decoding_weights import restore
 from jaxgpt.inference.sampling import SamplingConfig, allowed_ids, row_keys, sample
-from jaxgpt.model.attention.kv_cache import KVCache
+from jaxgpt.model.attention.kv_cache import KVCache, MakeCache, empty_cache
 from jaxgpt.model.gpt import Gpt, make_cache
 from jaxgpt.model.heads import LanguageModelHead
 
@@ -74,6 +74,7 @@ class Decoder:
         context_length: tokens that the model was trained to see; shapes are not rounded up
             beyond it.
         block_size: steps between two visits to the host.
+        empty_cache: what makes the cache of keys and values.
     """
 
     model: Gpt
@@ -82,6 +83,7 @@ class Decoder:
     forbidden_ids: tuple[int, ...]
     context_length: int
     block_size: int = 16
+    empty_cache: MakeCache = empty_cache
 
     def __post_init__(self) -> None:
         head = self.model.config.head
@@ -198,6 +200,7 @@ class Decoder:
             lengths_B,
             keys_B,
             allowed,
+            self.empty_cache,
         )
 
     def _bucket(self, length: int) -> int:
@@ -222,7 +225,7 @@ class Decoder:
         return NewTokens(row, ids, None)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 8))
 def _prefill(
     model: Gpt,
     sampling: SamplingConfig,
@@ -232,10 +235,11 @@ def _prefill(
     lengths_B: Array,
     keys_B: Array,
     allowed: Array,
+    empty: MakeCache = empty_cache,
 ) -> _State:
     num_rows, num_columns = tokens_BT.shape[0], allowed.shape[-1]
     valid_BT = jnp.arange(tokens_BT.shape[1]) < lengths_B[:, None]
-    cache = make_cache(model.config, num_rows, cache_length, cache_dtype())
+    cache = make_cache(model.config, num_rows, cache_length, cache_dtype(), empty)
     logits_BV, cache = next_logits(model, params, tokens_BT, valid_BT, cache)
     seen_BV = None
     if sampling.needs_seen:

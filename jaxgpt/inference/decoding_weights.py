@@ -3,6 +3,7 @@
 Axes: L layers.
 """
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -12,6 +13,7 @@ from jax import Array
 
 from jaxgpt.inference.cpu_layout import StoredKernel, put_outputs_first
 from jaxgpt.model.gpt import Gpt
+from jaxgpt.model.layers.int8 import Int8Kernel
 from jaxgpt.model.moe.mixture_of_experts import is_rounded
 from jaxgpt.runtime.target import compile_target
 
@@ -24,10 +26,12 @@ def cast_weights(model: Gpt, params: Any) -> Any:
     """
     dtype = jnp.dtype(model.config.compute_dtype)
 
-    def cast(path: tuple[Any, ...], leaf: Array) -> Array:
-        return leaf.astype(dtype) if is_rounded(path) else leaf
+    def cast(path: tuple[Any, ...], leaf: Any) -> Any:
+        if isinstance(leaf, Int8Kernel) or not is_rounded(path):
+            return leaf
+        return leaf.astype(dtype)
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+    return jax.tree_util.tree_map_with_path(cast, params, is_leaf=_is_int8)
 
 
 @flax.struct.dataclass
@@ -58,12 +62,17 @@ def lay_out(model: Gpt, params: Any) -> Any:
         return params
     for_cpu = compile_target().is_cpu
 
-    def store(path: tuple[Any, ...], leaf: Array) -> Any:
+    def store(path: tuple[Any, ...], leaf: Any) -> Any:
+        if _is_int8(leaf):
+            return jax.tree.map(functools.partial(cut, path), leaf)
         if for_cpu and (kernel := put_outputs_first(model.config, path, leaf)) is not None:
             return kernel
+        return cut(path, leaf)
+
+    def cut(path: tuple[Any, ...], leaf: Array) -> Any:
         return LayerArrays(_cut(leaf)) if path[0].key == "blocks" else leaf
 
-    return jax.tree_util.tree_map_with_path(store, params)
+    return jax.tree_util.tree_map_with_path(store, params, is_leaf=_is_int8)
 
 
 def restore(params: Any) -> Any:
@@ -71,6 +80,10 @@ def restore(params: Any) -> Any:
     return jax.tree.map(
         lambda leaf: leaf.restore() if _is_stored(leaf) else leaf, params, is_leaf=_is_stored
     )
+
+
+def _is_int8(leaf: Any) -> bool:
+    return isinstance(leaf, Int8Kernel)
 
 
 def _is_stored(leaf: Any) -> bool:

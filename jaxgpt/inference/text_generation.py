@@ -17,6 +17,7 @@ import numpy as np
 from jaxgpt.errors import ConfigError, UsageError
 from jaxgpt.inference.decode import Constraint, Decoder, NewTokens
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
+from jaxgpt.inference.precision import UNROUNDED, Precision
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.inference.stop_strings import StopStrings
@@ -49,15 +50,17 @@ def make_text_decoder(
     tokenizer: Tokenizer,
     context_length: int,
     stop_ids: tuple[int, ...] | None = None,
+    precision: Precision = UNROUNDED,
 ) -> Decoder:
     """Return a `Decoder` that draws text tokens only, and ends rows at a stop id: None, EOS."""
     stop_ids = (tokenizer.eos_id,) if stop_ids is None else stop_ids
     return Decoder(
         model=model,
-        params=lay_out(model, cast_weights(model, params)),
+        params=lay_out(model, cast_weights(model, precision.round(model, params))),
         stop_ids=stop_ids,
         forbidden_ids=tuple(sorted(set(tokenizer.special_ids.values()) - set(stop_ids))),
         context_length=context_length,
+        empty_cache=precision.empty_cache,
     )
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jaxgpt.model.attention.cached_blocks import CachedBlocks
     from jaxgpt.model.attention.cpu import CpuBlockwise, OneQuery
     from jaxgpt.model.attention.gpu import Cudnn, Pallas
+    from jaxgpt.model.attention.int8_cache import AsFromInt8Cache
     from jaxgpt.model.attention.kernel import AttentionInputs, AttentionKernel
     from jaxgpt.model.attention.kernels import Fastest
     from jaxgpt.model.attention.kv_cache import KVCache

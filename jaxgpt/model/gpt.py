@@ -15,7 +15,7 @@ from flax.core import meta
 
 from jaxgpt.config import Execution, Training, configclass
 from jaxgpt.model.attention.attention import Attention, AttentionContext, GroupedQueryAttention
-from jaxgpt.model.attention.kv_cache import KVCache
+from jaxgpt.model.attention.kv_cache import KVCache, MakeCache, empty_cache
 from jaxgpt.model.attention.masks import AttentionMask
 from jaxgpt.model.block import Block, LayerCarry, apply_block
 from jaxgpt.model.heads import Head, LanguageModelHead
@@ -33,7 +33,7 @@ from jaxgpt.model.layers.matmul import Kernel
 from jaxgpt.model.layers.norms import Norm, RmsNorm
 from jaxgpt.model.layers.placement import constrain
 from jaxgpt.model.layers.positions import Position, Rotary
-from jaxgpt.model.layers.projection import Dropout, Initialization, LayerSettings
+from jaxgpt.model.layers.projection import Dropout, Initialization, LayerSettings, kept_param
 from jaxgpt.model.moe.routing_stats import ROUTING, Routing, no_routing, publish_routing
 from jaxgpt.model.remat import NoRemat, Remat
 
@@ -109,7 +109,11 @@ class GptConfig:
 
 
 def make_cache(
-    config: GptConfig, batch_size: int, max_length: int, dtype: Dtype | None = None
+    config: GptConfig,
+    batch_size: int,
+    max_length: int,
+    dtype: Dtype | None = None,
+    make: MakeCache = empty_cache,
 ) -> KVCache:
     """Return an empty cache for `batch_size` rows of up to `max_length` tokens.
 
@@ -117,14 +121,15 @@ def make_cache(
         config: the model's config.
         batch_size: number of rows.
         max_length: number of slots of a row.
-        dtype: type of the keys and values; None for the compute dtype.
+        dtype: type that keys and values are read in; None for the compute dtype.
+        make: kind of the cache: `empty_cache` or `empty_int8_cache`.
 
     Raises:
         ConfigError: the model has too few positions for `max_length` tokens.
     """
     config.position.check_length(max_length)
     return config.attention.make_cache(
-        config.settings, batch_size, max_length, dtype or config.compute_dtype
+        config.settings, batch_size, max_length, dtype or config.compute_dtype, make
     )
 
 
@@ -149,7 +154,7 @@ class Gpt(nn.Module):
             settings=settings,
         )
         self.position = config.position.build(settings, "position")
-        self.blocks = self.param("blocks", self._init_blocks)
+        self.blocks = kept_param(self, "blocks", self._init_blocks)
         self.final_norm = config.norm.build(config.d_model, "norm", settings, "final_norm")
         self.head = config.head.build(self.vocab_size, padded_vocab_size, settings)
         self.embedding_dropout = nn.Dropout(config.dropout.embedding)

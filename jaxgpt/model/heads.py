@@ -188,7 +188,7 @@ class LanguageModelHeadLayer(nn.Module):
         if not self.config.tied and ids:
             kept = change_kernel(self.kernel, self.token_changes, ids, id_axis=1)
         if isinstance(kept, CustomKernel) and not isinstance(kept, ChangedKernel):
-            return kept  # A decoder's, which no devices share.
+            return kept  # A decoder's, which multiplies by itself.
         dtype, axes = self.settings.compute_dtype, self.config.axes
         return round_merged(kept, lambda array: round_and_gather(array, dtype, *axes))
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from jaxgpt.inference.decode import Decoder
+from jaxgpt.inference.precision import UNROUNDED, Precision
 from jaxgpt.inference.text_generation import make_text_decoder
 from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.runs.run import Run, open_run
@@ -23,12 +24,15 @@ class OpenedDecoder(NamedTuple):
     decoder: Decoder
 
 
-def open_decoder(checkpoint: str, step_name: str) -> OpenedDecoder:
+def open_decoder(
+    checkpoint: str, step_name: str, precision: Precision = UNROUNDED
+) -> OpenedDecoder:
     """Open a run and restore one of its checkpoints.
 
     Args:
         checkpoint: a run folder, or its URL.
         step_name: latest, best or a number.
+        precision: types of weights and cache.
 
     Raises:
         JaxgptError: see `open_run`, `Run.choose_step` and `Run.restore_params`.
@@ -38,6 +42,5 @@ def open_decoder(checkpoint: str, step_name: str) -> OpenedDecoder:
     step = run.choose_step(step_name)
     params = run.restore_params(step, single_device_mesh())
     ends = run.config.batch.sequence_length, run.config.stop_ids(run.tokenizer)
-    return OpenedDecoder(
-        run, step, make_text_decoder(run.build_model(), params, run.tokenizer, *ends)
-    )
+    decoder = make_text_decoder(run.build_model(), params, run.tokenizer, *ends, precision)
+    return OpenedDecoder(run, step, decoder)

@@ -7,10 +7,13 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from jaxgpt.command_line import parse_options, require_at_least
 from jaxgpt.errors import UsageError
-from jaxgpt.inference import EngineConfig
+from jaxgpt.inference import EngineConfig, Precision
 
 _VARIABLE_PREFIX = "JAXGPT_SERVE_"
 _LAST_PORT = 65535
@@ -39,6 +42,7 @@ class ServeOptions:
     """Largest body of a request."""
     grace_seconds: int = 30
     """Most seconds that answers have to finish after SIGTERM."""
+    precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Size of the engine."""
 
@@ -70,10 +74,12 @@ def _from_environment() -> list[str]:
                 f"--{option.name.replace('_', '-')}",
                 *(value.split() if several else [value]),
             ]
-    for option in dataclasses.fields(EngineConfig):
-        value = os.environ.get(f"{_VARIABLE_PREFIX}ENGINE_{option.name.upper()}")
-        if value is not None:
-            found += [f"--engine.{option.name.replace('_', '-')}", value]
+    for prefix, section in (("engine.", EngineConfig), ("", Precision)):
+        for option in dataclasses.fields(section):
+            name = f"{prefix}{option.name}"
+            value = os.environ.get(_VARIABLE_PREFIX + name.replace(".", "_").upper())
+            if value is not None:
+                found += [f"--{name.replace('_', '-')}", value]
     return found
 
 

@@ -16,6 +16,7 @@ from jaxgpt.config import replace
 from jaxgpt.data.loader import BatchConfig, DataConfig
 from jaxgpt.inference.decode import Decoder, _decode_block, _prefill
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
+from jaxgpt.inference.precision import Precision
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.attention.gpu import Cudnn
@@ -212,12 +213,16 @@ def test_cudnn_refuses_whatever_jax_would_refuse(card: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("layers", "num_kv_heads"),
-    [(CONFIG.model.layers, 5), (Scanned(), 1)],
-    ids=["unrolled, multi-head", "scanned, multi-query"],
+    ("layers", "num_kv_heads", "precision"),
+    [
+        (CONFIG.model.layers, 5, Precision()),
+        (Scanned(), 1, Precision()),
+        (Scanned(), 5, Precision(weights="int8")),
+    ],
+    ids=["unrolled, multi-head", "scanned, multi-query", "int8 weights"],
 )
 def test_a_decoding_step_copies_no_weight_and_no_cache(
-    layers: LayerStack, num_kv_heads: int
+    layers: LayerStack, num_kv_heads: int, precision: Precision
 ) -> None:
     # Widths that no two arrays share.
     config = replace(
@@ -231,7 +236,8 @@ def test_a_decoding_step_copies_no_weight_and_no_cache(
     sharding = jax.sharding.SingleDeviceSharding(compile_only_devices(H100, 1)[0])
     with compiling_on(H100):
         params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-        weights = lay_out(model, cast_weights(model, jax.tree.map(jnp.asarray, _unbox(params))))
+        params = precision.round(model, jax.tree.map(jnp.asarray, _unbox(params)))
+        weights = lay_out(model, cast_weights(model, params))
         decoder = Decoder(
             model=model, params=weights, stop_ids=(), forbidden_ids=(), context_length=256
         )
@@ -242,9 +248,10 @@ def test_a_decoding_step_copies_no_weight_and_no_cache(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
         )
         prompt = place((weights, *tokens, jnp.asarray(allowed_V)))
-        prefill = _prefill.lower(model, greedy, 256, *prompt)
+        empty = precision.empty_cache
+        prefill = _prefill.lower(model, greedy, 256, *prompt, empty)
         prefill.compile(compiler_options=COMPILER_OPTIONS)
-        state = jax.eval_shape(lambda *all: _prefill(model, greedy, 256, *all), *prompt)
+        state = jax.eval_shape(lambda *all: _prefill(model, greedy, 256, *all, empty), *prompt)
         inputs = place((weights, state, jnp.asarray(allowed_V)))
         step = _decode_block.lower(model, greedy, 4, *inputs)
         program = read_program(_text(step.compile(compiler_options=COMPILER_OPTIONS)))

@@ -72,7 +72,7 @@ class SlotWork:
         """Begin with empty slots."""
         # The memory of the old ones first.
         self._slots: Any = None
-        self._slots = empty_slots(self._decoder.model, *self._shape)
+        self._slots = empty_slots(self._decoder.model, *self._shape, self._decoder.empty_cache)
 
     def begin(self, running: Running, source: int) -> None:
         """Give a slot to a request whose first tokens the slot `source` holds already."""

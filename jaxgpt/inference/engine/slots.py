@@ -27,7 +27,7 @@ from jaxgpt.inference.engine.row_sampling import (
     draw_rows,
     score_tokens,
 )
-from jaxgpt.model.attention.kv_cache import KVCache
+from jaxgpt.model.attention.kv_cache import KVCache, MakeCache, empty_cache
 from jaxgpt.model.gpt import Gpt, make_cache
 
 
@@ -45,15 +45,17 @@ class Slots(NamedTuple):
     seen: Seen
 
 
-def empty_slots(model: Gpt, num_slots: int, max_length: int) -> Slots:
-    """Return slots that hold nothing.
+def empty_slots(
+    model: Gpt, num_slots: int, max_length: int, empty: MakeCache = empty_cache
+) -> Slots:
+    """Return slots that hold nothing, over a cache from `empty`.
 
     Raises:
         ConfigError: the model has too few positions for `max_length` tokens.
     """
     shape = (num_slots, model.config.pad_vocab(model.vocab_size))
     return Slots(
-        cache=make_cache(model.config, num_slots, max_length, cache_dtype()),
+        cache=make_cache(model.config, num_slots, max_length, cache_dtype(), empty),
         tokens_B=jnp.zeros(num_slots, jnp.int32),
         seen=Seen(
             prompt_BV=jnp.zeros(shape, bool),

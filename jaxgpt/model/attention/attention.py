@@ -20,7 +20,7 @@ from jaxgpt.model.attention.kernel import (
     Scores,
 )
 from jaxgpt.model.attention.kernels import Fastest
-from jaxgpt.model.attention.kv_cache import KVCache, empty_cache
+from jaxgpt.model.attention.kv_cache import KVCache, MakeCache, empty_cache
 from jaxgpt.model.attention.masks import AttentionMask
 from jaxgpt.model.layers.norms import Norm
 from jaxgpt.model.layers.positions import Position, Rotation, rotate
@@ -72,8 +72,9 @@ class Attention:
         batch_size: int,
         max_length: int,
         dtype: str,
+        make: MakeCache = empty_cache,
     ) -> KVCache:
-        """Return an empty cache for all layers."""
+        """Return an empty cache for all layers, from `make`."""
         raise NotImplementedError(f"{type(self).__name__} has no make_cache")
 
     def count_score_flops(self, d_model: int, num_layers: int, sequence_length: int) -> int:
@@ -162,9 +163,10 @@ class GroupedQueryAttention(Attention):
         batch_size: int,
         max_length: int,
         dtype: str,
+        make: MakeCache = empty_cache,
     ) -> KVCache:
         head_dim = self.resolve_head_dim(settings.d_model)
-        return empty_cache(
+        return make(
             settings.num_layers,
             batch_size,
             max_length,
@@ -212,6 +214,7 @@ class GroupedQueryAttentionLayer(nn.Module):
             q_BTNH = rotate(q_BTNH, context.rotation)
             k_BSKH = rotate(k_BSKH, context.rotation)
         mask = dataclasses.replace(context.mask, window=self.window)
+        reads_cache = config.kernel.reads_cache and x_BTD.shape[1] == 1
         if cache is not None:
             assert mask.query_slots_BT is not None, "with a cache, queries stand in its slots"
             number = operator.index(layer)
@@ -221,7 +224,9 @@ class GroupedQueryAttentionLayer(nn.Module):
             if x_BTD.shape[1] == 1:
                 # To narrow a wider cache would take longer than the products of one query.
                 dtype = jnp.promote_types(dtype, k_BSKH.dtype)
-            q_BTNH, k_BSKH, v_BSKH = (x.astype(dtype) for x in (q_BTNH, k_BSKH, v_BSKH))
+            q_BTNH = q_BTNH.astype(dtype)
+            if not reads_cache:
+                k_BSKH, v_BSKH = k_BSKH.astype(dtype), v_BSKH.astype(dtype)
         scale = head_dim**-0.5 if config.query_scale is None else config.query_scale
         dropout = None
         if settings.dropout.attention > 0 and not deterministic:
@@ -231,8 +236,7 @@ class GroupedQueryAttentionLayer(nn.Module):
             # JAX's cuDNN attention raises.
             out_BTNH = jnp.zeros_like(q_BTNH)
         else:
-            own = config.kernel.reads_cache and x_BTD.shape[1] == 1
-            kernel = config.kernel if cache is None or own else Fastest()
+            kernel = config.kernel if cache is None or reads_cache else Fastest()
             scores = Scores(scale, config.soft_cap)
             inputs = AttentionInputs(q_BTNH, k_BSKH, v_BSKH, mask, scores, dropout)
             out_BTNH = kernel.attend(inputs)

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jaxgpt.config import configclass
 from jaxgpt.model.attention.cpu import OneQuery
 from jaxgpt.model.attention.kernel import HIDDEN, AttentionInputs
-from jaxgpt.model.attention.reference import swap_time_and_heads
 from jaxgpt.model.layers.dtypes import accumulator_dtype
 
 
@@ -40,10 +39,7 @@ class CachedBlocks(OneQuery):
         block = min(self.block, num_slots)
         groups = inputs.q_BTNH.shape[2] // num_kv_heads
         dtype = accumulator_dtype(inputs.q_BTNH.dtype)
-        k_XSH, v_XSH = (
-            swap_time_and_heads(kept).reshape(-1, num_slots, head_dim)
-            for kept in (inputs.k_BSKH, inputs.v_BSKH)
-        )
+        kept = jax.tree.map(lambda leaf: leaf.swapaxes(1, 2), (inputs.k_BSKH, inputs.v_BSKH))
         q_XGH = inputs.q_BTNH.reshape(-1, groups, head_dim)
         assert inputs.mask.query_slots_BT is not None
         slots_B = inputs.mask.query_slots_BT[:, 0]
@@ -55,8 +51,12 @@ class CachedBlocks(OneQuery):
             largest_BKG, total_BKG, out_XGH = sums
             # The last block ends with the cache, and leaves out what the one before it has read.
             start = jnp.minimum(number * block, num_slots - block)
+            # A block of a cache in 8 bits is restored here, so that the whole one never is.
             k_XCH, v_XCH = (
-                jax.lax.dynamic_slice_in_dim(x, start, block, axis=1) for x in (k_XSH, v_XSH)
+                part.astype(inputs.q_BTNH.dtype).reshape(-1, block, head_dim)
+                for part in jax.tree.map(
+                    lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, block, axis=2), kept
+                )
             )
             products_XCG = jax.lax.dot_general(
                 k_XCH, q_XGH, (((2,), (2,)), ((0,), (0,))), preferred_element_type=dtype

@@ -76,7 +76,8 @@ class AttentionKernel:
     """Base of the kernels."""
 
     reads_cache: ClassVar[bool] = False
-    """Use of the kernel with a cache as well, where a model names it."""
+    """Use of the kernel with a cache as well, where a model names it; it gets keys and values as
+    `KVCache.read` returns them."""
 
     def attend(self, inputs: AttentionInputs) -> jax.Array:
         """Return out_BTNH in the dtype of the queries.

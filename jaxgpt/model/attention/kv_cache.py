@@ -10,6 +10,8 @@ that fits), H head.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -51,25 +53,17 @@ class KVCache:
         Tokens in slot -1 or beyond the last slot are dropped. Lengths do not change: that is
         `advance`, once all layers have written.
         """
-        batch_size, num_heads = self.v_BKSH[layer].shape[:2]
-        rows_B11 = jnp.arange(batch_size)[:, None, None]
-        heads_K1 = jnp.arange(num_heads)[:, None]
-        # A negative index would count from the end; one past the end is dropped.
-        targets_B1T = jnp.where(slots_BT < 0, self.max_length, slots_BT)[:, None]
-
-        def put(layers: tuple[jax.Array, ...], new_BTKH: jax.Array) -> tuple[jax.Array, ...]:
-            new_BKTH = new_BTKH.astype(layers[layer].dtype).swapaxes(1, 2)
-            # Head by head: what has one index only, XLA's CPU backend writes into a copy.
-            places = (rows_B11, heads_K1, targets_B1T)
-            written = layers[layer].at[places].set(new_BKTH, mode="drop")
-            return (*layers[:layer], written, *layers[layer + 1 :])
-
         return dataclasses.replace(
-            self, k_BKSH=put(self.k_BKSH, k_BTKH), v_BKSH=put(self.v_BKSH, v_BTKH)
+            self,
+            k_BKSH=put_in_slots(self.k_BKSH, layer, k_BTKH, slots_BT),
+            v_BKSH=put_in_slots(self.v_BKSH, layer, v_BTKH, slots_BT),
         )
 
-    def read(self, layer: int) -> tuple[jax.Array, jax.Array]:
-        """Return k_BSKH and v_BSKH of one layer, every slot."""
+    def read(self, layer: int) -> tuple[Any, Any]:
+        """Return k_BSKH and v_BSKH of one layer, every slot.
+
+        Each is an array, or becomes one by `astype`; its leaves have the axes B, S and K in front.
+        """
         return self.k_BKSH[layer].swapaxes(1, 2), self.v_BKSH[layer].swapaxes(1, 2)
 
     def advance(self, valid_BT: jax.Array) -> "KVCache":
@@ -78,6 +72,25 @@ class KVCache:
         return dataclasses.replace(
             self, lengths_B=jnp.minimum(self.lengths_B + added_B, self.max_length)
         )
+
+
+def put_in_slots(
+    layers: tuple[jax.Array, ...], layer: int, new_BTK: jax.Array, slots_BT: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Return one array per layer, [B, K, S, ...], with a layer's new numbers [B, T, K, ...]."""
+    batch_size, num_heads, max_length = layers[layer].shape[:3]
+    rows_B11 = jnp.arange(batch_size)[:, None, None]
+    heads_K1 = jnp.arange(num_heads)[:, None]
+    # A negative index would count from the end; one past the end is dropped.
+    targets_B1T = jnp.where(slots_BT < 0, max_length, slots_BT)[:, None]
+    new_BKT = new_BTK.astype(layers[layer].dtype).swapaxes(1, 2)
+    # Head by head: what has one index only, XLA's CPU backend writes into a copy.
+    written = layers[layer].at[rows_B11, heads_K1, targets_B1T].set(new_BKT, mode="drop")
+    return (*layers[:layer], written, *layers[layer + 1 :])
+
+
+# What makes a cache; takes what `empty_cache` takes.
+MakeCache = Callable[[int, int, int, int, int, str], KVCache]
 
 
 def empty_cache(

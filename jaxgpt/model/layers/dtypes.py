@@ -8,8 +8,12 @@ from jaxgpt.runtime.target import compile_target
 
 
 def accumulator_dtype(dtype: Any) -> Any:
-    """Return the type that sums of `dtype` are kept in: float32, or wider if `dtype` is."""
-    return jnp.promote_types(dtype, jnp.float32)
+    """Return the type that sums of `dtype` are kept in: float32, or wider if `dtype` is.
+
+    Sums of integers are int32, which holds those of 133,000 products of two int8.
+    """
+    is_integer = jnp.issubdtype(dtype, jnp.integer)
+    return jnp.promote_types(dtype, jnp.int32 if is_integer else jnp.float32)
 
 
 def rounded_output_dtype(dtype: Any) -> Any:

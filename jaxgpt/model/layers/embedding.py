@@ -4,7 +4,7 @@ Axes: B batch, T time, D model, V rows of the table.
 """
 
 import functools
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,15 @@ from jaxgpt.runtime.target import compile_target
 Axes = tuple[str, str]
 
 
+@runtime_checkable
+class CustomTable(Protocol):
+    """A table that is not an array and looks its rows up by itself."""
+
+    def look_up(self, ids_BT: jax.Array, dtype: Any) -> jax.Array:
+        """Return x_BTD in `dtype`; an id outside the table takes its nearest row."""
+        ...
+
+
 class Embedding(nn.Module):
     """A table of one vector per id, at first N(0, std^2); an adapter may change single rows."""
 
@@ -47,8 +56,10 @@ class Embedding(nn.Module):
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         """Return x_BTD in the compute dtype; an id outside the table takes its nearest row."""
-        like = jax.ShapeDtypeStruct(self.table.shape, self.table.dtype)
         dtype = jnp.dtype(self.settings.compute_dtype)
+        if isinstance(self.table, CustomTable):
+            return self.table.look_up(ids_BT, dtype)
+        like = jax.ShapeDtypeStruct(self.table.shape, self.table.dtype)
         x_BTD = cast(jax.Array, _look_up(self.table, ids_BT, self.axes, dtype, like))
         if self.changed_ids:
             x_BTD += look_up_changes(self.token_changes, self.changed_ids, ids_BT, dtype)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from jaxgpt.model.layers.dtypes import accumulator_dtype
 from jaxgpt.runtime.target import compile_target
 
 # Mesh axes that split the rows and the columns of a matrix.
@@ -66,7 +67,7 @@ def multiply_groups(
 
     Args:
         x_PI: rows; P is a multiple of the number of tiles.
-        kernels_EIO: matrices of any float dtype; [E, O, I] if `transposed`.
+        kernels_EIO: matrices of any float dtype, or int8 like `x_PI`; [E, O, I] if `transposed`.
         tiles: of the rows.
         transposed: whether the matrices have their inputs last.
         dtype: type of the result.
@@ -166,8 +167,10 @@ def _product(
             )
             return sum_RO + _dot(x_RI[:, inputs], kernel, 1, 1 if transposed else 0)
 
+        zero_RO = jnp.zeros((rows, columns), accumulator_dtype(x_PI.dtype))
+
         num_steps = (expert < num_experts).astype(jnp.int32) * (num_inputs // step)
-        sum_RO = lax.fori_loop(0, num_steps, add, jnp.zeros((rows, columns), jnp.float32))
+        sum_RO = lax.fori_loop(0, num_steps, add, zero_RO)
         y_RO[...] = sum_RO.astype(y_RO.dtype)
 
     y_PO = pl.pallas_call(
@@ -228,7 +231,8 @@ def _outer_product(x_PI: jax.Array, dy_PO: jax.Array, tiles: Tiles, dtype: Any) 
 
 def _dot(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
     contracted = (((left_axis,), (right_axis,)), ((), ()))
-    return lax.dot_general(left, right, contracted, preferred_element_type=jnp.float32)
+    dtype = accumulator_dtype(left.dtype)
+    return lax.dot_general(left, right, contracted, preferred_element_type=dtype)
 
 
 def _how_to_compile() -> dict[str, Any]:

@@ -26,6 +26,8 @@ from jaxgpt.runtime.target import compile_target
 Axes = tuple[str | None, ...]
 # One row is multiplied as this many on a GPU; its tiles have no fewer.
 _FEWEST_GPU_ROWS = 8
+# And 8-bit numbers on a CPU: one row of them XLA multiplies as int32, with a copy of the kernel.
+_FEWEST_CPU_ROWS_OF_INT8 = 2
 
 
 @runtime_checkable
@@ -85,10 +87,10 @@ def _project(
     kernel_inputs, _ = _kernel_axes(kernel, num_inputs, transposed)
     num_leading = x.ndim - num_inputs
     inputs, num_rows = x, math.prod(x.shape[:num_leading])
-    if num_rows == 1 and not compile_target().is_cpu:
+    if num_rows == 1 and (fewest := _fewest_rows(x.dtype)) > 1:
         # XLA's GPU compiler turns the product of one row into a multiplication, whose result is as
         # large as the kernel, and a sum. Rows are read for nothing; the kernel is read once.
-        inputs = jnp.broadcast_to(x, (_FEWEST_GPU_ROWS, *x.shape[1:]))
+        inputs = jnp.broadcast_to(x, (fewest, *x.shape[1:]))
     y = lax.dot_general(
         inputs,
         gather_for_use(kernel, x.dtype, *axes),
@@ -96,6 +98,13 @@ def _project(
         preferred_element_type=dtype,
     )
     return y[:1] if inputs is not x else y
+
+
+def _fewest_rows(dtype: Any) -> int:
+    """Return how many rows a fast product of numbers of a type has at least."""
+    if not compile_target().is_cpu:
+        return _FEWEST_GPU_ROWS
+    return _FEWEST_CPU_ROWS_OF_INT8 if dtype == jnp.int8 else 1
 
 
 def _kernel_axes(

@@ -9,7 +9,8 @@ Axes: D model, N heads, H head.
 import dataclasses
 import functools
 import math
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -89,6 +90,17 @@ class LayerSettings:
     def kernel_init(self) -> nn.initializers.Initializer:
         """Initialiser of every other kernel of a layer."""
         return nn.initializers.normal(self.initialization.std)
+
+
+def kept_param(module: nn.Module, name: str, init: Callable[..., Any], *arguments: Any) -> Any:
+    """Return a tree of parameters as it is given to `apply`, or one from `init(key, *arguments)`.
+
+    `module.param` would compare it leaf by leaf with what `init` returns, and refuse a kernel that
+    is more than one array. The shape of each kernel is compared where a layer uses it.
+    """
+    if module.has_variable("params", name):
+        return module.get_variable("params", name)
+    return module.param(name, init, *arguments)
 
 
 def add_param(

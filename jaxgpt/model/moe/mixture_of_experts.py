@@ -16,8 +16,9 @@ from flax.core import meta
 
 from jaxgpt.config import Execution, Training, configclass
 from jaxgpt.model.layers.feed_forward import FeedForward, SwiGlu
+from jaxgpt.model.layers.matmul import CustomKernel
 from jaxgpt.model.layers.placement import is_split_for_storage, round_and_gather
-from jaxgpt.model.layers.projection import LayerSettings
+from jaxgpt.model.layers.projection import LayerSettings, kept_param
 from jaxgpt.model.moe.dispatch import Capacity, Dispatch
 from jaxgpt.model.moe.dropless import ApplyExpert
 from jaxgpt.model.moe.router import (
@@ -115,7 +116,7 @@ class MixtureOfExpertsLayer(nn.Module):
             valid_BT = jnp.ones(x_BTD.shape[:2], bool)
             return cast(jax.Array, expert.apply({"params": params}, x_BTD, valid_BT, True))
 
-        experts = self.param(EXPERTS, self._init_experts, expert)
+        experts = kept_param(self, EXPERTS, self._init_experts, expert)
         if self.is_initializing():
             # No parameter depends on it, and all layers are made under `vmap`.
             y_BTD = jnp.zeros_like(x_BTD)
@@ -155,7 +156,9 @@ class MixtureOfExpertsLayer(nn.Module):
             jax.eval_shape(lambda: self._init_experts(jax.random.key(0), expert)),
             is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata),
         )
-        named, structure = jax.tree_util.tree_flatten_with_path(experts)
+        named, structure = jax.tree_util.tree_flatten_with_path(
+            experts, is_leaf=lambda leaf: isinstance(leaf, CustomKernel)
+        )
         axes = [
             box.names if is_rounded(path) else ()
             for (path, _), box in zip(named, boxed, strict=True)

@@ -19,6 +19,7 @@ from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.runner.options import TaskOptions, report_tasks, run_tasks
 from jaxgpt.evaluation.scoring import Scorer
 from jaxgpt.evaluation.split_scores import score_held_out
+from jaxgpt.inference.precision import UNROUNDED, Precision
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import on_mesh
 from jaxgpt.runs.run import Run, open_run
@@ -46,6 +47,9 @@ class EvalOptions:
     """Tokens per row, and thus the longest context; None: as in training."""
     max_tokens: int | None = None
     """Most tokens to read, from the beginning; None: the whole split."""
+    precision: Annotated[Precision, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=Precision
+    )
     tasks: Annotated[TaskOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=TaskOptions
     )
@@ -78,7 +82,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     preflight({"versions": package_versions(), "options": asked, "run": run.lineage})
     mesh = make_mesh(options.mesh)
     result: dict[str, Any] = {"checkpoint": options.checkpoint, "step": step}
-    with loaded_run(run, step, mesh, options.sequence_length) as loaded:
+    with loaded_run(run, step, mesh, options.sequence_length, options.precision) as loaded:
         # First the tasks: an error in one of their files comes at once.
         results, others = run_tasks(tasks, loaded, rows, silent), []
         if options.harness.harness:
@@ -94,7 +98,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             results += run.config.score_examples(loaded, data, tasks.examples, rows, silent)
     if peer:
         other, step = peer
-        with loaded_run(other, step, mesh, options.sequence_length) as loaded:
+        with loaded_run(other, step, mesh, options.sequence_length, options.precision) as loaded:
             others = run_tasks(tasks, loaded, rows, silent)
             if held_out:
                 # Both models are asked about the examples of the first one, in one way.
@@ -105,7 +109,13 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
 
 
 @contextmanager
-def loaded_run(run: Run, step: int, mesh: Mesh, length: int | None = None) -> Iterator[LoadedModel]:
+def loaded_run(
+    run: Run,
+    step: int,
+    mesh: Mesh,
+    length: int | None = None,
+    precision: Precision = UNROUNDED,
+) -> Iterator[LoadedModel]:
     """Restore a checkpoint onto a mesh, which is in force until the end.
 
     Args:
@@ -113,6 +123,7 @@ def loaded_run(run: Run, step: int, mesh: Mesh, length: int | None = None) -> It
         step: a step that `choose_step` returned.
         mesh: devices that hold the parameters.
         length: longest context in tokens; None: as in training.
+        precision: types of weights and cache.
 
     Raises:
         MismatchError: the checkpoint holds other parameters than the config describes.
@@ -120,15 +131,17 @@ def loaded_run(run: Run, step: int, mesh: Mesh, length: int | None = None) -> It
     """
     length = length or run.config.batch.sequence_length
     with on_mesh(mesh, run.config.sharding):
-        params = run.restore_params(step, mesh)
+        model = run.build_model()
+        params = precision.round(model, run.restore_params(step, mesh))
         yield LoadedModel(
-            run.build_model(),
+            precision.without_cache(model),
             params,
             run.tokenizer,
             mesh,
             length,
             prompt_encoder=run.config.encode_prompt,
             prompt_form=run.config.prompt_form,
+            precision=precision,
             stop_ids=run.config.stop_ids(run.tokenizer),
         )
 
