@@ -3,13 +3,15 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from jaxgpt.command_line import run_verb
 from jaxgpt.inference import Engine
 from jaxgpt.names.packages import import_package, install_advice
 from jaxgpt.runs.decoding import open_decoder
 from jaxgpt.runs.run import Run
-from jaxgpt.serving.options import listen, parse
+from jaxgpt.runs.tuning.open_adapter import open_adapter
+from jaxgpt.serving.options import listen, named_adapters, parse
 
 
 def main(argv: Sequence[str]) -> None:
@@ -20,21 +22,23 @@ def main(argv: Sequence[str]) -> None:
     socket = listen(options.host, options.port)
     run, step, decoder = open_decoder(options.checkpoint, options.step, options.precision)
     name = options.name or run.directory.resolve().name
+    places = named_adapters(options, name)
+    adapters = [open_adapter(place, run, step) for place in places.values()]
     # Its packages are an extra, which a plain install does not have.
     launch = importlib.import_module("jaxgpt.serving.launch")
-    vocab_size = run.tokenizer.vocab_size
-    facts = launch.ServedFacts(
-        name=name,
-        aliases=options.alias,
-        stop_id=decoder.stop_ids[0],
-        created=_saved_at(run, step),
-        meta={
-            "step": step,
-            "n_ctx_train": decoder.context_length,
-            "n_vocab": vocab_size,
-            "prompt_form": run.config.prompt_form,
-        },
-    )
+    served = [(name, options.alias, run, step, decoder.stop_ids)]
+    for own, each in zip(places, adapters, strict=True):
+        served.append((own, (), each.run, each.step, each.adapter.stop_ids))
+    facts = [
+        launch.ServedFacts(
+            name=name,
+            aliases=aliases,
+            stop_id=stop_ids[0],
+            created=_saved_at(run, step),
+            meta=_describe(run, step, decoder.context_length),
+        )
+        for name, aliases, run, step, stop_ids in served
+    ]
     listening = launch.Listening(
         host=options.host,
         socket=socket,
@@ -45,10 +49,21 @@ def main(argv: Sequence[str]) -> None:
     )
 
     def announce(url: str) -> None:
-        print(f"serving {name} at {url}\nchat page: {url}/", file=sys.stderr, flush=True)
+        names = ", ".join([name, *places])
+        print(f"serving {names} at {url}\nchat page: {url}/", file=sys.stderr, flush=True)
 
-    engine = Engine(decoder, options.engine)
+    engine = Engine(decoder, options.engine, [each.adapter for each in adapters])
     launch.serve(facts, engine, run.tokenizer, listening, announce)
+
+
+def _describe(run: Run, step: int, context_length: int) -> dict[str, Any]:
+    """Return facts about a model that clients may show."""
+    return {
+        "step": step,
+        "n_ctx_train": context_length,
+        "n_vocab": run.tokenizer.vocab_size,
+        "prompt_form": run.config.prompt_form,
+    }
 
 
 def _saved_at(run: Run, step: int) -> int:

@@ -13,7 +13,7 @@ import pytest
 from jaxgpt import serve
 from jaxgpt.command_line import run_verb
 from jaxgpt.errors import UsageError
-from jaxgpt.serving.options import listen
+from jaxgpt.serving.options import listen, named_adapters, parse
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, environment, make_dataset
 
@@ -56,6 +56,31 @@ def test_a_port_that_is_taken_or_none_is_told_before_a_model_is_read() -> None:
             listen("127.0.0.1", int(port))
     with pytest.raises(UsageError, match="--port 99999 must be at most 65535"):
         serve.main(["--checkpoint", "nowhere", "--port", "99999"])
+
+
+@pytest.mark.parametrize(
+    ("adapters", "message"),
+    [
+        (["terse"], "--adapter terse must be NAME=RUN, a model id and a run folder"),
+        (["=runs/a"], "--adapter =runs/a must be NAME=RUN"),
+        (["a=runs/a", "b=runs/b", "a=runs/c"], "--adapter a=runs/c: another model is named a"),
+        (["gpt-4o=runs/a"], "another model is named gpt-4o; choose another name"),
+    ],
+)
+def test_an_adapter_needs_a_name_of_its_own_and_a_run(adapters: list[str], message: str) -> None:
+    options = [each for adapter in adapters for each in ("--adapter", adapter)]
+    with pytest.raises(UsageError, match=message):
+        serve.main(["--checkpoint", "nowhere", "--alias", "gpt-4o", *options])
+
+
+def test_adapters_of_the_command_line_replace_those_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("JAXGPT_SERVE_ADAPTER", "a=runs/a b=runs/b")
+    given = ["--checkpoint", "run"]
+    assert named_adapters(parse(given)[0], "run") == {"a": "runs/a", "b": "runs/b"}
+    options, _ = parse([*given, "--adapter", "c=runs/c", "--adapter=d=runs/d"])
+    assert named_adapters(options, "run") == {"c": "runs/c", "d": "runs/d"}
 
 
 @pytest.mark.slow

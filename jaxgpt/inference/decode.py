@@ -298,7 +298,7 @@ def next_logits(
         # The head sees one position a row: scores of a whole prompt would not fit in memory.
         last_B = jnp.sum(valid_BT, axis=1) - 1
         x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
-        table_VD = head_table(params, gpt.embedding.table)
+        table_VD = gpt.embedding.as_kernel(head_table(params, gpt.embedding.table))
         logits_B1V = gpt.head(x_B1D, table_VD, jnp.ones_like(valid_BT[:, :1]))
         assert new_cache is not None
         return logits_B1V[:, 0], new_cache

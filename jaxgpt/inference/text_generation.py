@@ -9,7 +9,7 @@ must spell their text again ("token healing").
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -58,10 +58,15 @@ def make_text_decoder(
         model=model,
         params=lay_out(model, cast_weights(model, precision.round(model, params))),
         stop_ids=stop_ids,
-        forbidden_ids=tuple(sorted(set(tokenizer.special_ids.values()) - set(stop_ids))),
+        forbidden_ids=forbidden_ids(tokenizer, stop_ids),
         context_length=context_length,
         empty_cache=precision.empty_cache,
     )
+
+
+def forbidden_ids(tokenizer: Tokenizer, stop_ids: Iterable[int]) -> tuple[int, ...]:
+    """Return the ids that are never drawn: no text, and not where one ends."""
+    return tuple(sorted(set(tokenizer.special_ids.values()) - set(stop_ids)))
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:

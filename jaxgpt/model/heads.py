@@ -176,8 +176,10 @@ class LanguageModelHeadLayer(nn.Module):
             if self.config.zero_init:
                 init = nn.initializers.zeros
             self.kernel = add_param(self, "kernel", init, shape, axes, self.settings)
-            if ids := self.settings.adapter.changed_ids:
-                self.token_changes = add_changes(self, len(ids), d_model, self.settings.param_dtype)
+            adapter, dtype = self.settings.adapter, self.settings.param_dtype
+            if ids := adapter.changed_ids:
+                about = adapter.leading_shape, len(ids), d_model, dtype
+                self.token_changes = add_changes(self, *about)
 
     def weights(self, table_VD: Kernel) -> Kernel:
         """Return the table [V, D] if tied, else the kernel [D, V], in the parameter dtype.

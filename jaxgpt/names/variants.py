@@ -1,8 +1,8 @@
 """Variants chosen by name on the command line: `--optimizer Muon`, `--model.remat FullRemat`.
 
 A field that is annotated with the base class of variants takes the name of one of them; the fields
-of that variant are options then. Variants are the classes in the package of the base class that
-derive from it and that nothing derives from, and those that a config file has imported.
+of that variant are options then. Variants are the config classes in the package of the base class
+that derive from it and that nothing derives from, and those that a config file has imported.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import tyro
 from jaxgpt.errors import UsageError, did_you_mean
 
 T = TypeVar("T")
-_CLASS = re.compile(r"^class (\w+)\(([\w., ]+)\):", re.MULTILINE)
+_CLASS = re.compile(r"^@configclass\nclass (\w+)\(([\w., ]+)\):", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -260,8 +260,10 @@ def _field_names(section: Any) -> list[str]:
 
 def _subclasses(base: type) -> Iterator[type]:
     for cls in base.__subclasses__():
-        yield cls
-        yield from _subclasses(cls)
+        # A class that pydantic has not checked is no config, and cannot stand in one.
+        if "__pydantic_fields__" in vars(cls):
+            yield cls
+            yield from _subclasses(cls)
 
 
 def _classes_beside(base: type) -> list[tuple[str, frozenset[str], str]]:

@@ -1,4 +1,4 @@
-"""All routes over one model."""
+"""All routes over the models of one engine."""
 
 import importlib.metadata
 from typing import Any
@@ -13,48 +13,48 @@ from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.page_files import page_router
 from jaxgpt.serving.responses import responses_router
 from jaxgpt.serving.schemas import DetokenizeRequest, TokenizeRequest
-from jaxgpt.serving.served_model import ServedModel
-from jaxgpt.serving.structured import AnswerForms
+from jaxgpt.serving.served_model import ServedModel, ServedModels
 
 
-def make_app(model: ServedModel, forms: AnswerForms) -> FastAPI:
+def make_app(models: ServedModels) -> FastAPI:
     """Return the app."""
     app = FastAPI(
         title="jaxgpt", version=importlib.metadata.version("jaxgpt"), docs_url=None, redoc_url=None
     )
-    metrics = Metrics(model.engine, model.name)
+    metrics = Metrics(models.base.engine, models.base.name)
     add_handlers(app)
-    app.include_router(_models_router(model))
-    app.include_router(completions_router(model, metrics, forms))
-    app.include_router(chat_router(model, metrics, forms))
-    app.include_router(responses_router(model, metrics, forms))
-    app.include_router(_tokens_router(model))
-    app.include_router(_operators_router(model, metrics))
+    app.include_router(_models_router(models))
+    app.include_router(completions_router(models, metrics))
+    app.include_router(chat_router(models, metrics))
+    app.include_router(responses_router(models, metrics))
+    # They share the base's tokenizer and engine.
+    app.include_router(_tokens_router(models.base))
+    app.include_router(_operators_router(models.base, metrics))
     app.include_router(page_router())
     return app
 
 
-def _models_router(model: ServedModel) -> APIRouter:
+def _models_router(models: ServedModels) -> APIRouter:
     router = APIRouter()
 
-    def describe() -> dict[str, Any]:
+    def describe(model: ServedModel) -> dict[str, Any]:
         return {
             "id": model.name,
             "object": "model",
             "created": model.created,
             "owned_by": "jaxgpt",
+            "parent": model.parent,
             "max_model_len": model.engine.max_length,
             "meta": model.meta,
         }
 
     @router.get("/v1/models", responses={401: DOCUMENTED[401]})
-    async def models() -> Any:
-        return {"object": "list", "data": [describe()]}
+    async def listed() -> Any:
+        return {"object": "list", "data": [describe(each) for each in models.all]}
 
     @router.get("/v1/models/{name:path}", responses={401: DOCUMENTED[401], 404: DOCUMENTED[404]})
     async def one(name: str) -> Any:
-        model.check_name(name)
-        return describe()
+        return describe(models.choose(name))
 
     return router
 

@@ -15,18 +15,17 @@ from jaxgpt.serving.errors import DOCUMENTED
 from jaxgpt.serving.event_stream import EventStream
 from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.schemas import ChatRequest
-from jaxgpt.serving.served_model import ServedModel, stop_strings
-from jaxgpt.serving.structured import AnswerForms
+from jaxgpt.serving.served_model import ServedModel, ServedModels, stop_strings
 from jaxgpt.serving.tool_use import ToolUse
 
 
-def chat_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -> APIRouter:
+def chat_router(models: ServedModels, metrics: Metrics) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
     @router.post("/v1/chat/completions", responses=DOCUMENTED)
     async def chat(http: HttpRequest, body: ChatRequest) -> Any:
-        model.check_name(body.model)
+        model = models.choose(body.model)
         stop = stop_strings(body)
         tools = ToolUse(body.tools, body.tool_choice, body.parallel_tool_calls is False)
         num_answers = body.n or 1
@@ -38,7 +37,7 @@ def chat_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -> API
             body,
             max_tokens=next((each for each in given if each is not None), None),
             top_tokens=body.top_logprobs or 0,
-            constraints=await asyncio.to_thread(tools.constraints, forms, body, num_answers),
+            constraints=await asyncio.to_thread(tools.constraints, model.forms, body, num_answers),
         )
         form = _Form(model, body, requests, tools)
         answers = Answers(model, metrics, requests, stop)

@@ -16,26 +16,25 @@ from jaxgpt.serving.errors import DOCUMENTED, ApiError
 from jaxgpt.serving.event_stream import EventStream
 from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.schemas import CompletionRequest
-from jaxgpt.serving.served_model import ServedModel, stop_strings
-from jaxgpt.serving.structured import AnswerForms
+from jaxgpt.serving.served_model import ServedModel, ServedModels, stop_strings
 from jaxgpt.tokenizer.tokenizer import StreamDecoder
 
 # OpenAI's default.
 _MAX_TOKENS = 16
 
 
-def completions_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -> APIRouter:
+def completions_router(models: ServedModels, metrics: Metrics) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
     @router.post("/v1/completions", responses=DOCUMENTED)
     async def completions(http: HttpRequest, body: CompletionRequest) -> Any:
-        model.check_name(body.model)
+        model = models.choose(body.model)
         stop = stop_strings(body)
         if body.stream and body.echo and body.logprobs is not None:
             raise ApiError(400, "echo with logprobs is not streamed", param="stream")
         # In a thread: long texts and large grammars would hold up other clients.
-        requests = await asyncio.to_thread(_requests, model, body, forms)
+        requests = await asyncio.to_thread(_requests, model, body)
         form = _Form(model, body, requests)
         answers = Answers(model, metrics, requests, stop)
         if body.stream:
@@ -45,7 +44,7 @@ def completions_router(model: ServedModel, metrics: Metrics, forms: AnswerForms)
     return router
 
 
-def _requests(model: ServedModel, body: CompletionRequest, forms: AnswerForms) -> list[Request]:
+def _requests(model: ServedModel, body: CompletionRequest) -> list[Request]:
     prompts = _prompts(model, body.prompt)
     if len(prompts) * (body.n or 1) > 256:
         raise ApiError(400, "more than 256 answers are asked for at once", param="n")
@@ -64,7 +63,7 @@ def _requests(model: ServedModel, body: CompletionRequest, forms: AnswerForms) -
             max_tokens,
             top_tokens=body.logprobs or 0,
             score_prompt=scored,
-            constraints=forms.constraints(body, body.n or 1),
+            constraints=model.forms.constraints(body, body.n or 1),
         )
     ]
 

@@ -2,14 +2,14 @@
 
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jaxgpt.inference.engine import Engine
 from jaxgpt.serving.app import make_app
 from jaxgpt.serving.guard import Guard
-from jaxgpt.serving.served_model import ServedModel
+from jaxgpt.serving.served_model import ServedModel, ServedModels
 from jaxgpt.serving.server import Server, warm_up
 from jaxgpt.serving.structured import AnswerForms
 from jaxgpt.tokenizer.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ class ServedFacts:
     """
 
     name: str
-    aliases: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
     stop_id: int
     created: int
     meta: dict[str, Any]
@@ -42,28 +42,44 @@ class Listening:
 
 
 def make_server(
-    facts: ServedFacts,
+    facts: Sequence[ServedFacts],
     engine: Engine,
     tokenizer: Tokenizer,
     listening: Listening,
     announce: Callable[[str], None],
 ) -> Server:
-    """Return a server that has not begun; `announce` is called with its URL."""
-    model = ServedModel(
-        name=facts.name,
-        aliases=facts.aliases,
-        engine=engine,
-        tokenizer=tokenizer,
-        created=facts.created,
-        meta=facts.meta,
-    )
-    app = make_app(model, AnswerForms(tokenizer, facts.stop_id))
+    """Return a server that has not begun.
+
+    Args:
+        facts: of the base, then of the engine's adapters in their order.
+        engine: what answers.
+        tokenizer: of all models.
+        listening: where, and for whom.
+        announce: is called with the URL.
+    """
+    # Their vocabularies are large: one for each way to end an answer.
+    forms = {each.stop_id: AnswerForms(tokenizer, each.stop_id) for each in facts}
+    models = [
+        ServedModel(
+            name=each.name,
+            aliases=each.aliases,
+            engine=engine,
+            adapter=number,
+            parent=facts[0].name if number else None,
+            tokenizer=tokenizer,
+            forms=forms[each.stop_id],
+            created=each.created,
+            meta=each.meta,
+        )
+        for number, each in enumerate(facts)
+    ]
+    app = make_app(ServedModels(models))
     guard = Guard(app, listening.api_keys, listening.max_body_bytes, listening.host)
     return Server(guard, engine, listening.socket, listening.grace_seconds, announce)
 
 
 def serve(
-    facts: ServedFacts,
+    facts: Sequence[ServedFacts],
     engine: Engine,
     tokenizer: Tokenizer,
     listening: Listening,

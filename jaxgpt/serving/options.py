@@ -11,12 +11,13 @@ from typing import Annotated
 
 import tyro
 
-from jaxgpt.command_line import parse_options, require_at_least
+from jaxgpt.command_line import find_option, parse_options, require_at_least
 from jaxgpt.errors import UsageError
 from jaxgpt.inference import EngineConfig, Precision
 
 _VARIABLE_PREFIX = "JAXGPT_SERVE_"
 _LAST_PORT = 65535
+_Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,9 @@ class ServeOptions:
     """Model id that clients see; None: the name of the run folder."""
     alias: tuple[str, ...] = ()
     """Further model ids that clients may use."""
+    adapter: _Texts = ()
+    """LoRA adapters of the checkpoint as models of their own, one or more NAME=RUN: the model id
+    that clients see, and the run folder."""
     max_body_megabytes: int = 16
     """Largest body of a request."""
     grace_seconds: int = 30
@@ -54,26 +58,46 @@ def parse(argv: Sequence[str]) -> tuple[ServeOptions, tuple[str, ...]]:
         UsageError: an option is wrong, or other machines would be answered without a key.
         ConfigError: the engine cannot have that size.
     """
-    options = parse_options(ServeOptions, [*_from_environment(), *argv], prog="jaxgpt serve")
+    options = parse_options(ServeOptions, [*_from_environment(argv), *argv], prog="jaxgpt serve")
     require_at_least(options, port=0, max_body_megabytes=1, grace_seconds=0)
     if options.port > _LAST_PORT:
         raise UsageError(f"--port {options.port} must be at most {_LAST_PORT}")
+    named_adapters(options, options.name)
     keys = _read_keys(options.api_key_file)
     _check_host(options.host, keys)
     return options, keys
 
 
-def _from_environment() -> list[str]:
-    """Return options that the environment gives; those of the command line come after them."""
+def named_adapters(options: ServeOptions, name: str | None) -> dict[str, str]:
+    """Return the runs of the adapters by the model ids that clients see.
+
+    Args:
+        options: from the command line.
+        name: the base's model id, as far as it is known.
+
+    Raises:
+        UsageError: one is not NAME=RUN, or a name is taken.
+    """
+    found: dict[str, str] = {}
+    for text in (text for texts in options.adapter for text in texts):
+        own, _, place = text.partition("=")
+        if not own or not place:
+            raise UsageError(f"--adapter {text} must be NAME=RUN, a model id and a run folder")
+        if own in (name, *options.alias, *found):
+            raise UsageError(f"--adapter {text}: another model is named {own}; choose another name")
+        found[own] = place
+    return found
+
+
+def _from_environment(argv: Sequence[str]) -> list[str]:
+    """Return options that the environment gives, but for those of the command line."""
     found = []
     for option in dataclasses.fields(ServeOptions):
+        name = f"--{option.name.replace('_', '-')}"
         value = os.environ.get(_VARIABLE_PREFIX + option.name.upper())
-        if value is not None:
+        if value is not None and find_option(argv, name) is None:
             several = isinstance(option.default, tuple)
-            found += [
-                f"--{option.name.replace('_', '-')}",
-                *(value.split() if several else [value]),
-            ]
+            found += [name, *(value.split() if several else [value])]
     for prefix, section in (("engine.", EngineConfig), ("", Precision)):
         for option in dataclasses.fields(section):
             name = f"{prefix}{option.name}"

@@ -15,20 +15,20 @@ from jaxgpt.serving.errors import DOCUMENTED, ApiError, as_api_error, error_body
 from jaxgpt.serving.event_stream import EventStream
 from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.response_schemas import ResponsesRequest
-from jaxgpt.serving.served_model import ServedModel, stop_strings
+from jaxgpt.serving.served_model import ServedModel, ServedModels, stop_strings
 from jaxgpt.serving.structured import AnswerForms
 
 # Of a response and its message, by how the answer ended.
 _STATES = {None: "in_progress", "length": "incomplete"}
 
 
-def responses_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -> APIRouter:
+def responses_router(models: ServedModels, metrics: Metrics) -> APIRouter:
     """Return the route."""
     router = APIRouter()
 
     @router.post("/v1/responses", responses=DOCUMENTED)
     async def responses(http: HttpRequest, body: ResponsesRequest) -> Any:
-        model.check_name(body.model)
+        model = models.choose(body.model)
         body.check()
         stop = stop_strings(body)
         # In a thread: long texts and large grammars would hold up other clients.
@@ -37,7 +37,7 @@ def responses_router(model: ServedModel, metrics: Metrics, forms: AnswerForms) -
             prompt,
             body,
             max_tokens=body.max_output_tokens,
-            constraints=await asyncio.to_thread(_constraints, forms, body),
+            constraints=await asyncio.to_thread(_constraints, model.forms, body),
         )
         form = _Form(model, body, Usage(requests, 1))
         answers = Answers(model, metrics, requests, stop)

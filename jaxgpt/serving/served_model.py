@@ -1,4 +1,4 @@
-"""The model that is served: what a request's fields mean for it."""
+"""The models that are served, a base and its adapters: what a request's fields mean for them."""
 
 import asyncio
 import functools
@@ -14,6 +14,7 @@ from jaxgpt.inference.engine import Engine, Progress, Request, RequestSampling, 
 from jaxgpt.inference.engine.sequence_breakers import DEFAULT_BREAKERS, SequenceBreakers
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import ChatMessage, SamplingFields
+from jaxgpt.serving.structured import AnswerForms
 from jaxgpt.tokenizer.chat_template import ChatTemplate
 from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES
 from jaxgpt.tokenizer.tokenizer import Tokenizer
@@ -22,13 +23,16 @@ from jaxgpt.tokenizer.tool_calls import Tools, plain_messages
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A model behind an engine.
+    """A model behind an engine: the base, or the base with an adapter.
 
     Attributes:
         name: the id that clients see.
         aliases: further names that clients may use.
         engine: what answers.
+        adapter: number of the adapter in the engine; 0 for the base.
+        parent: name of the base; None for the base itself.
         tokenizer: the model's.
+        forms: makes constraints of its answers.
         created: when the checkpoint was saved, in seconds since 1970.
         meta: facts about it that clients may show.
     """
@@ -36,23 +40,12 @@ class ServedModel:
     name: str
     aliases: tuple[str, ...]
     engine: Engine
+    adapter: int
+    parent: str | None
     tokenizer: Tokenizer
+    forms: AnswerForms
     created: int
     meta: dict[str, Any]
-
-    def check_name(self, name: str | None) -> None:
-        """Refuse a request for another model; None is this one.
-
-        Raises:
-            ApiError: 404.
-        """
-        if name is not None and name not in (self.name, *self.aliases):
-            raise ApiError(
-                404,
-                f"no such model here; the one that is served is {self.name!r}",
-                param="model",
-                code="model_not_found",
-            )
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text as the model reads one: the start symbol first.
@@ -129,6 +122,7 @@ class ServedModel:
                 top_tokens=top_tokens,
                 score_prompt=score_prompt,
                 constraint=constraint,
+                adapter=self.adapter,
             )
             for row, constraint in zip(range(fields.n or 1), constraints, strict=True)
         ]
@@ -196,6 +190,38 @@ class ServedModel:
             if special == token:
                 return CONTROL_PIECES[name].encode()
         return self.tokenizer.decode_bytes([token])
+
+
+class ServedModels:
+    """All models of one engine.
+
+    Args:
+        models: the base first, then its adapters.
+    """
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self.all = tuple(models)
+        self.base = models[0]
+        self._by_name = {name: each for each in models for name in (each.name, *each.aliases)}
+
+    def choose(self, name: str | None) -> ServedModel:
+        """Return the model that a request names; None is the base.
+
+        Raises:
+            ApiError: 404.
+        """
+        if name is None:
+            return self.base
+        if name not in self._by_name:
+            names = ", ".join(repr(each.name) for each in self.all)
+            are = "those that are served are" if len(self.all) > 1 else "the one that is served is"
+            raise ApiError(
+                404,
+                f"no such model here; {are} {names}",
+                param="model",
+                code="model_not_found",
+            )
+        return self._by_name[name]
 
 
 class AnswerStream:

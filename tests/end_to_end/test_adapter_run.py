@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,12 +17,15 @@ from jaxgpt.errors import ConfigError, MismatchError, NoCheckpointError, UsageEr
 from jaxgpt.eval import main as eval_main
 from jaxgpt.finetune import main as finetune
 from jaxgpt.generate import main as generate
+from jaxgpt.model.adapted import join
+from jaxgpt.model.adapted import merge as merge_params
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.heads import LanguageModelHead
 from jaxgpt.model.layers.adapters import NO_ADAPTER
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.runs.run import open_run
 from jaxgpt.runs.tuning.finetune_config import FinetuneRunConfig
+from jaxgpt.runs.tuning.open_adapter import open_adapter
 from jaxgpt.tokenizer.chat_template import control_ids
 from jaxgpt.tools.merge_adapter import main as merge
 from tests.run_folder import make_run
@@ -134,6 +138,43 @@ def test_the_base_and_the_merged_model_differ_in_the_adapted_kernels_alone(
         _params(tuned, 20, fsdp=2),
         after,
     )
+
+
+def test_a_server_opens_the_adapter_alone_next_to_its_own_base(
+    base: Path, tuned: Path, tmp_path: Path
+) -> None:
+    # A copy of the base is as good, whatever its folder is.
+    shutil.copytree(base, tmp_path / "copy")
+    opened = open_adapter(str(tuned), open_run(tmp_path / "copy"), 10)
+    assert opened.step == 20
+    (adapter, own), stop_ids, forbidden_ids = opened.adapter
+    ids = open_run(base).tokenizer.special_ids
+    assert set(stop_ids) == {ids["end"], ids["eos"]}
+    assert set(stop_ids) | set(forbidden_ids) == set(ids.values())
+    model = open_run(base).config.model.build(open_run(base).tokenizer.vocab_size, adapter)
+    merged = merge_params(model, join(jax.tree.map(jnp.asarray, _params(base, 10)), own))
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-7),
+        merged,
+        _params(tuned, 20),
+    )
+    attention = GroupedQueryAttention(num_heads=2)
+    make_run(tmp_path / "other", base.parent / "data", {11: 3.0}, attention=attention)
+    with pytest.raises(MismatchError, match=r"was trained on step 10 of .* model is step 11 of "):
+        open_adapter(str(tuned), open_run(tmp_path / "other"), 11)
+    with pytest.raises(UsageError, match=r"run has no adapter; serve it with --checkpoint"):
+        open_adapter(str(base), open_run(base), 10)
+
+
+def test_a_server_refuses_an_adapter_that_rows_cannot_choose(
+    base: Path, tuned: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tuned, tmp_path / "dora")
+    path = tmp_path / "dora" / "config.json"
+    path.write_text(path.read_text().replace("jaxgpt.model:Lora", "jaxgpt.model:Dora"))
+    (tmp_path / "dora" / MANIFEST).unlink()
+    with pytest.raises(ConfigError, match=r"has trained a Dora, .* tools/merge_adapter.py"):
+        open_adapter(str(tmp_path / "dora"), open_run(base), 10)
 
 
 def test_a_run_that_lost_its_last_steps_ends_with_the_same_bits(

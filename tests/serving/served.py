@@ -8,14 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax.core import meta
 
-from jaxgpt.inference.engine import Engine, EngineConfig
+from jaxgpt.inference.engine import DecoderAdapter, Engine, EngineConfig
 from jaxgpt.inference.text_generation import make_text_decoder
+from jaxgpt.model.adapted import split
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.layers.adapters import Lora
 from jaxgpt.model.layers.projection import Initialization
+from jaxgpt.model.stacked_adapters import TrainedAdapter
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 # Where one is missing, files of tests that import this one are skipped.
@@ -35,10 +39,11 @@ CONFIG = GptConfig(
     attention=GroupedQueryAttention(num_heads=2),
     initialization=Initialization(std=0.3),
 )
+ADAPTER = Lora(rank=2, alpha=4.0)
 
 
 class Served:
-    """A server in a thread of this process."""
+    """A server in a thread of this process; the model "terse" is "tiny" with an adapter."""
 
     def __init__(self, tokenizer: Tokenizer, **listening: Any) -> None:
         model = CONFIG.build(tokenizer.vocab_size)
@@ -46,7 +51,9 @@ class Served:
         self.tokenizer = tokenizer
         self.decoder = make_text_decoder(model, params, tokenizer, CONTEXT)
         size = EngineConfig(num_slots=3, prefill_chunk=16, max_waiting=4)
-        self.engine = Engine(self.decoder, size)
+        trained = TrainedAdapter(ADAPTER, make_own(tokenizer.vocab_size))
+        ids = self.decoder.stop_ids, self.decoder.forbidden_ids
+        self.engine = Engine(self.decoder, size, [DecoderAdapter(trained, *ids)])
         settings: dict[str, Any] = {
             "host": "127.0.0.1",
             "socket": listen("127.0.0.1", 0),
@@ -62,14 +69,18 @@ class Served:
             urls.append(url)
             bound.set()
 
+        meta = {"n_vocab": tokenizer.vocab_size, "prompt_form": "chat template"}
         self.server: Server = make_server(
-            ServedFacts(
-                name="tiny",
-                aliases=("gpt-4o",),
-                stop_id=tokenizer.eos_id,
-                created=7,
-                meta={"n_vocab": tokenizer.vocab_size, "prompt_form": "chat template"},
-            ),
+            [
+                ServedFacts(
+                    name=name,
+                    aliases=aliases,
+                    stop_id=tokenizer.eos_id,
+                    created=7,
+                    meta=meta,
+                )
+                for name, aliases in (("tiny", ("gpt-4o",)), ("terse", ()))
+            ],
             self.engine,
             tokenizer,
             Listening(**(settings | listening)),
@@ -98,6 +109,16 @@ class Served:
         self.server.should_exit = True
         self.thread.join(60)
         assert not self.thread.is_alive()
+
+
+@functools.cache
+def make_own(vocab_size: int) -> Any:
+    """Return parameters of the adapter that change what is drawn."""
+    model = CONFIG.build(vocab_size, ADAPTER)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
+    own, _ = split(meta.unbox(shapes["params"]), ADAPTER.is_trainable)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32), own)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
+    from jaxgpt.inference.engine.adapters import DecoderAdapter
     from jaxgpt.inference.engine.engine import Engine, EngineConfig
     from jaxgpt.inference.engine.request import (
         Progress,

@@ -8,12 +8,13 @@ import collections
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxgpt.config import configclass
 from jaxgpt.errors import JaxgptError
 from jaxgpt.inference.decode import Decoder
+from jaxgpt.inference.engine.adapters import AdaptedDecoder, DecoderAdapter
 from jaxgpt.inference.engine.prefixes import PrefixIndex
 from jaxgpt.inference.engine.request import (
     ClosedError,
@@ -83,6 +84,7 @@ class Engine:
     Args:
         decoder: the model, its parameters, and which ids end a text or are never drawn.
         config: its size.
+        adapters: of the model; requests name them by their numbers, from 1 on.
 
     Attributes:
         max_length: most tokens of a prompt and its answer.
@@ -91,13 +93,17 @@ class Engine:
         ConfigError: the model has too few positions for `config.max_length`.
     """
 
-    def __init__(self, decoder: Decoder, config: EngineConfig) -> None:
+    def __init__(
+        self, decoder: Decoder, config: EngineConfig, adapters: Sequence[DecoderAdapter] = ()
+    ) -> None:
+        adapted = AdaptedDecoder(decoder, adapters)
         self.max_length = config.max_length or decoder.context_length
         self._config = config
         self._vocab_size = decoder.model.vocab_size
-        self._stop_ids = frozenset(decoder.stop_ids)
+        self._stop_ids = frozenset(adapted.stop_ids)
+        self._largest_adapter = adapted.largest
         self._work = SlotWork(
-            decoder,
+            adapted,
             config.num_slots,
             self.max_length,
             config.prefill_chunk,
@@ -115,7 +121,7 @@ class Engine:
         """Take a request; `deliver` is called until its `Progress` has a `finish`.
 
         Raises:
-            RequestError: more tokens than a slot has, or an id that the model does not have.
+            RequestError: more tokens than a slot has, or an id or adapter that is not there.
             QueueFullError: too many requests wait.
             ClosedError: the engine has stopped.
         """
@@ -232,6 +238,11 @@ class Engine:
                     f"{name} has the id {wrong[0]}; the model has ids from 0 to "
                     f"{self._vocab_size - 1}"
                 )
+        if not 0 <= request.adapter <= self._largest_adapter:
+            raise RequestError(
+                f"adapter = {request.adapter}; the engine has those up to {self._largest_adapter}, "
+                "and 0 is the model alone"
+            )
         # The last token that is drawn is never read.
         if len(request.prompt) + max(request.max_new_tokens - 1, 0) > self.max_length:
             raise RequestError(
@@ -258,14 +269,15 @@ class Engine:
                     return
                 ticket = self._waiting.popleft()
                 request = ticket.request
-                slot, source, length = self._prefixes.find(request.prompt, free)
+                beginning = request.prompt, request.adapter
+                slot, source, length = self._prefixes.find(*beginning, free)
                 if request.score_prompt:
                     # Scores are made while a prompt is read: all of it is.
                     source, length = slot, 0
                 running = Running(ticket, slot, num_read=length, num_reused=length)
                 self._running[slot] = running
                 self._num_tokens.update(prompt=len(request.prompt), reused=length)
-            self._prefixes.begin(slot, request.prompt, length)
+            self._prefixes.begin(slot, *beginning, length)
             self._work.begin(running, source)
 
     def _read(self, running: Running) -> None:

@@ -1,5 +1,8 @@
 """An index of the prompts that slots hold, so that shared beginnings are read once.
 
+Another adapter makes other keys and values of the same tokens, so prompts of two adapters share
+nothing.
+
 Only whole chunks count. A chunk that was read in one request is bit for bit the chunk that another
 would read, because both come from one program with the same inputs; what was drawn, or read in a
 shorter last chunk, comes from another program and may differ in the last bit.
@@ -21,14 +24,18 @@ class PrefixIndex:
     def __init__(self, num_slots: int, chunk: int) -> None:
         self._chunk = chunk
         self._held = [np.zeros(0, np.int64) for _ in range(num_slots)]
+        self._adapters = [0] * num_slots
         self._last_use = [0] * num_slots
         self._clock = 0
 
-    def find(self, prompt: Sequence[int], free: Sequence[int]) -> tuple[int, int, int]:
+    def find(
+        self, prompt: Sequence[int], adapter: int, free: Sequence[int]
+    ) -> tuple[int, int, int]:
         """Choose a free slot for a prompt, and the slot that has read most of it already.
 
         Args:
             prompt: its ids; the last is always read again, since its scores are wanted.
+            adapter: number of the adapter that reads it.
             free: slots that no request has, at least one.
 
         Returns:
@@ -36,7 +43,10 @@ class PrefixIndex:
             if a free one holds as much as any.
         """
         wanted = np.asarray(prompt[:-1])
-        lengths = [self._match(held, wanted) for held in self._held]
+        lengths = [
+            self._match(held, wanted) if number == adapter else 0
+            for held, number in zip(self._held, self._adapters, strict=True)
+        ]
         best = max(lengths)
         if not best:
             slot = self._oldest(free)
@@ -49,8 +59,9 @@ class PrefixIndex:
             return exact[0], exact[0], best
         return self._oldest(free), sources[0], best
 
-    def begin(self, slot: int, prompt: Sequence[int], length: int) -> None:
+    def begin(self, slot: int, prompt: Sequence[int], adapter: int, length: int) -> None:
         """Note that a slot now holds the first `length` tokens of a prompt, and nothing else."""
+        self._adapters[slot] = adapter
         self._clock += 1
         self._last_use[slot] = self._clock
         self._held[slot] = np.asarray(prompt[:length], np.int64)

@@ -122,6 +122,7 @@ class Request:
         top_tokens: likeliest ids to report with each drawn one, up to 20.
         score_prompt: report the prompt's own tokens too.
         constraint: narrows what may be drawn; used by this request alone.
+        adapter: number of the adapter that answers; 0 for the model alone.
     """
 
     prompt: tuple[int, ...]
@@ -134,6 +135,7 @@ class Request:
     top_tokens: int = 0
     score_prompt: bool = False
     constraint: TokenConstraint | None = None
+    adapter: int = 0
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -1,6 +1,8 @@
 """The host's side of the slots: settings of their requests in, drawn tokens with scores out.
 
 Knows requests and the programs of slots.py, not who waits for what.
+
+Axes: B slots, A adapters and none, T tokens of a chunk, V padded vocabulary.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.config import replace
-from jaxgpt.inference.decode import Decoder
+from jaxgpt.inference.engine.adapters import AdaptedDecoder
 from jaxgpt.inference.engine.request import Request, RequestSampling, TokenScore
 from jaxgpt.inference.engine.row_sampling import Drawn, RowSettings, Seen
 from jaxgpt.inference.engine.running import Running
@@ -40,7 +42,7 @@ class SlotWork:
     """The slots of one model.
 
     Args:
-        decoder: the model, its parameters, and which ids end a text or are never drawn.
+        decoder: the model with its adapters.
         num_slots: number of slots.
         max_length: tokens that a slot holds.
         chunk: tokens of a prompt that are read at once.
@@ -51,7 +53,12 @@ class SlotWork:
     """
 
     def __init__(
-        self, decoder: Decoder, num_slots: int, max_length: int, chunk: int, most_steps: int
+        self,
+        decoder: AdaptedDecoder,
+        num_slots: int,
+        max_length: int,
+        chunk: int,
+        most_steps: int,
     ) -> None:
         self._decoder = decoder
         self._decoding_model = _read_short(decoder.model)
@@ -60,8 +67,12 @@ class SlotWork:
         self._most_steps = most_steps
         vocab_size = decoder.model.vocab_size
         columns = decoder.model.config.pad_vocab(vocab_size)
-        forbidden_V = ~allowed_ids(columns, vocab_size, decoder.forbidden_ids)
-        self._bias_V = np.where(forbidden_V, -np.inf, 0).astype(np.float32)
+        allowed = [
+            allowed_ids(columns, vocab_size, decoder.forbidden_ids(number))
+            for number in range(decoder.largest + 1)
+        ]
+        self._bias_AV = np.where(allowed, 0, -np.inf).astype(np.float32)
+        self._adapters_B = np.zeros(num_slots, np.int32)
         self._stop_V = np.zeros(columns, bool)
         self._stop_V[list(decoder.stop_ids)] = True
         self._settings = RowSettings.defaults(num_slots)
@@ -77,7 +88,8 @@ class SlotWork:
     def begin(self, running: Running, source: int) -> None:
         """Give a slot to a request whose first tokens the slot `source` holds already."""
         request, slot = running.request, running.slot
-        bias_V = self._bias_V.copy()
+        self._adapters_B[slot] = request.adapter
+        bias_V = self._bias_AV[request.adapter].copy()
         for token, bias in request.bias.items():
             bias_V[token] += bias
         if request.ignore_stop:
@@ -111,7 +123,7 @@ class SlotWork:
         tokens_T = np.zeros(self._padded(len(chunk)), np.int32)
         tokens_T[: len(chunk)] = chunk
         places = (np.int32(running.slot), tokens_T)
-        model, params = self._decoder.model, self._decoder.params
+        model, params = self._decoder.model, self._params(slice(running.slot, running.slot + 1))
         if running.request.score_prompt:
             logits_V = self._read_and_score(running, places, len(chunk))
         else:
@@ -130,7 +142,7 @@ class SlotWork:
         targets_T[: len(following)] = following
         self._slots, logits_V, scores = read_and_score_chunk(
             self._decoder.model,
-            self._decoder.params,
+            self._params(slice(running.slot, running.slot + 1)),
             self._slots,
             *places,
             targets_T,
@@ -176,7 +188,7 @@ class SlotWork:
         self._slots, drawn = decode(
             self._decoding_model,
             self._most_steps,
-            self._decoder.params,
+            self._params(slice(None)),
             self._slots,
             active_B,
             self._settings.rows(slice(None)),
@@ -205,6 +217,10 @@ class SlotWork:
         row_W[:] = _ALL_BITS
         constraint = running.request.constraint
         return constraint is not None and constraint.fill(row_W)
+
+    def _params(self, slots: slice) -> Any:
+        """Return the parameters for rows that are these slots."""
+        return self._decoder.params(self._adapters_B[slots])
 
     def _padded(self, num_tokens: int) -> int:
         """Round up to a power of two, up to a whole chunk: a few programs for all prompts."""

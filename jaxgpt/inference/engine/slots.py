@@ -20,6 +20,7 @@ from jax import Array
 from jaxgpt.inference.cpu_layout import cache_dtype, head_table
 from jaxgpt.inference.decode import next_logits
 from jaxgpt.inference.decoding_weights import restore
+from jaxgpt.inference.engine.adapters import choose_rows
 from jaxgpt.inference.engine.row_sampling import (
     Drawn,
     RowSettings,
@@ -92,12 +93,13 @@ def read_chunk(
 
     Args:
         model: whose parameters follow.
-        params: from `lay_out`, or as they are.
+        params: from `AdaptedDecoder.params`.
         slots: the state.
         slot: whose prompt it is.
         tokens_T: int32, padded at the end.
         num_tokens: how many are no padding.
     """
+    model, params = choose_rows(model, params)
     valid_1T = (jnp.arange(tokens_T.shape[0]) < num_tokens)[None]
     row = _take_row(slots.cache, slot)
     logits_1V, row = next_logits(model, params, tokens_T[None], valid_1T, row)
@@ -120,13 +122,14 @@ def read_and_score_chunk(
     Returns:
         the state, the scores [V] of what follows the last token, and those of `targets_T`.
     """
+    model, params = choose_rows(model, params)
     valid_1T = (jnp.arange(tokens_T.shape[0]) < num_tokens)[None]
     row = _take_row(slots.cache, slot)
 
     def all_logits(gpt: Gpt) -> tuple[Array, KVCache]:
         x_1TD, cache = gpt.hidden_states(tokens_T[None], valid_1T.astype(jnp.int32), cache=row)
         assert cache is not None
-        table_VD = head_table(params, gpt.embedding.table)
+        table_VD = gpt.embedding.as_kernel(head_table(params, gpt.embedding.table))
         return gpt.head(x_1TD, table_VD, valid_1T)[0], cache
 
     apply: Callable[..., Any] = model.apply
@@ -172,7 +175,7 @@ def decode(
     Args:
         model: whose parameters follow.
         most_steps: N, the size of what is returned.
-        params: from `lay_out`, or as they are.
+        params: from `AdaptedDecoder.params`.
         slots: the state.
         active_B: bool.
         settings: how each slot draws.
@@ -185,6 +188,7 @@ def decode(
     Returns:
         the state, and the drawn tokens with a leading axis N, of which `num_steps` count.
     """
+    model, params = choose_rows(model, params)
     shape_BV = slots.seen.bias_BV.shape
     allowed_BV = jax.lax.cond(
         constrained,

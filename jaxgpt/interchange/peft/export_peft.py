@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxgpt.errors import ConfigError, MismatchError, UsageError
+from jaxgpt.errors import ConfigError, MismatchError
 from jaxgpt.interchange.architecture import Architecture
 from jaxgpt.interchange.architectures import choose_architecture
 from jaxgpt.interchange.huggingface import export_huggingface
@@ -25,12 +25,11 @@ from jaxgpt.model.layers.token_changes import TOKEN_CHANGES
 from jaxgpt.model.peft_format import to_peft, with_token_rows
 from jaxgpt.names.packages import import_package, install_advice
 from jaxgpt.parallel.mesh import single_device_mesh
-from jaxgpt.runs.run import Run
-from jaxgpt.runs.tuning.adapter_params import own_parameters
-from jaxgpt.runs.tuning.based_config import BasedRunConfig, open_base
+from jaxgpt.runs.run import Run, open_base
+from jaxgpt.runs.tuning.based_config import BasedRunConfig
+from jaxgpt.runs.tuning.open_adapter import find_adapter, read_adapter
 from jaxgpt.storage.durable import write_atomically, write_json
 from jaxgpt.storage.export_folder import export_folder
-from jaxgpt.training.state import abstract_parameters
 
 AdapterDtype = Literal["float32"]
 
@@ -63,19 +62,17 @@ def export_peft(
         UsageError: the run has no adapter, or `output` is something else than an export.
     """
     config = run.config
-    if not isinstance(config, BasedRunConfig) or not isinstance(config.adapter, LowRank):
-        raise UsageError(
-            f"{run.directory} has no adapter; export the whole model with --format huggingface"
-        )
+    settings = find_adapter(run, "export the whole model with --format huggingface")
+    assert isinstance(config, BasedRunConfig)
     architecture = choose_architecture(config.model)
     names = name_projections(architecture)
     base, mesh = open_base(config.base), single_device_mesh()
-    own = _read_own(run, config, step)
+    own = read_adapter(run, step, settings)
     params = base.restore_params(config.base.step, mesh)
     blocks = own["blocks"], params["blocks"]
-    rows = _token_rows(config.adapter, own, params, architecture)
-    adapter = to_peft(config.adapter, *blocks, names, str(output / _BASE))
-    adapter = with_token_rows(adapter, config.adapter.changed_ids, rows)
+    rows = _token_rows(settings, own, params, architecture)
+    adapter = to_peft(settings, *blocks, names, str(output / _BASE))
+    adapter = with_token_rows(adapter, settings.changed_ids, rows)
     about = {"format": "peft", "step": step, "tokenizer": run.tokenizer.fingerprint}
     with export_folder(output, about) as folder:
         parity = export_huggingface(base, config.base.step, folder / _BASE, dtype, shard_bytes)[1]
@@ -121,13 +118,6 @@ def _token_rows(
             change_KD = np.asarray(own[part][TOKEN_CHANGES], np.float32)
             rows[item.theirs.removesuffix(".weight")] = table[ids] + change_KD
     return rows
-
-
-def _read_own(run: Run, config: BasedRunConfig, step: int) -> Any:
-    """Return the parameters of the adapter alone."""
-    abstract, _ = abstract_parameters(run.build_model(), config.sharding, single_device_mesh())
-    model = config.build_model(run.tokenizer.vocab_size)
-    return run.checkpoints.restore_params(step, own_parameters(model, config.sharding, abstract))
 
 
 def _compare(folder: Path, run: Run, step: int) -> float | None:

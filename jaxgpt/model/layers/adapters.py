@@ -27,7 +27,7 @@ from jaxgpt.model.layers.low_rank import (
     multiply_low_rank,
     multiply_merged,
 )
-from jaxgpt.model.layers.matmul import Kernel, project
+from jaxgpt.model.layers.matmul import Axes, Kernel, project
 from jaxgpt.model.layers.token_changes import TOKEN_CHANGES
 
 LORA_A = "lora_a"
@@ -37,7 +37,7 @@ MAGNITUDE_CHANGE = "magnitude_change"
 
 _LEAST_SQUARE = 1e-30
 
-AddParam = Callable[[str, nn.initializers.Initializer, tuple[int, ...], tuple[str, ...]], jax.Array]
+AddParam = Callable[[str, nn.initializers.Initializer, tuple[int, ...], Axes], jax.Array]
 
 
 class Site(NamedTuple):
@@ -89,6 +89,11 @@ class Adapter:
     @property
     def changed_ids(self) -> tuple[int, ...]:
         """Ids whose rows of the embedding, and of an untied head, are trained."""
+        return ()
+
+    @property
+    def leading_shape(self) -> tuple[int, ...]:
+        """Sizes of the axes before all others in the adapter's arrays; () for one set of them."""
         return ()
 
     def check(self, allowed: frozenset[str], of_experts: frozenset[str]) -> None:

@@ -51,25 +51,32 @@ class Embedding(nn.Module):
         self.table = add_param(self, "table", init, shape, self.axes, self.settings)
         self.changed_ids = self.settings.adapter.changed_ids
         if self.changed_ids:
-            about = len(self.changed_ids), self.settings.d_model, self.settings.param_dtype
-            self.token_changes = add_changes(self, *about)
+            leading, settings = self.settings.adapter.leading_shape, self.settings
+            about = len(self.changed_ids), settings.d_model, settings.param_dtype
+            self.token_changes = add_changes(self, leading, *about)
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         """Return x_BTD in the compute dtype; an id outside the table takes its nearest row."""
         dtype = jnp.dtype(self.settings.compute_dtype)
         if isinstance(self.table, CustomTable):
-            return self.table.look_up(ids_BT, dtype)
-        like = jax.ShapeDtypeStruct(self.table.shape, self.table.dtype)
-        x_BTD = cast(jax.Array, _look_up(self.table, ids_BT, self.axes, dtype, like))
+            x_BTD = self.table.look_up(ids_BT, dtype)
+        else:
+            like = jax.ShapeDtypeStruct(self.table.shape, self.table.dtype)
+            x_BTD = cast(jax.Array, _look_up(self.table, ids_BT, self.axes, dtype, like))
         if self.changed_ids:
             x_BTD += look_up_changes(self.token_changes, self.changed_ids, ids_BT, dtype)
         return x_BTD
 
-    def as_kernel(self) -> Kernel:
-        """Return the table [V, D] as a head multiplies with it."""
+    def as_kernel(self, table_VD: Kernel | None = None) -> Kernel:
+        """Return the table [V, D] as a head multiplies with it.
+
+        Args:
+            table_VD: a decoder's form of the table; None for the table itself.
+        """
+        table_VD = self.table if table_VD is None else table_VD
         if not self.changed_ids:
-            return self.table
-        return change_kernel(self.table, self.token_changes, self.changed_ids, id_axis=0)
+            return table_VD
+        return change_kernel(table_VD, self.token_changes, self.changed_ids, id_axis=0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -158,7 +158,8 @@ class LearnedLayer(nn.Module):
             num_rows=self.config.max_length,
             axes=("positions", "embed"),
             std=self.settings.initialization.std,
-            settings=self.settings,
+            # An adapter changes rows of tokens, not of positions.
+            settings=self.settings.without_adapter,
             name="embedding",
         )
         return x_BTD + table(positions_BT)

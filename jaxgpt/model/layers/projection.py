@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import configclass
 from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter, Site
+from jaxgpt.model.layers.matmul import Axes
 
 # The name that rematerialisation policies know the results of weight matmuls by.
 PROJECTION = "projection"
@@ -76,7 +77,7 @@ class LayerSettings:
 
     @property
     def without_adapter(self) -> "LayerSettings":
-        """Return the same settings for projections that are not adapted."""
+        """Return the same settings for parts that are not adapted."""
         return dataclasses.replace(self, adapter=NO_ADAPTER)
 
     @property
@@ -108,7 +109,7 @@ def add_param(
     name: str,
     init: nn.initializers.Initializer,
     shape: tuple[int, ...],
-    axes: tuple[str, ...],
+    axes: Axes,
     settings: LayerSettings,
 ) -> jax.Array:
     """Give `module` a parameter whose axes have logical names; return its array."""

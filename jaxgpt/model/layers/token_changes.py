@@ -5,6 +5,8 @@
 The changes C begin at zero. They are what PEFT calls `trainable_token_indices`: a base that has
 never seen a token cannot tell it from others, which no adapter of the blocks can mend.
 
+Where rows of a batch have adapters of their own, the changes are [B, K, D].
+
 Axes: ... any leading axes, B batch, T time, D model, V rows of the table, K changed ids.
 """
 
@@ -43,19 +45,46 @@ class ChangedKernel(flax.struct.PyTreeNode):
         return cast(jax.Array, _multiply(x, self.merged, self.changes_KD, *how)).astype(dtype)
 
 
+class RowChangedKernel(flax.struct.PyTreeNode):
+    """A head's kernel with changes of its own for each row of a batch; there is no gradient.
+
+    Attributes:
+        kernel: W, [V, D] or [D, V].
+        changes_BKD: C of each row.
+        ids: the K ids.
+    """
+
+    kernel: Kernel
+    changes_BKD: jax.Array
+    ids: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+    def multiply(
+        self, x: jax.Array, num_inputs: int, transposed: bool, axes: Axes, dtype: Any
+    ) -> jax.Array:
+        """Return x [B, T, D] times each row's W', [B, T, V]; see `project`."""
+        y_BTV = project(x, self.kernel, num_inputs, transposed, axes).astype(dtype)
+        changes_BKD = self.changes_BKD.astype(x.dtype)
+        change_BTK = jnp.einsum("btd,bkd->btk", x, changes_BKD, preferred_element_type=y_BTV.dtype)
+        return y_BTV.at[..., jnp.array(self.ids)].add(change_BTK, unique_indices=True)
+
+
 def change_kernel(
-    kernel: jax.Array, changes_KD: jax.Array, ids: tuple[int, ...], id_axis: int
-) -> ChangedKernel:
+    kernel: Kernel, changes: jax.Array, ids: tuple[int, ...], id_axis: int
+) -> ChangedKernel | RowChangedKernel:
     """Return a head's kernel with changes.
 
     Args:
         kernel: W, [V, D] or [D, V].
-        changes_KD: C.
+        changes: C, [K, D], or [B, K, D] for rows of a batch.
         ids: ids of the changed tokens.
         id_axis: axis of `kernel` that ids count along.
     """
-    merged = merge_changes(kernel, jax.lax.stop_gradient(changes_KD), ids, id_axis)
-    return ChangedKernel(merged, changes_KD, ids)
+    if changes.ndim == 3:
+        return RowChangedKernel(kernel, changes, ids)
+    if not isinstance(kernel, jax.Array):
+        raise TypeError("changes that are alike for all rows are merged into a kernel's array")
+    merged = merge_changes(kernel, jax.lax.stop_gradient(changes), ids, id_axis)
+    return ChangedKernel(merged, changes, ids)
 
 
 def merge_changes(
@@ -71,18 +100,38 @@ def merge_changes(
 
 
 def look_up_changes(
-    changes_KD: jax.Array, ids: tuple[int, ...], tokens_BT: jax.Array, dtype: Any
+    changes: jax.Array, ids: tuple[int, ...], tokens_BT: jax.Array, dtype: Any
 ) -> jax.Array:
-    """Return the changes of the rows of tokens [B, T, D]; 0 for tokens that have none."""
+    """Return the changes of the rows of tokens [B, T, D]; 0 for tokens that have none.
+
+    Args:
+        changes: C, [K, D], or [B, K, D] for rows of a batch.
+        ids: ids of the changed tokens.
+        tokens_BT: ids.
+        dtype: type of the result.
+    """
     is_id_BTK = (tokens_BT[..., None] == jnp.array(ids)).astype(dtype)
     # A sum of one term: the row, rounded once.
-    return project(is_id_BTK, changes_KD).astype(dtype)
+    if changes.ndim == 2:
+        return project(is_id_BTK, changes).astype(dtype)
+    return jnp.einsum("btk,bkd->btd", is_id_BTK, changes.astype(dtype))
 
 
-def add_changes(module: nn.Module, num_ids: int, d_model: int, dtype: str) -> jax.Array:
-    """Give a module the parameter C [K, D], at zero; each device has all of it."""
-    init = nn.with_logical_partitioning(nn.initializers.zeros, (None, None), rules=())
-    shape = (num_ids, d_model)
+def add_changes(
+    module: nn.Module, leading: tuple[int, ...], num_ids: int, d_model: int, dtype: str
+) -> jax.Array:
+    """Give a module the parameter C [K, D], at zero; each device has all of it.
+
+    Args:
+        module: gets the parameter.
+        leading: sizes of further axes before K.
+        num_ids: K.
+        d_model: D.
+        dtype: of the parameter.
+    """
+    shape = (*leading, num_ids, d_model)
+    names = (None,) * len(shape)
+    init = nn.with_logical_partitioning(nn.initializers.zeros, names, rules=())
     return cast(jax.Array, module.param(TOKEN_CHANGES, init, shape, jnp.dtype(dtype)))
 
 

@@ -40,7 +40,8 @@ CASES = [
     ("rslora", replace(FAMILIES["llama3"], layers=Scanned())),
     ("dora", replace(FAMILIES["gpt2"], layers=Scanned())),
     ("some", replace(FAMILIES["llama3"], layers=Scanned())),
-    ("tokens", replace(PLAIN, layers=Scanned(), head=LanguageModelHead(tied=True))),
+    # Learned positions have a table, too, whose rows are no tokens.
+    ("tokens", replace(FAMILIES["gpt2"], layers=Scanned(), head=LanguageModelHead(tied=True))),
     ("tokens", replace(PLAIN, layers=Scanned(), head=LanguageModelHead(tied=False))),
 ]
 
