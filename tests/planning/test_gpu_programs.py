@@ -6,7 +6,6 @@ Skipped without the extra `gpu-compile`. What cannot be seen without a card is i
 import collections
 import functools
 import itertools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +13,16 @@ import pytest
 
 from jaxgpt.config import replace
 from jaxgpt.data.loader import BatchConfig, DataConfig
-from jaxgpt.inference.decode import Decoder, _decode_block, _prefill
-from jaxgpt.inference.decoding_weights import cast_weights, lay_out
-from jaxgpt.inference.precision import Precision
-from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.attention.gpu import Cudnn
 from jaxgpt.model.attention.kernel import AttentionInputs, Scores
 from jaxgpt.model.attention.masks import AttentionMask
 from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.layer_stack import LayerStack, Scanned
 from jaxgpt.model.layers.feed_forward import SwiGlu
 from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.compiled import compile_plan, compile_train_step, read_compiled
-from jaxgpt.planning.cross_compile import (
-    COMPILER_OPTIONS,
-    compile_only_devices,
-    compiling_on,
-    has_gpu_compiler,
-)
+from jaxgpt.planning.cross_compile import compiling_on, has_gpu_compiler
 from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.memory import plan_memory
 from jaxgpt.planning.planned_run import plan_pretraining
@@ -209,72 +198,3 @@ def test_cudnn_refuses_whatever_jax_would_refuse(card: str) -> None:
                 jax.eval_shape(jax.grad(attend, argnums=(0, 1, 2)), q_BTNH, k_BSKH, k_BSKH)
     # Lengths 1,024, both numbers of heads, with and without a window.
     assert accepted == 4 * (5 if card == "h100" else 3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("layers", "num_kv_heads", "precision"),
-    [
-        (CONFIG.model.layers, 5, Precision()),
-        (Scanned(), 1, Precision()),
-        (Scanned(), 5, Precision(weights="int8")),
-    ],
-    ids=["unrolled, multi-head", "scanned, multi-query", "int8 weights"],
-)
-def test_a_decoding_step_copies_no_weight_and_no_cache(
-    layers: LayerStack, num_kv_heads: int, precision: Precision
-) -> None:
-    # Widths that no two arrays share.
-    config = replace(
-        CONFIG.model,
-        d_model=320,
-        attention=GroupedQueryAttention(num_heads=5, num_kv_heads=num_kv_heads),
-        feed_forward=SwiGlu(hidden=832),
-        layers=layers,
-    )
-    model = config.build(VOCAB_SIZE)
-    sharding = jax.sharding.SingleDeviceSharding(compile_only_devices(H100, 1)[0])
-    with compiling_on(H100):
-        params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-        params = precision.round(model, jax.tree.map(jnp.asarray, _unbox(params)))
-        weights = lay_out(model, cast_weights(model, params))
-        decoder = Decoder(
-            model=model, params=weights, stop_ids=(), forbidden_ids=(), context_length=256
-        )
-        greedy = SamplingConfig(temperature=0.0)
-        allowed_V = decoder._allowed_V
-        tokens = (jnp.zeros((1, 128), jnp.int32), jnp.ones(1, jnp.int32), _keys(1))
-        place = lambda tree: jax.tree.map(  # noqa: E731
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-        )
-        prompt = place((weights, *tokens, jnp.asarray(allowed_V)))
-        empty = precision.empty_cache
-        prefill = _prefill.lower(model, greedy, 256, *prompt, empty)
-        prefill.compile(compiler_options=COMPILER_OPTIONS)
-        state = jax.eval_shape(lambda *all: _prefill(model, greedy, 256, *all, empty), *prompt)
-        inputs = place((weights, state, jnp.asarray(allowed_V)))
-        step = _decode_block.lower(model, greedy, 4, *inputs)
-        program = read_program(_text(step.compile(compiler_options=COMPILER_OPTIONS)))
-    kernels = {320 * 832, 320 * 320, VOCAB_SIZE * 320}
-    cache = {256 * 64 * num_kv_heads}
-    copied = [
-        (operation.name, array, operation.source)
-        for operation, count in program.kernels()
-        if count >= 4
-        for array in operation.results
-        if _size(array.shape) in kernels | cache
-        and not re.search("dynamic.update.slice|scatter", operation.name)
-    ]
-    assert copied == []
-
-
-def _unbox(params):
-    return jax.tree.map(
-        lambda leaf: leaf.unbox() if hasattr(leaf, "unbox") else leaf,
-        params,
-        is_leaf=lambda leaf: hasattr(leaf, "unbox"),
-    )
-
-
-def _keys(num_rows: int) -> jax.Array:
-    return jax.random.split(jax.random.key(0), num_rows)

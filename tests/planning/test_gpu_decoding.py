@@ -1,0 +1,164 @@
+"""The decoding step of a model, compiled for an H100 that is not there.
+
+Skipped without the extra `gpu-compile`. XLA's program holds kernels; what the host launches is in
+its sequence of thunks, where runs of kernels are command buffers (CUDA graphs).
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax.core import meta
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxgpt.inference.decode import _decode_block, _prefill
+from jaxgpt.inference.decoding_weights import cast_weights, lay_out
+from jaxgpt.inference.precision import Precision
+from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.model.attention.attention import GroupedQueryAttention
+from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.layer_stack import LayerStack, Scanned, Unrolled
+from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.planning.cross_compile import (
+    COMPILER_OPTIONS,
+    compile_only_devices,
+    compiling_on,
+    has_gpu_compiler,
+)
+from jaxgpt.planning.devices import find_device
+from jaxgpt.planning.program import read_program
+
+pytestmark = pytest.mark.skipif(
+    not has_gpu_compiler(), reason="XLA's GPU compiler is absent: pip install -e '.[gpu-compile]'"
+)
+H100 = find_device("h100")
+# Widths that no two arrays share.
+VOCAB_SIZE, WIDTH, HIDDEN, LENGTH, STEPS = 4096, 320, 832, 256, 4
+
+
+def _config(num_layers: int, num_kv_heads: int, layers: LayerStack) -> GptConfig:
+    return GptConfig(
+        num_layers=num_layers,
+        d_model=WIDTH,
+        attention=GroupedQueryAttention(num_heads=5, num_kv_heads=num_kv_heads),
+        feed_forward=SwiGlu(hidden=HIDDEN),
+        layers=layers,
+        compute_dtype="bfloat16",
+    )
+
+
+def _compile_steps(
+    config: GptConfig, compiles_prompt: bool, precision: Precision, **options: str
+) -> str:
+    """The program of four steps of one row; first that of its prompt, if asked for."""
+    model = config.build(VOCAB_SIZE)
+    sharding = jax.sharding.SingleDeviceSharding(compile_only_devices(H100, 1)[0])
+
+    def place(tree: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        )
+
+    with compiling_on(H100):
+        params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+        params = precision.round(model, jax.tree.map(jnp.asarray, meta.unbox(params)))
+        weights = lay_out(model, cast_weights(model, params))
+        greedy = SamplingConfig(temperature=0.0)
+        allowed_V = jnp.ones(config.pad_vocab(VOCAB_SIZE), bool)
+        keys = jax.random.split(jax.random.key(0), 1)
+        tokens = jnp.zeros((1, 128), jnp.int32), jnp.ones(1, jnp.int32), keys
+        prompt = place((weights, *tokens, allowed_V))
+        empty = precision.empty_cache
+        if compiles_prompt:
+            prefill = _prefill.lower(model, greedy, LENGTH, *prompt, empty)
+            prefill.compile(compiler_options=COMPILER_OPTIONS)
+        state = jax.eval_shape(lambda *all: _prefill(model, greedy, LENGTH, *all, empty), *prompt)
+        step = _decode_block.lower(model, greedy, STEPS, *place((weights, state, allowed_V)))
+    how: Any = {**COMPILER_OPTIONS, **options}
+    text = step.compile(compiler_options=how).as_text()
+    assert text is not None
+    return text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layers", "num_kv_heads", "precision"),
+    [
+        (Unrolled(), 5, Precision()),
+        (Scanned(), 1, Precision()),
+        (Scanned(), 5, Precision(weights="int8")),
+    ],
+    ids=["unrolled, multi-head", "scanned, multi-query", "int8 weights"],
+)
+def test_a_decoding_step_copies_no_weight_and_no_cache(
+    layers: LayerStack, num_kv_heads: int, precision: Precision
+) -> None:
+    config = _config(2, num_kv_heads, layers)
+    program = read_program(_compile_steps(config, True, precision))
+    kernels = {WIDTH * HIDDEN, WIDTH * WIDTH, VOCAB_SIZE * WIDTH}
+    cache = {LENGTH * 64 * num_kv_heads}
+    copied = [
+        (operation.name, array, operation.source)
+        for operation, count in program.kernels()
+        if count >= STEPS
+        for array in operation.results
+        if _size(array.shape) in kernels | cache
+        and not re.search("dynamic.update.slice|scatter", operation.name)
+    ]
+    assert copied == []
+
+
+@pytest.fixture
+def without_cache() -> Iterator[None]:
+    """A program that comes from JAX's cache writes no dump."""
+    was_used = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", was_used)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("without_cache")
+def test_a_token_takes_few_kernels_that_the_host_launches_as_one(tmp_path: Path) -> None:
+    config = _config(1, 5, Unrolled())
+    text = _compile_steps(config, False, Precision(), xla_dump_to=str(tmp_path))
+    counts = [count for _, count in read_program(text).kernels()]
+    assert set(counts) <= {1, STEPS}
+    # A layer: two norms of two or three kernels, one product for queries, keys and values, rotation
+    # and two writes to the cache, scores, softmax and its sum of values, output, one product for
+    # gate and up, activation, down. Beside it: angles, last norm, head and draw.
+    assert counts.count(STEPS) <= 16 + 13
+    (sequence,) = tmp_path.glob("*_decode_block.thunk_sequence_after_thunk_passes.txt")
+    outside, inside = _thunks_of_a_step(sequence.read_text())
+    assert outside.count("kCommandBuffer") == 1
+    # The step's number, and its token among those of the block.
+    assert len(outside) <= 1 + 3
+    assert len(inside) >= counts.count(STEPS) - 3
+
+
+def _thunks_of_a_step(text: str) -> tuple[list[str], list[str]]:
+    """Kinds of what the host launches in the body of the loop, and of what command buffers hold."""
+    _, body = text.split("body:\n", 1)
+    lines = [line for line in body.splitlines() if re.match(r" *\d+: k", line)]
+    depth = len(lines[0]) - len(lines[0].lstrip())
+    outside: list[str] = []
+    inside: list[str] = []
+    for line in lines:
+        kind = line.split()[1]
+        if len(line) - len(line.lstrip()) == depth:
+            outside.append(kind)
+        elif outside[-1] == "kCommandBuffer":
+            inside.append(kind)
+    return outside, inside
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for one in shape:
+        size *= one
+    return size
