@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.serving import event_stream
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from tests.serving.served import CONFIG, Served, httpx, make_params, openai
 
@@ -111,6 +112,29 @@ def test_a_stream_is_the_whole_answer_in_parts(served: Served, n: int) -> None:
         assert math.exp(token.logprob) <= 1
         assert len(token.top_logprobs) == 3
         assert bytes(token.bytes).decode("utf-8", "replace") == token.token
+
+
+def test_a_silent_stream_is_kept_open_and_its_last_chunk_has_the_times(
+    served: Served, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "PING_SECONDS", 0.02)
+    gate.close(steps=0)
+    body = {"messages": CHAT, "max_tokens": 3, "stream": True, "ignore_eos": True}
+    url = f"{served.url}/v1/chat/completions"
+    options = {"stream_options": {"include_usage": True}}
+    with httpx.stream("POST", url, json={**body, **options}, timeout=60) as answer:
+        lines = []
+        for line in answer.iter_lines():
+            lines.append(line)
+            if line == ": ping":
+                gate.open()
+    assert ": ping" in lines
+    assert lines[-2] == "data: [DONE]"
+    timings = json.loads(lines[-4][6:])["timings"]
+    assert timings["predicted_n"] == 3
+    assert timings["prompt_n"] > 0
+    assert timings["prompt_ms"] > 0
+    assert timings["predicted_ms"] >= 0
 
 
 def test_the_helper_of_the_official_client_follows_a_stream(served: Served) -> None:
