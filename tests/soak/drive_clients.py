@@ -7,7 +7,8 @@
 Installs nothing itself. Each file of tests/soak/clients/ that is one of CLIENTS does what people do
 with its library: models, texts, conversations, streams, usage, objects by a schema, errors. Prints
 one object of JSON, the failed checks of each client; exits with 1 if there is one, or a client did
-not get to its end. The checkpoint answers conversations.
+not get to its end. The checkpoint answers conversations, and holds some 500 tokens of one; for the
+quickstart's that is JAXGPT_SERVE_ENGINE_MAX_LENGTH=1024.
 """
 
 import argparse

@@ -1,10 +1,13 @@
 """LangChain's client; needs `pip install langchain-openai`. Run by drive_clients.py."""
 
+import functools
 import json
+import operator
 import sys
 from collections.abc import Callable
 
 import openai
+from langchain_core.messages import ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel
 
@@ -61,6 +64,18 @@ def structured(method: str) -> Callable[[], None]:
     return check
 
 
+def calls() -> None:
+    for stream in (False, True):
+        model = chat(max_tokens=200).bind_tools(
+            [Animal], tool_choice="any", parallel_tool_calls=False
+        )
+        parts = list(model.stream(MESSAGES)) if stream else [model.invoke(MESSAGES)]
+        found = functools.reduce(operator.add, parts)
+        assert found.tool_calls
+        results = [ToolMessage("done", tool_call_id=call["id"]) for call in found.tool_calls]
+        chat().bind_tools([Animal]).invoke([*MESSAGES, found, *results])
+
+
 def responses() -> None:
     model = chat(use_responses_api=True, seed=None)
     whole = model.invoke(MESSAGES)
@@ -108,8 +123,10 @@ CHECKS = {
     "chat": answers, "chat, streamed with usage": streams, "chat, a batch": batches,
     "chat, log-probabilities": log_probabilities,
     "chat, an object by json_schema": structured("json_schema"),
-    "chat, JSON": json_mode, "responses, a second turn": responses_second_turn,
-    "responses": responses, "responses, an object": responses_structured,
+    "chat, an object by function_calling": structured("function_calling"),
+    "chat, calls and their results": calls, "chat, JSON": json_mode,
+    "responses": responses, "responses, a second turn": responses_second_turn,
+    "responses, an object": responses_structured,
     "completions": completions, "errors": errors,
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ SETTINGS = f"""
   model_name: {MODEL}
   api_base: {URL}/v1
   supports_schema: true
+  supports_tools: true
 - model_id: text
   model_name: {MODEL}
   api_base: {URL}/v1
@@ -59,6 +60,9 @@ def main() -> None:
             found = answer(folder, "-m", "chat", "hello", "--schema", json.dumps(SCHEMA))
             assert json.loads(found)["kind"] in ("cat", "dog")
 
+        def has_tools() -> None:
+            answer(folder, *chat, "-T", "llm_version")
+
         def goes_on() -> None:
             answer(folder, *chat)
             answer(folder, "-c", "And print?", *options)
@@ -72,7 +76,7 @@ def main() -> None:
             assert found.returncode != 0
             assert "no such model here" in found.stderr + found.stdout, found.stderr
 
-        for check in (same_streamed, usage, structured, goes_on, completes, errors):
+        for check in (same_streamed, usage, structured, has_tools, goes_on, completes, errors):
             error = None
             try:
                 check()

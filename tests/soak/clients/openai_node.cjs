@@ -79,6 +79,39 @@ run({
     });
     checkAnimal(answer.choices[0].message.parsed);
   },
+  async "chat, a call and its result"() {
+    const tools = [{ type: "function", function: { name: "keep", parameters: SCHEMA } }];
+    const forced = { model, messages, tools, tool_choice: "required", parallel_tool_calls: false };
+    const { choices: [{ message, finish_reason }] } = await client.chat.completions.create(forced);
+    assert.equal(finish_reason, "tool_calls");
+    const results = message.tool_calls.map((call) => {
+      checkAnimal(JSON.parse(call.function.arguments));
+      return { role: "tool", tool_call_id: call.id, content: "done" };
+    });
+    const later = { model, tools, messages: [...messages, message, ...results], max_tokens: 8 };
+    assert.equal((await client.chat.completions.create(later)).choices.length, 1);
+  },
+  async "chat, a call streamed"() {
+    const tools = [{ type: "function", function: { name: "keep", parameters: SCHEMA } }];
+    const tool_choice = { type: "function", function: { name: "keep" } };
+    const stream = client.chat.completions.stream({ model, messages, tools, tool_choice });
+    const { choices: [{ message }] } = await stream.finalChatCompletion();
+    checkAnimal(JSON.parse(message.tool_calls[0].function.arguments));
+  },
+  async "chat, the helper that runs tools"() {
+    const called = [];
+    const keep = {
+      name: "keep", parameters: SCHEMA, parse: JSON.parse,
+      function: (animal) => { called.push(animal); return "done"; },
+    };
+    const runner = client.chat.completions.runTools({
+      model, messages, tools: [{ type: "function", function: keep }], max_tokens: 60,
+      tool_choice: { type: "function", function: { name: "keep" } },
+    });
+    await runner.finalMessage().catch(() => {});
+    assert.ok(called.length > 0);
+    called.forEach(checkAnimal);
+  },
   async responses() {
     const answer = await client.responses.create({ model, input: "hello", max_output_tokens: 8 });
     assert.equal(typeof answer.output_text, "string");

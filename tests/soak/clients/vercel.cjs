@@ -2,8 +2,10 @@
 // @ai-sdk/openai-compatible zod`.
 
 const { SCHEMA, assert, checkAnimal, load, model, run, url } = require("./checks.cjs");
-const { APICallError, Output, generateObject, generateText, jsonSchema, streamObject, streamText } =
-  load("ai");
+const {
+  APICallError, Output, generateObject, generateText, jsonSchema, stepCountIs, streamObject,
+  streamText, tool,
+} = load("ai");
 const { createOpenAI } = load("@ai-sdk/openai");
 const { createOpenAICompatible } = load("@ai-sdk/openai-compatible");
 
@@ -77,6 +79,27 @@ for (const [name, chosen] of Object.entries(KINDS)) {
     const output = Output.object({ schema });
     const found = await generateText({ ...asked, maxOutputTokens: 60, output });
     checkAnimal(found.output);
+  };
+}
+for (const [name, chosen] of Object.entries(KINDS)) {
+  if (/completion|responses/.test(name)) continue;
+  const toolChoice = { type: "tool", toolName: "keep" };
+  const asked = { model: chosen, messages, temperature: 0, maxRetries: 0, toolChoice };
+  const called = [];
+  const execute = (animal) => { called.push(animal); return "done"; };
+  const tools = { keep: tool({ description: "Keep it.", inputSchema: schema, execute }) };
+  checks[`${name}, a call and its result`] = async () => {
+    const found = await generateText({ ...asked, tools, stopWhen: stepCountIs(2) });
+    assert.equal(found.steps[0].finishReason, "tool-calls");
+    assert.equal(found.steps.length, 2);
+    assert.ok(called.length > 0);
+    called.forEach(checkAnimal);
+  };
+  checks[`${name}, a call streamed`] = async () => {
+    const found = streamText({ ...asked, tools, onError: ({ error }) => { throw error; } });
+    await found.consumeStream();
+    const [call] = await found.toolCalls;
+    checkAnimal(call.input);
   };
 }
 run(checks);
