@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
         socket=socket,
         api_keys=keys,
         max_body_bytes=options.max_body_megabytes << 20,
+        answer_seconds=options.answer_seconds,
         grace_seconds=options.grace_seconds,
         largest_chunk=options.engine.prefill_chunk,
     )

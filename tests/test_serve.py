@@ -1,7 +1,9 @@
 """`python -m jaxgpt.serve`: its options, and a process that ends without losing an answer."""
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 from jaxgpt import serve
 from jaxgpt.command_line import run_verb
 from jaxgpt.errors import UsageError
+from jaxgpt.serving import options
 from jaxgpt.serving.options import listen, named_adapters, parse
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, environment, make_dataset
@@ -46,6 +49,25 @@ def test_options_come_from_the_environment_and_the_command_line_wins(
         run_verb(serve.main, ["--engine.num-slots", "1"])
     assert stop.value.code == 2
     assert "not here" in capsys.readouterr().err
+
+
+def test_each_option_has_a_variable_and_others_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_verb(serve.main, ["--help"])
+    shown = set(re.findall(r"^(?:│| ) +--([a-z][\w.-]*)", capsys.readouterr().out, re.MULTILINE))
+    assert {"checkpoint", "engine.num-slots", "answer-seconds"} <= shown
+    for option in shown:
+        name = f"JAXGPT_SERVE_{re.sub('[.-]', '_', option).upper()}"
+        monkeypatch.setenv(name, "7")
+        options._refuse_unknown_variables()
+        given = dict(itertools.pairwise(options._from_environment([])))
+        assert given[f"--{option}"] == "7"
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("JAXGPT_SERVE_PROT", "9000")
+    with pytest.raises(UsageError, match=r"JAXGPT_SERVE_PROT is no option .* 'JAXGPT_SERVE_PORT'"):
+        serve.main(["--checkpoint", "nowhere"])
 
 
 def test_a_port_that_is_taken_or_none_is_told_before_a_model_is_read() -> None:

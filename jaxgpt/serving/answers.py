@@ -126,12 +126,14 @@ class Answers:
         """Yield pieces of all answers as they come; leaving early ends all of them.
 
         Raises:
-            JaxgptError: the engine could not go on with one.
+            JaxgptError: the engine could not go on with one, or they took too long.
         """
         queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
         tasks = [
             asyncio.ensure_future(self._follow(index, queue)) for index in range(len(self._streams))
         ]
+        limit = self._model.answer_seconds
+        timer = asyncio.get_running_loop().call_later(limit, queue.put_nowait, _too_long(limit))
         try:
             left = len(tasks)
             while left:
@@ -141,6 +143,7 @@ class Answers:
                 left -= piece.finish is not None
                 yield piece
         finally:
+            timer.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -161,6 +164,15 @@ class Answers:
         except Exception as error:
             watch.add(0, "error")
             await queue.put(error)
+
+
+def _too_long(seconds: float) -> ApiError:
+    return ApiError(
+        504,
+        f"the answer took longer than {seconds:g} seconds; ask for fewer tokens, or when fewer "
+        "others ask",
+        code="timeout",
+    )
 
 
 async def collect(http: HttpRequest, answers: Answers, usage: Usage) -> list[Answer]:

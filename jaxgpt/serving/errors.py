@@ -30,7 +30,10 @@ _TYPES = {
     413: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
+    504: "timeout_error",
 }
+# A client that asks again for what took too long takes the time of others.
+_RETRY = {429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}, 504: {"X-Should-Retry": "false"}}
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request is not valid."},
     401: {"description": "The API key is missing or wrong."},
@@ -39,6 +42,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     429: {"description": "Too many requests wait; try again in a moment."},
     500: {"description": "The server failed."},
     503: {"description": "The server is stopping."},
+    504: {"description": "The answer took too long."},
 }
 
 
@@ -87,9 +91,8 @@ def as_api_error(error: Exception) -> ApiError:
 
 def response(error: ApiError) -> JSONResponse:
     """Return an error as a response."""
-    headers = {"Retry-After": "1"} if error.status in (429, 503) else None
     body = error_body(error.status, str(error), error.param, error.code)
-    return JSONResponse(body, error.status, headers)
+    return JSONResponse(body, error.status, _RETRY.get(error.status))
 
 
 def add_handlers(app: FastAPI) -> None:

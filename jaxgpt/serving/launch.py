@@ -37,6 +37,7 @@ class Listening:
     socket: socket.socket
     api_keys: tuple[str, ...]
     max_body_bytes: int
+    answer_seconds: float
     grace_seconds: float
     largest_chunk: int
 
@@ -68,6 +69,7 @@ def make_server(
             parent=facts[0].name if number else None,
             tokenizer=tokenizer,
             forms=forms[each.stop_id],
+            answer_seconds=listening.answer_seconds,
             created=each.created,
             meta=each.meta,
         )

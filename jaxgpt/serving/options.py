@@ -12,10 +12,12 @@ from typing import Annotated
 import tyro
 
 from jaxgpt.command_line import find_option, parse_options, require_at_least
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.inference import EngineConfig, Precision
 
 _VARIABLE_PREFIX = "JAXGPT_SERVE_"
+# Options within options, by what their names begin with.
+_SECTIONS = (("engine.", EngineConfig), ("", Precision))
 _LAST_PORT = 65535
 _Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 
@@ -44,6 +46,8 @@ class ServeOptions:
     that clients see, and the run folder."""
     max_body_megabytes: int = 16
     """Largest body of a request."""
+    answer_seconds: int = 3600
+    """Most seconds from a request to the end of its answer."""
     grace_seconds: int = 30
     """Most seconds that answers have to finish after SIGTERM."""
     precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
@@ -58,8 +62,9 @@ def parse(argv: Sequence[str]) -> tuple[ServeOptions, tuple[str, ...]]:
         UsageError: an option is wrong, or other machines would be answered without a key.
         ConfigError: the engine cannot have that size.
     """
+    _refuse_unknown_variables()
     options = parse_options(ServeOptions, [*_from_environment(argv), *argv], prog="jaxgpt serve")
-    require_at_least(options, port=0, max_body_megabytes=1, grace_seconds=0)
+    require_at_least(options, port=0, max_body_megabytes=1, answer_seconds=1, grace_seconds=0)
     if options.port > _LAST_PORT:
         raise UsageError(f"--port {options.port} must be at most {_LAST_PORT}")
     named_adapters(options, options.name)
@@ -89,6 +94,20 @@ def named_adapters(options: ServeOptions, name: str | None) -> dict[str, str]:
     return found
 
 
+def _refuse_unknown_variables() -> None:
+    """Refuse a misspelt variable, which would change nothing without a word."""
+    names = [option.name for option in dataclasses.fields(ServeOptions)]
+    for prefix, section in _SECTIONS:
+        names += [f"{prefix}{option.name}" for option in dataclasses.fields(section)]
+    known = [_VARIABLE_PREFIX + name.replace(".", "_").upper() for name in names]
+    for name in sorted(os.environ):
+        if name.startswith(_VARIABLE_PREFIX) and name not in known:
+            raise UsageError(
+                f"the environment variable {name} is no option of the server; unset it"
+                f"{did_you_mean(name, known)}"
+            )
+
+
 def _from_environment(argv: Sequence[str]) -> list[str]:
     """Return options that the environment gives, but for those of the command line."""
     found = []
@@ -98,7 +117,7 @@ def _from_environment(argv: Sequence[str]) -> list[str]:
         if value is not None and find_option(argv, name) is None:
             several = isinstance(option.default, tuple)
             found += [name, *(value.split() if several else [value])]
-    for prefix, section in (("engine.", EngineConfig), ("", Precision)):
+    for prefix, section in _SECTIONS:
         for option in dataclasses.fields(section):
             name = f"{prefix}{option.name}"
             value = os.environ.get(_VARIABLE_PREFIX + name.replace(".", "_").upper())

@@ -33,6 +33,7 @@ class ServedModel:
         parent: name of the base; None for the base itself.
         tokenizer: the model's.
         forms: makes constraints of its answers.
+        answer_seconds: most time from a request to the end of its answer.
         created: when the checkpoint was saved, in seconds since 1970.
         meta: facts about it that clients may show.
     """
@@ -44,6 +45,7 @@ class ServedModel:
     parent: str | None
     tokenizer: Tokenizer
     forms: AnswerForms
+    answer_seconds: float
     created: int
     meta: dict[str, Any]
 

@@ -59,6 +59,7 @@ class Served:
             "socket": listen("127.0.0.1", 0),
             "api_keys": (),
             "max_body_bytes": 100_000,
+            "answer_seconds": 60.0,
             "grace_seconds": 5.0,
             "largest_chunk": 16,
         }

@@ -410,9 +410,9 @@ def test_many_clients_get_what_each_would_get_alone(served: Served) -> None:
 
 
 def test_a_key_is_needed_where_one_is_set_and_a_stopping_server_refuses(
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = Served(tokenizer, api_keys=("secret", "other"))
+    served = Served(tokenizer, api_keys=("secret", "other"), answer_seconds=0.5)
     try:
         for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
             answer = httpx.get(f"{served.url}/v1/models", headers=given)
@@ -421,6 +421,17 @@ def test_a_key_is_needed_where_one_is_set_and_a_stopping_server_refuses(
         client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="other", max_retries=0)
         assert client.models.list().data[0].id == "tiny"
         assert httpx.get(f"{served.url}/healthz").status_code == 200
+        # No answer takes longer than it may, whole or as a stream.
+        with monkeypatch.context() as patch:
+            patch.setattr(served.engine, "step", lambda: False)
+            asked = {"model": "tiny", "prompt": "the", "extra_body": {"ignore_eos": True}}
+            with pytest.raises(openai.InternalServerError, match="took longer than") as late:
+                client.completions.create(**asked)
+            assert (late.value.status_code, late.value.code) == (504, "timeout")
+            assert late.value.response.headers["x-should-retry"] == "false"
+            with pytest.raises(openai.APIError, match="took longer than"):
+                list(client.completions.create(**asked, stream=True))
+        served.wait_until_idle()
         served.server._guard.stopping = True
         with pytest.raises(openai.InternalServerError, match="the server is stopping"):
             client.models.list()
