@@ -100,7 +100,8 @@ def add_handlers(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
+        # Of several forms that a field may have, the one that was meant is followed furthest.
+        first = max(error.errors(), key=lambda each: len(each["loc"]))
         # Never what was sent, and names of fields alone: keys below them are the client's.
         names = [part for part in first["loc"][1:2] if isinstance(part, str)]
         place = names[0] if names else None

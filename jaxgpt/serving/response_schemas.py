@@ -14,19 +14,22 @@ from jaxgpt.serving.schemas import (
     Body,
     ChatMessage,
     FormFields,
+    InputItem,
     JsonSchemaFormat,
+    NamedFunction,
     ResponseFormat,
     SamplingFields,
-    TextPart,
+    Switch,
+    as_chat_tool,
+    as_messages,
 )
+from jaxgpt.serving.tool_use import ToolUse
 
 # Fields that say nothing about the answer.
 _IGNORED = frozenset(
-    {"parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
-     "safety_identifier", "service_tier", "user"}
+    {"prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "user"}
 )  # fmt: skip
-# Tools that OpenAI's servers run; without them a model can still answer. A tool that the client
-# runs would wait for calls that never come.
+# Tools that OpenAI's servers run; without them a model can still answer.
 _HOSTED_TOOLS = (
     "web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11",
     "file_search", "code_interpreter", "image_generation", "mcp",
@@ -39,17 +42,8 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "include": ([],),
     "n": (1,),
     "store": (False,),
-    "tool_choice": ("auto", "none"),
     "truncation": ("disabled",),
 }
-
-
-class InputMessage(ChatMessage):
-    """A message of the input; an item of an earlier answer's output is one."""
-
-    type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]  # type: ignore[assignment]
-    content: str | list[TextPart]  # type: ignore[assignment]
 
 
 class TextFormat(Body):
@@ -79,12 +73,14 @@ class ResponsesRequest(SamplingFields):
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
-    input: str | Annotated[list[InputMessage], Field(min_length=1, max_length=10_000)]
+    input: str | Annotated[list[InputItem], Field(min_length=1, max_length=10_000)]
     instructions: str | None = None
     max_output_tokens: AtLeastOne | None = None
     text: TextOptions | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
+    parallel_tool_calls: Switch | None = None
 
     @field_validator("input", mode="before")
     @classmethod
@@ -104,13 +100,6 @@ class ResponsesRequest(SamplingFields):
         Raises:
             ApiError: 400, naming the field.
         """
-        if any(tool.get("type") not in _HOSTED_TOOLS for tool in self.tools or ()):
-            raise ApiError(
-                400,
-                "tools: functions and other tools of clients are not called here; leave them out "
-                f"(ignored: {', '.join(_HOSTED_TOOLS)})",
-                param="tools",
-            )
         self._check_text()
         self._check_echo()
         given = {**(self.model_extra or {}), "n": self.n}
@@ -140,7 +129,7 @@ class ResponsesRequest(SamplingFields):
 
     def _check_echo(self) -> None:
         """Refuse what cannot be written as JSON again, which a response does with these fields."""
-        for name in ("metadata", "text"):
+        for name in ("metadata", "text", "tools"):
             value = self.model_dump(include={name}, by_alias=True)
             try:
                 json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
@@ -156,13 +145,38 @@ class ResponsesRequest(SamplingFields):
         if isinstance(self.input, str):
             given: list[ChatMessage] = [ChatMessage(role="user", content=self.input)]
         else:
-            given = list(self.input)
+            given = as_messages(self.input)
         system = [self.instructions] if self.instructions else []
         while given and given[0].role in ("system", "developer"):
             system.append(given.pop(0).text())
         if not system:
             return given
         return [ChatMessage(role="system", content="\n\n".join(system)), *given]
+
+    def functions(self) -> list[dict[str, Any]]:
+        """Return the tools that the client runs; those of OpenAI's servers are left out."""
+        return [tool for tool in self.tools or () if tool.get("type") not in _HOSTED_TOOLS]
+
+    def tool_use(self) -> ToolUse:
+        """Return the tools of the request.
+
+        Raises:
+            ApiError: a tool that is no function, or a choice that no tool fits.
+        """
+        choice = self.tool_choice
+        try:
+            tools = [as_chat_tool(tool) for tool in self.functions()]
+        except ValueError as error:
+            raise ApiError(
+                400, f"tools: {error} (ignored: {', '.join(_HOSTED_TOOLS)})", param="tools"
+            ) from None
+        wanted = choice.as_in_chat() if isinstance(choice, NamedFunction) else choice
+        return ToolUse(tools, wanted, self.parallel_tool_calls is False)
+
+    def told_choice(self) -> Any:
+        """Return the choice of tools as a response repeats it."""
+        choice = self.tool_choice
+        return choice.model_dump() if isinstance(choice, NamedFunction) else choice or "auto"
 
     def form(self) -> FormFields:
         """Return the form of the answer as the other routes take it."""

@@ -83,17 +83,32 @@ class AnswerReader:
         self._is_single = is_single
         self._num_calls = 0
 
-    def deltas(self, text: str, is_end: bool) -> list[dict[str, Any]]:
-        """Return what an answer gains by more text, as the deltas of a stream."""
+    def parts(self, text: str, is_end: bool) -> list[str | Call]:
+        """Return the contents and calls that an answer gains by more text; calls have an id."""
         if self._reader is None:
-            return [{"content": text}] if text else []
-        found = self._reader.feed(text) + (self._reader.flush() if is_end else [])
-        deltas: list[dict[str, Any]] = []
-        for each in found:
-            if isinstance(each, str):
-                deltas.append({"content": each})
-            elif not (self._is_single and self._num_calls):
-                deltas += self._call(each)
+            return [text] if text else []
+        parts: list[str | Call] = []
+        for each in self._reader.feed(text) + (self._reader.flush() if is_end else []):
+            if isinstance(each, Call):
+                if self._is_single and self._num_calls:
+                    continue
+                self._num_calls += 1
+                each = each._replace(id=f"call_{uuid.uuid4().hex[:24]}")
+            parts.append(each)
+        return parts
+
+    def deltas(self, text: str, is_end: bool) -> list[dict[str, Any]]:
+        """Return what an answer gains by more text, as the deltas of a chat's stream."""
+        index, deltas = self._num_calls, list[dict[str, Any]]()
+        for part in self.parts(text, is_end):
+            if isinstance(part, str):
+                deltas.append({"content": part})
+                continue
+            # Its name comes first, then its arguments.
+            begin = {"index": index, **_call(part._replace(arguments=""))}
+            rest = {"index": index, "function": {"arguments": part.arguments}}
+            deltas += [{"tool_calls": [begin]}, {"tool_calls": [rest]}]
+            index += 1
         return deltas
 
     def finish(self, finish: str) -> str:
@@ -101,30 +116,15 @@ class AnswerReader:
         return "tool_calls" if self._num_calls and finish == "stop" else finish
 
     def message(self, text: str) -> dict[str, Any]:
-        """Return the message of a whole answer."""
-        contents, calls = "", list[dict[str, Any]]()
-        for delta in self.deltas(text, is_end=True):
-            contents += delta.get("content", "")
-            for call in delta.get("tool_calls", ()):
-                if "id" in call:
-                    calls.append({name: call[name] for name in ("id", "type", "function")})
-                else:
-                    calls[-1]["function"] |= call["function"]
-        message = {"role": "assistant", "content": contents, "refusal": None}
-        if calls:
-            message |= {"content": contents or None, "tool_calls": calls}
+        """Return the message of a whole answer in a chat."""
+        parts = self.parts(text, is_end=True)
+        content = "".join(part for part in parts if isinstance(part, str))
+        message = {"role": "assistant", "content": content, "refusal": None}
+        if calls := [_call(part) for part in parts if isinstance(part, Call)]:
+            message |= {"content": content or None, "tool_calls": calls}
         return message
 
-    def _call(self, call: Call) -> list[dict[str, Any]]:
-        """Return the deltas of a call: its name, then its arguments."""
-        index = self._num_calls
-        self._num_calls += 1
-        function = {"name": call.name, "arguments": ""}
-        begin = {"index": index, "id": call_id(), "type": "function", "function": function}
-        rest = {"index": index, "function": {"arguments": call.arguments}}
-        return [{"tool_calls": [begin]}, {"tool_calls": [rest]}]
 
-
-def call_id() -> str:
-    """Return the name of a call, by which its result will refer to it."""
-    return f"call_{uuid.uuid4().hex[:24]}"
+def _call(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}

@@ -65,7 +65,7 @@ JSON = st.recursive(
 BODIES = st.binary(max_size=300) | JSON.map(lambda value: json.dumps(value).encode())
 FIELDS = (
     "prompt", "messages", "tokens", "max_tokens", "n", "stop", "seed", "logit_bias", "top_k",
-    "input", "instructions", "text", "metadata", "tools", "max_output_tokens",
+    "input", "instructions", "text", "metadata", "tools", "max_output_tokens", "tool_choice",
 )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ MESSAGES = [
     {"role": "assistant", "content": "a dog"},
     {"role": "user", "content": [{"type": "input_text", "text": "one bird"}]},
 ]
+CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c", "output": "one"}
 OPTIONS: dict[str, Any] = {"model": "tiny", "extra_body": {"seed": 11}, "max_output_tokens": 20}
 
 
@@ -134,10 +136,15 @@ def test_an_answer_has_the_form_that_is_asked_for(served: Served) -> None:
         # A name that is none of a field is not repeated.
         ({"my secret <script>": 1}, None, "an unknown field is not supported here"),
         ({"a" * 65: 1}, None, "an unknown field is not supported here"),
-        ({"tools": [{"type": "function", "name": "f"}]}, "tools", "functions and other tools"),
-        ({"tools": [{"type": "custom", "name": "f"}]}, "tools", "functions and other tools"),
-        ({"tools": [{"type": "web_search"}, {"a": 1}]}, "tools", "functions and other tools"),
-        ({"tools": [{"type": ["web_search"]}]}, "tools", "functions and other tools"),
+        ({"tools": [{"type": "function"}]}, "tools", "a function needs a name"),
+        ({"tools": [{"type": "custom", "name": "f"}]}, "tools", "only tools of the type function"),
+        ({"tools": [{"type": "web_search"}, {"a": 1}]}, "tools", "only tools of the type function"),
+        ({"tools": [{"type": ["web_search"]}]}, "tools", "only tools of the type function"),
+        ({"tools": [{"type": "web_search", "\ud800": 1}]}, "tools", "lone surrogate"),
+        ({"tool_choice": "required"}, "tool_choice", "tool_choice asks for a call"),
+        ({"tool_choice": {"type": "web_search"}}, "tool_choice", "tool_choice: "),
+        ({"input": [CALL | {"arguments": "["}]}, "input", "must be the JSON of an object"),
+        ({"input": [MESSAGES[0], RESULT]}, "input", "where 'assistant' is due"),
         ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "must be 'medium' here"),
         ({"text": {"length": 3}}, "text", "text: "),

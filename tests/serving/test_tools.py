@@ -179,3 +179,65 @@ def test_what_cannot_be_followed_is_refused(
 def test_the_official_client_tells_a_refusal(served: Served) -> None:
     with pytest.raises(openai.BadRequestError, match="names none of the tools"):
         served.client.chat.completions.create(**{**OPTIONS, "tool_choice": NOBODY})
+
+
+RESPONSE_TOOLS: list[Any] = [{"type": "function", **tool["function"]} for tool in TOOLS]
+RESPONSE: dict[str, Any] = {
+    "model": "tiny",
+    "input": "the small cat",
+    "tools": [{"type": "web_search"}, *RESPONSE_TOOLS],
+    "temperature": 1.5,
+}
+
+
+def test_a_response_makes_the_calls_that_a_chat_does(served: Served) -> None:
+    for choice, named in (("required", "required"), ({"type": "function", "name": "stop"}, None)):
+        options = {**RESPONSE, "tool_choice": choice, "parallel_tool_calls": False}
+        found = served.client.responses.create(**options, extra_body={"seed": 4})
+        in_chat = named or {"type": "function", "function": {"name": "stop"}}
+        chat = served.client.chat.completions.create(
+            **{**OPTIONS, "tool_choice": in_chat, "seed": 4, "parallel_tool_calls": False}
+        )
+        (item,), (call,) = found.output, chat.choices[0].message.tool_calls
+        assert (item.type, item.status) == ("function_call", "completed")
+        assert (item.name, item.arguments) == (call.function.name, call.function.arguments)
+        assert found.usage.input_tokens == chat.usage.prompt_tokens
+        assert [tool.type for tool in found.tools] == ["function"] * 2
+
+        events = list(
+            served.client.responses.create(**options, stream=True, extra_body={"seed": 4})
+        )
+        assert [event.type.removeprefix("response.") for event in events] == [
+            "created",
+            "in_progress",
+            "output_item.added",
+            "function_call_arguments.delta",
+            "function_call_arguments.done",
+            "output_item.done",
+            "completed",
+        ]
+        assert events[3].delta == item.arguments
+        (last,) = events[-1].response.output
+        assert {event.item_id for event in events if hasattr(event, "item_id")} == {last.id}
+        assert (last.name, last.arguments) == (item.name, item.arguments)
+
+
+def test_a_response_reads_results_as_a_chat_does(served: Served) -> None:
+    options = {**RESPONSE, "tool_choice": "required", "parallel_tool_calls": False}
+    (call,) = served.client.responses.create(**options, extra_body={"seed": 1}).output
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "one cat"}
+    items: Any = [*USER, call.model_dump(), result]
+    answer = served.client.responses.create(**{**RESPONSE, "input": items, "max_output_tokens": 5})
+    turns = [
+        Turn("user", "the small cat"),
+        Turn("assistant", "", calls=(Call(call.name, call.arguments),)),
+        Turn("tool", "one cat"),
+    ]
+    expected = ChatTemplate(served.tokenizer).render_prompt(plain_messages(turns, TOOLS))
+    assert answer.usage.input_tokens == len(expected)
+    assert (answer.output[0].type, answer.tool_choice) == ("message", "auto")
+    # An answer that ends by itself: the helper raises where one is cut off.
+    ends: Any = {"logit_bias": {str(served.tokenizer.eos_id): 100}, "min_tokens": 4}
+    with served.client.responses.stream(**RESPONSE, extra_body=ends) as stream:
+        text = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
+        assert stream.get_final_response().output_text == text

@@ -8,7 +8,7 @@ be one that it enforces, or one that says nothing about the value.
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import unquote
 
 from jaxgpt.errors import BadInputError
@@ -143,10 +143,35 @@ def _check_values(schema: dict[str, Any], place: str, has_prefixes: bool) -> Non
         refuse("prefixItems", "the list is given by items in drafts before 2020-12")
     if "$schema" in schema and place != "#":
         refuse("$schema", "it stands at the top alone")
+    if (bound := _bound_that_passes(schema)) is not None:
+        refuse(bound, "the other bound is less than 1 away; give an inclusive bound")
     least, required = schema.get("minProperties"), schema.get("required")
     num_required = len(required) if isinstance(required, list) else 0
     if isinstance(least, int) and least > max(1, num_required):
         refuse("minProperties", "a name may come twice; name the properties in required")
+
+
+def _bound_that_passes(schema: dict[str, Any]) -> str | None:
+    """Return the exclusive bound of a number that llguidance 1.9 takes for an inclusive one.
+
+    It does so with a whole number whose other bound has the same whole part: 3 passes
+    `exclusiveMinimum` 3 with `maximum` 3.5.
+    """
+    if schema.get("type") == "integer":
+        return None
+    for name, others in (
+        ("exclusiveMinimum", ("maximum", "exclusiveMaximum")),
+        ("exclusiveMaximum", ("minimum", "exclusiveMinimum")),
+    ):
+        bound = schema.get(name)
+        for other in (schema.get(each) for each in others):
+            if _is_number(bound) and _is_number(other) and 0 < abs(other - bound) < 1:
+                return name
+    return None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _has_prefixes(schema: dict[str, Any]) -> bool:

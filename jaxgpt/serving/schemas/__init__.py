@@ -13,6 +13,12 @@ if TYPE_CHECKING:
         TokenizeRequest,
         ToolChoice,
     )
+    from jaxgpt.serving.schemas.items import (
+        InputItem,
+        NamedFunction,
+        as_chat_tool,
+        as_messages,
+    )
     from jaxgpt.serving.schemas.requests import (
         MOST_GRAMMAR,
         AtLeastOne,
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
         ResponseFormat,
         SamplingFields,
         StructuredOutputs,
+        Switch,
     )
 else:
     __getattr__, __dir__ = lazy_imports(__name__)

@@ -71,7 +71,7 @@ class ChatMessage(Body):
         return Turn(role, self.text(), calls=calls, call_id=self.tool_call_id)
 
 
-def _check_tool(tool: dict[str, Any]) -> dict[str, Any]:
+def check_tool(tool: dict[str, Any]) -> dict[str, Any]:
     """Return the definition of a tool, as it was sent.
 
     Raises:
@@ -95,7 +95,7 @@ def _check_tool(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 # Kept as it was sent, since the model reads all of it.
-Tool = Annotated[dict[str, Any], AfterValidator(_check_tool)]
+Tool = Annotated[dict[str, Any], AfterValidator(check_tool)]
 ToolList = Annotated[list[Tool], Field(max_length=128)]
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
 

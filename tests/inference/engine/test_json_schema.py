@@ -204,6 +204,8 @@ def refusal(schema: dict[str, Any]) -> str | None:
         ({"minProperties": 2, "required": ["a"]}, "a name may come twice"),
         ({"properties": {"a": {"$ref": "#/default"}}, "default": {"new": 1}},
          "$ref '#/default' at '#/properties/a' names no schema"),
+        ({"exclusiveMinimum": 3, "maximum": 3.5}, "the other bound is less than 1 away"),
+        ({"minimum": -0.5, "exclusiveMaximum": 0}, "keyword 'exclusiveMaximum' at '#'"),
         ({"x-guidance": {"lenient": True}}, "keyword 'x-guidance' at '#'"),
         ({"\ud800": 1}, r"keyword '\ud800' at '#'"),
         ({"pattern": "(?=a)"}, "look-ahead"),
@@ -223,6 +225,7 @@ def test_what_is_not_followed_is_refused(schema: Any, error: str) -> None:
     ("schema", "good", "bad"),
     [
         ({"type": "string", "pattern": r"^\d\w$"}, '"1a"', '"٣a"'),
+        ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, "0.5", "0"),
         ({"type": "object", "minProperties": 1}, '{"a":1}', "{}"),
         ({"items": [{"type": "null"}], "additionalItems": False, "type": "array"}, "[null]", "[1]"),
         ({"$defs": {"a b": {"const": 1}}, "$ref": "#/$defs/a%20b"}, "1", "2"),
