@@ -212,5 +212,5 @@ def _others(size: int) -> float:
 def _kv_elements(config: RunConfig, mesh: AbstractMesh) -> float:
     """Return the number of elements of a token's keys and values, all layers, on one device."""
     cache = jax.eval_shape(lambda: make_cache(config.model, 1, 1))
-    elements = sum(math.prod(leaf.shape) for leaf in (*cache.k_BKSH, *cache.v_BKSH))
+    elements = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves((cache.k_BKCH, cache.v_BKCH)))
     return elements / mesh.shape["tensor"]

@@ -235,7 +235,7 @@ def test_the_loop_over_steps_copies_neither_weights_nor_the_cache(
     lowered = decode._decode_block.lower(model, GREEDY, 4, weights, state, allowed_V)
     program = lowered.compile().as_text()
     kernels = {40 * 56, 40 * 30}
-    pieces = [k_BKSH.size for k_BKSH in state.cache.k_BKSH]
+    pieces = [block.size for blocks in state.cache.k_BKCH for block in blocks]
     sizes = {pieces[0], sum(pieces)} | kernels | {2 * size for size in kernels}
     found = re.findall(r" = \w+\[([\d,]+)\]\S* ([\w-]+)\(", program)
     made = {how for shape, how in found if math.prod(map(int, shape.split(","))) in sizes}

@@ -34,6 +34,7 @@ from jaxgpt.model.gpt import Gpt
 from jaxgpt.runtime.target import compile_target
 
 _SMALLEST_CHUNK = 16
+_MOST_BLOCKS = 8
 _GREEDY = RequestSampling(temperature=0.0)
 _ALL_BITS = 0xFFFFFFFF
 
@@ -61,7 +62,7 @@ class SlotWork:
         most_steps: int,
     ) -> None:
         self._decoder = decoder
-        self._decoding_model = _read_short(decoder.model)
+        self._decoding_model = _read_short(decoder.model, max_length)
         self._shape = num_slots, max_length
         self._chunk = chunk
         self._most_steps = most_steps
@@ -83,7 +84,7 @@ class SlotWork:
         """Begin with empty slots."""
         # The memory of the old ones first.
         self._slots: Any = None
-        self._slots = empty_slots(self._decoder.model, *self._shape, self._decoder.empty_cache)
+        self._slots = empty_slots(self._decoding_model, *self._shape, self._decoder.empty_cache)
 
     def begin(self, running: Running, source: int) -> None:
         """Give a slot to a request whose first tokens the slot `source` holds already."""
@@ -229,7 +230,7 @@ class SlotWork:
         return min(size, self._chunk, max(num_tokens, self._shape[1]))
 
 
-def _read_short(model: Gpt) -> Gpt:
+def _read_short(model: Gpt, max_length: int) -> Gpt:
     """Return a model that reads as much of a cache as its longest row needs.
 
     On a CPU, where reading is what a step's time is spent on. A GPU would wait for the number.
@@ -237,7 +238,10 @@ def _read_short(model: Gpt) -> Gpt:
     attention = model.config.attention
     if not compile_target().is_cpu or not isinstance(attention, GroupedQueryAttention):
         return model
-    attention = replace(attention, kernel=CachedBlocks())
+    # More blocks would take longer to compile than they save.
+    kernel = CachedBlocks()
+    kernel = replace(kernel, block=max(kernel.block, -(-max_length // _MOST_BLOCKS)))
+    attention = replace(attention, kernel=kernel)
     return model.clone(config=replace(model.config, attention=attention))
 
 

@@ -169,7 +169,7 @@ class GroupedQueryAttention(Attention):
         return make(
             settings.num_layers,
             batch_size,
-            max_length,
+            self.kernel.cache_blocks(max_length),
             self.kv_heads,
             head_dim,
             dtype,

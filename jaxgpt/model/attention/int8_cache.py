@@ -16,7 +16,13 @@ import jax.numpy as jnp
 from jaxgpt.config import configclass
 from jaxgpt.model.attention.kernel import AttentionInputs, AttentionKernel
 from jaxgpt.model.attention.kernels import Fastest
-from jaxgpt.model.attention.kv_cache import KVCache, empty_cache, put_in_slots
+from jaxgpt.model.attention.kv_cache import (
+    KVCache,
+    Layers,
+    empty_cache,
+    join_blocks,
+    put_in_slots,
+)
 from jaxgpt.model.layers.int8 import round_to_int8
 
 
@@ -49,13 +55,13 @@ class Int8Cache(KVCache):
     """Keys and values by layer, row and slot, in 8 bits; see `KVCache`.
 
     Attributes:
-        k_scales_BKS: float32, scales of the keys of each layer.
-        v_scales_BKS: those of the values.
+        k_scales_BKC: float32, scales of the keys of each layer.
+        v_scales_BKC: those of the values.
         dtype: type that `read` gives keys and values.
     """
 
-    k_scales_BKS: tuple[jax.Array, ...]
-    v_scales_BKS: tuple[jax.Array, ...]
+    k_scales_BKC: Layers
+    v_scales_BKC: Layers
     dtype: str = flax.struct.field(pytree_node=False)
 
     def write(
@@ -66,16 +72,16 @@ class Int8Cache(KVCache):
         v_codes_BTKH, v_scales_BTK = round_to_int8(v_BTKH, (3,))
         return dataclasses.replace(
             self,
-            k_BKSH=put_in_slots(self.k_BKSH, layer, k_codes_BTKH, slots_BT),
-            v_BKSH=put_in_slots(self.v_BKSH, layer, v_codes_BTKH, slots_BT),
-            k_scales_BKS=put_in_slots(self.k_scales_BKS, layer, k_scales_BTK, slots_BT),
-            v_scales_BKS=put_in_slots(self.v_scales_BKS, layer, v_scales_BTK, slots_BT),
+            k_BKCH=put_in_slots(self.k_BKCH, layer, k_codes_BTKH, slots_BT),
+            v_BKCH=put_in_slots(self.v_BKCH, layer, v_codes_BTKH, slots_BT),
+            k_scales_BKC=put_in_slots(self.k_scales_BKC, layer, k_scales_BTK, slots_BT),
+            v_scales_BKC=put_in_slots(self.v_scales_BKC, layer, v_scales_BTK, slots_BT),
         )
 
     def read(self, layer: int) -> tuple[Int8Heads, Int8Heads]:
         """Return k_BSKH and v_BSKH of one layer, every slot, as they are kept."""
         k_BSKH, v_BSKH = super().read(layer)
-        scales = self.k_scales_BKS[layer], self.v_scales_BKS[layer]
+        scales = self.k_scales_BKC[layer], self.v_scales_BKC[layer]
         k_scales_BSK, v_scales_BSK = (scales_BKS.swapaxes(1, 2) for scales_BKS in scales)
         return (
             Int8Heads(k_BSKH, k_scales_BSK, self.dtype),
@@ -86,20 +92,20 @@ class Int8Cache(KVCache):
 def empty_int8_cache(
     num_layers: int,
     batch_size: int,
-    max_length: int,
+    block_lengths: tuple[int, ...],
     num_kv_heads: int,
     head_dim: int,
     dtype: str,
 ) -> Int8Cache:
     """Return a cache in 8 bits whose keys and values are read as `dtype`; see `empty_cache`."""
-    shape = num_layers, batch_size, max_length, num_kv_heads
+    shape = num_layers, batch_size, block_lengths, num_kv_heads
     codes, scales = empty_cache(*shape, head_dim, "int8"), empty_cache(*shape, 1, "float32")
     return Int8Cache(
-        k_BKSH=codes.k_BKSH,
-        v_BKSH=codes.v_BKSH,
+        k_BKCH=codes.k_BKCH,
+        v_BKCH=codes.v_BKCH,
         lengths_B=codes.lengths_B,
-        k_scales_BKS=tuple(scales_BKS1[..., 0] for scales_BKS1 in scales.k_BKSH),
-        v_scales_BKS=tuple(scales_BKS1[..., 0] for scales_BKS1 in scales.v_BKSH),
+        k_scales_BKC=jax.tree.map(lambda scales_BKC1: scales_BKC1[..., 0], scales.k_BKCH),
+        v_scales_BKC=jax.tree.map(lambda scales_BKC1: scales_BKC1[..., 0], scales.v_BKCH),
         dtype=dtype,
     )
 

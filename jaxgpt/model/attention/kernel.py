@@ -79,6 +79,10 @@ class AttentionKernel:
     """Use of the kernel with a cache as well, where a model names it; it gets keys and values as
     `KVCache.read` returns them."""
 
+    def cache_blocks(self, max_length: int) -> tuple[int, ...]:
+        """Return the lengths of the blocks of slots in which the kernel reads a cache."""
+        return (max_length,)
+
     def attend(self, inputs: AttentionInputs) -> jax.Array:
         """Return out_BTNH in the dtype of the queries.
 

@@ -3,10 +3,11 @@
 A fixed-size pytree: it can be donated to a jitted step, and rows may be of different lengths.
 
 It lies as attention multiplies it, since otherwise every step would copy all of the cache: a head's
-slots together, and each layer in an array of its own, which need not be cut out of a stack.
+slots together, and each layer in arrays of its own, which need not be cut out of a stack. A layer
+is one array, or several blocks of slots where a kernel reads some of them only.
 
 Axes: B batch, T new tokens, K key/value heads, S slots (the longest sequence
-that fits), H head.
+that fits), C slots of a block, H head.
 """
 
 import dataclasses
@@ -18,24 +19,28 @@ import jax
 import jax.numpy as jnp
 
 
+# Blocks of slots of each layer.
+Layers = tuple[tuple[jax.Array, ...], ...]
+
+
 @flax.struct.dataclass
 class KVCache:
     """Keys and values by layer, row and slot; slot s of a row holds its token number s.
 
     Attributes:
-        k_BKSH: keys of each layer, already rotated if positions are rotary.
-        v_BKSH: values of each layer, likewise.
+        k_BKCH: keys of each layer, in blocks of slots, already rotated if positions are rotary.
+        v_BKCH: values of each layer, likewise.
         lengths_B: int32, number of tokens each row holds; slots from there on are never seen.
     """
 
-    k_BKSH: tuple[jax.Array, ...]
-    v_BKSH: tuple[jax.Array, ...]
+    k_BKCH: Layers
+    v_BKCH: Layers
     lengths_B: jax.Array
 
     @property
     def max_length(self) -> int:
         """Number of slots of a row."""
-        return self.v_BKSH[0].shape[2]
+        return sum(block_BKCH.shape[2] for block_BKCH in self.v_BKCH[0])
 
     def new_slots(self, valid_BT: jax.Array) -> jax.Array:
         """Return slots for T new tokens a row, int32 [B, T]; -1 for those that are padding.
@@ -53,10 +58,11 @@ class KVCache:
         Tokens in slot -1 or beyond the last slot are dropped. Lengths do not change: that is
         `advance`, once all layers have written.
         """
+
         return dataclasses.replace(
             self,
-            k_BKSH=put_in_slots(self.k_BKSH, layer, k_BTKH, slots_BT),
-            v_BKSH=put_in_slots(self.v_BKSH, layer, v_BTKH, slots_BT),
+            k_BKCH=put_in_slots(self.k_BKCH, layer, k_BTKH, slots_BT),
+            v_BKCH=put_in_slots(self.v_BKCH, layer, v_BTKH, slots_BT),
         )
 
     def read(self, layer: int) -> tuple[Any, Any]:
@@ -64,7 +70,7 @@ class KVCache:
 
         Each is an array, or becomes one by `astype`; its leaves have the axes B, S and K in front.
         """
-        return self.k_BKSH[layer].swapaxes(1, 2), self.v_BKSH[layer].swapaxes(1, 2)
+        return join_blocks(self.k_BKCH[layer]), join_blocks(self.v_BKCH[layer])
 
     def advance(self, valid_BT: jax.Array) -> "KVCache":
         """Return the cache with the valid tokens counted, up to the number of slots."""
@@ -74,29 +80,37 @@ class KVCache:
         )
 
 
-def put_in_slots(
-    layers: tuple[jax.Array, ...], layer: int, new_BTK: jax.Array, slots_BT: jax.Array
-) -> tuple[jax.Array, ...]:
-    """Return one array per layer, [B, K, S, ...], with a layer's new numbers [B, T, K, ...]."""
-    batch_size, num_heads, max_length = layers[layer].shape[:3]
+def put_in_slots(layers: Layers, layer: int, new_BTK: jax.Array, slots_BT: jax.Array) -> Layers:
+    """Return the layers' blocks, [B, K, C, ...], with a layer's new numbers [B, T, K, ...]."""
+    batch_size, num_heads = layers[layer][0].shape[:2]
     rows_B11 = jnp.arange(batch_size)[:, None, None]
     heads_K1 = jnp.arange(num_heads)[:, None]
-    # A negative index would count from the end; one past the end is dropped.
-    targets_B1T = jnp.where(slots_BT < 0, max_length, slots_BT)[:, None]
-    new_BKT = new_BTK.astype(layers[layer].dtype).swapaxes(1, 2)
-    # Head by head: what has one index only, XLA's CPU backend writes into a copy.
-    written = layers[layer].at[rows_B11, heads_K1, targets_B1T].set(new_BKT, mode="drop")
-    return (*layers[:layer], written, *layers[layer + 1 :])
+    new_BKT = new_BTK.astype(layers[layer][0].dtype).swapaxes(1, 2)
+    written, start = [], 0
+    for block in layers[layer]:
+        length = block.shape[2]
+        # A negative index would count from the end; one past the end is dropped.
+        places_B1T = jnp.where(slots_BT < start, length, slots_BT - start)[:, None]
+        # Head by head: what has one index only, XLA's CPU backend writes into a copy.
+        written.append(block.at[rows_B11, heads_K1, places_B1T].set(new_BKT, mode="drop"))
+        start += length
+    return (*layers[:layer], tuple(written), *layers[layer + 1 :])
+
+
+def join_blocks(blocks: tuple[jax.Array, ...]) -> jax.Array:
+    """Return a layer's blocks, [B, K, C, ...], as one array [B, S, K, ...]."""
+    # Pieces of what was just joined are the pieces, to the compiler.
+    return jnp.concatenate(blocks, axis=2).swapaxes(1, 2)
 
 
 # What makes a cache; takes what `empty_cache` takes.
-MakeCache = Callable[[int, int, int, int, int, str], KVCache]
+MakeCache = Callable[[int, int, tuple[int, ...], int, int, str], KVCache]
 
 
 def empty_cache(
     num_layers: int,
     batch_size: int,
-    max_length: int,
+    block_lengths: tuple[int, ...],
     num_kv_heads: int,
     head_dim: int,
     dtype: str,
@@ -106,18 +120,23 @@ def empty_cache(
     Args:
         num_layers: of the model.
         batch_size: B.
-        max_length: S.
+        block_lengths: C of each block of slots; S is their sum.
         num_kv_heads: K.
         head_dim: H.
         dtype: of keys and values.
     """
-    shape = (batch_size, num_kv_heads, max_length, head_dim)
 
-    def layers() -> tuple[jax.Array, ...]:
-        return tuple(jnp.zeros(shape, jnp.dtype(dtype)) for _ in range(num_layers))
+    def layers() -> Layers:
+        return tuple(
+            tuple(
+                jnp.zeros((batch_size, num_kv_heads, length, head_dim), jnp.dtype(dtype))
+                for length in block_lengths
+            )
+            for _ in range(num_layers)
+        )
 
     return KVCache(
-        k_BKSH=layers(),
-        v_BKSH=layers(),
+        k_BKCH=layers(),
+        v_BKCH=layers(),
         lengths_B=jnp.zeros((batch_size,), jnp.int32),
     )

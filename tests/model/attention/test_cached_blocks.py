@@ -33,7 +33,7 @@ def make_inputs(slots: list[int], window: int | None, soft_cap: float | None) ->
 @pytest.mark.parametrize("soft_cap", [None, 2.0])
 @pytest.mark.parametrize("block", [1, 16, 50, 128])
 def test_it_is_the_reference(window: int | None, soft_cap: float | None, block: int) -> None:
-    # The last block of 16 overlaps the one before it; a row of -1 holds nobody.
+    # The last block of 16 is a short one; a row of -1 holds nobody.
     inputs = make_inputs([0, 15, 16, 49, -1], window, soft_cap)
     found = CachedBlocks(block=block).attend(inputs)
     expected = reference_attention(inputs)

@@ -89,9 +89,9 @@ def test_a_row_without_valid_tokens_is_left_alone():
     logits, cache = step(cache, tokens[:, :1], segment_ids)
     assert np.isfinite(logits).all()
     np.testing.assert_array_equal(cache.lengths_B, [5, 6])
-    for k_BKSH, kept_BKSH in zip(cache.k_BKSH, kept.k_BKSH, strict=True):
-        np.testing.assert_array_equal(k_BKSH[0], kept_BKSH[0])
-        assert k_BKSH[1, :, 5].any()
+    for (k_BKCH,), (kept_BKCH,) in zip(cache.k_BKCH, kept.k_BKCH, strict=True):
+        np.testing.assert_array_equal(k_BKCH[0], kept_BKCH[0])
+        assert k_BKCH[1, :, 5].any()
 
 
 def test_tokens_beyond_the_last_slot_are_dropped():
@@ -102,9 +102,9 @@ def test_tokens_beyond_the_last_slot_are_dropped():
     _, over = apply({"params": params}, tokens, cache=make_cache(PLAIN, 1, 4))
     np.testing.assert_array_equal(over.lengths_B, [4])
     close = functools.partial(np.testing.assert_allclose, atol=1e-6)
-    jax.tree.map(close, over.k_BKSH, full.k_BKSH)
+    jax.tree.map(close, over.k_BKCH, full.k_BKCH)
     _, again = apply({"params": params}, tokens, cache=over)
-    jax.tree.map(np.testing.assert_array_equal, again.k_BKSH, over.k_BKSH)
+    jax.tree.map(np.testing.assert_array_equal, again.k_BKCH, over.k_BKCH)
 
 
 @pytest.mark.optimized
@@ -114,8 +114,8 @@ def test_keys_behind_the_length_are_never_seen():
     tokens = tiny_model.random_tokens((1, 3))
     clean = make_cache(PLAIN, 1, 8)
     dirty = clean.replace(
-        k_BKSH=tuple(k_BKSH + 7.0 for k_BKSH in clean.k_BKSH),
-        v_BKSH=tuple(v_BKSH - 3.0 for v_BKSH in clean.v_BKSH),
+        k_BKCH=jax.tree.map(lambda k_BKCH: k_BKCH + 7.0, clean.k_BKCH),
+        v_BKCH=jax.tree.map(lambda v_BKCH: v_BKCH - 3.0, clean.v_BKCH),
     )
     expected, _ = apply({"params": params}, tokens, cache=clean)
     found, _ = apply({"params": params}, tokens, cache=dirty)
@@ -142,5 +142,5 @@ def test_a_cache_longer_than_the_learned_positions_is_refused():
 def test_every_layer_has_an_array_of_its_own(layers):
     cache = make_cache(replace(PLAIN, layers=layers), 1, 4)
     head_dim = PLAIN.attention.resolve_head_dim(PLAIN.d_model)
-    shapes = [k_BKSH.shape for k_BKSH in cache.k_BKSH]
+    shapes = [k_BKCH.shape for (k_BKCH,) in cache.k_BKCH]
     assert shapes == [(1, PLAIN.attention.kv_heads, 4, head_dim)] * PLAIN.num_layers
