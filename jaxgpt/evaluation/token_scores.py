@@ -21,6 +21,7 @@ from jaxgpt.errors import DivergedError
 from jaxgpt.evaluation.eval_step import row_multiple
 from jaxgpt.evaluation.loaded_model import LoadedModel
 from jaxgpt.evaluation.windows import Window
+from jaxgpt.inference.sampling import likeliest
 from jaxgpt.model.layers.placement import constrain
 from jaxgpt.parallel.sharding import batch_shards, replicated, to_devices
 from jaxgpt.reports.console import track
@@ -169,7 +170,7 @@ class TokenScorer:
             x_SCD, targets_SC = inputs
             logits_SCV = head.logits(x_SCD, kernel, model.vocab_size)
             target_SC = jnp.take_along_axis(logits_SCV, targets_SC[..., None], axis=-1)[..., 0]
-            greedy_SC = jnp.argmax(logits_SCV, axis=-1) == targets_SC
+            greedy_SC = likeliest(logits_SCV) == targets_SC
             return target_SC - log_sum_exp(logits_SCV), greedy_SC
 
         if num_places <= _PLACES_AT_ONCE:

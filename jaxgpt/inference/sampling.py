@@ -18,7 +18,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgpt.config import configclass
+from jaxgpt.model.cpu.likeliest import first_of_the_highest
 from jaxgpt.model.cpu.threefry import key_of_seed
+from jaxgpt.runtime.target import compile_target
 
 _LOWEST_TEMPERATURE = 1e-6
 
@@ -152,6 +154,23 @@ def filter_logits(
     return logits_BV
 
 
+def likeliest(scores: Array) -> Array:
+    """Return the id of the highest of scores [..., V], the lowest of equal ones, int32 [...]."""
+    if compile_target().is_cpu:
+        return first_of_the_highest(scores)
+    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
+
+def draw(scores_BV: Array, keys_B: Array) -> Array:
+    """Draw an id of each row from the softmax of its scores, int32 [B].
+
+    What `jax.random.categorical` draws with each key, by the Gumbel-max trick.
+    """
+    shape, dtype = scores_BV.shape[1:], scores_BV.dtype
+    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, shape, dtype))(keys_B)
+    return likeliest(scores_BV + noise_BV)
+
+
 def row_keys(seed: int, rows_B: Array) -> Array:
     """Return one PRNG key per row, a function of the seed and the row's number alone."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_of_seed(seed), rows_B)
@@ -182,8 +201,8 @@ def sample(
     finite_B = jnp.all(jnp.where(allowed_V, jnp.isfinite(logits_BV), True), axis=-1)
     filtered_BV = filter_logits(logits_BV, config, allowed_V, seen_BV)
     if config.temperature == 0:
-        tokens_B = jnp.argmax(filtered_BV, axis=-1)
+        tokens_B = likeliest(filtered_BV)
     else:
         step_keys_B = jax.vmap(jax.random.fold_in)(keys_B, positions_B)
-        tokens_B = jax.vmap(jax.random.categorical)(step_keys_B, filtered_BV)
+        tokens_B = draw(filtered_BV, step_keys_B)
     return jnp.where(finite_B, tokens_B, -1).astype(jnp.int32)

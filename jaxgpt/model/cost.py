@@ -82,7 +82,5 @@ def flops_per_token(config: GptConfig, vocab_size: int, sequence_length: int) ->
 def kv_bytes_per_token(config: GptConfig, dtype: Dtype | None = None) -> int:
     """Return the cache's bytes per token, over all layers; `dtype` as for `make_cache`."""
     cache = jax.eval_shape(lambda: make_cache(config, 1, 1, dtype))
-    return sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves((cache.k_BKCH, cache.v_BKCH))
-    )
+    leaves = jax.tree.leaves((cache.k_BKCH, cache.v_BKCH))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)

@@ -268,3 +268,17 @@ def test_the_distribution_is_that_of_transformers(config: SamplingConfig) -> Non
     for processor in chain:
         theirs = processor(torch.tensor(ids), theirs)
     np.testing.assert_allclose(np.asarray(ours), torch.softmax(theirs, -1).numpy(), atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_the_likeliest_is_the_first_of_the_highest(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.choice([-np.inf, -1.0, 0.0, -0.0, 2.0], (2, 3, NUM_IDS)).astype("float32")
+    np.testing.assert_array_equal(sampling.likeliest(jnp.asarray(values)), values.argmax(-1))
+
+
+def test_a_draw_is_that_of_jax() -> None:
+    keys_B, logits_BV = sampling.row_keys(4, jnp.arange(200)), scores(1, 200)
+    expected_B = jax.vmap(jax.random.categorical)(keys_B, logits_BV)
+    np.testing.assert_array_equal(sampling.draw(logits_BV, keys_B), expected_B)

@@ -18,7 +18,9 @@ from jaxgpt.inference.engine.repeats import penalize_repeats
 from jaxgpt.inference.engine.request import MOST_TOP_TOKENS, RequestSampling
 from jaxgpt.inference.engine.top_choices import exclude_top_choices
 from jaxgpt.inference.sampling import (
+    draw,
     keep_min_p,
+    likeliest,
     penalize_repetition,
     scale_by_temperature,
 )
@@ -99,7 +101,7 @@ class RowSettings(NamedTuple):
         self.key_data_B2[row] = key_data_2
         self.wants_top_B[row] = wants_top
 
-    def rows(self, rows: slice) -> "RowSettings":
+    def rows(self, rows: slice | np.ndarray) -> "RowSettings":
         """Return copies of the settings of some rows, which later requests do not change."""
         return RowSettings(*(field[rows].copy() for field in self))
 
@@ -177,7 +179,7 @@ def draw_rows(
     tokens_B = jax.lax.cond(
         jnp.any(settings.temperature_B > 0),
         lambda: _draw(scores_BV, settings, positions_B),
-        lambda: jnp.argmax(scores_BV, axis=-1).astype(jnp.int32),
+        lambda: likeliest(scores_BV),
     )
     possible_B = jnp.any(scores_BV > -jnp.inf, axis=-1)
     tokens_B = jnp.where(possible_B, tokens_B, NOTHING_ALLOWED)
@@ -238,8 +240,8 @@ def _draw(scores_BV: Array, settings: RowSettings, positions_B: Array) -> Array:
         ),
         lambda: filtered_BV,
     )
-    tokens_B = jax.vmap(jax.random.categorical)(keys_B, filtered_BV)
-    return jnp.where(greedy_B, jnp.argmax(scores_BV, axis=-1), tokens_B).astype(jnp.int32)
+    tokens_B = draw(filtered_BV, keys_B)
+    return jnp.where(greedy_B, likeliest(scores_BV), tokens_B).astype(jnp.int32)
 
 
 def _keep_likeliest(scores_BV: Array, settings: RowSettings) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxgpt.config import replace
 from jaxgpt.inference.engine.adapters import AdaptedDecoder
+from jaxgpt.inference.engine.few_slots import FEW, SlotState, choose_program
 from jaxgpt.inference.engine.request import Request, RequestSampling, TokenScore
 from jaxgpt.inference.engine.row_sampling import Drawn, RowSettings, Seen
 from jaxgpt.inference.engine.running import Running
@@ -21,7 +22,6 @@ from jaxgpt.inference.engine.slots import (
     all_allowed,
     begin,
     copy_slot,
-    decode,
     draw_first,
     empty_slots,
     read_and_score_chunk,
@@ -78,13 +78,17 @@ class SlotWork:
         self._stop_V[list(decoder.stop_ids)] = True
         self._settings = RowSettings.defaults(num_slots)
         self._allowed_BW = all_allowed(num_slots, columns)
+        self._decode, self._has_few = choose_program(
+            decoder, self._decoding_model, num_slots, max_length, most_steps
+        )
         self.reset()
 
     def reset(self) -> None:
         """Begin with empty slots."""
         # The memory of the old ones first.
-        self._slots: Any = None
-        self._slots = empty_slots(self._decoding_model, *self._shape, self._decoder.empty_cache)
+        self._state: Any = None
+        slots = empty_slots(self._decoding_model, *self._shape, self._decoder.empty_cache)
+        self._state = SlotState(slots)
 
     def begin(self, running: Running, source: int) -> None:
         """Give a slot to a request whose first tokens the slot `source` holds already."""
@@ -100,9 +104,9 @@ class SlotWork:
         key_data_2 = np.asarray(jax.random.key_data(key))
         self._settings.put(slot, request.sampling, key_data_2, request.top_tokens > 0)
         if source != slot:
-            self._slots = copy_slot(self._slots, np.int32(source), np.int32(slot))
+            self._state.all = copy_slot(self._state.all, np.int32(source), np.int32(slot))
         places = (np.int32(slot), np.int32(running.num_reused))
-        self._slots = begin(self._slots, *places, first)
+        self._state.all = begin(self._state.all, *places, first)
 
     def _seen_at_first(self, request: Request, bias_V: np.ndarray) -> Any:
         """Return what a request begins with; see `Seen`."""
@@ -128,8 +132,8 @@ class SlotWork:
         if running.request.score_prompt:
             logits_V = self._read_and_score(running, places, len(chunk))
         else:
-            self._slots, logits_V = read_chunk(
-                model, params, self._slots, *places, np.int32(len(chunk))
+            self._state.all, logits_V = read_chunk(
+                model, params, self._state.all, *places, np.int32(len(chunk))
             )
         running.num_read += len(chunk)
         return logits_V
@@ -141,10 +145,10 @@ class SlotWork:
         following = request.prompt[start + 1 : start + 1 + num_tokens]
         targets_T = np.zeros_like(places[1])
         targets_T[: len(following)] = following
-        self._slots, logits_V, scores = read_and_score_chunk(
+        self._state.all, logits_V, scores = read_and_score_chunk(
             self._decoder.model,
             self._params(slice(running.slot, running.slot + 1)),
-            self._slots,
+            self._state.all,
             *places,
             targets_T,
             np.int32(num_tokens),
@@ -164,8 +168,8 @@ class SlotWork:
         """
         row = slice(running.slot, running.slot + 1)
         self.fill(running)
-        self._slots, drawn = draw_first(
-            self._slots,
+        self._state.all, drawn = draw_first(
+            self._state.all,
             np.int32(running.slot),
             logits_V,
             self._settings.rows(row),
@@ -184,28 +188,35 @@ class SlotWork:
             num_steps: how many tokens each draws.
             constrained: whether any `fill` returned True.
         """
-        active_B = np.zeros(self._shape[0], bool)
-        active_B[[running.slot for running in decoding]] = True
-        self._slots, drawn = decode(
+        mine, num_slots = [running.slot for running in decoding], self._shape[0]
+        are_few = self._has_few and len(mine) <= FEW
+        others = (slot for slot in range(num_slots) if slot not in mine)
+        rows_R = np.array([*mine, *others][: FEW if are_few else num_slots], np.int32)
+        rows_R.sort()
+        slots, drawn = self._decode(
             self._decoding_model,
             self._most_steps,
-            self._params(slice(None)),
-            self._slots,
-            active_B,
-            self._settings.rows(slice(None)),
-            self._allowed_BW.copy(),
+            self._params(rows_R),
+            self._state.few(rows_R) if are_few else self._state.all,
+            np.isin(rows_R, mine),
+            self._settings.rows(rows_R),
+            self._allowed_BW[rows_R],
             np.bool_(constrained),
             self._stop_V,
             np.int32(num_steps),
         )
-        drawn_NB = jax.device_get(drawn)
+        if are_few:
+            self._state.keep(slots)
+        else:
+            self._state.all = slots
+        drawn_NR = jax.device_get(drawn)
         return [
             _token_scores(
-                Drawn(*(field[:, running.slot] for field in drawn_NB)),
+                Drawn(*(field[:, place] for field in drawn_NR)),
                 range(num_steps),
                 running.request.top_tokens,
             )
-            for running in decoding
+            for running, place in zip(decoding, np.searchsorted(rows_R, mine), strict=True)
         ]
 
     def fill(self, running: Running) -> bool:
@@ -219,7 +230,7 @@ class SlotWork:
         constraint = running.request.constraint
         return constraint is not None and constraint.fill(row_W)
 
-    def _params(self, slots: slice) -> Any:
+    def _params(self, slots: slice | np.ndarray) -> Any:
         """Return the parameters for rows that are these slots."""
         return self._decoder.params(self._adapters_B[slots])
 

@@ -157,8 +157,7 @@ def draw_first(
     return slots._replace(tokens_B=tokens_B, seen=seen), drawn
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def decode(
+def decode_steps(
     model: Gpt,
     most_steps: int,
     params: Any,
@@ -217,6 +216,9 @@ def decode(
         ),
     )
     return jax.lax.fori_loop(0, num_steps, step, (slots, nothing))
+
+
+decode = jax.jit(decode_steps, static_argnums=(0, 1), donate_argnums=3)
 
 
 def unpack_mask(allowed_BW: Array, num_columns: int) -> Array:

@@ -95,8 +95,8 @@ def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer]:
     return answers
 
 
-def solo(request: Request) -> Answer:
-    return answer(Engine(make_decoder(), SIZE), [request])[0]
+def solo(request: Request, size: EngineConfig = SIZE) -> Answer:
+    return answer(Engine(make_decoder(), size), [request])[0]
 
 
 def random_request(rng: np.random.Generator) -> Request:
@@ -132,15 +132,17 @@ def random_request(rng: np.random.Generator) -> Request:
 
 @pytest.mark.optimized
 def test_what_a_request_gets_depends_on_nothing_else() -> None:
-    rng = np.random.default_rng(0)
+    # With that many slots a lone request has a program of its own.
+    rng, size = np.random.default_rng(0), replace(SIZE, num_slots=6)
     requests = [random_request(rng) for _ in range(60)]
-    together = Engine(make_decoder(), SIZE)
+    together = Engine(make_decoder(), size)
+    assert together._work._has_few
     found = answer(together, requests)
     counts = together.counts()
     assert counts.reused_tokens > 100
     assert counts.prompt_tokens == sum(len(request.prompt) for request in requests)
     for request, each in zip(requests, found, strict=True):
-        alone = solo(request)
+        alone = solo(request, size)
         # Ids, scores and likeliest tokens, to the last bit.
         assert each.tokens == alone.tokens
         assert each.finish == alone.finish
