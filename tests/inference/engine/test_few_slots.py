@@ -1,0 +1,35 @@
+"""Few slots apart from the others: nothing is lost, and nothing is used that XLA does not take."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.inference.engine import few_slots
+from jaxgpt.inference.engine.few_slots import SlotState, choose_program
+from jaxgpt.inference.engine.slots import decode, empty_slots
+from tests.model import tiny_model
+
+
+def test_what_lay_apart_is_put_back() -> None:
+    model, _ = tiny_model.init(tiny_model.PLAIN)
+    slots = empty_slots(model, 6, 8)
+    state = SlotState(slots._replace(tokens_B=jnp.arange(6, dtype=jnp.int32)))
+    for rows, added in (([1, 4], 10), ([1, 4], 10), ([0, 4], 100)):
+        few = state.few(np.array(rows, np.int32))
+        state.keep(few._replace(tokens_B=few.tokens_B + added))
+    np.testing.assert_array_equal(state.all.tokens_B, [100, 21, 2, 3, 124, 5])
+    jax.tree.map(np.testing.assert_array_equal, state.all.cache, empty_slots(model, 6, 8).cache)
+
+
+def test_all_slots_are_computed_where_xla_has_no_such_option(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(few_slots, "_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    few_slots._stable_program.cache_clear()
+    model, params = tiny_model.init(tiny_model.PLAIN)
+    with caplog.at_level("INFO", few_slots.__name__):
+        found = choose_program(model, params, 6, 8, 2, np.zeros(128, bool))
+    few_slots._stable_program.cache_clear()
+    assert found == (decode, False)
+    assert "a lone request takes the time of all slots" in caplog.text
