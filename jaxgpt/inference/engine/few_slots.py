@@ -175,13 +175,18 @@ def _put_rows(slots: Slots, rows_R: Array, few: Slots) -> Slots:
 def _random_slots(model: Gpt, num_slots: int, max_length: int, empty: MakeCache) -> Slots:
     """Return slots that are half full of random keys and values, the same in each slot."""
     slots = empty_slots(model, num_slots, max_length, empty)
-    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(slots.cache))))
-
-    def fill(leaf: Array) -> Array:
-        values = 40 * jax.random.normal(next(keys), leaf.shape[1:])
-        return jnp.broadcast_to(values.astype(leaf.dtype), leaf.shape)
-
-    lengths_B = jnp.full(num_slots, max_length // 2, jnp.int32)
-    cache = dataclasses.replace(jax.tree.map(fill, slots.cache), lengths_B=lengths_B)
+    cache, length = slots.cache, max_length // 2
+    num_heads, head_dim = (cache.k_BKCH[0][0].shape[axis] for axis in (1, 3))
+    keys = jax.random.split(jax.random.key(0), (model.config.num_layers, 2))
+    for layer, pair in enumerate(keys):
+        k_BTKH, v_BTKH = (
+            jnp.broadcast_to(
+                jax.random.normal(key, (length, num_heads, head_dim)),
+                (num_slots, length, num_heads, head_dim),
+            )
+            for key in pair
+        )
+        cache = cache.write(layer, k_BTKH, v_BTKH, jnp.arange(length)[None])
+    cache = dataclasses.replace(cache, lengths_B=jnp.full(num_slots, length, jnp.int32))
     tokens_B = jnp.full(num_slots, model.vocab_size // 2, jnp.int32)
     return slots._replace(cache=cache, tokens_B=tokens_B)

@@ -81,11 +81,9 @@ class Int8Cache(KVCache):
     def read(self, layer: int) -> tuple[Int8Heads, Int8Heads]:
         """Return k_BSKH and v_BSKH of one layer, every slot, as they are kept."""
         k_BSKH, v_BSKH = super().read(layer)
-        scales = self.k_scales_BKC[layer], self.v_scales_BKC[layer]
-        k_scales_BSK, v_scales_BSK = (scales_BKS.swapaxes(1, 2) for scales_BKS in scales)
         return (
-            Int8Heads(k_BSKH, k_scales_BSK, self.dtype),
-            Int8Heads(v_BSKH, v_scales_BSK, self.dtype),
+            Int8Heads(k_BSKH, join_blocks(self.k_scales_BKC[layer]), self.dtype),
+            Int8Heads(v_BSKH, join_blocks(self.v_scales_BKC[layer]), self.dtype),
         )
 
 

@@ -18,7 +18,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-
 # Blocks of slots of each layer.
 Layers = tuple[tuple[jax.Array, ...], ...]
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.engine import few_slots
 from jaxgpt.inference.engine.few_slots import SlotState, choose_program
 from jaxgpt.inference.engine.slots import decode, empty_slots
@@ -28,8 +29,9 @@ def test_all_slots_are_computed_where_xla_has_no_such_option(
     monkeypatch.setattr(few_slots, "_OPTIONS", {"xla_cpu_no_such_option": "1"})
     few_slots._stable_program.cache_clear()
     model, params = tiny_model.init(tiny_model.PLAIN)
+    decoder = Decoder(model=model, params=params, stop_ids=(), forbidden_ids=(), context_length=8)
     with caplog.at_level("INFO", few_slots.__name__):
-        found = choose_program(model, params, 6, 8, 2, np.zeros(128, bool))
+        found = choose_program(decoder, model, 6, 8, 2)
     few_slots._stable_program.cache_clear()
     assert found == (decode, False)
     assert "a lone request takes the time of all slots" in caplog.text
