@@ -87,8 +87,10 @@ def choose_program(
         max_length: tokens that a slot holds.
         most_steps: N.
     """
-    leaves = jax.tree.leaves(decoder.params)
-    on_one_device = all(leaf.sharding.num_devices == 1 for leaf in leaves)
+    leaves = jax.tree.leaves(decoder.params(np.zeros(num_slots, np.int32)))
+    on_one_device = all(
+        leaf.sharding.num_devices == 1 for leaf in leaves if isinstance(leaf, jax.Array)
+    )
     # There must be a slot beside a lone one; and with few slots there is nothing to gain.
     if not compile_target().is_cpu or not on_one_device or num_slots <= 2 * FEW:
         return decode, False
@@ -133,7 +135,7 @@ def _draw_in_first(
     slots, drawn = program(
         model,
         most_steps,
-        decoder.params,
+        decoder.params(np.full(num_rows, decoder.largest, np.int32)),
         _random_slots(model, *shape, decoder.empty_cache),
         np.ones(num_rows, bool),
         settings,

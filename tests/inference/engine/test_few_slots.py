@@ -7,6 +7,7 @@ import pytest
 
 from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.engine import few_slots
+from jaxgpt.inference.engine.adapters import AdaptedDecoder
 from jaxgpt.inference.engine.few_slots import SlotState, choose_program
 from jaxgpt.inference.engine.slots import decode, empty_slots
 from tests.model import tiny_model
@@ -31,7 +32,7 @@ def test_all_slots_are_computed_where_xla_has_no_such_option(
     model, params = tiny_model.init(tiny_model.PLAIN)
     decoder = Decoder(model=model, params=params, stop_ids=(), forbidden_ids=(), context_length=8)
     with caplog.at_level("INFO", few_slots.__name__):
-        found = choose_program(decoder, model, 6, 8, 2)
+        found = choose_program(AdaptedDecoder(decoder), model, 6, 8, 2)
     few_slots._stable_program.cache_clear()
     assert found == (decode, False)
     assert "a lone request takes the time of all slots" in caplog.text
