@@ -103,6 +103,8 @@ def make_ask(rng: random.Random, number: int) -> Ask:
     if rng.random() < 0.3:
         body |= {"min_p": 0.05, "repetition_penalty": 1.2, "frequency_penalty": 0.5}
     if rng.random() < 0.2:
+        body |= {"dry_multiplier": 0.8, "dry_allowed_length": 1, "xtc_probability": 0.5}
+    if rng.random() < 0.2:
         body["stop"] = [" the", "("]
     leave_after = None
     if rng.random() < 0.6:
