@@ -117,7 +117,7 @@ def test_a_stopped_server_finishes_its_answers_and_ends_with_zero(tmp_path: Path
         process = subprocess.Popen(
             [*command, *options, "--grace-seconds", str(grace)],
             cwd=REPOSITORY,
-            env=environment(tmp_path / "cache"),
+            env=environment(tmp_path / "cache") | {"JAX_LOG_COMPILES": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -125,18 +125,24 @@ def test_a_stopped_server_finishes_its_answers_and_ends_with_zero(tmp_path: Path
         try:
             line = next(line for line in process.stderr if line.startswith("serving run at "))
             url = line.split()[-1]
+            said: list[str] = []
+            drain = threading.Thread(target=said.extend, args=[process.stderr])
+            drain.start()
             body = {"prompt": "the", "max_tokens": 600, "ignore_eos": True, "stream": True}
             with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as answer:
                 lines = answer.iter_lines()
                 next(lines)
                 os.kill(process.pid, signal.SIGTERM)
                 events = [line for line in lines if line]
-            drain = threading.Thread(target=process.stderr.read)
-            drain.start()
             assert process.wait(120) == 0
             drain.join()
         finally:
             process.kill()
+        # The first client waits for no compiler.
+        compiled = re.findall(
+            r"Compiling jit\((begin|read_chunk|draw_first|decode)\)", "".join(said)
+        )
+        assert not compiled
         if ends_whole:
             assert events[-1] == "data: [DONE]"
             assert json.loads(events[-2][6:])["choices"][0]["finish_reason"] == "length"

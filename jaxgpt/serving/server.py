@@ -35,8 +35,10 @@ def warm_up(engine: Engine, token: int, largest_chunk: int) -> None:
         JaxgptError: the model cannot answer.
     """
     most = min(largest_chunk, engine.max_length - 1)
-    sizes = [min(size, most) for size in (1, 32, 64, 128) if size <= most]
-    for size in sorted({*sizes, most}):
+    sizes = sorted({size for size in (1, 32, 64, 128) if size <= most} | {most})
+    # The state is placed as the programs leave it only after the first: what has run until then
+    # would be compiled once more, for the first client.
+    for size in (sizes[0], *sizes):
         # A seed of more than 32 bits, as most are, has a program of its own.
         prompt = (token,) * size
         _answer(engine, Request(prompt=prompt, max_new_tokens=2, seed=1 << 40, ignore_stop=True))
