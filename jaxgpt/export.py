@@ -27,7 +27,8 @@ class ExportOptions:
     """Write a trained model as files that transformers, vLLM, llama.cpp and other tools read."""
 
     checkpoint: str
-    """Run folder, or its URL; an adapter is merged into its base, but for peft."""
+    """Run folder, or its URL; an adapter is merged into its base, but for peft, and with gguf it is
+    written alone, too."""
     format: Literal["huggingface", "gguf", "peft"]
     """Format of the files: huggingface (config, safetensors, tokenizer, chat template), gguf (one
     file for llama.cpp) or peft (a LoRA or DoRA adapter, and its base)."""

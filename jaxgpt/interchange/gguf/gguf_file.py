@@ -74,6 +74,32 @@ def write_gguf(
         writer.add_tensor(name, quantized, raw_dtype=stored)
     if len(writer.tensors) == 1:
         writer.split_max_size = 0  # Or the package warns of a file that it does not split.
+    _finish(writer, path)
+
+
+def write_adapter(
+    path: Path, architecture: str, alpha: float, tensors: Iterable[tuple[str, np.ndarray]]
+) -> None:
+    """Write the file of a LoRA adapter.
+
+    Args:
+        path: of the file.
+        architecture: name of the base's in llama.cpp.
+        alpha: factor of all changes, which llama.cpp divides by the rank of each.
+        tensors: names and float32 arrays.
+    """
+    keys = import_gguf().Keys
+    writer = import_gguf().GGUFWriter(path, architecture)
+    writer.add_type("adapter")
+    writer.add_string(keys.Adapter.TYPE, "lora")
+    writer.add_float32(keys.Adapter.LORA_ALPHA, alpha)
+    for name, tensor in tensors:
+        writer.add_tensor(name, np.ascontiguousarray(tensor))
+    _finish(writer, path)
+
+
+def _finish(writer: Any, path: Path) -> None:
+    """Write what a `gguf.GGUFWriter` was given."""
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -45,6 +45,8 @@ class LlamaCppParity(NamedTuple):
         num_greedy: tokens written.
         num_strings: texts that were encoded by both.
         ids_equal: whether all of them have the same ids.
+        max_adapter_difference: as `max_logprob_difference`, of the base with the adapter's file.
+        no_adapter: why there is no file of the adapter; None if there is one, or no adapter.
     """
 
     max_logprob_difference: float | None = None
@@ -52,9 +54,24 @@ class LlamaCppParity(NamedTuple):
     num_greedy: int | None = None
     num_strings: int | None = None
     ids_equal: bool | None = None
+    max_adapter_difference: float | None = None
+    no_adapter: str | None = None
 
     def describe(self) -> list[str]:
         """Return lines for a person."""
+        return [*self._describe_model(), *self._describe_adapter()]
+
+    def _describe_adapter(self) -> list[str]:
+        if self.no_adapter is not None:
+            return [f"no file of the adapter alone: {self.no_adapter}"]
+        if self.max_adapter_difference is None:
+            return []
+        return [
+            "log-probabilities of the base with adapter.gguf: largest difference "
+            f"{self.max_adapter_difference:.2g}"
+        ]
+
+    def _describe_model(self) -> list[str]:
         if self.ids_equal is None:
             return ["llama.cpp: not checked (pip install -e '.[parity]' installs xllamacpp)"]
         return [
@@ -71,12 +88,13 @@ class LlamaCpp:
     Weights keep the type of the file; keys and values are float32.
     """
 
-    def __init__(self, path: Path, context_length: int) -> None:
+    def __init__(self, path: Path, context_length: int, adapter: Path | None = None) -> None:
         """Start the server.
 
         Args:
             path: of the file, or of its first shard.
             context_length: most tokens of a text.
+            adapter: file of a LoRA adapter that is added to the model.
 
         Raises:
             ConfigError: xllamacpp is not installed.
@@ -86,6 +104,8 @@ class LlamaCpp:
         params = package.CommonParams()
         params.model.path = str(path)
         params.n_ctx = context_length
+        if adapter is not None:
+            params.lora_adapters = [package.CommonAdapterLoraInfo(str(adapter), 1.0)]
         params.n_parallel = 1
         params.hostnames = ["127.0.0.1"]
         params.port = 0
@@ -96,7 +116,7 @@ class LlamaCpp:
         try:
             self._server = package.Server(params)
         except RuntimeError as error:
-            raise MismatchError(f"llama.cpp does not read {path}: {error}") from None
+            raise MismatchError(f"llama.cpp does not read {adapter or path}: {error}") from None
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Return the answer of an endpoint."""
@@ -199,7 +219,7 @@ def check_llama_cpp(
     """
     if not has_package("xllamacpp"):
         return LlamaCppParity()
-    server = LlamaCpp(min(folder.glob("*.gguf")), context_length)
+    server = LlamaCpp(_first_file(folder), context_length)
     texts = comparable_texts(NUM_STRINGS)
     different = [text for text in texts if server.encode(text) != tokenizer.encode(text)]
     if different:
@@ -207,6 +227,51 @@ def check_llama_cpp(
             f"llama.cpp gives {len(different)} of {NUM_STRINGS} texts other ids, such as "
             f"{different[0]!r}; nothing is written: please report it with the version of xllamacpp"
         )
+    found = _compare(server, config, params, tokenizer, context_length, dtype)
+    return LlamaCppParity(*found, NUM_STRINGS, True)
+
+
+def check_adapter_file(
+    base: Path,
+    adapter: Path,
+    config: GptConfig,
+    params: Any,
+    tokenizer: Tokenizer,
+    context_length: int,
+    dtype: GgufDtype,
+) -> float:
+    """Return the largest difference of log-probabilities of a base with the file of an adapter.
+
+    Args:
+        base: folder with the file of the base, or its shards.
+        adapter: file of the adapter.
+        config: of the model.
+        params: the merged parameters, not rounded.
+        tokenizer: its tokenizer.
+        context_length: most tokens of a text.
+        dtype: of the stored matrices of the base.
+
+    Raises:
+        MismatchError: it is larger than rounding explains.
+    """
+    server = LlamaCpp(_first_file(base), context_length, adapter)
+    return _compare(server, config, params, tokenizer, context_length, dtype)[0]
+
+
+def _first_file(folder: Path) -> Path:
+    """Return the file of a model, or its first shard."""
+    return min(folder.glob("model*.gguf"))
+
+
+def _compare(
+    server: LlamaCpp,
+    config: GptConfig,
+    params: Any,
+    tokenizer: Tokenizer,
+    context_length: int,
+    dtype: GgufDtype,
+) -> tuple[float, int, int]:
+    """Return what `compare_writing` finds, and the number of tokens written."""
     plan = WritingPlan()
     if context_length <= plan.prompt + plan.written:
         written = max(1, min(plan.written, context_length - 2))
@@ -217,4 +282,4 @@ def check_llama_cpp(
             f"llama.cpp computes other log-probabilities, by up to {difference:.3g}; nothing is "
             "written: please report it with the version of xllamacpp"
         )
-    return LlamaCppParity(difference, num_equal, plan.written, NUM_STRINGS, True)
+    return difference, num_equal, plan.written
