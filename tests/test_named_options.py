@@ -33,7 +33,7 @@ SECTIONS = {
     "build-dataset": (DatasetConfig,),
     "append-dataset": (DatasetConfig,),
 }
-# Options of git, ray, sbatch, docker, zstd, lm_eval and XLA, and properties of a style sheet.
+# Options of git, ray, sbatch, docker, zstd, lm_eval, llama.cpp, XLA; properties of style sheets.
 FOREIGN = {
     "--show-toplevel",
     "--porcelain",
@@ -55,6 +55,7 @@ FOREIGN = {
     "--check",
     "--gpus",
     "--model_args",
+    "--lora",
     "--include_path",
     "--batch_size",
     "--apply_chat_template",
