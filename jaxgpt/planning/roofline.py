@@ -17,9 +17,10 @@ from jaxgpt.planning.program import Array, Operation, Program, called_by
 
 # Shares of the data sheet's rates that large kernels reach.
 PRODUCT_SHARE = 0.75
-# Flash attention waits for exponentials. cuDNN reaches 373 to 413 TFLOP/s on an H100 with heads of
-# 64 (Shah et al. 2024, arXiv:2407.08608, figure 5), of 989.
-ATTENTION_SHARE = 0.4
+# Flash attention waits for exponentials, in smaller heads more. With rows of 1,024 tokens and more
+# cuDNN reaches 348 to 413 TFLOP/s of an H100's 989 with heads of 64, and 408 to 617 with heads of
+# 128 (Shah et al. 2024, arXiv:2407.08608, figures 5 and 6: without a mask, both passes).
+SMALL_HEAD_SHARE, LARGE_HEAD_SHARE, LARGE_HEAD = 0.4, 0.5, 128
 MEMORY_SHARE = 0.9
 LAUNCH_SECONDS = 3e-6
 # Products of attention's backward pass for each of the two in the forward pass. cuDNN and Mosaic
@@ -61,9 +62,8 @@ def kernel_costs(program: Program, device: Device) -> list[Cost]:
                 continue
             flops = _flops(program, operation, by_name)
             num_bytes = _bytes(program, operation, by_name)
-            share = ATTENTION_SHARE if is_attention(operation) else PRODUCT_SHARE
             seconds = max(
-                flops / (device.peak_flops * share),
+                flops / (device.peak_flops * _product_share(operation)),
                 num_bytes / (device.memory_bytes_per_second * MEMORY_SHARE),
                 LAUNCH_SECONDS,
             )
@@ -112,6 +112,15 @@ def is_attention(operation: Operation) -> bool:
     """Return whether a kernel is flash attention: cuDNN's, or Pallas' by Triton or Mosaic."""
     is_kernel = operation.opcode == "custom-call" and not is_grouped(operation)
     return is_kernel and bool(re.search(r"fmha|triton|mosaic", operation.target))
+
+
+def _product_share(operation: Operation) -> float:
+    """Return the share of the peak that a kernel's products reach."""
+    if not is_attention(operation):
+        return PRODUCT_SHARE
+    head_dims = {array.shape[-1] for array in operation.results if len(array.shape) == 4}
+    is_large = bool(head_dims) and min(head_dims) >= LARGE_HEAD
+    return LARGE_HEAD_SHARE if is_large else SMALL_HEAD_SHARE
 
 
 def _attention_flops(operation: Operation, by_name: dict[str, Operation]) -> float:

@@ -5,9 +5,10 @@ import pytest
 from jaxgpt.planning.devices import find_device
 from jaxgpt.planning.program import read_program
 from jaxgpt.planning.roofline import (
-    ATTENTION_SHARE,
+    LARGE_HEAD_SHARE,
     LAUNCH_SECONDS,
     PRODUCT_SHARE,
+    SMALL_HEAD_SHARE,
     Cost,
     kernel_costs,
 )
@@ -105,6 +106,7 @@ def test_the_workspace_of_a_product_is_not_counted() -> None:
     assert product.seconds == pytest.approx(2 * size**3 / (H100.peak_flops * PRODUCT_SHARE))
 
 
+@pytest.mark.parametrize(("head_dim", "share"), [(64, SMALL_HEAD_SHARE), (128, LARGE_HEAD_SHARE)])
 @pytest.mark.parametrize(
     ("target", "path", "num_products"),
     [
@@ -115,8 +117,10 @@ def test_the_workspace_of_a_product_is_not_counted() -> None:
         ("__gpu$xla.gpu.triton", "transpose(attention)", 7),
     ],
 )
-def test_attention_multiplies_half_of_all_scores(target: str, path: str, num_products: int) -> None:
-    rows, tokens, heads, head_dim = 8, 2048, 16, 64
+def test_attention_multiplies_half_of_all_scores(
+    target: str, path: str, num_products: int, head_dim: int, share: float
+) -> None:
+    rows, tokens, heads = 8, 2048, 16
     array = f"bf16[{rows},{tokens},{heads},{head_dim}]{{3,2,1,0}}"
     cost = cost_of(
         f"  %a = {array} parameter(0)\n"
@@ -124,7 +128,7 @@ def test_attention_multiplies_half_of_all_scores(target: str, path: str, num_pro
         f'custom_call_target="{target}", metadata={{op_name="{path}"}}'
     )
     assert cost.flops == num_products * 2 * rows * heads * tokens**2 * head_dim / 2
-    assert cost.seconds == pytest.approx(cost.flops / (H100.peak_flops * ATTENTION_SHARE))
+    assert cost.seconds == pytest.approx(cost.flops / (H100.peak_flops * share))
 
 
 def test_a_small_kernel_takes_as_long_as_its_launch() -> None:
