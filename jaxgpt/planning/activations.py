@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax.core import meta
 from jax.sharding import AbstractMesh
 
 from jaxgpt.batch import Batch
@@ -131,7 +132,7 @@ def _total(run: PlannedRun, model: GptConfig, devices: _Devices, num_rows: int) 
     loss = config.objective.build_loss(built, bytes_per_token_V, config.loss, run.num_segments)
 
     def init(model: Gpt) -> Any:
-        return model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+        return meta.unbox(model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"])
 
     def kept(batch: Batch) -> Any:
         trained, frozen = split(init(built), partial(is_trained, built))

@@ -136,9 +136,9 @@ def test_a_token_takes_few_kernels_that_the_host_launches_as_one(tmp_path: Path)
     (sequence,) = tmp_path.glob("*_decode_block.thunk_sequence_after_thunk_passes.txt")
     outside, inside = _thunks_of_a_step(sequence.read_text())
     assert outside.count("kCommandBuffer") == 1
-    # The step's number, and its token among those of the block.
-    assert len(outside) <= 1 + 3
-    assert len(inside) >= counts.count(STEPS) - 3
+    # The step's number, and its token among those of the block. To wait for one launches nothing.
+    assert len([kind for kind in outside if kind != "kAsyncDone"]) <= 1 + 3
+    assert len(inside) >= counts.count(STEPS) - len(outside)
 
 
 def _thunks_of_a_step(text: str) -> tuple[list[str], list[str]]:
