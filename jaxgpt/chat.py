@@ -13,6 +13,7 @@ from jaxgpt.inference.chat.conversation import Conversation
 from jaxgpt.inference.chat.line_reader import make_reader
 from jaxgpt.inference.chat.loop import run_chat
 from jaxgpt.inference.chat.settings import ChatSettings
+from jaxgpt.inference.decoding_mesh import DecodingMesh
 from jaxgpt.inference.precision import Precision
 from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.runs.decoding import open_decoder
@@ -34,6 +35,7 @@ class ChatOptions:
     history_file: Path | None = None
     """File that keeps messages for the arrow keys of later chats; None: they are not kept."""
     precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
+    mesh: DecodingMesh = field(default_factory=DecodingMesh)
     settings: Annotated[ChatSettings, tyro.conf.arg(name="")] = field(default_factory=ChatSettings)
 
 
@@ -41,7 +43,9 @@ def main(argv: Sequence[str]) -> None:
     """Parse, restore, chat."""
     options = parse_options(ChatOptions, argv, prog="jaxgpt chat")
     read = make_reader("> ", options.history_file)
-    run, step, decoder = open_decoder(options.checkpoint, options.step, options.precision)
+    run, step, decoder = open_decoder(
+        options.checkpoint, options.step, options.precision, options.mesh
+    )
     conversation = Conversation(
         SlidingDecoder(decoder) if options.slide_window else decoder,
         run.tokenizer,

@@ -9,9 +9,8 @@ import tyro
 
 from jaxgpt.command_line import parse_options, require_at_least, require_seed, run_verb
 from jaxgpt.errors import UsageError
+from jaxgpt.inference import DecodingMesh, Precision, SamplingConfig
 from jaxgpt.inference.engine.text_form import FormOptions
-from jaxgpt.inference.precision import Precision
-from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.inference.text_generation import choose_length, stream_text
 from jaxgpt.inference.transcript import Transcript
@@ -46,6 +45,7 @@ class GenerateOptions:
     """Print one JSON object at the end instead of streaming."""
     form: Annotated[FormOptions, tyro.conf.arg(name="")] = field(default_factory=FormOptions)
     precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
+    mesh: DecodingMesh = field(default_factory=DecodingMesh)
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
         default_factory=SamplingConfig
     )
@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> None:
     given = [text for texts in options.prompt for text in texts] or [""]
     stop = [text for texts in options.stop for text in texts]
     _check(options, stop)
-    run, step, decoder = open_decoder(options.checkpoint, options.step, options.precision)
+    how = options.precision, options.mesh
+    run, step, decoder = open_decoder(options.checkpoint, options.step, *how)
     texts = [text for text in given for _ in range(options.num_samples)]
     prompts = [run.config.encode_prompt(run.tokenizer, text) for text in texts]
     form = options.form.masks(run.tokenizer, decoder.stop_ids[0], len(texts))

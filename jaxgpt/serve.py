@@ -20,7 +20,9 @@ def main(argv: Sequence[str]) -> None:
     for package in ("fastapi", "uvicorn", "prometheus_client", "llguidance"):
         import_package(package, "the server", install_advice("serve"))
     socket = listen(options.host, options.port)
-    run, step, decoder = open_decoder(options.checkpoint, options.step, options.precision)
+    run, step, decoder = open_decoder(
+        options.checkpoint, options.step, options.precision, options.mesh
+    )
     name = options.name or run.directory.resolve().name
     places = named_adapters(options, name)
     adapters = [open_adapter(place, run, step) for place in places.values()]

@@ -75,6 +75,12 @@ def test_weights_and_cache_in_8_bits_are_chosen_by_name(run: str, capsys) -> Non
     assert texts[1]
 
 
+def test_devices_that_share_the_model_write_what_one_writes(run: str, capsys) -> None:
+    # The one key and value head lies on both.
+    argv = ("--checkpoint", run, "--max-new-tokens", "9", "--prompt", "the", "--temperature", "0")
+    assert samples(capsys, *argv, "--mesh.tensor", "2") == samples(capsys, *argv)
+
+
 def test_stop_strings_end_the_text_and_are_not_shown(run: str, capsys) -> None:
     argv = ("--checkpoint", run, "--prompt", "the", "--max-new-tokens", "40", "--top-k", "20")
     (free,) = samples(capsys, *argv)
@@ -97,6 +103,8 @@ def test_the_step_is_chosen_by_name_or_number(run: str, capsys) -> None:
         (("--temperature", "nan"), 78, "temperature = nan; allowed: finite"),
         (("--top-p", "0"), 78, "top_p = 0.0; allowed: above 0, up to 1"),
         (("--top-k", "-2"), 78, "top_k = -2; allowed: None (off) or at least 1"),
+        (("--mesh.tensor", "9"), 78, "mesh.tensor=9 and mesh.expert=1 need 9 devices; there are 8"),
+        (("--mesh.expert", "0"), 78, "expert must be at least 1, not 0"),
         (("--max-new-tokens", "0"), 2, "--max-new-tokens 0 must be at least 1"),
         (("--num-samples", "-1"), 2, "--num-samples -1 must be at least 1"),
         (("--seed", "-1"), 2, "--seed -1 must be from 0 to 2**64 - 1"),

@@ -7,6 +7,7 @@ from jaxgpt.names.public_names import lazy_imports
 if TYPE_CHECKING:
     from jaxgpt.inference.chat.settings import ChatSettings
     from jaxgpt.inference.decode import Decoder
+    from jaxgpt.inference.decoding_mesh import DecodingMesh
     from jaxgpt.inference.engine.engine import Engine, EngineConfig
     from jaxgpt.inference.engine.request import RequestSampling
     from jaxgpt.inference.precision import Precision

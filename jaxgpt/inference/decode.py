@@ -7,6 +7,7 @@ compiled.
 Axes: B rows, T tokens of a padded prompt, N steps of a block, V padded vocabulary, D model.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from jax import Array
 
 from jaxgpt.errors import DivergedError, MismatchError
 from jaxgpt.inference.cpu_layout import cache_dtype, head_table
+from jaxgpt.inference.decoding_mesh import OnDevices
 from jaxgpt.inference.decoding_weights import restore
 from jaxgpt.inference.sampling import SamplingConfig, allowed_ids, row_keys, sample
 from jaxgpt.model.attention.kv_cache import KVCache, MakeCache, empty_cache
 from jaxgpt.model.gpt import Gpt, make_cache
 from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.model.layers.placement import constrain
 
 _SMALLEST_BUCKET = 16
 
@@ -75,6 +78,8 @@ class Decoder:
             beyond it.
         block_size: steps between two visits to the host.
         empty_cache: what makes the cache of keys and values.
+        on_devices: makes the context in which programs are traced and run, for parameters that
+            several devices share; see `decoding_mesh.py`.
     """
 
     model: Gpt
@@ -84,6 +89,7 @@ class Decoder:
     context_length: int
     block_size: int = 16
     empty_cache: MakeCache = empty_cache
+    on_devices: OnDevices = contextlib.nullcontext
 
     def __post_init__(self) -> None:
         head = self.model.config.head
@@ -145,9 +151,10 @@ class Decoder:
             if allowed is not self._allowed_V:
                 allowed = self._next_allowed(constraint, drawn_ids)
             num_steps = self.block_size if allowed is self._allowed_V else 1
-            state, drawn_BN = _decode_block(
-                self.model, sampling, num_steps, self.params, state, allowed
-            )
+            with self.on_devices():
+                state, drawn_BN = _decode_block(
+                    self.model, sampling, num_steps, self.params, state, allowed
+                )
             drawn_BN = np.asarray(drawn_BN)
 
     @functools.cached_property
@@ -191,17 +198,11 @@ class Decoder:
         lengths_B = np.array([len(prompt) for prompt in prompts], np.int32)
         numbers_B = np.arange(len(prompts)) if rows is None else np.asarray(rows)
         keys_B = row_keys(seed, jnp.asarray(numbers_B, jnp.uint32))
-        return _prefill(
-            self.model,
-            sampling,
-            cache_length,
-            self.params,
-            tokens_BT,
-            lengths_B,
-            keys_B,
-            allowed,
-            self.empty_cache,
-        )
+        inputs = tokens_BT, lengths_B, keys_B, allowed
+        with self.on_devices():
+            return _prefill(
+                self.model, sampling, cache_length, self.params, *inputs, self.empty_cache
+            )
 
     def _bucket(self, length: int) -> int:
         """Round up to a power of two, but not beyond what the model has seen in training."""
@@ -301,6 +302,7 @@ def next_logits(
         table_VD = gpt.embedding.as_kernel(head_table(params, gpt.embedding.table))
         logits_B1V = gpt.head(x_B1D, table_VD, jnp.ones_like(valid_BT[:, :1]))
         assert new_cache is not None
-        return logits_B1V[:, 0], new_cache
+        # Of devices that share the vocabulary, each gets all scores and draws for itself.
+        return constrain(logits_B1V[:, 0], "batch", None), new_cache
 
     return model.apply({"params": restore(params)}, method=at_the_last)  # type: ignore[return-value]

@@ -10,11 +10,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxgpt.inference.cpu_layout import StoredKernel, put_outputs_first
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.layers.int8 import Int8Kernel
 from jaxgpt.model.moe.mixture_of_experts import is_rounded
+from jaxgpt.parallel.sharding import replicated
 from jaxgpt.runtime.target import compile_target
 
 
@@ -49,18 +51,15 @@ class LayerArrays:
 def lay_out(model: Gpt, params: Any) -> Any:
     """Return the parameters as a decoding step reads them fastest; `restore` is the inverse.
 
-    On one device each layer's weights become arrays of their own, since a loop over steps would cut
-    them out of their stack, and copy them, at each step. On a CPU kernels get their outputs first,
-    too (see `cpu_layout.py`). That is a copy of all that `params` holds. On several devices they
-    stay as they are.
+    Each layer's weights become arrays of their own, since a loop over steps would cut them out of
+    their stack, and copy them, at each step. On one CPU kernels get their outputs first, too (see
+    `cpu_layout.py`). That is a copy of all that `params` holds, on the devices that hold them.
 
     Args:
         model: whose parameters they are.
         params: from `cast_weights`, so that a step reads less, or as they are.
     """
-    if any(leaf.sharding.num_devices > 1 for leaf in jax.tree.leaves(params)):
-        return params
-    for_cpu = compile_target().is_cpu
+    for_cpu = compile_target().is_cpu and not are_shared(params)
 
     def store(path: tuple[Any, ...], leaf: Any) -> Any:
         if _is_int8(leaf):
@@ -73,6 +72,19 @@ def lay_out(model: Gpt, params: Any) -> Any:
         return LayerArrays(_cut(leaf)) if path[0].key == "blocks" else leaf
 
     return jax.tree_util.tree_map_with_path(store, params, is_leaf=_is_int8)
+
+
+def are_shared(params: Any) -> bool:
+    """Return whether several devices hold the parameters."""
+    # Shapes alone lie nowhere.
+    places = [leaf.sharding for leaf in jax.tree.leaves(params)]
+    return any(place is not None and place.num_devices > 1 for place in places)
+
+
+def copy_to_devices_of(params: Any, tree: Any) -> Any:
+    """Return arrays of which each device that holds parts of `params` has a copy."""
+    places = jax.tree.leaves(params)[0].sharding
+    return jax.device_put(tree, replicated(places.mesh)) if are_shared(params) else tree
 
 
 def restore(params: Any) -> Any:
@@ -90,6 +102,9 @@ def _is_stored(leaf: Any) -> bool:
     return isinstance(leaf, LayerArrays | StoredKernel)
 
 
-@jax.jit
 def _cut(leaf: Array) -> list[Array]:
-    return list(leaf)
+    """Return one array per layer, each divided as a layer of the stack is."""
+    places = leaf.sharding
+    if isinstance(places, NamedSharding):
+        places = NamedSharding(places.mesh, PartitionSpec(*places.spec[1:]))
+    return jax.jit(list, out_shardings=places)(leaf)

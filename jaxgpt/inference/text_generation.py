@@ -8,6 +8,7 @@ after it. So the last tokens that a longer piece could replace are dropped, and 
 must spell their text again ("token healing").
 """
 
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 
 from jaxgpt.errors import ConfigError, UsageError
 from jaxgpt.inference.decode import Constraint, Decoder, NewTokens
+from jaxgpt.inference.decoding_mesh import OnDevices
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.precision import UNROUNDED, Precision
 from jaxgpt.inference.sampling import SamplingConfig
@@ -51,6 +53,7 @@ def make_text_decoder(
     context_length: int,
     stop_ids: tuple[int, ...] | None = None,
     precision: Precision = UNROUNDED,
+    on_devices: OnDevices = contextlib.nullcontext,
 ) -> Decoder:
     """Return a `Decoder` that draws text tokens only, and ends rows at a stop id: None, EOS."""
     stop_ids = (tokenizer.eos_id,) if stop_ids is None else stop_ids
@@ -61,6 +64,7 @@ def make_text_decoder(
         forbidden_ids=forbidden_ids(tokenizer, stop_ids),
         context_length=context_length,
         empty_cache=precision.empty_cache,
+        on_devices=on_devices,
     )
 
 

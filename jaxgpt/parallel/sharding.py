@@ -72,7 +72,9 @@ class ActivationRules:
 ACTIVATIONS = ActivationRules()
 
 
-def activation_rules(rules: ShardingRules) -> tuple[tuple[str, Any], ...]:
+def activation_rules(
+    rules: ShardingRules, activations: ActivationRules = ACTIVATIONS
+) -> tuple[tuple[str, Any], ...]:
     """Return the mesh axes that split each logical axis in activations and gathered weights.
 
     Heads, hidden units and vocabulary lie as in the kernels that make them. The width does not:
@@ -82,15 +84,17 @@ def activation_rules(rules: ShardingRules) -> tuple[tuple[str, Any], ...]:
     # The names in `model/layers/placement.py` for the axes of a parameter in storage, not in use.
     as_stored = {f"storage {name}": mesh_axis for name, mesh_axis in parameters.items()}
     # Rows of a gradient whose width lies as a parameter's does.
-    rows = {"storage batch": tuple(name for name in ACTIVATIONS.batch if name != rules.embed)}
-    table = as_stored | parameters | {"embed": None} | dataclasses.asdict(ACTIVATIONS) | rows
+    rows = {"storage batch": tuple(name for name in activations.batch if name != rules.embed)}
+    table = as_stored | parameters | {"embed": None} | dataclasses.asdict(activations) | rows
     return tuple((name, mesh_axes or None) for name, mesh_axes in table.items())
 
 
 @contextmanager
-def on_mesh(mesh: Mesh, rules: ShardingRules) -> Iterator[None]:
+def on_mesh(
+    mesh: Mesh, rules: ShardingRules, activations: ActivationRules = ACTIVATIONS
+) -> Iterator[None]:
     """Trace and run on `mesh`, with the model's activations placed by the rules."""
-    with jax.set_mesh(mesh), nn.logical_axis_rules(activation_rules(rules)):
+    with jax.set_mesh(mesh), nn.logical_axis_rules(activation_rules(rules, activations)):
         yield
 
 

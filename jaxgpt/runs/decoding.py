@@ -1,11 +1,14 @@
 """`open_decoder`: from a run folder to a model that writes, for commands that show its text."""
 
+import dataclasses
 from typing import NamedTuple
 
+from jaxgpt.config import replace
 from jaxgpt.inference.decode import Decoder
+from jaxgpt.inference.decoding_mesh import ONE_DEVICE, DecodingMesh, on_devices
 from jaxgpt.inference.precision import UNROUNDED, Precision
 from jaxgpt.inference.text_generation import make_text_decoder
-from jaxgpt.parallel.mesh import single_device_mesh
+from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.runs.run import Run, open_run
 from jaxgpt.runtime.settings import configure_runtime
 
@@ -16,7 +19,7 @@ class OpenedDecoder(NamedTuple):
     Attributes:
         run: the run.
         step: the checkpoint's.
-        decoder: on one device; it ends rows where the run's texts end.
+        decoder: on its devices; it ends rows where the run's texts end.
     """
 
     run: Run
@@ -25,7 +28,10 @@ class OpenedDecoder(NamedTuple):
 
 
 def open_decoder(
-    checkpoint: str, step_name: str, precision: Precision = UNROUNDED
+    checkpoint: str,
+    step_name: str,
+    precision: Precision = UNROUNDED,
+    mesh: DecodingMesh = ONE_DEVICE,
 ) -> OpenedDecoder:
     """Open a run and restore one of its checkpoints.
 
@@ -33,14 +39,34 @@ def open_decoder(
         checkpoint: a run folder, or its URL.
         step_name: latest, best or a number.
         precision: types of weights and cache.
+        mesh: devices that share the model.
 
     Raises:
-        JaxgptError: see `open_run`, `Run.choose_step` and `Run.restore_params`.
+        JaxgptError: see `open_run`, `Run.choose_step`, `Run.restore_params` and
+            `DecodingMesh.build`.
     """
-    run = open_run(checkpoint, step_name)
+    run = _divide(open_run(checkpoint, step_name), mesh)
     configure_runtime(run.config.runtime)
     step = run.choose_step(step_name)
-    params = run.restore_params(step, single_device_mesh())
+    devices = mesh.build()
+    params = run.restore_params(step, devices)
     ends = run.config.batch.sequence_length, run.config.stop_ids(run.tokenizer)
-    decoder = make_text_decoder(run.build_model(), params, run.tokenizer, *ends, precision)
+    decoder = make_text_decoder(
+        run.build_model(),
+        params,
+        run.tokenizer,
+        *ends,
+        precision,
+        on_devices(devices, run.config.sharding),
+    )
     return OpenedDecoder(run, step, decoder)
+
+
+def _divide(run: Run, mesh: DecodingMesh) -> Run:
+    """Return a run whose key and value heads, where they are too few, lie on each device."""
+    config = run.config
+    attention = config.model.attention
+    if not isinstance(attention, GroupedQueryAttention) or not attention.kv_heads % mesh.tensor:
+        return run
+    sharding = replace(config.sharding, kv_heads=None)
+    return dataclasses.replace(run, config=replace(config, sharding=sharding))

@@ -13,11 +13,11 @@ import tyro
 
 from jaxgpt.command_line import find_option, parse_options, require_at_least
 from jaxgpt.errors import UsageError, did_you_mean
-from jaxgpt.inference import EngineConfig, Precision
+from jaxgpt.inference import DecodingMesh, EngineConfig, Precision
 
 _VARIABLE_PREFIX = "JAXGPT_SERVE_"
 # Options within options, by what their names begin with.
-_SECTIONS = (("engine.", EngineConfig), ("", Precision))
+_SECTIONS = (("engine.", EngineConfig), ("mesh.", DecodingMesh), ("", Precision))
 _LAST_PORT = 65535
 _Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 
@@ -51,6 +51,7 @@ class ServeOptions:
     grace_seconds: int = 30
     """Most seconds that answers have to finish after SIGTERM."""
     precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
+    mesh: DecodingMesh = field(default_factory=DecodingMesh)
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Size of the engine."""
 

@@ -17,8 +17,9 @@ from jaxgpt.model.layers.feed_forward import FeedForward, Gelu, SwiGlu
 from jaxgpt.model.moe.dispatch import Dropless
 from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
-from jaxgpt.parallel.sharding import replicated
+from jaxgpt.parallel.sharding import ShardingRules
 from jaxgpt.runtime.target import CompileTarget, compiling_for
+from jaxgpt.training.state import abstract_parameters
 from tests.model import tiny_model
 
 EXPERTS = MixtureOfExperts(expert=SwiGlu(hidden=16), dispatch=Dropless())
@@ -81,8 +82,15 @@ def test_on_a_gpu_layers_are_cut_apart_and_nothing_else_changes() -> None:
     jax.tree.map(np.testing.assert_array_equal, restore(laid_out), params)
 
 
-def test_parameters_on_several_devices_stay_as_they_are() -> None:
+def test_layers_on_several_devices_are_cut_apart_and_stay_divided() -> None:
     model, params = tiny_model.init(SQUARE)
-    placed = jax.device_put(params, replicated(make_mesh(MeshConfig(data=8))))
-    assert lay_out(model, placed) is placed
-    jax.tree.map(np.testing.assert_array_equal, restore(placed), params)
+    mesh = make_mesh(MeshConfig(data=1, tensor=8))
+    abstract, _ = abstract_parameters(model, ShardingRules(), mesh)
+    placed = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), params, abstract)
+    laid_out = lay_out(model, placed)
+    kernel = laid_out["blocks"]["attention"]["query"]["kernel"]
+    assert isinstance(kernel, LayerArrays)
+    for each in kernel.arrays:
+        # Its second axis are the heads.
+        assert each.addressable_shards[0].data.shape == (8, 1, 8)
+    jax.tree.map(np.testing.assert_array_equal, restore(laid_out), params)

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from jaxgpt.inference.decode import Decoder
-from jaxgpt.inference.decoding_weights import LayerArrays
+from jaxgpt.inference.decoding_weights import LayerArrays, are_shared, copy_to_devices_of
 from jaxgpt.model.adapted import join
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.layers.row_adapters import RowAdapters
@@ -80,6 +80,8 @@ class AdaptedDecoder:
     Attributes:
         model: without adapter.
         empty_cache: makes a cache; see `Decoder`.
+        on_devices: makes the context of programs; see `Decoder`.
+        is_shared: whether several devices hold the parameters.
         stop_ids: ids that end a text of any adapter.
         largest: the largest number of an adapter.
     """
@@ -87,6 +89,8 @@ class AdaptedDecoder:
     def __init__(self, decoder: Decoder, adapters: Sequence[DecoderAdapter] = ()) -> None:
         self.model = decoder.model
         self.empty_cache = decoder.empty_cache
+        self.on_devices = decoder.on_devices
+        self.is_shared = are_shared(decoder.params)
         self.largest = len(adapters)
         each_stop = [decoder.stop_ids, *(each.stop_ids for each in adapters)]
         forbidden = [decoder.forbidden_ids, *(each.forbidden_ids for each in adapters)]
@@ -102,7 +106,7 @@ class AdaptedDecoder:
             trained = [each.trained for each in adapters]
             dtype = decoder.model.config.compute_dtype
             self._adapter, stacks = stack_adapters(trained, dtype)
-            self._stacks = _by_layer(stacks)
+            self._stacks = _by_layer(copy_to_devices_of(decoder.params, stacks))
 
     def forbidden_ids(self, number: int) -> tuple[int, ...]:
         """Return the ids that a request with an adapter never draws."""

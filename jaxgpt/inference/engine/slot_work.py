@@ -5,8 +5,9 @@ Knows requests and the programs of slots.py, not who waits for what.
 Axes: B slots, A adapters and none, T tokens of a chunk, V padded vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +34,25 @@ from jaxgpt.model.attention.cached_blocks import CachedBlocks
 from jaxgpt.model.gpt import Gpt
 from jaxgpt.runtime.target import compile_target
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _SMALLEST_CHUNK = 16
 _MOST_BLOCKS = 8
 _GREEDY = RequestSampling(temperature=0.0)
 _ALL_BITS = 0xFFFFFFFF
+
+
+def _on_devices(
+    method: "Callable[Concatenate[SlotWork, P], T]",
+) -> "Callable[Concatenate[SlotWork, P], T]":
+    """Trace and run the programs of a method on the decoder's devices."""
+
+    @functools.wraps(method)
+    def run(self: "SlotWork", *arguments: P.args, **named: P.kwargs) -> T:
+        with self._decoder.on_devices():
+            return method(self, *arguments, **named)
+
+    return run
 
 
 class SlotWork:
@@ -62,7 +78,7 @@ class SlotWork:
         most_steps: int,
     ) -> None:
         self._decoder = decoder
-        self._decoding_model = _read_short(decoder.model, max_length)
+        self._decoding_model = _read_short(decoder, max_length)
         self._shape = num_slots, max_length
         self._chunk = chunk
         self._most_steps = most_steps
@@ -83,6 +99,7 @@ class SlotWork:
         )
         self.reset()
 
+    @_on_devices
     def reset(self) -> None:
         """Begin with empty slots."""
         # The memory of the old ones first.
@@ -90,6 +107,7 @@ class SlotWork:
         slots = empty_slots(self._decoding_model, *self._shape, self._decoder.empty_cache)
         self._state = SlotState(slots)
 
+    @_on_devices
     def begin(self, running: Running, source: int) -> None:
         """Give a slot to a request whose first tokens the slot `source` holds already."""
         request, slot = running.request, running.slot
@@ -122,6 +140,7 @@ class SlotWork:
         """Forget the settings of a request, so that its filters are computed for nobody."""
         self._settings.put(running.slot, _GREEDY, np.zeros(2, np.uint32), False)
 
+    @_on_devices
     def read(self, running: Running) -> Any:
         """Read the next chunk of a prompt; return the scores of what follows it, [V]."""
         chunk = running.next_chunk(self._chunk)
@@ -160,6 +179,7 @@ class SlotWork:
         running.prompt_scores += _token_scores(jax.device_get(scores), steps, request.top_tokens)
         return logits_V
 
+    @_on_devices
     def draw_first(self, running: Running, logits_V: Any) -> list[TokenScore]:
         """Draw the first token of a request whose prompt is read.
 
@@ -178,6 +198,7 @@ class SlotWork:
         )
         return _token_scores(jax.device_get(drawn), [0], running.request.top_tokens)
 
+    @_on_devices
     def decode(
         self, decoding: Sequence[Running], num_steps: int, constrained: bool
     ) -> list[list[TokenScore]]:
@@ -241,13 +262,14 @@ class SlotWork:
         return min(size, self._chunk, max(num_tokens, self._shape[1]))
 
 
-def _read_short(model: Gpt, max_length: int) -> Gpt:
+def _read_short(decoder: AdaptedDecoder, max_length: int) -> Gpt:
     """Return a model that reads as much of a cache as its longest row needs.
 
-    On a CPU, where reading is what a step's time is spent on. A GPU would wait for the number.
+    On one CPU, where reading is what a step's time is spent on. A GPU would wait for the number.
     """
+    model, is_one_cpu = decoder.model, compile_target().is_cpu and not decoder.is_shared
     attention = model.config.attention
-    if not compile_target().is_cpu or not isinstance(attention, GroupedQueryAttention):
+    if not is_one_cpu or not isinstance(attention, GroupedQueryAttention):
         return model
     # More blocks would take longer to compile than they save.
     kernel = CachedBlocks()

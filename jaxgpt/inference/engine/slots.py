@@ -30,6 +30,7 @@ from jaxgpt.inference.engine.row_sampling import (
 )
 from jaxgpt.model.attention.kv_cache import KVCache, MakeCache, empty_cache
 from jaxgpt.model.gpt import Gpt, make_cache
+from jaxgpt.model.layers.placement import constrain
 
 
 class Slots(NamedTuple):
@@ -130,7 +131,8 @@ def read_and_score_chunk(
         x_1TD, cache = gpt.hidden_states(tokens_T[None], valid_1T.astype(jnp.int32), cache=row)
         assert cache is not None
         table_VD = gpt.embedding.as_kernel(head_table(params, gpt.embedding.table))
-        return gpt.head(x_1TD, table_VD, valid_1T)[0], cache
+        logits_1TV = gpt.head(x_1TD, table_VD, valid_1T)
+        return constrain(logits_1TV, "batch", None, None)[0], cache
 
     apply: Callable[..., Any] = model.apply
     logits_TV, row = apply({"params": restore(params)}, method=all_logits)

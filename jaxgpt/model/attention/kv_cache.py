@@ -18,6 +18,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.model.layers.placement import constrain
+
 # Blocks of slots of each layer.
 Layers = tuple[tuple[jax.Array, ...], ...]
 
@@ -91,7 +93,8 @@ def put_in_slots(layers: Layers, layer: int, new_BTK: jax.Array, slots_BT: jax.A
         # A negative index would count from the end; one past the end is dropped.
         places_B1T = jnp.where(slots_BT < start, length, slots_BT - start)[:, None]
         # Head by head: what has one index only, XLA's CPU backend writes into a copy.
-        written.append(block.at[rows_B11, heads_K1, places_B1T].set(new_BKT, mode="drop"))
+        put = block.at[rows_B11, heads_K1, places_B1T].set(new_BKT, mode="drop")
+        written.append(_place(put))
         start += length
     return (*layers[:layer], tuple(written), *layers[layer + 1 :])
 
@@ -100,6 +103,11 @@ def join_blocks(blocks: tuple[jax.Array, ...]) -> jax.Array:
     """Return a layer's blocks, [B, K, C, ...], as one array [B, S, K, ...]."""
     # Pieces of what was just joined are the pieces, to the compiler.
     return jnp.concatenate(blocks, axis=2).swapaxes(1, 2)
+
+
+def _place(kept_BKC: jax.Array) -> jax.Array:
+    """Put rows and heads where the layers' keys and values lie."""
+    return constrain(kept_BKC, "batch", "kv_heads", *[None] * (kept_BKC.ndim - 2))
 
 
 # What makes a cache; takes what `empty_cache` takes.
@@ -128,7 +136,7 @@ def empty_cache(
     def layers() -> Layers:
         return tuple(
             tuple(
-                jnp.zeros((batch_size, num_kv_heads, length, head_dim), jnp.dtype(dtype))
+                _place(jnp.zeros((batch_size, num_kv_heads, length, head_dim), jnp.dtype(dtype)))
                 for length in block_lengths
             )
             for _ in range(num_layers)

@@ -15,6 +15,7 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import meta
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxgpt.config import configclass
@@ -100,7 +101,7 @@ def kept_param(module: nn.Module, name: str, init: Callable[..., Any], *argument
     is more than one array. The shape of each kernel is compared where a layer uses it.
     """
     if module.has_variable("params", name):
-        return module.get_variable("params", name)
+        return meta.unbox(module.get_variable("params", name))
     return module.param(name, init, *arguments)
 
 

@@ -180,7 +180,7 @@ class Dropless(Dispatch):
                     gates_NK,
                     experts_A,
                     self.block_size,
-                    num_parts=peers.num_devices,
+                    num_parts=peers.num_devices if peers.split_rows else 1,
                     rules=rules,
                 )
             else:
