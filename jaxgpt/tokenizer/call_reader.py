@@ -6,6 +6,10 @@ from collections.abc import Collection
 
 from jaxgpt.tokenizer.tool_calls import CALL, END_OF_CALL, Call, is_json_object
 
+# Integers of any length are valid JSON; Python limits their digits.
+_JSON = json.JSONDecoder(parse_int=float)
+# The longest word of JSON that can be cut off where decoding fails: `-Infinity`.
+_LONGEST_WORD = 9
 _CALL = re.compile(
     r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(\{.*\})\s*\}', re.DOTALL
 )
@@ -15,7 +19,7 @@ class CallReader:
     """Finds the calls in an answer, however its text is portioned.
 
     Text that only resembles a call stays text: a name that no tool has, JSON that is not valid, a
-    call that does not end. What may become a call is held back until that is decided.
+    call that does not end. What may become a call is held back until its JSON tells that it is none.
 
     Args:
         names: of the tools.
@@ -52,27 +56,29 @@ class CallReader:
             text, self._held = self._split_at(start - self._held[:start].endswith("\n"))
             self._add(found, text)
             body = self._held.index(CALL) + len(CALL)
-            call, stop = self._call_at(body)
-            if call is not None:
+            inner = self._held[body:].lstrip()
+            # A tag may stand in a string of the arguments, so the JSON tells where it ends.
+            stop = _json_end(inner)
+            if stop is None and not final:
+                break
+            call = self._call(inner[:stop]) if stop else None
+            rest = inner[stop:].lstrip()
+            if call is not None and rest.startswith(END_OF_CALL):
                 found.append(call)
-                self._held, self._after_call = self._held[stop:], True
-            elif final or not _may_begin_call(self._held[body:]):
+                self._held, self._after_call = rest.removeprefix(END_OF_CALL), True
+            elif call is not None and END_OF_CALL.startswith(rest) and not final:
+                break
+            else:
                 text, self._held = self._split_at(body)
                 self._add(found, text)
-            else:
-                break
         return found
 
-    def _call_at(self, body: int) -> tuple[Call | None, int]:
-        """Return the call whose JSON begins at `body` of what is held, and where it ends."""
-        stop = self._held.find(END_OF_CALL, body)
-        while stop >= 0:
-            match = _CALL.fullmatch(self._held[body:stop].strip())
-            if match and is_json_object(match[2]) and _string(match[1]) in self._names:
-                return Call(_string(match[1]) or "", match[2]), stop + len(END_OF_CALL)
-            # The tag may stand in a string of the arguments.
-            stop = self._held.find(END_OF_CALL, stop + 1)
-        return None, body
+    def _call(self, text: str) -> Call | None:
+        """Return the call that a JSON value is, or None."""
+        match = _CALL.fullmatch(text)
+        if match and is_json_object(match[2]) and _string(match[1]) in self._names:
+            return Call(_string(match[1]) or "", match[2])
+        return None
 
     def _split_at(self, place: int) -> tuple[str, str]:
         return self._held[:place], self._held[place:]
@@ -96,8 +102,19 @@ class CallReader:
         return len(self._held)
 
 
-def _may_begin_call(text: str) -> bool:
-    return not (text := text.lstrip()) or text.startswith("{")
+def _json_end(text: str) -> int | None:
+    """Return where the JSON object that begins a text ends; 0 if none does, None if it goes on."""
+    if not text:
+        return None
+    if not text.startswith("{"):
+        return 0
+    try:
+        return _JSON.raw_decode(text)[1]
+    except json.JSONDecodeError as error:
+        is_open = error.msg.startswith("Unterminated string")
+        return None if is_open or error.pos + _LONGEST_WORD >= len(text) else 0
+    except RecursionError:
+        return 0
 
 
 def _string(text: str) -> str | None:

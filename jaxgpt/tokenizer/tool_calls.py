@@ -10,6 +10,7 @@ call_reader.py finds the calls of an answer again.
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from jaxgpt.errors import BadInputError
@@ -168,9 +169,9 @@ def _check_order(turns: Sequence[Turn]) -> None:
         allowed = _FOLLOWING[previous]
         if turn.role not in allowed:
             names = " or ".join(map(repr, allowed))
+            hint = "; the results of tools follow the assistant's calls" * (turn.role == TOOL)
             raise BadInputError(
-                f"message {number} is of role {turn.role!r}, where {names} is due; the results of "
-                "tools follow the assistant's calls"
+                f"message {number} is of role {turn.role!r}, where {names} is due{hint}"
             )
         if turn.role == ASSISTANT:
             calls = turn.calls
@@ -185,18 +186,28 @@ def _ordered(results: Sequence[Turn], calls: Sequence[Call], place: int) -> list
     """Return results in the order of their calls.
 
     Raises:
-        BadInputError: a result names no call, or there are more results than calls.
+        BadInputError: a result names no call, or one that has its result, or there are more
+            results than calls.
     """
-    places: dict[str | None, int] = {
-        call.id: number for number, call in enumerate(calls) if call.id is not None
-    }
-    for number, result in enumerate(results, place + 1):
-        if result.call_id is not None and places and result.call_id not in places:
-            raise BadInputError(f"message {number} is the result of no call of the message before")
     if len(results) > len(calls):
         raise BadInputError(
             f"message {place + len(calls) + 1} is a result, and all calls before it have theirs"
         )
-    if all(result.call_id in places for result in results):
-        return sorted(results, key=lambda result: places[result.call_id])
-    return list(results)
+    # Of calls that share an id, the first gets the first result.
+    places: dict[str, list[int]] = {}
+    for number, call in enumerate(calls):
+        if call.id is not None:
+            places.setdefault(call.id, []).append(number)
+    found: list[int] = []
+    for number, result in enumerate(results, place + 1):
+        if result.call_id is None or not places:
+            continue
+        left = places.get(result.call_id)
+        if left is None:
+            raise BadInputError(f"message {number} is the result of no call of the message before")
+        if not left:
+            raise BadInputError(f"message {number} is a second result of one call")
+        found.append(left.pop(0))
+    if len(found) < len(results):
+        return list(results)
+    return [result for _, result in sorted(zip(found, results, strict=True), key=itemgetter(0))]

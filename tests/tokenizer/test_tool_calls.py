@@ -118,6 +118,12 @@ def test_results_come_in_the_order_of_their_calls() -> None:
              Turn("tool", "c"), Turn("tool", "d")],
             "message 4 is a result, and all calls before it have theirs",
         ),
+        (
+            [Turn("user", "a"), Turn("assistant", "", calls=(Call("f", "{}", "1"),
+             Call("f", "{}", "2"))), Turn("tool", "c", call_id="1"), Turn("tool", "d", call_id="1")],
+            "message 4 is a second result of one call",
+        ),
+        ([Turn("user", "a"), Turn("user", "b"), Turn("tool", "c")], "'assistant' is due$"),
     ],
 )  # fmt: skip
 def test_results_without_calls_are_refused(turns: list[Turn], error: str) -> None:
@@ -208,6 +214,20 @@ def test_calls_that_the_template_writes_are_read_back(
 )  # fmt: skip
 def test_text_that_only_resembles_a_call_stays_text(text: str) -> None:
     assert read(text, [1] * len(text)) == [text]
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        '{"name": "g", "arguments": {}}', '{"arguments": {}, "name": "f"}', '{name: "f", "a": {}}',
+        '{"name": "f", "arguments": {"a": "\\x and more"}}', '{"name": "f", "arguments": {}} x',
+    ],
+)  # fmt: skip
+def test_what_is_known_to_be_no_call_is_not_held_back(inner: str) -> None:
+    reader, text = CallReader(["f"]), f"<tool_call>\n{inner}\n</tool_call> later"
+    told = [part for letter in text for part in reader.feed(letter)]
+    assert "".join(str(part) for part in told) == text
+    assert reader.flush() == []
 
 
 def test_a_call_after_a_tag_that_is_only_text_is_found() -> None:
