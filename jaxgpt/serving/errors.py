@@ -1,6 +1,7 @@
 """Errors in the shape that clients of OpenAI's API read: `{"error": {message, type, param, code}}`.
 
-No answer repeats what the client sent, names a file or shows a trace.
+No answer names a file or shows a trace. What the client sent is repeated only where it names the
+fault in a schema or grammar, and no message is long.
 """
 
 import logging
@@ -32,6 +33,10 @@ _TYPES = {
     503: "service_unavailable_error",
     504: "timeout_error",
 }
+# Characters of a message.
+_LONGEST = 1000
+# Pydantic's types of errors that name a class of ours.
+_NAMING = frozenset({"model_type", "model_attributes_type"})
 # A client that asks again for what took too long takes the time of others.
 _RETRY = {429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}, 504: {"X-Should-Retry": "false"}}
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
@@ -51,7 +56,7 @@ class ApiError(JaxgptError):
 
     Args:
         status: of HTTP.
-        message: what is wrong and what to do.
+        message: what is wrong and what to do; the end of a long one is left out.
         param: the field that is wrong.
         code: a word that programs may ask for.
     """
@@ -59,7 +64,7 @@ class ApiError(JaxgptError):
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(message if len(message) <= _LONGEST else f"{message[: _LONGEST - 3]}...")
         self.status = status
         self.param = param
         self.code = code
@@ -102,10 +107,11 @@ def add_handlers(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         # Of several forms that a field may have, the one that was meant is followed furthest.
         first = max(error.errors(), key=lambda each: len(each["loc"]))
-        # Never what was sent, and names of fields alone: keys below them are the client's.
+        # Names of fields alone: keys below them are the client's.
         names = [part for part in first["loc"][1:2] if isinstance(part, str)]
         place = names[0] if names else None
-        return response(ApiError(400, f"{place or 'the body'}: {first['msg']}", param=place))
+        told = "it must be an object" if first["type"] in _NAMING else first["msg"]
+        return response(ApiError(400, f"{place or 'the body'}: {told}", param=place))
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

@@ -156,6 +156,9 @@ def test_an_answer_has_the_form_that_is_asked_for(served: Served) -> None:
         ),
         ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input", "input: "),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input", "with store false"),
+        ({"input": [{"type": "x" * 3000}]}, "input", "input: the type of an item must be message,"),
+        ({"input": [3]}, "input", "input: the type of an item must be"),
+        ({"text": 3}, "text", "text: it must be an object"),
         ({"input": []}, "input", "input: "),
         ({"input": MESSAGES[:2]}, "input", "must be of role 'user'"),
         ({"temperature": 3}, "temperature", "temperature"),
@@ -178,6 +181,7 @@ def test_what_is_not_followed_is_refused_by_name(
     error = answer.json()["error"]
     assert error["param"] == param
     assert message in error["message"]
+    assert "xxx" not in error["message"]
 
 
 def test_what_says_nothing_about_the_answer_is_left_out(served: Served) -> None:

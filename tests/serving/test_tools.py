@@ -222,6 +222,23 @@ def test_a_response_makes_the_calls_that_a_chat_does(served: Served) -> None:
         assert (last.name, last.arguments) == (item.name, item.arguments)
 
 
+def test_texts_around_a_call_are_one_message_as_on_the_chat_route(served: Served) -> None:
+    def said(text: str) -> dict[str, Any]:
+        return {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
+
+    call = {"type": "function_call", "call_id": "c", "name": "stop", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "c", "output": "one cat"}
+    items: Any = [*USER, said("the "), call, said("dog"), result]
+    found = served.client.responses.create(**{**RESPONSE, "input": items, "max_output_tokens": 5})
+    turns = [
+        Turn("user", "the small cat"),
+        Turn("assistant", "the dog", calls=(Call("stop", "{}"),)),
+        Turn("tool", "one cat"),
+    ]
+    expected = ChatTemplate(served.tokenizer).render_prompt(plain_messages(turns, TOOLS))
+    assert found.usage.input_tokens == len(expected)
+
+
 def test_a_response_reads_results_as_a_chat_does(served: Served) -> None:
     options = {**RESPONSE, "tool_choice": "required", "parallel_tool_calls": False}
     (call,) = served.client.responses.create(**options, extra_body={"seed": 1}).output

@@ -62,7 +62,12 @@ InputItem = Annotated[
     Annotated[InputMessage, Tag("message")]
     | Annotated[FunctionCall, Tag("function_call")]
     | Annotated[FunctionCallOutput, Tag("function_call_output")],
-    Discriminator(_kind),
+    Discriminator(
+        _kind,
+        custom_error_type="item_type",
+        custom_error_message="the type of an item must be message, function_call or "
+        "function_call_output",
+    ),
 ]
 
 
@@ -77,7 +82,11 @@ class NamedFunction(FunctionName):
 
 
 def as_messages(items: Iterable[InputItem]) -> list[ChatMessage]:
-    """Return items as the messages of a chat: calls join the assistant's message before them."""
+    """Return items as the messages of a chat.
+
+    Calls join the assistant's message before them, and so does a text that follows a call: an
+    answer is one message, as on the chat route.
+    """
     messages: list[ChatMessage] = []
     for item in items:
         if isinstance(item, FunctionCallOutput):
@@ -90,6 +99,9 @@ def as_messages(items: Iterable[InputItem]) -> list[ChatMessage]:
             call = ToolCall(id=item.call_id, function=function)
             last = messages[-1]
             messages[-1] = last.model_copy(update={"tool_calls": [*(last.tool_calls or ()), call]})
+        elif item.role == "assistant" and messages and messages[-1].tool_calls:
+            text = messages[-1].text() + item.text()
+            messages[-1] = messages[-1].model_copy(update={"content": text})
         else:
             messages.append(item)
     return messages
