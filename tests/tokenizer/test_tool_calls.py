@@ -119,8 +119,9 @@ def test_results_come_in_the_order_of_their_calls() -> None:
             "message 4 is a result, and all calls before it have theirs",
         ),
         (
-            [Turn("user", "a"), Turn("assistant", "", calls=(Call("f", "{}", "1"),
-             Call("f", "{}", "2"))), Turn("tool", "c", call_id="1"), Turn("tool", "d", call_id="1")],
+            [Turn("user", "a"),
+             Turn("assistant", "", calls=(Call("f", "{}", "1"), Call("f", "{}", "2"))),
+             Turn("tool", "c", call_id="1"), Turn("tool", "d", call_id="1")],
             "message 4 is a second result of one call",
         ),
         ([Turn("user", "a"), Turn("user", "b"), Turn("tool", "c")], "'assistant' is due$"),
