@@ -19,7 +19,7 @@ class CallReader:
     """Finds the calls in an answer, however its text is portioned.
 
     Text that only resembles a call stays text: a name that no tool has, JSON that is not valid, a
-    call that does not end. What may become a call is held back until its JSON tells that it is none.
+    call that does not end. What may become a call is held back until its JSON shows that it is not.
 
     Args:
         names: of the tools.
