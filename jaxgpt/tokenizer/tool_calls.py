@@ -77,7 +77,7 @@ def read_call(value: Any) -> Call:
     Raises:
         BadInputError: the value is neither.
     """
-    function = value.get("function", value) if isinstance(value, Mapping) else None
+    function = (value.get("function") or value) if isinstance(value, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(name := function.get("name"), str):
         raise BadInputError("a call is no object with a function's name and arguments")
     arguments = function.get("arguments")

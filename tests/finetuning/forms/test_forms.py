@@ -1,9 +1,12 @@
 """Forms: the example of a good row, and one line for each way in which a row is bad."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,6 +196,41 @@ def test_calls_are_learned_and_tools_and_results_are_not() -> None:
     assert Messages().read({name: json.dumps(value) for name, value in row.items()}) == example
     nulls = [{"tool_calls": None, "tool_call_id": None} | each for each in CALLED]
     assert Messages().read({"messages": nulls, "tools": [TOOL]}) == example
+    beside = [{"name": "add", "function": None, "arguments": {"a": 1, "b": 2}}]
+    beside_it = [CALLED[0], {"role": "assistant", "tool_calls": json.dumps(beside)}, *CALLED[2:]]
+    beside_it[2] = {"role": "tool", "content": "3"}
+    assert Messages().read({"messages": beside_it, "tools": [TOOL]}) == example
+
+
+def test_what_a_table_lacks_is_not_learned(tmp_path: Path) -> None:
+    call = {"name": "add", "arguments": {"a": 1, "terms": [{"b": 2}, {"c": 3}]}}
+    written = {"name": "add", "arguments": '{"a": null}'}
+    tools = [
+        {"name": "add", "parameters": {"properties": {"a": {"type": "number"}}}},
+        {"name": "look", "parameters": {"properties": {"place": {"type": "string"}}}},
+    ]
+    rows = [
+        {"messages": [user("x"), {"role": "assistant", "tool_calls": [each]}], "tools": given}
+        for each, given in (
+            (call, tools),
+            ({"name": "look", "arguments": {"place": "y"}}, tools[:1]),
+        )
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    read = pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert read != rows
+    assert [Messages().read(row) for row in read] == [Messages().read(row) for row in rows]
+    # What is written as JSON, null or not, is meant.
+    rows[0]["messages"][1]["tool_calls"] = [written]
+    ((*_, answer),) = Messages().read(rows[0]).sequences
+    assert '{"a": null}' in answer.text
+
+
+def test_an_empty_cell_is_no_field() -> None:
+    plain = {"messages": TWO_TURNS}
+    blank = [each | {"tool_calls": " "} for each in TWO_TURNS]
+    assert Messages().read({"messages": blank, "tools": ""}) == Messages().read(plain)
+    assert Messages().read({"messages": json.dumps(blank)}) == Messages().read(plain)
 
 
 def test_a_conversation_with_tools_is_the_same_in_every_form() -> None:
