@@ -6,15 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
-from fastapi import Request as HttpRequest
-
 from jaxgpt.inference.engine import Request, TokenScore
 from jaxgpt.serving.answer_text import AnswerText
-from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.served_model import AnswerStream, ServedModel
-
-_DISCONNECT_SECONDS = 0.25
+from jaxgpt.serving.wait import Wait
 
 
 class Piece(NamedTuple):
@@ -99,14 +95,27 @@ class Usage:
 class Answers:
     """Answers that are being written, all of them taken by the engine.
 
+    Args:
+        model: who answers.
+        metrics: counts them.
+        requests: one for each answer.
+        stop: strings at which an answer ends.
+        wait: that of the HTTP request.
+
     Raises:
         JaxgptError: the engine refuses one; then none is begun.
     """
 
     def __init__(
-        self, model: ServedModel, metrics: Metrics, requests: Sequence[Request], stop: Sequence[str]
+        self,
+        model: ServedModel,
+        metrics: Metrics,
+        requests: Sequence[Request],
+        stop: Sequence[str],
+        wait: Wait,
     ) -> None:
         self._model = model
+        self._wait = wait
         self._watches = [metrics.watch(request) for request in requests]
         self._stop = stop
         self._streams: list[AnswerStream] = []
@@ -132,8 +141,8 @@ class Answers:
         tasks = [
             asyncio.ensure_future(self._follow(index, queue)) for index in range(len(self._streams))
         ]
-        limit = self._model.answer_seconds
-        timer = asyncio.get_running_loop().call_later(limit, queue.put_nowait, _too_long(limit))
+        over, put = self._wait.too_long(), queue.put_nowait
+        timer = asyncio.get_running_loop().call_at(self._wait.deadline, put, over)
         try:
             left = len(tasks)
             while left:
@@ -166,20 +175,11 @@ class Answers:
             await queue.put(error)
 
 
-def _too_long(seconds: float) -> ApiError:
-    return ApiError(
-        504,
-        f"the answer took longer than {seconds:g} seconds; ask for fewer tokens, or when fewer "
-        "others ask",
-        code="timeout",
-    )
-
-
-async def collect(http: HttpRequest, answers: Answers, usage: Usage) -> list[Answer]:
+async def collect(wait: Wait, answers: Answers, usage: Usage) -> list[Answer]:
     """Return all answers when they are complete.
 
     Raises:
-        ApiError: the client has left; nobody reads it.
+        ApiError: the client has left and nobody reads it, or they took too long.
     """
     texts: dict[int, list[Piece]] = {}
 
@@ -189,16 +189,9 @@ async def collect(http: HttpRequest, answers: Answers, usage: Usage) -> list[Ans
                 usage.add(piece)
                 texts.setdefault(piece.index, []).append(piece)
 
-    task = asyncio.ensure_future(gather())
     try:
-        while not task.done():
-            await asyncio.wait([task], timeout=_DISCONNECT_SECONDS)
-            if not task.done() and await http.is_disconnected():
-                raise ApiError(499, "the client has left")
-        await task
+        await wait.result(gather())
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
         answers.cancel()
     return [
         Answer(

@@ -17,6 +17,7 @@ from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.schemas import ChatRequest
 from jaxgpt.serving.served_model import ServedModel, ServedModels, stop_strings
 from jaxgpt.serving.tool_use import ToolUse
+from jaxgpt.serving.wait import Wait
 
 
 def chat_router(models: ServedModels, metrics: Metrics) -> APIRouter:
@@ -26,24 +27,27 @@ def chat_router(models: ServedModels, metrics: Metrics) -> APIRouter:
     @router.post("/v1/chat/completions", responses=DOCUMENTED)
     async def chat(http: HttpRequest, body: ChatRequest) -> Any:
         model = models.choose(body.model)
+        wait = Wait(http, model.answer_seconds)
         stop = stop_strings(body)
         tools = ToolUse(body.tools, body.tool_choice, body.parallel_tool_calls is False)
         num_answers = body.n or 1
         given = (body.max_completion_tokens, body.max_tokens)
-        # In a thread: long texts and large grammars would hold up other clients.
+        # In a thread: long texts would hold up other clients.
         prompt = await asyncio.to_thread(model.render, body.messages, tools=tools.listed)
+        # Before grammars are compiled, which takes seconds.
+        model.engine.check_room(num_answers)
         requests = model.make_requests(
             prompt,
             body,
             max_tokens=next((each for each in given if each is not None), None),
             top_tokens=body.top_logprobs or 0,
-            constraints=await asyncio.to_thread(tools.constraints, model.forms, body, num_answers),
+            constraints=await tools.constraints(wait, model.forms, body, num_answers),
         )
         form = _Form(model, body, requests, tools)
-        answers = Answers(model, metrics, requests, stop)
+        answers = Answers(model, metrics, requests, stop, wait)
         if body.stream:
             return EventStream(form.chunks(answers.pieces()), answers.cancel)
-        return form.whole(await collect(http, answers, form.usage))
+        return form.whole(await collect(wait, answers, form.usage))
 
     return router
 

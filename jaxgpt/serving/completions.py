@@ -17,6 +17,9 @@ from jaxgpt.serving.event_stream import EventStream
 from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.schemas import CompletionRequest
 from jaxgpt.serving.served_model import ServedModel, ServedModels, stop_strings
+from jaxgpt.serving.structured import Constraints
+from jaxgpt.serving.tool_use import ToolUse
+from jaxgpt.serving.wait import Wait
 from jaxgpt.tokenizer.tokenizer import StreamDecoder
 
 # OpenAI's default.
@@ -26,44 +29,68 @@ _MAX_TOKENS = 16
 def completions_router(models: ServedModels, metrics: Metrics) -> APIRouter:
     """Return the route."""
     router = APIRouter()
+    no_tools = ToolUse((), None, is_single=False)
 
     @router.post("/v1/completions", responses=DOCUMENTED)
     async def completions(http: HttpRequest, body: CompletionRequest) -> Any:
         model = models.choose(body.model)
+        wait = Wait(http, model.answer_seconds)
         stop = stop_strings(body)
         if body.stream and body.echo and body.logprobs is not None:
             raise ApiError(400, "echo with logprobs is not streamed", param="stream")
-        # In a thread: long texts and large grammars would hold up other clients.
-        requests = await asyncio.to_thread(_requests, model, body)
+        # In a thread: long texts would hold up other clients.
+        prompts = await asyncio.to_thread(_checked_prompts, model, body)
+        num_answers = len(prompts) * (body.n or 1)
+        # Before grammars are compiled, which takes seconds; one serves all prompts.
+        model.engine.check_room(num_answers)
+        constraints = await no_tools.constraints(wait, model.forms, body, num_answers)
+        requests = await asyncio.to_thread(_requests, model, body, prompts, constraints)
         form = _Form(model, body, requests)
-        answers = Answers(model, metrics, requests, stop)
+        answers = Answers(model, metrics, requests, stop, wait)
         if body.stream:
             return EventStream(form.chunks(answers.pieces()), answers.cancel)
-        return form.whole(await collect(http, answers, form.usage))
+        return form.whole(await collect(wait, answers, form.usage))
 
     return router
 
 
-def _requests(model: ServedModel, body: CompletionRequest) -> list[Request]:
+def _checked_prompts(model: ServedModel, body: CompletionRequest) -> list[list[int]]:
+    """Return the ids of the prompts.
+
+    Raises:
+        ApiError: too many answers are asked for, or none.
+    """
     prompts = _prompts(model, body.prompt)
     if len(prompts) * (body.n or 1) > 256:
         raise ApiError(400, "more than 256 answers are asked for at once", param="n")
-    max_tokens = _MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    scored = bool(body.echo) and body.logprobs is not None
-    if scored:
+    if _is_scored(body):
         _check_spelled(model, body.prompt)
-    if not max_tokens and not scored:
+    elif body.max_tokens == 0:
         raise ApiError(400, "max_tokens is 0, and no logprobs with echo are asked for")
+    return prompts
+
+
+def _is_scored(body: CompletionRequest) -> bool:
+    return bool(body.echo) and body.logprobs is not None
+
+
+def _requests(
+    model: ServedModel,
+    body: CompletionRequest,
+    prompts: Sequence[Sequence[int]],
+    constraints: Constraints,
+) -> list[Request]:
+    number = body.n or 1
     return [
         request
-        for prompt in prompts
+        for place, prompt in enumerate(prompts)
         for request in model.make_requests(
             prompt,
             body,
-            max_tokens,
+            max_tokens=_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
             top_tokens=body.logprobs or 0,
-            score_prompt=scored,
-            constraints=model.forms.constraints(body, body.n or 1),
+            score_prompt=_is_scored(body),
+            constraints=constraints[place * number : (place + 1) * number],
         )
     ]
 

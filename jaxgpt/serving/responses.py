@@ -9,15 +9,15 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 
-from jaxgpt.inference.engine import TokenConstraint
 from jaxgpt.serving.answers import Answers, Piece, Usage, collect
 from jaxgpt.serving.errors import DOCUMENTED, ApiError, as_api_error, error_body
 from jaxgpt.serving.event_stream import EventStream
 from jaxgpt.serving.metrics import Metrics
 from jaxgpt.serving.response_schemas import ResponsesRequest
 from jaxgpt.serving.served_model import ServedModel, ServedModels, stop_strings
-from jaxgpt.serving.structured import AnswerForms
+from jaxgpt.serving.structured import AnswerForms, Constraints
 from jaxgpt.serving.tool_use import ToolUse
+from jaxgpt.serving.wait import Wait
 from jaxgpt.tokenizer.tool_calls import Call
 
 # Of a response and its message, by how the answer ended.
@@ -31,32 +31,35 @@ def responses_router(models: ServedModels, metrics: Metrics) -> APIRouter:
     @router.post("/v1/responses", responses=DOCUMENTED)
     async def responses(http: HttpRequest, body: ResponsesRequest) -> Any:
         model = models.choose(body.model)
+        wait = Wait(http, model.answer_seconds)
         body.check()
         stop = stop_strings(body)
-        # In a thread: long texts and large grammars would hold up other clients.
         tools = body.tool_use()
+        # In a thread: long texts would hold up other clients.
         prompt = await asyncio.to_thread(model.render, body.messages(), "input", tools.listed)
+        # Before grammars are compiled, which takes seconds.
+        model.engine.check_room(1)
         requests = model.make_requests(
             prompt,
             body,
             max_tokens=body.max_output_tokens,
-            constraints=await asyncio.to_thread(_constraints, model.forms, body, tools),
+            constraints=await _constraints(wait, model.forms, body, tools),
         )
         form = _Form(model, body, Usage(requests, 1), tools)
-        answers = Answers(model, metrics, requests, stop)
+        answers = Answers(model, metrics, requests, stop, wait)
         if body.stream:
             return EventStream(form.events(answers.pieces()), answers.cancel, last="")
-        (answer,) = await collect(http, answers, form.usage)
+        (answer,) = await collect(wait, answers, form.usage)
         return form.whole(answer.text, answer.finish)
 
     return router
 
 
-def _constraints(
-    forms: AnswerForms, body: ResponsesRequest, tools: ToolUse
-) -> list[TokenConstraint | None]:
+async def _constraints(
+    wait: Wait, forms: AnswerForms, body: ResponsesRequest, tools: ToolUse
+) -> Constraints:
     try:
-        return tools.constraints(forms, body.form(), 1)
+        return await tools.constraints(wait, forms, body.form(), 1)
     except ApiError as error:
         param = "text.format" if error.param == "response_format" else error.param
         raise ApiError(error.status, str(error), param, error.code) from None

@@ -1,7 +1,9 @@
 """The fields that ask for an answer of a given form, and the constraints that they become."""
 
+import asyncio
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from jaxgpt.inference.engine import TokenConstraint
@@ -18,6 +20,10 @@ from jaxgpt.serving.schemas import (
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.tokenizer.tool_calls import json_text
 
+# Grammars that are compiled at a time; requests without one never wait for them.
+_NUM_THREADS = 2
+Constraints = list[TokenConstraint | None]
+
 
 class AnswerForms:
     """Makes constraints for one model; the vocabulary is prepared when the first is asked for.
@@ -30,12 +36,17 @@ class AnswerForms:
     def __init__(self, tokenizer: Tokenizer, stop_id: int) -> None:
         self._tokenizer = tokenizer
         self._stop_id = stop_id
+        self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammars")
+
+    def begin(self, make: Callable[[], Constraints]) -> asyncio.Future[Constraints]:
+        """Begin to make constraints in a thread, since a large grammar takes seconds."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, make)
 
     @functools.cached_property
     def _grammars(self) -> Grammars:
         return Grammars(self._tokenizer, self._stop_id)
 
-    def constraints(self, body: FormFields, number: int) -> list[TokenConstraint | None]:
+    def constraints(self, body: FormFields, number: int) -> Constraints:
         """Return a constraint for each of `number` answers; None where any text will do.
 
         Raises:
@@ -57,7 +68,7 @@ class AnswerForms:
 
     def calls(
         self, functions: Sequence[Mapping[str, Any]], is_single: bool, number: int
-    ) -> list[TokenConstraint | None]:
+    ) -> Constraints:
         """Return a constraint for each of `number` answers that must be calls of functions.
 
         Raises:
@@ -71,7 +82,7 @@ class AnswerForms:
         except GrammarError as error:
             raise ApiError(400, str(error), param="tools") from None
 
-    def _made(self, grammar: str, number: int) -> list[TokenConstraint | None]:
+    def _made(self, grammar: str, number: int) -> Constraints:
         return [*self._grammars.constraints(grammar, number)]
 
     def _grammar(

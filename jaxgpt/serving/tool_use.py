@@ -1,13 +1,14 @@
 """The tools of a chat: which a model may call, which it must, and its calls in OpenAI's form."""
 
+import functools
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from jaxgpt.inference.engine import TokenConstraint
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import FormFields, NamedTool, ToolChoice
-from jaxgpt.serving.structured import AnswerForms
+from jaxgpt.serving.structured import AnswerForms, Constraints
+from jaxgpt.serving.wait import Wait
 from jaxgpt.tokenizer.call_reader import CallReader
 from jaxgpt.tokenizer.tool_calls import Call, Tools
 
@@ -45,13 +46,14 @@ class ToolUse:
         self._names = [] if wanted == "none" else list(given)
         self._is_single = is_single or isinstance(wanted, NamedTool)
 
-    def constraints(
-        self, forms: AnswerForms, body: FormFields, number: int
-    ) -> list[TokenConstraint | None]:
+    async def constraints(
+        self, wait: Wait, forms: AnswerForms, body: FormFields, number: int
+    ) -> Constraints:
         """Return a constraint for each of `number` answers; None where any text will do.
 
         Raises:
-            ApiError: a schema cannot be followed, or a form is asked for next to calls.
+            ApiError: a schema cannot be followed, a form is asked for next to calls, the client
+                has left, or the time is over.
             ConfigError: llguidance is not installed.
         """
         if self.listed and forms.is_formed(body):
@@ -62,8 +64,11 @@ class ToolUse:
                 param="tool_choice",
             )
         if self._forced:
-            return forms.calls(self._forced, self._is_single, number)
-        return forms.constraints(body, number)
+            calls = functools.partial(forms.calls, self._forced, self._is_single, number)
+            return await wait.result(forms.begin(calls))
+        if not forms.is_formed(body):
+            return [None] * number
+        return await wait.result(forms.begin(functools.partial(forms.constraints, body, number)))
 
     def reader(self) -> "AnswerReader":
         """Return what reads one answer."""

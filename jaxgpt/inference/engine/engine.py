@@ -130,15 +130,28 @@ class Engine:
         with self._wake:
             if self._closed:
                 raise ClosedError("the engine has stopped; send the request again later")
-            # A request that finds a slot at once does not wait.
-            free = self._config.num_slots - len(self._running)
-            if len(self._waiting) - free >= self._config.max_waiting:
-                raise QueueFullError(
-                    f"{len(self._waiting)} requests wait already; try again in a moment"
-                )
+            self._check_room(1)
             self._waiting.append(ticket)
             self._wake.notify_all()
         return ticket
+
+    def check_room(self, number: int) -> None:
+        """Refuse requests that are still to be made, if the queue has no room for them now.
+
+        Raises:
+            QueueFullError: too many requests would wait.
+        """
+        with self._wake:
+            self._check_room(number)
+
+    def _check_room(self, number: int) -> None:
+        # A request that finds a slot at once does not wait.
+        free = self._config.num_slots - len(self._running)
+        if len(self._waiting) + number - free > self._config.max_waiting:
+            raise QueueFullError(
+                f"the queue of {self._config.max_waiting} has no room for {number} more: "
+                f"{len(self._waiting)} requests wait already; try again in a moment"
+            )
 
     def cancel(self, ticket: Ticket) -> None:
         """End a request, wherever it is; nothing happens if it has ended."""
