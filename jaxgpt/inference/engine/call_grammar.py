@@ -5,11 +5,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxgpt.inference.engine.grammar import Grammars
-from jaxgpt.inference.engine.json_schema import GrammarError, check_json_schema, schema_text
+from jaxgpt.inference.engine.json_schema import GrammarError, schema_text
+from jaxgpt.inference.engine.schema_values import ESCAPES
 from jaxgpt.tokenizer.tool_calls import CALL, END_OF_CALL
 
 # White space as the template writes JSON, so that calls have the tokens of training data.
-_AS_WRITTEN = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+_AS_WRITTEN = {
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
+    **ESCAPES,
+}
 # A function without parameters, as OpenAI's API defines it.
 _NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -36,13 +42,13 @@ def call_grammar(
     for number, function in enumerate(functions):
         name = function["name"]
         begin = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
-        schema = _parameters(function)
+        schema = _parameters(grammars, function)
         lines.append(f"f{number}: {_quoted(begin)} a{number} {_quoted('}')}")
         lines.append(f"a{number}: %json {schema_text({'x-guidance': _AS_WRITTEN, **schema})}")
     return grammars.lark("\n".join(lines))
 
 
-def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(grammars: Grammars, function: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schema of a function's arguments.
 
     Raises:
@@ -52,11 +58,13 @@ def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
     name = ascii(function["name"])
     if schema.get("type", "object") != "object":
         raise GrammarError(f"the parameters of {name} are of another type; allowed: object")
+    schema = {"type": "object", **schema}
     try:
-        check_json_schema(schema)
+        # Alone, so that an error of llguidance's is known to be of this function.
+        grammars.json_schema(schema)
     except GrammarError as error:
         raise GrammarError(f"the parameters of {name}: {error}") from None
-    return {"type": "object", **schema}
+    return schema
 
 
 def _quoted(text: str) -> str:

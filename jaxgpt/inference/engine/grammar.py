@@ -18,12 +18,17 @@ from jaxgpt.inference.engine.json_schema import (
     schema_text,
 )
 from jaxgpt.inference.engine.request import ConstraintError
+from jaxgpt.inference.engine.schema_values import ESCAPES
 from jaxgpt.names.packages import import_package, install_advice
 from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 # A model that is unsure spends its tokens on white space where that is free.
-_COMPACT = {"whitespace_flexible": False}
+_COMPACT = {"whitespace_flexible": False, **ESCAPES}
+_ONE_OF = (
+    "oneOf is followed where no value can fit two of its schemas, which their types, constants or "
+    "required properties must show without $ref; use anyOf"
+)
 
 
 class Grammars:
@@ -162,8 +167,11 @@ def _gave_up(matcher: Any) -> str:
 def _told(error: object) -> str:
     """Return the first line of a message, cut: it may hold all of a grammar.
 
-    What is wrong in an expression stands in a later line, below a picture of the place.
+    What is wrong in an expression stands in a later line, below a picture of the place. The advice
+    on oneOf is an option that would follow it in part.
     """
     first, *rest = str(error).strip().splitlines()
+    if "coerce_one_of" in first:
+        return _ONE_OF
     reasons = [line for line in rest if line.startswith("error: ")]
     return " ".join([first, *reasons[:1]])[:200]

@@ -8,10 +8,18 @@ be one that it enforces, or one that says nothing about the value.
 
 import json
 from collections.abc import Iterator
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import unquote
 
 from jaxgpt.errors import BadInputError
+from jaxgpt.inference.engine.schema_patterns import other_meaning
+from jaxgpt.inference.engine.schema_values import (
+    LARGEST,
+    Bounds,
+    keyword_with_large_number,
+    keyword_with_long_escape,
+    may_merge,
+)
 
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _MAPS = ("$defs", "definitions", "patternProperties", "properties")
@@ -83,10 +91,11 @@ def check_json_schema(schema: dict[str, Any]) -> None:
         GrammarError: a keyword, format or reference that is not followed; the error names it and
             its place, as a JSON pointer.
     """
+    schemas = dict(_subschemas(schema))
     has_prefixes = _has_prefixes(schema)
-    places, references = set(), []
-    for place, found in _subschemas(schema):
-        places.add(place)
+    merges = any(may_merge(each, ENFORCED) for each in schemas.values())
+    all_bounds = Bounds(schemas.values()) if merges else None
+    for place, found in schemas.items():
         for name in found:
             if name not in ENFORCED and not _is_annotation(name):
                 raise GrammarError(
@@ -94,12 +103,57 @@ def check_json_schema(schema: dict[str, Any]) -> None:
                     f"out (enforced: {', '.join(sorted(ENFORCED))})"
                 )
         _check_values(found, place, has_prefixes)
-        references.append((place, found.get("$ref")))
-    for place, reference in references:
+        _check_texts(found, place)
+        _check_numbers(found, place, all_bounds or Bounds([found]))
+    _check_references(schemas)
+
+
+def _check_references(schemas: dict[str, dict[str, Any]]) -> None:
+    """Refuse references to no schema, and those that lead in a circle to no value.
+
+    Args:
+        schemas: by their places.
+
+    Raises:
+        GrammarError: the first of them.
+    """
+    for place, schema in schemas.items():
         # Anchors and the names of embedded schemas are left to llguidance.
-        is_pointer = isinstance(reference, str) and reference.startswith("#/")
-        if is_pointer and unquote(reference) not in places:
-            raise GrammarError(f"$ref {_shown(reference)} at {_shown(place)} names no schema")
+        if (target := _target(schema)) is not None and target not in schemas:
+            name = _shown(schema["$ref"])
+            raise GrammarError(f"$ref {name} at {_shown(place)} names no schema")
+    circular = dict(schemas)
+    while ended := [place for place in circular if _ends(place, circular)]:
+        for place in ended:
+            del circular[place]
+    for place, schema in circular.items():
+        if _target(schema) in circular:
+            name = _shown(schema["$ref"])
+            raise GrammarError(
+                f"$ref {name} at {_shown(place)} leads in a circle; recursion needs a property "
+                "or an item in between"
+            )
+
+
+def _ends(place: str, circular: dict[str, dict[str, Any]]) -> bool:
+    """Return whether a schema is more than references to those that may be circular."""
+    schema = circular[place]
+
+    def ends(name: str) -> list[bool]:
+        given = schema.get(name)
+        number = len(given) if isinstance(given, list) else 0
+        return [f"{place}/{name}/{n}" not in circular for n in range(number)]
+
+    either = all(any(given) for name in ("anyOf", "oneOf") if (given := ends(name)))
+    return _target(schema) not in circular and all(ends("allOf")) and either
+
+
+def _target(schema: dict[str, Any]) -> str | None:
+    """Return the place that a schema refers to by a JSON pointer, None if it does not."""
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and (reference in ("", "#") or reference.startswith("#/")):
+        return unquote(reference) or "#"
+    return None
 
 
 def _subschemas(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -130,48 +184,56 @@ def _check_values(schema: dict[str, Any], place: str, has_prefixes: bool) -> Non
     Raises:
         GrammarError: the first of them.
     """
-
-    def refuse(name: str, reason: str) -> None:
-        raise GrammarError(f"keyword {name!r} at {_shown(place)} is not enforced here: {reason}")
-
     if isinstance(kind := schema.get("format"), str) and kind not in FORMATS:
-        refuse("format", f"{_shown(kind)} is none of {', '.join(sorted(FORMATS))}")
+        _refuse("format", place, f"{_shown(kind)} is none of {', '.join(sorted(FORMATS))}")
     is_tuple = isinstance(schema.get("items"), list)
     if "additionalItems" in schema and not is_tuple:
-        refuse("additionalItems", "items is no list of schemas")
+        _refuse("additionalItems", place, "items is no list of schemas")
     if "prefixItems" in schema and (is_tuple or not has_prefixes):
-        refuse("prefixItems", "the list is given by items in drafts before 2020-12")
+        _refuse("prefixItems", place, "the list is given by items in drafts before 2020-12")
     if "$schema" in schema and place != "#":
-        refuse("$schema", "it stands at the top alone")
-    if (bound := _bound_that_passes(schema)) is not None:
-        refuse(bound, "the other bound is less than 1 away; give an inclusive bound")
+        _refuse("$schema", place, "it stands at the top alone")
     least, required = schema.get("minProperties"), schema.get("required")
     num_required = len(required) if isinstance(required, list) else 0
     if isinstance(least, int) and least > max(1, num_required):
-        refuse("minProperties", "a name may come twice; name the properties in required")
+        _refuse("minProperties", place, "a name may come twice; name the properties in required")
 
 
-def _bound_that_passes(schema: dict[str, Any]) -> str | None:
-    """Return the exclusive bound of a number that llguidance 1.9 takes for an inclusive one.
+def _check_texts(schema: dict[str, Any], place: str) -> None:
+    """Refuse expressions of another syntax, and texts that no answer can hold.
 
-    It does so with a whole number whose other bound has the same whole part: 3 passes
-    `exclusiveMinimum` 3 with `maximum` 3.5.
+    Raises:
+        GrammarError: the first of them.
     """
-    if schema.get("type") == "integer":
-        return None
-    for name, others in (
-        ("exclusiveMinimum", ("maximum", "exclusiveMaximum")),
-        ("exclusiveMaximum", ("minimum", "exclusiveMinimum")),
-    ):
-        bound = schema.get(name)
-        for other in (schema.get(each) for each in others):
-            if _is_number(bound) and _is_number(other) and 0 < abs(other - bound) < 1:
-                return name
-    return None
+    patterns = [("pattern", schema.get("pattern"))]
+    if isinstance(given := schema.get("patternProperties"), dict):
+        patterns += [("patternProperties", pattern) for pattern in given]
+    for name, pattern in patterns:
+        if isinstance(pattern, str) and (part := other_meaning(pattern)) is not None:
+            _refuse(
+                name,
+                place,
+                f"{_shown(part)} means something else to Rust's regex, which reads it; write what "
+                "JavaScript and Rust read alike, signs in a class with a backslash before them",
+            )
+    if (name := keyword_with_long_escape(schema)) is not None:
+        _refuse(name, place, r"a text has a control character other than \b, \f, \n, \r, \t")
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _check_numbers(schema: dict[str, Any], place: str, bounds: Bounds) -> None:
+    """Refuse numbers that llguidance takes and changes.
+
+    Raises:
+        GrammarError: the first of them.
+    """
+    if (name := keyword_with_large_number(schema)) is not None:
+        _refuse(name, place, f"numbers beyond +-{LARGEST} lose digits; choose smaller ones")
+    if (bound := bounds.passing(schema)) is not None:
+        _refuse(bound, place, "another bound is less than 1 away; give an inclusive bound")
+
+
+def _refuse(name: str, place: str, reason: str) -> None:
+    raise GrammarError(f"keyword {name!r} at {_shown(place)} is not enforced here: {reason}")
 
 
 def _has_prefixes(schema: dict[str, Any]) -> bool:

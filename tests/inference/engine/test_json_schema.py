@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
+from jaxgpt.inference.engine.call_grammar import call_grammar
 from jaxgpt.inference.engine.grammar import Grammars
 from jaxgpt.inference.engine.json_schema import (
     ANNOTATIONS,
@@ -204,12 +205,25 @@ def refusal(schema: dict[str, Any]) -> str | None:
         ({"minProperties": 2, "required": ["a"]}, "a name may come twice"),
         ({"properties": {"a": {"$ref": "#/default"}}, "default": {"new": 1}},
          "$ref '#/default' at '#/properties/a' names no schema"),
-        ({"exclusiveMinimum": 3, "maximum": 3.5}, "the other bound is less than 1 away"),
+        ({"exclusiveMinimum": 3, "maximum": 3.5}, "another bound is less than 1 away"),
         ({"minimum": -0.5, "exclusiveMaximum": 0}, "keyword 'exclusiveMaximum' at '#'"),
         ({"x-guidance": {"lenient": True}}, "keyword 'x-guidance' at '#'"),
         ({"\ud800": 1}, r"keyword '\ud800' at '#'"),
+        ({"items": {"enum": [1, {"a": [2**53 + 1]}]}}, "keyword 'enum' at '#/items'"),
+        ({"type": "integer", "maximum": 2**63 - 1}, "numbers beyond +-9007199254740991 lose"),
+        ({"const": ["a\x01"]}, "a text has a control character"),
+        ({"$ref": "#"}, "$ref '#' at '#' leads in a circle"),
+        ({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}},
+          "properties": {"a": {"$ref": "#/$defs/a"}}}, "at '#/properties/a' leads in a circle"),
+        ({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}, "leads in a circle"),
+        ({"properties": {"a": {"pattern": "(?i)a"}}}, "keyword 'pattern' at '#/properties/a'"),
+        ({"patternProperties": {"^[^a&&b]$": {}}}, "'[^a&&b]' means something else to Rust"),
+        ({"pattern": "[[:alpha:]]"}, "'[[:alpha:]' means something else"),
+        ({"pattern": "^[]a]$"}, "'[]' means something else"),
+        ({"pattern": r"\Aa"}, r"'\\A' means something else"),
+        ({"pattern": r"[\x{41}]"}, r"means something else"),
         ({"pattern": "(?=a)"}, "look-ahead"),
-        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "without $ref; use anyOf"),
         ({"$ref": "https://example.com/x"}, "does not fetch"),
         ({"minimum": float("nan")}, "cannot be written as JSON"),
         ("[1]", "no object; allowed"),
@@ -230,12 +244,55 @@ def test_what_is_not_followed_is_refused(schema: Any, error: str) -> None:
         ({"items": [{"type": "null"}], "additionalItems": False, "type": "array"}, "[null]", "[1]"),
         ({"$defs": {"a b": {"const": 1}}, "$ref": "#/$defs/a%20b"}, "1", "2"),
         ({"type": "string", "format": "date"}, '"2026-11-30"', '"2026-13-30"'),
+        ({"type": "object", "properties": {"a": {"type": "null"}}}, '{"b":1}', r'{"\u0061":1}'),
+        ({"type": "integer", "maximum": 2**53 - 1}, "9007199254740991", "9007199254740992"),
+        ({"$defs": {"a": {"anyOf": [{"const": 1}, {"type": "array", "items": {"$ref": "#"}}]}},
+          "$ref": "#/$defs/a"}, "[1,[1]]", "[2]"),
+        ({"type": "string", "pattern": r"^(?:[\[&\-]|a\.)$"}, '"["', '"ab"'),
+        ({"type": "array", "prefixItems": [{"type": "number", "exclusiveMinimum": 3},
+          {"maximum": 3.5, "type": "number"}]}, "[3.5,3]", "[3]"),
     ],
 )  # fmt: skip
 def test_what_is_followed(schema: dict[str, Any], good: str, bad: str) -> None:
     grammar = grammars().json_schema(schema)
     assert allows(grammar, good)
     assert not allows(grammar, bad)
+
+
+bounds = st.sampled_from([-3.5, -3, -0.5, 0, 0.5, 1, 2.9, 3, 3.5])
+
+
+@settings(max_examples=60)
+@given(
+    lower=_optional(minimum=bounds, exclusiveMinimum=bounds),
+    upper=_optional(maximum=bounds, exclusiveMaximum=bounds),
+    placed=st.sampled_from(
+        [
+            lambda lower, upper: {**lower, **upper},
+            lambda lower, upper: {"allOf": [lower, upper]},
+            lambda lower, upper: {"$ref": "#/$defs/a", "$defs": {"a": lower}, **upper},
+            lambda lower, upper: {"anyOf": [{"anyOf": [lower]}], **upper},
+        ]
+    ),
+)
+def test_a_bound_passes_only_where_it_is_valid(
+    lower: dict[str, float], upper: dict[str, float], placed: Any
+) -> None:
+    schema = placed({"type": "number", **lower}, {"type": "number", **upper})
+    try:
+        grammar = grammars().json_schema(schema)
+    except GrammarError:
+        return
+    for bound in {*lower.values(), *upper.values()}:
+        if allows(grammar, repr(bound)):
+            jsonschema.Draft202012Validator(schema).validate(bound)
+
+
+def test_an_error_of_a_tool_names_the_function() -> None:
+    functions = [{"name": name, "parameters": {"minProperties": "1"}} for name in ("f", "g")]
+    functions[0]["parameters"] = {}
+    with pytest.raises(GrammarError, match=r"the parameters of 'g': .*minProperties"):
+        call_grammar(grammars(), functions, is_single=True)
 
 
 def allows(grammar: str, text: str) -> bool:
