@@ -17,6 +17,7 @@ from jaxgpt.inference.transcript import Transcript
 from jaxgpt.runs.decoding import open_decoder
 
 _Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
+_NO_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,10 @@ class GenerateOptions:
     """Print each prompt before its continuation."""
     json: bool = False
     """Print one JSON object at the end instead of streaming."""
-    form: Annotated[FormOptions, tyro.conf.arg(name="")] = field(default_factory=FormOptions)
-    precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
+    form: Annotated[FormOptions, _NO_PREFIX] = field(default_factory=FormOptions)
+    precision: Annotated[Precision, _NO_PREFIX] = field(default_factory=Precision)
     mesh: DecodingMesh = field(default_factory=DecodingMesh)
-    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
-        default_factory=SamplingConfig
-    )
+    sampling: Annotated[SamplingConfig, _NO_PREFIX] = field(default_factory=SamplingConfig)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,15 +56,16 @@ def main(argv: Sequence[str]) -> None:
     given = [text for texts in options.prompt for text in texts] or [""]
     stop = [text for texts in options.stop for text in texts]
     _check(options, stop)
+    form = options.form.read(stop)
     how = options.precision, options.mesh
     run, step, decoder = open_decoder(options.checkpoint, options.step, *how)
     texts = [text for text in given for _ in range(options.num_samples)]
     prompts = [run.config.encode_prompt(run.tokenizer, text) for text in texts]
-    form = options.form.masks(run.tokenizer, decoder.stop_ids[0], len(texts))
+    masks = form and form.masks(run.tokenizer, decoder.stop_ids[0], len(texts))
     decoder = SlidingDecoder(decoder) if options.slide_window else decoder
     length = choose_length(decoder, run.tokenizer, prompts, options.max_new_tokens)
     transcript = Transcript(texts, echo=options.echo, live=not options.json)
-    draws = options.sampling, options.seed, stop, form
+    draws = options.sampling, options.seed, stop, masks
     for piece in stream_text(decoder, run.tokenizer, prompts, length, *draws):
         transcript.add(piece)
     options.form.warn_of_cut(sample["finish"] for sample in transcript.samples())

@@ -1,5 +1,6 @@
 """`python -m jaxgpt.generate`: what it prints, that a seed repeats it, and its errors."""
 
+import errno
 import json
 import re
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from jaxgpt import generate
 from jaxgpt.command_line import run_verb
+from jaxgpt.inference.engine.text_form import FormOptions
 from jaxgpt.model.layers.positions import Learned
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from tests.run_folder import make_run
@@ -170,7 +172,7 @@ def test_a_text_that_is_cut_off_before_it_has_its_form_is_a_warning(
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
-        (None, 2, "there is no such file"),
+        (None, 2, "animal.json cannot be read: No such file or directory; give a file"),
         (b"\xff", 82, "is not UTF-8"),
         (b"{", 82, "animal.json: the schema is not JSON"),
         (b"[]", 82, "animal.json: the schema is no object"),
@@ -190,6 +192,25 @@ def test_a_schema_that_cannot_be_followed(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.usefixtures("llguidance")
+@pytest.mark.parametrize("form", [("--regex", "a", "--stop", "b"), ("--json-schema", "x" * 300)])
+def test_a_wrong_form_is_told_before_a_model_is_read(capsys, form: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_verb(generate.main, ["--checkpoint", "nowhere", *form])
+    assert stop.value.code == 2
+    assert form[0] in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("llguidance")
+def test_a_disk_that_fails_is_no_wrong_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, encoding: str) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        FormOptions(json_schema="animal.json").read(stop=())
 
 
 def test_a_form_without_its_package_says_what_to_install(run: str, capsys, monkeypatch) -> None:

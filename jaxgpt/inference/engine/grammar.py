@@ -31,6 +31,16 @@ _ONE_OF = (
 )
 
 
+def import_llguidance(module: str = "") -> Any:
+    """Return llguidance, or a module of it such as `.numpy`.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    advice = install_advice("serve")
+    return import_package(f"llguidance{module}", "an answer of a given form", advice)
+
+
 class Grammars:
     """Grammars over the vocabulary of a tokenizer.
 
@@ -43,9 +53,8 @@ class Grammars:
     """
 
     def __init__(self, tokenizer: Tokenizer, stop_id: int) -> None:
-        purpose, advice = "an answer of a given form", install_advice("serve")
-        self._package = import_package("llguidance", purpose, advice)
-        self._fill = import_package("llguidance.numpy", purpose, advice).fill_next_token_bitmask
+        self._package = import_llguidance()
+        self._fill = import_llguidance(".numpy").fill_next_token_bitmask
         self._vocab_size = tokenizer.vocab_size
         wrapper = self._package.TokenizerWrapper(_Vocabulary(tokenizer, stop_id))
         self._tokenizer = self._package.LLTokenizer(wrapper)
