@@ -65,9 +65,13 @@ def test_each_option_has_a_variable_and_others_are_refused(
         given = dict(itertools.pairwise(options._from_environment([])))
         assert given[f"--{option}"] == "7"
         monkeypatch.delenv(name)
-    monkeypatch.setenv("JAXGPT_SERVE_PROT", "9000")
-    with pytest.raises(UsageError, match=r"JAXGPT_SERVE_PROT is no option .* 'JAXGPT_SERVE_PORT'"):
-        serve.main(["--checkpoint", "nowhere"])
+    # A section has options and no value.
+    for name in ("PROT", "ENGINE", "MESH", "PRECISION"):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"JAXGPT_SERVE_{name}", "9000")
+            with pytest.raises(UsageError, match=f"JAXGPT_SERVE_{name} is no option") as error:
+                serve.main(["--checkpoint", "nowhere"])
+        assert name != "PROT" or "'JAXGPT_SERVE_PORT'" in str(error.value)
 
 
 def test_a_port_that_is_taken_or_none_is_told_before_a_model_is_read() -> None:

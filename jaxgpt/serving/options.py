@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -25,7 +25,7 @@ _Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
     """Serve a trained model over HTTP; each option can also be an environment variable,
-    JAXGPT_SERVE_PORT for --port."""
+    JAXGPT_SERVE_PORT for --port, with spaces between several values."""
 
     checkpoint: str
     """Run folder, as written by jaxgpt.train or jaxgpt.finetune, or its URL."""
@@ -95,9 +95,16 @@ def named_adapters(options: ServeOptions, name: str | None) -> dict[str, str]:
     return found
 
 
+def _own_options() -> list[dataclasses.Field[Any]]:
+    """Return the options that have a value themselves; sections have options."""
+    sections = {section for _, section in _SECTIONS}
+    fields = dataclasses.fields(ServeOptions)
+    return [option for option in fields if option.default_factory not in sections]
+
+
 def _refuse_unknown_variables() -> None:
     """Refuse a misspelt variable, which would change nothing without a word."""
-    names = [option.name for option in dataclasses.fields(ServeOptions)]
+    names = [option.name for option in _own_options()]
     for prefix, section in _SECTIONS:
         names += [f"{prefix}{option.name}" for option in dataclasses.fields(section)]
     known = [_VARIABLE_PREFIX + name.replace(".", "_").upper() for name in names]
@@ -112,7 +119,7 @@ def _refuse_unknown_variables() -> None:
 def _from_environment(argv: Sequence[str]) -> list[str]:
     """Return options that the environment gives, but for those of the command line."""
     found = []
-    for option in dataclasses.fields(ServeOptions):
+    for option in _own_options():
         name = f"--{option.name.replace('_', '-')}"
         value = os.environ.get(_VARIABLE_PREFIX + option.name.upper())
         if value is not None and find_option(argv, name) is None:
