@@ -68,7 +68,7 @@ class RequestSampling(SamplingConfig):
     dry_base: float = 1.75
     """Factor of that penalty for each further token of the sequence."""
     dry_allowed_length: int = 2
-    """Number of repeated tokens that may be gone on with at the least penalty."""
+    """Length of a repeated sequence from which on the next token is penalised."""
     dry_last_n: int | None = None
     """Number of newest tokens in which repeated sequences are looked for; None: all."""
     dry_breakers: tuple[int, ...] = ()
