@@ -54,20 +54,28 @@ def read_messages(value: Any, what: str, tools: Tools = ()) -> list[Message]:
     Args:
         value: the list.
         what: name of the list, for errors.
-        tools: definitions that the system message lists; not in front of an answer alone.
+        tools: definitions that the system message lists.
 
     Raises:
         BadRowError: it is no list of messages.
     """
+    return as_messages(_read_turns(value, what), tools)
+
+
+def _read_turns(value: Any, what: str) -> list[Turn]:
     value = parsed(value)
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else type(value).__name__
         raise BadRowError("not_messages", f"{what} is {found}; allowed: a list of messages")
-    turns = [_read_turn(each, f"message {number}") for number, each in enumerate(value, 1)]
-    return _plain(turns, () if turns[0].role == ASSISTANT else tools)
+    return [_read_turn(each, f"message {number}") for number, each in enumerate(value, 1)]
 
 
-def _plain(turns: Sequence[Turn], tools: Tools) -> list[Message]:
+def as_messages(turns: Sequence[Turn], tools: Tools) -> list[Message]:
+    """Return turns as messages; tools, calls and results become text in them.
+
+    Raises:
+        BadRowError: roles are out of order.
+    """
     try:
         return plain_messages(turns, tools)
     except BadInputError as error:
@@ -96,30 +104,32 @@ def _read_turn(value: Any, what: str) -> Turn:
     return Turn(role, content, train is None or bool(train), calls, call_id)
 
 
-def prompt_of(value: Any, what: str, tools: Tools = ()) -> list[Message]:
-    """Return a prompt, a text or a list of messages, as messages that are not predicted.
+def prompt_of(value: Any, what: str) -> list[Turn]:
+    """Return a prompt, a text or a list of messages, as turns that are not predicted.
 
     Raises:
         BadRowError: it is neither, or empty.
     """
     if _holds_messages(value):
-        messages = read_messages(value, what, tools)
+        turns = _read_turns(value, what)
     elif (text := as_text(value, what)).strip():
-        messages = _plain([Turn(USER, text)], tools)
+        turns = [Turn(USER, text)]
     else:
         raise BadRowError("empty_prompt", f"{what} is empty")
-    return [each._replace(train=False) for each in messages]
+    return [each._replace(train=False) for each in turns]
 
 
-def answer_of(value: Any, what: str, tools: Tools = ()) -> list[Message]:
-    """Return an answer, a text or a list of messages, as messages.
+def answer_of(value: Any, what: str) -> list[Turn]:
+    """Return an answer, a text or a list of messages, as turns.
+
+    It is part of a conversation: it may begin with the results of calls in its prompt.
 
     Raises:
         BadRowError: it is neither.
     """
     if _holds_messages(value):
-        return read_messages(value, what, tools)
-    return [Message(ASSISTANT, as_text(value, what))]
+        return _read_turns(value, what)
+    return [Turn(ASSISTANT, as_text(value, what))]
 
 
 def _holds_messages(value: Any) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from jaxgpt.config import configclass
-from jaxgpt.finetuning.forms.chats import answer_of, conversation, prompt_of
+from jaxgpt.finetuning.forms.chats import answer_of, as_messages, conversation, prompt_of
 from jaxgpt.finetuning.forms.form import BadRowError, Example, Form, present, text_field
 from jaxgpt.finetuning.forms.tools import read_tools
 from jaxgpt.tokenizer.chat_template import ASSISTANT, SYSTEM, USER, Message
@@ -35,9 +35,9 @@ class PromptCompletion(Form):
 
     def read(self, values: Mapping[str, Any]) -> Example:
         tools = read_tools(values, self.tools)
-        prompt = prompt_of(present(values, self.prompt), repr(self.prompt), tools)
+        prompt = prompt_of(present(values, self.prompt), repr(self.prompt))
         answer = answer_of(present(values, self.completion), repr(self.completion))
-        return conversation([*prompt, *answer])
+        return conversation(as_messages([*prompt, *answer], tools))
 
 
 @configclass

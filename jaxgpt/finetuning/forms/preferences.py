@@ -8,6 +8,7 @@ import numpy as np
 from jaxgpt.config import configclass
 from jaxgpt.finetuning.forms.chats import (
     answer_of,
+    as_messages,
     conversation,
     parts_of,
     prompt_of,
@@ -16,7 +17,7 @@ from jaxgpt.finetuning.forms.chats import (
 from jaxgpt.finetuning.forms.form import BadRowError, Example, Form, present
 from jaxgpt.finetuning.forms.tools import read_tools
 from jaxgpt.tokenizer.chat_template import ASSISTANT, USER, Message
-from jaxgpt.tokenizer.tool_calls import Tools
+from jaxgpt.tokenizer.tool_calls import Turn
 
 # As texts, because a CSV file has nothing else.
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
@@ -50,34 +51,42 @@ class Preferences(Form):
 
     def read(self, values: Mapping[str, Any]) -> Example:
         tools = read_tools(values, self.tools)
-        sides = [self._answer(values, name, tools) for name in (self.chosen, self.rejected)]
-        if values.get(self.prompt) is not None:
-            prompt = prompt_of(values[self.prompt], repr(self.prompt), tools)
-            # Some data sets repeat the prompt at the beginning of each answer.
-            sides = [side[len(prompt) :] if _begins(side, prompt) else side for side in sides]
-        else:
-            num_common = _num_common(*sides)
-            prompt = [each._replace(train=False) for each in sides[0][:num_common]]
-            sides = [side[num_common:] for side in sides]
-        if [each[:2] for each in sides[0]] == [each[:2] for each in sides[1]]:
+        prompt = self._prompt(values)
+        answers = [self._answer(values, name, prompt) for name in (self.chosen, self.rejected)]
+        first, second = (as_messages([*prompt, *answer], tools) for answer in answers)
+        num_prompt = _num_common(first, second)
+        if num_prompt == len(first) == len(second):
             raise BadRowError("equal_answers", "the chosen and the rejected answer are equal")
-        if not prompt:
+        if prompt:
+            # Results of tools at the beginning of both answers are one message with the prompt's.
+            num_prompt = min(num_prompt, len(as_messages(prompt, tools)))
+        if not num_prompt:
             raise BadRowError(
                 "missing_field",
                 f"no {self.prompt!r}, and the answers have no common beginning; give a prompt",
             )
-        sequences = tuple(parts_of([*prompt, *side]) for side in sides)
+        shared = [each._replace(train=False) for each in first[:num_prompt]]
+        sequences = tuple(parts_of([*shared, *side[num_prompt:]]) for side in (first, second))
         first_user = next(part.text for part in sequences[0] if part.role == USER)
-        return Example(sequences, len(prompt), first_user)
+        return Example(sequences, num_prompt, first_user)
 
-    def _answer(self, values: Mapping[str, Any], name: str, tools: Tools) -> list[Message]:
-        answer = answer_of(present(values, name), repr(name), tools)
-        if values.get(self.prompt) is None and answer[0].role == ASSISTANT:
+    def _prompt(self, values: Mapping[str, Any]) -> list[Turn]:
+        """Return the prompt; nothing without one, as in an empty cell of a CSV file."""
+        value = values.get(self.prompt)
+        is_blank = value is None or (isinstance(value, str) and not value.strip())
+        return [] if is_blank else prompt_of(value, repr(self.prompt))
+
+    def _answer(self, values: Mapping[str, Any], name: str, prompt: Sequence[Turn]) -> list[Turn]:
+        """Return the turns that follow the prompt."""
+        answer = answer_of(present(values, name), repr(name))
+        if not prompt and answer[0].role == ASSISTANT:
             raise BadRowError(
                 "missing_field",
                 f"no {self.prompt!r}, and {name!r} is no list of messages that begins with one",
             )
-        return answer
+        # Some data sets repeat the prompt at the beginning of each answer.
+        is_repeated = _shown(answer[: len(prompt)]) == _shown(prompt)
+        return answer[len(prompt) :] if is_repeated else answer
 
 
 @configclass
@@ -112,9 +121,9 @@ class UnpairedPreferences(Form):
         if label is None:
             raise BadRowError("unknown_label", f"{self.label!r} is {found!r}; allowed: true, false")
         tools = read_tools(values, self.tools)
-        prompt = prompt_of(present(values, self.prompt), repr(self.prompt), tools)
+        prompt = prompt_of(present(values, self.prompt), repr(self.prompt))
         answer = answer_of(present(values, self.completion), repr(self.completion))
-        return with_label(conversation([*prompt, *answer]), label)
+        return with_label(conversation(as_messages([*prompt, *answer], tools)), label)
 
     def label_arrays(
         self, examples: Sequence[Example]
@@ -122,8 +131,9 @@ class UnpairedPreferences(Form):
         return {"desirable": np.array([each.label for each in examples], bool)}, ()
 
 
-def _begins(messages: Sequence[Message], prompt: Sequence[Message]) -> bool:
-    return [each[:2] for each in messages[: len(prompt)]] == [each[:2] for each in prompt]
+def _shown(turns: Sequence[Turn]) -> list[Any]:
+    """Return what of turns becomes text."""
+    return [(each.role, each.content, [call[:2] for call in each.calls]) for each in turns]
 
 
 def _num_common(first: Sequence[Message], second: Sequence[Message]) -> int:

@@ -231,6 +231,9 @@ def test_an_empty_cell_is_no_field() -> None:
     blank = [each | {"tool_calls": " "} for each in TWO_TURNS]
     assert Messages().read({"messages": blank, "tools": ""}) == Messages().read(plain)
     assert Messages().read({"messages": json.dumps(blank)}) == Messages().read(plain)
+    whole = {"chosen": TWO_TURNS, "rejected": [*TWO_TURNS[:3], assistant("e")]}
+    pair = Preferences().read({**whole, "prompt": "", "tools": ""})
+    assert pair == Preferences().read(whole)
 
 
 def test_a_conversation_with_tools_is_the_same_in_every_form() -> None:
@@ -249,6 +252,19 @@ def test_a_conversation_with_tools_is_the_same_in_every_form() -> None:
         assert [part[:2] for part in example.sequences[0]] == [part[:2] for part in parts]
         assert [part.is_target for part in example.sequences[0]] == [False] * 4 + [True]
         assert example.num_prompt_parts == 4
+    # The answer may begin with the results of the prompt's calls, or with some of them.
+    twice = [{**CALLED[1], "tool_calls": [CALLS[0], {**CALLS[0], "id": "d"}]}]
+    both = [CALLED[0], *twice, CALLED[2], {**CALLED[2], "tool_call_id": "d"}, CALLED[3]]
+    for messages, cut in ((CALLED, 2), (both, 2), (both, 3)):
+        (parts,) = Messages().read({"messages": messages, "tools": [TOOL]}).sequences
+        row = {"prompt": messages[:cut], "completion": messages[cut:], "tools": [TOOL]}
+        (cut_parts,) = PromptCompletion().read(row).sequences
+        assert cut_parts == (*parts[:2], parts[2]._replace(is_target=False), *parts[3:])
+        pair = {**row, "chosen": messages[cut:], "rejected": [*messages[cut:-1], assistant("4")]}
+        example = Preferences().read(pair)
+        assert (example.sequences[0], example.num_prompt_parts) == (cut_parts, cut + 1)
+    pair["rejected"] = [{**both[3], "content": "5"}, CALLED[3]]
+    assert Preferences().read(pair).num_prompt_parts == 3
     # Calls alone make two answers differ.
     other = {"role": "assistant", "tool_calls": [{"name": "add", "arguments": {"a": 1}}]}
     row = {"prompt": "1 + 2?", "chosen": CALLED[1:2], "rejected": [other], "tools": [TOOL]}
