@@ -44,12 +44,38 @@ _SOURCE = """\
 ) -%}
 {{- raise_exception('roles out of order; allowed: ' + ORDER) -}}
 {%- endif -%}
-{%- if role == 'tool' -%}
-{{- OF_USER if previous != 'tool' else LINE -}}
-{{- RESULT + message['content'] + END_OF_RESULT -}}
-{%- if loop.last or messages[loop.index0 + 1]['role'] != 'tool' -%}
-{{- END_OF_MESSAGE -}}
+{%- if role == 'tool' and previous != 'tool' -%}
+{%- set calls = messages[loop.index0 - 1]['tool_calls'] -%}
+{%- set group = namespace(results=[], order=[], goes_on=true, named=false) -%}
+{%- for call in calls -%}
+{%- if call['id'] is string -%}{%- set group.named = true -%}{%- endif -%}
+{%- endfor -%}
+{%- for result in messages[loop.index0:] -%}
+{%- if result['role'] != 'tool' -%}{%- set group.goes_on = false -%}{%- endif -%}
+{%- if group.goes_on -%}
+{%- set group.results = group.results + [result] -%}
+{%- if result['tool_call_id'] is not string -%}{%- set group.named = false -%}{%- endif -%}
 {%- endif -%}
+{%- endfor -%}
+{%- for call in calls if group.named -%}
+{%- set group.goes_on = true -%}
+{%- for result in group.results -%}
+{%- if group.goes_on and result['tool_call_id'] == call['id'] and loop.index0 not in group.order -%}
+{%- set group.order = group.order + [loop.index0] -%}{%- set group.goes_on = false -%}
+{%- endif -%}
+{%- endfor -%}
+{%- endfor -%}
+{%- if (group.order if group.named else calls) | length < group.results | length -%}
+{{- raise_exception('a result belongs to no call, or to one that has its result') -}}
+{%- endif -%}
+{{- OF_USER -}}
+{%- for result in group.results -%}
+{%- set result = group.results[group.order[loop.index0]] if group.named else result -%}
+{{- (LINE if not loop.first else '') + RESULT + result['content'] + END_OF_RESULT -}}
+{%- endfor -%}
+{{- END_OF_MESSAGE -}}
+{%- elif role == 'tool' -%}
+{#- Written with the first result of its message. -#}
 {%- elif role == 'assistant' -%}
 {%- set state.called = true if message['tool_calls'] else false -%}
 {%- set state.text = (message['content'] or '') if state.called else message['content'] -%}

@@ -44,6 +44,8 @@ class Conversations:
         function = {"name": self.draw.choice(["weather", 'é"x']), "arguments": given}
         if self.draw.random() < 0.3:
             return function
+        # Some clients give all calls one id.
+        number = self.draw.choice([number, number, 0])
         return {"id": f"call_{number}", "type": "function", "function": function}
 
     def messages(self) -> list[dict[str, Any]]:
@@ -54,7 +56,7 @@ class Conversations:
                 calls = [self.call(number) for number in range(self.draw.randint(1, 3))]
                 content = self.draw.choice([None, self.text()])
                 messages.append({"role": "assistant", "content": content, "tool_calls": calls})
-                for call in calls:
+                for call in self.draw.sample(calls, len(calls)):
                     named = {"tool_call_id": call["id"]} if "id" in call else {}
                     messages.append({"role": "tool", "content": self.text(), **named})
             train = {} if self.draw.random() < 0.7 else {"train": False}
@@ -86,6 +88,23 @@ def test_jinja_renders_random_conversations_with_tools_alike() -> None:
             plain_messages([as_turn(each) for each in messages[:-1]], tools)
         )
         assert [as_text(prompt, np.zeros(len(prompt)))[0]] == prompts
+
+
+@pytest.mark.parametrize(
+    "ids", [["1", "1"], ["3", "1"], ["1", "2", "2"], [None, None, None], ["1", "2", None]]
+)
+def test_jinja_refuses_results_that_no_call_waits_for(ids: list[str | None]) -> None:
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    function = {"name": "weather", "arguments": "{}"}
+    calls = [{"id": each, "type": "function", "function": function} for each in ("1", "2")]
+    results = [{"role": "tool", "content": "x", "tool_call_id": each} for each in ids]
+    asked = {"role": "user", "content": "a"}
+    called = {"role": "assistant", "content": None, "tool_calls": calls}
+    messages: list[Any] = [asked, called, *results]
+    with pytest.raises(BadInputError):
+        plain_messages([as_turn(each) for each in messages])
+    with pytest.raises(Exception, match="a result belongs to no call"):
+        utils.render_jinja_template([messages], chat_template=JINJA)
 
 
 def test_a_conversation_without_tools_is_what_it_was() -> None:
