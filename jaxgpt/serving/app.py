@@ -1,5 +1,6 @@
 """All routes over the models of one engine."""
 
+import asyncio
 import importlib.metadata
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxgpt.serving.page_files import page_router
 from jaxgpt.serving.responses import responses_router
 from jaxgpt.serving.schemas import DetokenizeRequest, TokenizeRequest
 from jaxgpt.serving.served_model import ServedModel, ServedModels
+from jaxgpt.serving.tool_use import ToolUse
 
 
 def make_app(models: ServedModels) -> FastAPI:
@@ -27,8 +29,8 @@ def make_app(models: ServedModels) -> FastAPI:
     app.include_router(completions_router(models, metrics))
     app.include_router(chat_router(models, metrics))
     app.include_router(responses_router(models, metrics))
-    # They share the base's tokenizer and engine.
-    app.include_router(_tokens_router(models.base))
+    app.include_router(_tokens_router(models))
+    # They share the base's engine.
     app.include_router(_operators_router(models.base, metrics))
     app.include_router(page_router())
     return app
@@ -59,27 +61,20 @@ def _models_router(models: ServedModels) -> APIRouter:
     return router
 
 
-def _tokens_router(model: ServedModel) -> APIRouter:
+def _tokens_router(models: ServedModels) -> APIRouter:
     router = APIRouter()
 
     @router.post("/tokenize", responses=DOCUMENTED)
     async def tokenize(body: TokenizeRequest) -> Any:
+        model = models.choose(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either prompt or messages")
-        if body.messages is not None:
-            tokens = model.render(body.messages, tools=body.tools or ())
-        else:
-            assert body.prompt is not None
-            tokens = model.encode(body.prompt)[0 if body.add_special_tokens else 1 :]
-        return {
-            "tokens": tokens,
-            "count": len(tokens),
-            "max_model_len": model.engine.max_length,
-            "token_strs": [model.token_text(token) for token in tokens],
-        }
+        # In a thread: long texts would hold up other clients.
+        return await asyncio.to_thread(_tokens, model, body)
 
     @router.post("/detokenize", responses=DOCUMENTED)
     async def detokenize(body: DetokenizeRequest) -> Any:
+        model = models.choose(body.model)
         wrong = [token for token in body.tokens if token >= model.tokenizer.vocab_size]
         if wrong:
             largest = model.tokenizer.vocab_size - 1
@@ -87,6 +82,20 @@ def _tokens_router(model: ServedModel) -> APIRouter:
         return {"prompt": model.tokenizer.decode(body.tokens)}
 
     return router
+
+
+def _tokens(model: ServedModel, body: TokenizeRequest) -> dict[str, Any]:
+    if body.messages is not None:
+        tools = ToolUse(body.tools, None, is_single=False)
+        tokens = model.render(body.messages, tools=tools.listed)
+    else:
+        tokens = model.encode(body.prompt or "")[0 if body.add_special_tokens else 1 :]
+    return {
+        "tokens": tokens,
+        "count": len(tokens),
+        "max_model_len": model.engine.max_length,
+        "token_strs": [model.token_text(token) for token in tokens],
+    }
 
 
 def _operators_router(model: ServedModel, metrics: Metrics) -> APIRouter:

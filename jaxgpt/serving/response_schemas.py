@@ -22,6 +22,7 @@ from jaxgpt.serving.schemas import (
     Switch,
     as_chat_tool,
     as_messages,
+    telling,
 )
 from jaxgpt.serving.tool_use import ToolUse
 
@@ -79,7 +80,12 @@ class ResponsesRequest(SamplingFields):
     text: TextOptions | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
+    tool_choice: Annotated[
+        Literal["none", "auto", "required"] | NamedFunction | None,
+        telling(
+            "allowed are 'none', 'auto', 'required' and {\"type\": \"function\", \"name\": NAME}"
+        ),
+    ] = None
     parallel_tool_calls: Switch | None = None
 
     @field_validator("input", mode="before")

@@ -54,6 +54,12 @@ class AnswerForms:
             ConfigError: llguidance is not installed.
         """
         form, outputs = body.response_format, body.structured_outputs
+        if outputs is not None and form is not None and form.type != "text":
+            raise ApiError(
+                400,
+                "response_format and structured_outputs each ask for a form; give one of them",
+                param="structured_outputs",
+            )
         try:
             grammar = self._grammar(form, outputs)
             return [None] * number if grammar is None else self._made(grammar, number)

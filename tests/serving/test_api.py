@@ -238,6 +238,12 @@ def test_texts_become_ids_and_come_back(served: Served) -> None:
     found = served.post("/tokenize", {"prompt": text}).json()
     assert found["tokens"] == [served.tokenizer.bos_id, *served.tokenizer.encode(text)]
     assert served.post("/detokenize", {"tokens": found["tokens"][1:]}).json() == {"prompt": text}
+    for path, given in (("tokenize", {"prompt": text}), ("detokenize", {"tokens": [3]})):
+        assert served.post(f"/{path}", {**given, "model": "terse"}).status_code == 200
+        assert served.post(f"/{path}", {**given, "model": "x"}).status_code == 404
+    tool = {"type": "function", "function": {"name": "f"}}
+    twice = {"messages": CHAT, "tools": [tool, tool]}
+    assert "two tools have one name" in served.post("/tokenize", twice).text
     # What is typed never becomes a control token.
     chat = served.post("/tokenize", {"messages": [{"role": "user", "content": text}]}).json()
     assert chat["tokens"].count(served.tokenizer.special_ids["end"]) == 1
@@ -277,6 +283,16 @@ def test_texts_become_ids_and_come_back(served: Served) -> None:
         ("completions", {"prompt": "a", "logit_bias": {"secret": "x"}}, 400, "logit_bias: "),
         ("chat/completions", {"messages": [{"role": "user", "content": "a" * 90_000}]}, 400, "fit"),
         ("completions", {"prompt": "a", "max_tokens": 0}, 400, "max_tokens is 0"),
+        (
+            "completions",
+            {
+                "prompt": "a",
+                "response_format": {"type": "json_object"},
+                "structured_outputs": {"regex": "a"},
+            },
+            400,
+            "give one of them",
+        ),
         (
             "chat/completions",
             {"messages": [{"role": "user", "content": "a"}], "max_tokens": 0},

@@ -142,7 +142,12 @@ def test_an_answer_has_the_form_that_is_asked_for(served: Served) -> None:
         ({"tools": [{"type": ["web_search"]}]}, "tools", "only tools of the type function"),
         ({"tools": [{"type": "web_search", "\ud800": 1}]}, "tools", "lone surrogate"),
         ({"tool_choice": "required"}, "tool_choice", "tool_choice asks for a call"),
-        ({"tool_choice": {"type": "web_search"}}, "tool_choice", "tool_choice: "),
+        ({"tool_choice": {"type": "web_search"}}, "tool_choice", "tool_choice: allowed are 'none'"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+            "tool_choice",
+            'and {"type": "function", "name": NAME}',
+        ),
         ({"input": [CALL | {"arguments": "["}]}, "input", "must be the JSON of an object"),
         ({"input": [MESSAGES[0], RESULT]}, "input", "where 'assistant' is due"),
         ({"max_output_tokens": 0}, "max_output_tokens", "greater than or equal to 1"),

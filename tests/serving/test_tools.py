@@ -102,7 +102,8 @@ def test_the_helper_of_the_official_client_follows_a_stream_of_calls(served: Ser
 def test_without_a_choice_text_stays_text(served: Served) -> None:
     plain = {"model": "tiny", "messages": USER, "seed": 3, "max_tokens": 8}
     alone = served.client.chat.completions.create(**plain).choices[0]
-    for tools in ({"tools": TOOLS, "tool_choice": "none"}, {"tools": []}):
+    old = {"functions": [], "function_call": "auto"}
+    for tools in ({"tools": TOOLS, "tool_choice": "none"}, {"tools": []}, old):
         found = served.client.chat.completions.create(**plain, **tools).choices[0]
         assert found.message.content == alone.message.content
     auto = served.client.chat.completions.create(**plain, tools=TOOLS)
@@ -141,7 +142,14 @@ def test_calls_of_a_model_that_may_call_are_found(
     [
         ({"tool_choice": "required", "tools": None}, "tool_choice asks for a call; give tools"),
         ({"tool_choice": NOBODY}, "names none of the tools"),
-        ({"tool_choice": "always"}, "tool_choice: "),
+        ({"tool_choice": "always"}, "tool_choice: allowed are 'none', 'auto'"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice: allowed are 'none', 'auto'"),
+        ({"functions": [{"name": "f"}]}, "functions: use tools and tool_choice"),
+        ({"function_call": {"name": "f"}}, "function_call: use tools and tool_choice"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a", "description": "\ud800"}}]},
+            "tools: Value error, the definition of a tool has a lone surrogate",
+        ),
         ({"tools": [{"type": "custom", "name": "x"}]}, "only tools of the type function"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "needs a name"),
         ({"tools": [TOOLS[1], TOOLS[1]]}, "two tools have one name"),

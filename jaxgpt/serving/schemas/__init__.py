@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         TextPart,
         TokenizeRequest,
         ToolChoice,
+        telling,
     )
     from jaxgpt.serving.schemas.items import (
         InputItem,

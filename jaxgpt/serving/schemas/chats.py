@@ -3,7 +3,16 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from jaxgpt.errors import BadInputError
 from jaxgpt.serving.schemas.requests import AtLeastOne, Body, FormFields, Switch
@@ -88,7 +97,9 @@ def check_tool(tool: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(function.get("parameters", {}), dict | None):
         raise ValueError("the parameters of a function must be a JSON schema")
     try:
-        json_text(tool)
+        json_text(tool).encode()
+    except UnicodeEncodeError:
+        raise ValueError("the definition of a tool has a lone surrogate") from None
     except BadInputError as error:
         raise ValueError(str(error)) from None
     return tool
@@ -113,6 +124,18 @@ class NamedTool(Body):
     function: FunctionName
 
 
+def telling(allowed: str) -> WrapValidator:
+    """Return what answers any wrong value of a field with the forms that are allowed."""
+
+    def check(given: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(given)
+        except ValidationError:
+            raise PydanticCustomError("allowed", "{allowed}", {"allowed": allowed}) from None
+
+    return WrapValidator(check)
+
+
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
@@ -125,13 +148,31 @@ class ChatRequest(FormFields):
     logprobs: Switch | None = None
     top_logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = None
     tools: ToolList | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: Annotated[
+        ToolChoice | None,
+        telling(
+            "allowed are 'none', 'auto', 'required' and "
+            '{"type": "function", "function": {"name": NAME}}'
+        ),
+    ] = None
     parallel_tool_calls: Switch | None = None
+    # What tools and tool_choice replaced.
+    functions: Any = None
+    function_call: Any = None
+
+    @field_validator("functions", "function_call")
+    @classmethod
+    def _refuse_old(cls, given: Any) -> Any:
+        # Without functions, these two ask for nothing.
+        if given and given not in ("none", "auto"):
+            raise PydanticCustomError("old", "use tools and tool_choice, which replaced it")
+        return given
 
 
 class TokenizeRequest(Body):
     """Body of `/tokenize`: a text, or messages as a chat would read them."""
 
+    model: str | None = None
     prompt: str | None = None
     messages: Messages | None = None
     tools: ToolList | None = None

@@ -117,4 +117,5 @@ class CompletionRequest(FormFields):
 class DetokenizeRequest(Body):
     """Body of `/detokenize`."""
 
+    model: str | None = None
     tokens: list[_Id]
