@@ -21,7 +21,7 @@ from jaxgpt.planning.devices import Device
 from jaxgpt.runtime.target import DETERMINISTIC_FLAG, compiling_for
 
 # Trying kernels needs the card.
-COMPILER_OPTIONS = {"xla_gpu_autotune_level": 0}
+COMPILER_OPTIONS: dict[str, Any] = {"xla_gpu_autotune_level": 0}
 _PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 # Version of cuDNN that JAX is told of: 9.28, which JAX 0.10 is released with.
 _CUDNN = (9, 28)

@@ -22,7 +22,10 @@ from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layer_stack import LayerStack, Scanned, Unrolled
-from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.model.layers.feed_forward import FeedForward, SwiGlu
+from jaxgpt.model.layers.grouped_matmul import PRODUCT
+from jaxgpt.model.moe.dispatch import Dropless
+from jaxgpt.model.moe.mixture_of_experts import MixtureOfExperts
 from jaxgpt.planning.cross_compile import (
     COMPILER_OPTIONS,
     compile_only_devices,
@@ -38,14 +41,19 @@ pytestmark = pytest.mark.skipif(
 H100 = find_device("h100")
 # Widths that no two arrays share.
 VOCAB_SIZE, WIDTH, HIDDEN, LENGTH, STEPS = 4096, 320, 832, 256, 4
+NUM_EXPERTS = 4
+DENSE = SwiGlu(hidden=HIDDEN)
+EXPERTS = MixtureOfExperts(num_experts=NUM_EXPERTS, num_active=2, expert=DENSE, dispatch=Dropless())
 
 
-def _config(num_layers: int, num_kv_heads: int, layers: LayerStack) -> GptConfig:
+def _config(
+    num_layers: int, num_kv_heads: int, layers: LayerStack, feed_forward: FeedForward = DENSE
+) -> GptConfig:
     return GptConfig(
         num_layers=num_layers,
         d_model=WIDTH,
         attention=GroupedQueryAttention(num_heads=5, num_kv_heads=num_kv_heads),
-        feed_forward=SwiGlu(hidden=HIDDEN),
+        feed_forward=feed_forward,
         layers=layers,
         compute_dtype="bfloat16",
     )
@@ -86,20 +94,21 @@ def _compile_steps(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("layers", "num_kv_heads", "precision"),
+    ("layers", "num_kv_heads", "feed_forward", "precision"),
     [
-        (Unrolled(), 5, Precision()),
-        (Scanned(), 1, Precision()),
-        (Scanned(), 5, Precision(weights="int8")),
+        (Unrolled(), 5, DENSE, Precision()),
+        (Scanned(), 1, DENSE, Precision()),
+        (Scanned(), 5, DENSE, Precision(weights="int8")),
+        (Unrolled(), 5, EXPERTS, Precision(weights="int8", cache="int8")),
     ],
-    ids=["unrolled, multi-head", "scanned, multi-query", "int8 weights"],
+    ids=["unrolled, multi-head", "scanned, multi-query", "int8 weights", "int8 experts and cache"],
 )
 def test_a_decoding_step_copies_no_weight_and_no_cache(
-    layers: LayerStack, num_kv_heads: int, precision: Precision
+    layers: LayerStack, num_kv_heads: int, feed_forward: FeedForward, precision: Precision
 ) -> None:
-    config = _config(2, num_kv_heads, layers)
+    config = _config(2, num_kv_heads, layers, feed_forward)
     program = read_program(_compile_steps(config, True, precision))
-    kernels = {WIDTH * HIDDEN, WIDTH * WIDTH, VOCAB_SIZE * WIDTH}
+    kernels = {WIDTH * HIDDEN, NUM_EXPERTS * WIDTH * HIDDEN, WIDTH * WIDTH, VOCAB_SIZE * WIDTH}
     cache = {LENGTH * 64 * num_kv_heads}
     copied = [
         (operation.name, array, operation.source)
@@ -110,6 +119,8 @@ def test_a_decoding_step_copies_no_weight_and_no_cache(
         and not re.search("dynamic.update.slice|scatter", operation.name)
     ]
     assert copied == []
+    products = [count for operation, count in program.operations() if operation.kernel == PRODUCT]
+    assert products == [STEPS] * 3 * 2 * (feed_forward == EXPERTS)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from jaxgpt.inference.engine.slots import (
     read_and_score_chunk,
     read_chunk,
 )
+from jaxgpt.inference.precision import Precision
 from jaxgpt.model.adapted import split
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
@@ -58,12 +59,17 @@ def place(tree: Any) -> Any:
     )
 
 
-def test_xla_accepts_all_programs_of_the_engine() -> None:
+@pytest.mark.parametrize(
+    "precision",
+    [Precision(), pytest.param(Precision(cache="int8"), marks=pytest.mark.slow)],
+    ids=["model's cache", "int8 cache"],
+)
+def test_xla_accepts_all_programs_of_the_engine(precision: Precision) -> None:
     config, model = CONFIG, CONFIG.build(1000)
     with compiling_on(H100):
         tokens = jnp.zeros((1, 2), jnp.int32)
         params = meta.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens)["params"])
-        slots = jax.eval_shape(lambda: empty_slots(model, SLOTS, LENGTH))
+        slots = jax.eval_shape(lambda: empty_slots(model, SLOTS, LENGTH, precision.empty_cache))
         columns = config.pad_vocab(1000)
         number, flag = np.int32(0), np.bool_(False)
         chunk = np.zeros(CHUNK, np.int32)
