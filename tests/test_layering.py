@@ -20,7 +20,8 @@ LAYERS = [
     {"evaluation", "serving"},
     {"finetuning"},
     {"runs"},
-    {"planning", "benchmarks", "interchange"},
+    {"planning", "interchange"},
+    {"benchmarks"},
     {
         "train",
         "chat",

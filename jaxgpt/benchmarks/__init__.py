@@ -6,19 +6,19 @@ from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
     from jaxgpt.benchmarks.attention import AttentionBenchmark
-    from jaxgpt.benchmarks.cpu_suite import CpuBenchmark
     from jaxgpt.benchmarks.dataset_build import BuildBenchmark
     from jaxgpt.benchmarks.decode import DecodeBenchmark
     from jaxgpt.benchmarks.finetune import FinetuneBenchmark
     from jaxgpt.benchmarks.full_loop import FullLoopBenchmark
-    from jaxgpt.benchmarks.gpu_suite import GpuBenchmark
     from jaxgpt.benchmarks.inputs.shapes import Shape
     from jaxgpt.benchmarks.loader import LoaderBenchmark
     from jaxgpt.benchmarks.loss_head import LossHeadBenchmark
     from jaxgpt.benchmarks.measurement import MeasureConfig, Measurement
     from jaxgpt.benchmarks.scoring import ScoringBenchmark
     from jaxgpt.benchmarks.startup import StartupBenchmark
-    from jaxgpt.benchmarks.suite import Suite, run_suite
+    from jaxgpt.benchmarks.suites.cpu_suite import CpuBenchmark
+    from jaxgpt.benchmarks.suites.gpu_suite import GpuBenchmark
+    from jaxgpt.benchmarks.suites.suite import Suite, run_suite
     from jaxgpt.benchmarks.tokenize import TokenizeBenchmark
     from jaxgpt.benchmarks.train_step import TrainStepBenchmark
     from jaxgpt.benchmarks.xla_flags import FlagsBenchmark

@@ -88,13 +88,16 @@ class LlamaCpp:
     Weights keep the type of the file; keys and values are float32.
     """
 
-    def __init__(self, path: Path, context_length: int, adapter: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, context_length: int, adapter: Path | None = None, num_slots: int = 1
+    ) -> None:
         """Start the server.
 
         Args:
             path: of the file, or of its first shard.
             context_length: most tokens of a text.
             adapter: file of a LoRA adapter that is added to the model.
+            num_slots: texts that are written at once.
 
         Raises:
             ConfigError: xllamacpp is not installed.
@@ -103,10 +106,10 @@ class LlamaCpp:
         package = import_package("xllamacpp", "the comparison", install_advice("parity"))
         params = package.CommonParams()
         params.model.path = str(path)
-        params.n_ctx = context_length
+        params.n_ctx = context_length * num_slots
         if adapter is not None:
             params.lora_adapters = [package.CommonAdapterLoraInfo(str(adapter), 1.0)]
-        params.n_parallel = 1
+        params.n_parallel = num_slots
         params.hostnames = ["127.0.0.1"]
         params.port = 0
         params.warmup = False

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from jaxgpt.benchmarks.suite import Suite
+from jaxgpt.benchmarks.suites.suite import Suite
 from jaxgpt.config import configclass
 
 _BFLOAT16 = ("--dtype", "bfloat16")

@@ -18,7 +18,7 @@ from jaxgpt.config import configclass
 from jaxgpt.reports.plots import bar_chart
 from jaxgpt.storage.durable import write_json
 
-_TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
+_TOOL = Path(__file__).parents[3] / "tools" / "benchmark.py"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from jaxgpt.benchmarks.suite import Suite, SuiteReport
+from jaxgpt.benchmarks.suites.suite import Suite, SuiteReport
 from jaxgpt.config import configclass
 from jaxgpt.errors import ConfigError
 from jaxgpt.names.packages import install_advice

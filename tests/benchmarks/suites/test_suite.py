@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from jaxgpt.benchmarks import cpu_suite, gpu_suite
-from jaxgpt.benchmarks.cpu_suite import CpuBenchmark
-from jaxgpt.benchmarks.gpu_suite import GpuBenchmark
-from jaxgpt.benchmarks.suite import SuiteReport, run_suite
+from jaxgpt.benchmarks.suites import cpu_suite, gpu_suite
+from jaxgpt.benchmarks.suites.cpu_suite import CpuBenchmark
+from jaxgpt.benchmarks.suites.gpu_suite import GpuBenchmark
+from jaxgpt.benchmarks.suites.suite import SuiteReport, run_suite
 from jaxgpt.command_line import parse_options
 from jaxgpt.errors import ConfigError
 from jaxgpt.tools.benchmark import MEASURES

@@ -1,0 +1,1 @@
+"""Measures one after the other, for one kind of machine."""
