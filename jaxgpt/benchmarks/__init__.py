@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxgpt.benchmarks.loss_head import LossHeadBenchmark
     from jaxgpt.benchmarks.measurement import MeasureConfig, Measurement
     from jaxgpt.benchmarks.scoring import ScoringBenchmark
+    from jaxgpt.benchmarks.serve import ServeBenchmark
     from jaxgpt.benchmarks.startup import StartupBenchmark
     from jaxgpt.benchmarks.suites.cpu_suite import CpuBenchmark
     from jaxgpt.benchmarks.suites.gpu_suite import GpuBenchmark

@@ -43,15 +43,21 @@ def warm_up(engine: Engine, token: int, largest_chunk: int) -> None:
         prompt = (token,) * size
         _answer(engine, Request(prompt=prompt, max_new_tokens=2, seed=1 << 40, ignore_stop=True))
     _answer(engine, Request(prompt=(token,) * 2, max_new_tokens=0, score_prompt=True))
+    # One or two requests may have a program of their own.
+    together = Request(prompt=(token,), max_new_tokens=min(8, most), seed=1 << 40, ignore_stop=True)
+    _answer(engine, *[together] * min(3, engine.num_slots))
 
 
-def _answer(engine: Engine, request: Request) -> None:
+def _answer(engine: Engine, *requests: Request) -> None:
+    """Let the engine answer requests at the same time."""
     news: list[Progress] = []
-    engine.submit(request, news.append)
-    while not news or news[-1].finish is None:
+    for request in requests:
+        engine.submit(request, news.append)
+    while sum(new.finish is not None for new in news) < len(requests):
         engine.step()
-    if news[-1].error is not None:
-        raise news[-1].error
+    for new in news:
+        if new.error is not None:
+            raise new.error
 
 
 class Server(uvicorn.Server):

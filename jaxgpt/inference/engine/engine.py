@@ -88,6 +88,7 @@ class Engine:
 
     Attributes:
         max_length: most tokens of a prompt and its answer.
+        num_slots: number of requests that are answered at once.
 
     Raises:
         ConfigError: the model has too few positions for `config.max_length`.
@@ -98,6 +99,7 @@ class Engine:
     ) -> None:
         adapted = AdaptedDecoder(decoder, adapters)
         self.max_length = config.max_length or decoder.context_length
+        self.num_slots = config.num_slots
         self._config = config
         self._vocab_size = decoder.model.vocab_size
         self._stop_ids = frozenset(adapted.stop_ids)

@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from jaxgpt.inference.engine.adapters import AdaptedDecoder
+from jaxgpt.inference.engine.request import RequestSampling
 from jaxgpt.inference.engine.row_sampling import Drawn, RowSettings
 from jaxgpt.inference.engine.slots import Slots, all_allowed, decode, decode_steps, empty_slots
 from jaxgpt.model.attention.kv_cache import MakeCache
@@ -34,6 +35,17 @@ FEW = 2
 # The backend gives sums to another library from a size on, which depends on the number of rows;
 # with this, products alone.
 _OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+# What a row can ask for, of which each has an own branch in the programs.
+_EVERYTHING = RequestSampling(
+    temperature=0.8,
+    top_k=40,
+    top_p=0.9,
+    min_p=0.01,
+    repetition_penalty=1.1,
+    dry_multiplier=0.8,
+    xtc_probability=0.5,
+)
 
 
 class SlotState:
@@ -58,7 +70,7 @@ class SlotState:
 
     @all.setter
     def all(self, slots: Slots) -> None:
-        self._all = slots
+        self._all, self._few = slots, None
 
     def few(self, rows_R: np.ndarray) -> Slots:
         """Return the state of some slots, which lies apart from now on; `keep` gives the next."""
@@ -91,7 +103,7 @@ def choose_program(
     on_one_device = all(
         leaf.sharding.num_devices == 1 for leaf in leaves if isinstance(leaf, jax.Array)
     )
-    # There must be a slot beside a lone one; and with few slots there is nothing to gain.
+    # There must be a slot next to a lone one; and with few slots there is nothing to gain.
     if not compile_target().is_cpu or not on_one_device or num_slots <= 2 * FEW:
         return decode, False
     stable = _stable_program()
@@ -115,7 +127,9 @@ def _stable_program() -> Callable[..., tuple[Slots, Drawn]] | None:
     try:
         jax.jit(lambda: 0, compiler_options=_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        logger.info("a lone request takes the time of all slots: %s", error)
+        if not any(option in str(error) for option in _OPTIONS):
+            raise
+        logger.warning("a lone request takes the time of all slots: %s", error)
         return None
     return jax.jit(decode_steps, static_argnums=(0, 1), donate_argnums=3, compiler_options=_OPTIONS)
 
@@ -132,17 +146,19 @@ def _draw_in_first(
     columns = model.config.pad_vocab(model.vocab_size)
     settings = RowSettings.defaults(num_rows)
     settings.wants_top_B[:] = True
+    settings.put(1, _EVERYTHING, np.arange(2, dtype=np.uint32), wants_top=True)
+    num_steps = min(most_steps, max_length)
     slots, drawn = program(
         model,
         most_steps,
         decoder.params(np.full(num_rows, decoder.largest, np.int32)),
-        _random_slots(model, *shape, decoder.empty_cache),
+        _random_slots(model, *shape, max(max_length - num_steps, 1), decoder.empty_cache),
         np.ones(num_rows, bool),
         settings,
         all_allowed(num_rows, columns),
         np.bool_(False),
         np.zeros(columns, bool),
-        np.int32(min(most_steps, max_length)),
+        np.int32(num_steps),
     )
     first = _take_rows(slots, np.arange(FEW, dtype=np.int32))
     return jax.device_get((first, [x[:, :FEW] for x in drawn]))
@@ -173,11 +189,13 @@ def _put_rows(slots: Slots, rows_R: Array, few: Slots) -> Slots:
     return jax.tree.map(put, slots, few)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _random_slots(model: Gpt, num_slots: int, max_length: int, empty: MakeCache) -> Slots:
-    """Return slots that are half full of random keys and values, the same in each slot."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _random_slots(
+    model: Gpt, num_slots: int, max_length: int, length: int, empty: MakeCache
+) -> Slots:
+    """Return slots with `length` random keys and values, the same in each slot."""
     slots = empty_slots(model, num_slots, max_length, empty)
-    cache, length = slots.cache, max_length // 2
+    cache = slots.cache
     num_heads, head_dim = (cache.k_BKCH[0][0].shape[axis] for axis in (1, 3))
     keys = jax.random.split(jax.random.key(0), (model.config.num_layers, 2))
     for layer, pair in enumerate(keys):

@@ -54,9 +54,13 @@ def test_what_a_request_gets_depends_on_nothing_else(name: str, precision: Preci
     rng = np.random.default_rng(0)
     requests = [random_request(rng) for _ in range(20)]
     decoder = make_decoder(name, precision)
-    found = answer(Engine(decoder, SIZE), requests)
+    # With that many slots a lone request is computed apart, where that changes no bit.
+    size = replace(SIZE, num_slots=6)
+    together = Engine(decoder, size)
+    assert together._work._has_few or name == "experts"
+    found = answer(together, requests)
     for request, each in zip(requests, found, strict=True):
-        (alone,) = answer(Engine(decoder, SIZE), [request])
+        (alone,) = answer(Engine(decoder, size), [request])
         assert each.tokens == alone.tokens
 
 
