@@ -1,5 +1,6 @@
 """Forms: the example of a good row, and one line for each way in which a row is bad."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,8 @@ def test_calls_are_learned_and_tools_and_results_are_not() -> None:
     beside_it = [CALLED[0], {"role": "assistant", "tool_calls": json.dumps(beside)}, *CALLED[2:]]
     beside_it[2] = {"role": "tool", "content": "3"}
     assert Messages().read({"messages": beside_it, "tools": [TOOL]}) == example
+    nameless = Messages().read({**row, "tools": json.dumps([{"name": "add", "function": None}])})
+    assert nameless.sequences[0][1:] == tuple(parts)
 
 
 def test_what_a_table_lacks_is_not_learned(tmp_path: Path) -> None:
@@ -274,6 +277,7 @@ def test_a_conversation_with_tools_is_the_same_in_every_form() -> None:
 
 
 TEXTS = {"prompt": "a", "completion": "b"}
+DEEP = functools.reduce(lambda inner, _: [inner], range(5000), [0])
 BAD: list[tuple[Form, dict[str, Any], str, str]] = [
     (Messages(), {}, "not_messages", "'messages' is NoneType; allowed: a list of messages"),
     (Messages(), {"messages": []}, "not_messages", "'messages' is an empty list"),
@@ -298,6 +302,8 @@ BAD: list[tuple[Form, dict[str, Any], str, str]] = [
     (Messages(), {"messages": TWO_TURNS, "tools": "x"}, "bad_tool", "'tools' is no list of tools"),
     (Messages(), {"messages": TWO_TURNS, "tools": [TOOL, {"type": "function"}]}, "bad_tool",
      "tool 2 of 'tools' is no object with a name"),
+    (Messages(), {"messages": TWO_TURNS, "tools": [{"name": "f", "x": DEEP}]}, "bad_tool",
+     "'tools' has too many levels"),
     (Messages(), {"messages": [{"role": ["a"]}]}, "unknown_role", "allowed: system"),
     (Messages(), {"messages": [user("a"), user("b")]}, "role_order",
      "message 2 is of role 'user', where 'assistant' is due; allowed: an optional system"),
