@@ -7,6 +7,7 @@ be one that it enforces, or one that says nothing about the value.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -122,10 +123,7 @@ def _check_references(schemas: dict[str, dict[str, Any]]) -> None:
         if (target := _target(schema)) is not None and target not in schemas:
             name = _shown(schema["$ref"])
             raise GrammarError(f"$ref {name} at {_shown(place)} names no schema")
-    circular = dict(schemas)
-    while ended := [place for place in circular if _ends(place, circular)]:
-        for place in ended:
-            del circular[place]
+    circular = _circular(schemas)
     for place, schema in circular.items():
         if _target(schema) in circular:
             name = _shown(schema["$ref"])
@@ -133,6 +131,28 @@ def _check_references(schemas: dict[str, dict[str, Any]]) -> None:
                 f"$ref {name} at {_shown(place)} leads in a circle; recursion needs a property "
                 "or an item in between"
             )
+
+
+def _circular(schemas: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the schemas that are nothing but references to each other.
+
+    A schema is looked at again only when one that it waits for has ended: schemas come from
+    clients, and a chain of references may have any order.
+    """
+    circular, waiting = dict(schemas), defaultdict[str | None, list[str]](list)
+    for place, schema in schemas.items():
+        waiting[_target(schema)].append(place)
+    # Those that are held stand behind those that hold them.
+    for place in reversed(schemas):
+        if _ends(place, circular):
+            del circular[place]
+    queue = list(circular)
+    while queue:
+        place = queue.pop()
+        if place in circular and _ends(place, circular):
+            del circular[place]
+            queue += [*waiting[place], place.rsplit("/", 2)[0]]
+    return circular
 
 
 def _ends(place: str, circular: dict[str, dict[str, Any]]) -> bool:
