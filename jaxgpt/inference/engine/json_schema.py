@@ -128,13 +128,13 @@ def _check_references(schemas: dict[str, dict[str, Any]]) -> None:
         if _target(schema) in circular:
             name = _shown(schema["$ref"])
             raise GrammarError(
-                f"$ref {name} at {_shown(place)} leads in a circle; recursion needs a property "
-                "or an item in between"
+                f"$ref {name} at {_shown(place)} leads in a circle that no value ends; leave a "
+                "property out of required, or give anyOf with another schema"
             )
 
 
 def _circular(schemas: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the schemas that are nothing but references to each other.
+    """Return the schemas that no value can follow to its end, because of their references.
 
     A schema is looked at again only when one that it waits for has ended: schemas come from
     clients, and a chain of references may have any order.
@@ -151,12 +151,12 @@ def _circular(schemas: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         place = queue.pop()
         if place in circular and _ends(place, circular):
             del circular[place]
-            queue += [*waiting[place], place.rsplit("/", 2)[0]]
+            queue += [*waiting[place], place.rsplit("/", 1)[0], place.rsplit("/", 2)[0]]
     return circular
 
 
 def _ends(place: str, circular: dict[str, dict[str, Any]]) -> bool:
-    """Return whether a schema is more than references to those that may be circular."""
+    """Return whether a value can follow a schema without one that may be circular."""
     schema = circular[place]
 
     def ends(name: str) -> list[bool]:
@@ -165,7 +165,21 @@ def _ends(place: str, circular: dict[str, dict[str, Any]]) -> bool:
         return [f"{place}/{name}/{n}" not in circular for n in range(number)]
 
     either = all(any(given) for name in ("anyOf", "oneOf") if (given := ends(name)))
-    return _target(schema) not in circular and all(ends("allOf")) and either
+    parts = all(part not in circular for part in _needed(place, schema))
+    return _target(schema) not in circular and all(ends("allOf")) and either and parts
+
+
+def _needed(place: str, schema: dict[str, Any]) -> list[str]:
+    """Return the places of the properties and items that each value of a schema has."""
+    kind, required = schema.get("type"), schema.get("required")
+    if kind == "object" and isinstance(required, list):
+        return [f"{place}/properties/{_escaped(key)}" for key in required if isinstance(key, str)]
+    least, first = schema.get("minItems"), schema.get("prefixItems")
+    if kind != "array" or not isinstance(least, int):
+        return []
+    num_first = len(first) if isinstance(first, list) else 0
+    needed = [f"{place}/prefixItems/{number}" for number in range(min(least, num_first))]
+    return [*needed, f"{place}/items"] if least > num_first else needed
 
 
 def _target(schema: dict[str, Any]) -> str | None:
