@@ -1,6 +1,7 @@
 """What a request waits for ends with its time and its client, and keeps nobody else waiting."""
 
 import asyncio
+import concurrent.futures
 import threading
 from typing import Any
 
@@ -35,7 +36,9 @@ def test_work_is_cancelled_when_nobody_waits_for_it(has_left: bool, status: int)
         assert error.value.status == status
         assert work.cancelled()
 
-    asyncio.run(run())
+    # In a thread of its own: a browser of other tests may have left a loop running in this one.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, run()).result()
 
 
 def test_a_grammar_is_compiled_once_for_all_prompts_and_not_for_a_full_queue(
