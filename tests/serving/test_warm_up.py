@@ -15,7 +15,6 @@ def test_neither_one_client_nor_three_wait_for_a_program(tokenizer: Tokenizer) -
     params = jax.device_put(make_params(tokenizer.vocab_size), jax.devices()[0])
     decoder = make_text_decoder(model, params, tokenizer, CONTEXT)
     engine = Engine(decoder, EngineConfig(num_slots=6, prefill_chunk=16))
-    assert engine._work._has_few
     warm_up(engine, tokenizer.bos_id, 16)
     program = engine._work._decode
     num_compiled = program._cache_size()  # type: ignore[attr-defined]
