@@ -24,7 +24,7 @@ from jaxgpt.finetuning.batches import ExampleBatches
 from jaxgpt.finetuning.tokenized import TokenizedExamples
 from jaxgpt.model.adapted import is_trained, split
 from jaxgpt.model.layers.adapters import NO_ADAPTER, Adapter, Lora
-from jaxgpt.parallel.mesh import make_mesh
+from jaxgpt.parallel.mesh import single_device_mesh
 from jaxgpt.parallel.sharding import on_mesh, to_devices
 from jaxgpt.runs.run import BaseCheckpoint
 from jaxgpt.runs.setup import build_step
@@ -169,7 +169,8 @@ class _Ours:
             schedule=Constant(peak_learning_rate=_LEARNING_RATE, warmup_share=0.0),
             optimizer=AdamW(weight_decay=0.0),
         )
-        self._mesh, self._sharding = make_mesh(config.mesh), config.sharding
+        # TRL trains on one device too.
+        self._mesh, self._sharding = single_device_mesh(), config.sharding
         self._batches, self._num_steps = read(), num_steps
         self.num_targets = self.num_tokens = self.num_places = 0
         self.first_loss = float("nan")
