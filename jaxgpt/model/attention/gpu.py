@@ -130,5 +130,8 @@ def pallas_attention(
             interpret=interpreted,
         )
 
-    # Padding sees padding in the kernel; to write zeros there would be two passes over the outputs.
-    return attend_on_shards(attend, q_BTNH, k_BSNH, v_BSNH, segment_ids_BT)
+    out_BTNH = attend_on_shards(attend, q_BTNH, k_BSNH, v_BSNH, segment_ids_BT)
+    if segment_ids_BT is not None:
+        # Padding sees padding in the kernel.
+        out_BTNH = jnp.where(segment_ids_BT[:, :, None, None] != 0, out_BTNH, 0)
+    return out_BTNH

@@ -87,9 +87,7 @@ class AttentionKernel:
         """Return out_BTNH in the dtype of the queries.
 
         A key that the mask hides has no share in the output and gets a gradient of exactly 0;
-        a query that sees no key gets zeros. At padding, which no other token sees, a kernel may
-        return any finite numbers. A loss does not depend on them; where their gradient is 0, those
-        of the padding's queries, keys and values are, too.
+        a query that sees no key gets zeros.
 
         Raises:
             ValueError: the kernel cannot compute this.

@@ -147,6 +147,8 @@ def test_what_a_request_gets_depends_on_nothing_else() -> None:
         assert each.finish == alone.finish
         assert repr(each.progress[0].prompt) == repr(alone.progress[0].prompt)
         assert 8 not in each.ids or not request.bias
+    if not together._work._has_few:
+        pytest.skip("all of it holds, but this CPU has other bits for few rows: none were apart")
 
 
 def test_it_writes_what_the_decoder_writes() -> None:
