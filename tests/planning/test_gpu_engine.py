@@ -10,7 +10,7 @@ from flax.core import meta
 
 from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.engine.adapters import AdaptedDecoder, DecoderAdapter
-from jaxgpt.inference.engine.row_sampling import RowSettings
+from jaxgpt.inference.engine.drawing.row_sampling import RowSettings
 from jaxgpt.inference.engine.slots import (
     all_allowed,
     begin,

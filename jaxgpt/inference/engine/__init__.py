@@ -6,12 +6,13 @@ from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
     from jaxgpt.inference.engine.adapters import DecoderAdapter
-    from jaxgpt.inference.engine.engine import Engine, EngineConfig
+    from jaxgpt.inference.engine.drawing.request_sampling import RequestSampling
+    from jaxgpt.inference.engine.engine import Engine
+    from jaxgpt.inference.engine.engine_config import EngineConfig
     from jaxgpt.inference.engine.request import (
         Progress,
         QueueFullError,
         Request,
-        RequestSampling,
         TokenConstraint,
         TokenScore,
     )

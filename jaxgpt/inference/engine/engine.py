@@ -9,12 +9,12 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from jaxgpt.config import configclass
 from jaxgpt.errors import JaxgptError
 from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.engine.adapters import AdaptedDecoder, DecoderAdapter
+from jaxgpt.inference.engine.counts import EngineCounts, Tally
+from jaxgpt.inference.engine.engine_config import EngineConfig
 from jaxgpt.inference.engine.prefixes import PrefixIndex
 from jaxgpt.inference.engine.request import (
     ClosedError,
@@ -22,60 +22,12 @@ from jaxgpt.inference.engine.request import (
     Progress,
     QueueFullError,
     Request,
-    RequestError,
+    RequestLimits,
 )
 from jaxgpt.inference.engine.running import Running, Ticket, not_finite
 from jaxgpt.inference.engine.slot_work import SlotWork
 
 logger = logging.getLogger(__name__)
-
-
-@configclass
-class EngineConfig:
-    """Size of the engine that answers many requests at once."""
-
-    num_slots: int = 8
-    """Number of requests that are answered at once; further ones wait."""
-    max_length: int | None = None
-    """Most tokens of a prompt and its answer together; None: the context of training."""
-    prefill_chunk: int = 128
-    """Number of prompt tokens that are read between two visits to the decoding requests."""
-    steps_per_visit: int = 4
-    """Most tokens that a request draws before new requests are looked at."""
-    max_waiting: int = 256
-    """Most requests that wait for a slot; further ones are refused."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_slots", "prefill_chunk", "steps_per_visit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.max_length is not None and self.max_length < 1:
-            raise ValueError(f"max_length must be at least 1 or None, not {self.max_length}")
-        if self.max_waiting < 0:
-            raise ValueError(f"max_waiting must be at least 0, not {self.max_waiting}")
-
-
-@dataclass(frozen=True)
-class EngineCounts:
-    """Counts of the engine's work.
-
-    Attributes:
-        running: requests that have a slot.
-        waiting: requests that wait for one.
-        finished: requests that have ended, by how.
-        prompt_tokens: tokens of the prompts of all requests that got a slot.
-        reused_tokens: those that were not read again.
-        drawn_tokens: tokens that were delivered.
-        cache_share: share of the cache's slots for tokens that hold one.
-    """
-
-    running: int
-    waiting: int
-    finished: dict[str, int]
-    prompt_tokens: int
-    reused_tokens: int
-    drawn_tokens: int
-    cache_share: float
 
 
 class Engine:
@@ -101,9 +53,8 @@ class Engine:
         self.max_length = config.max_length or decoder.context_length
         self.num_slots = config.num_slots
         self._config = config
-        self._vocab_size = decoder.model.vocab_size
+        self._limits = RequestLimits(decoder.model.vocab_size, adapted.largest, self.max_length)
         self._stop_ids = frozenset(adapted.stop_ids)
-        self._largest_adapter = adapted.largest
         self._work = SlotWork(
             adapted,
             config.num_slots,
@@ -116,18 +67,17 @@ class Engine:
         self._waiting: collections.deque[Ticket] = collections.deque()
         self._wake = threading.Condition()
         self._closed = False
-        self._finished: collections.Counter[str] = collections.Counter()
-        self._num_tokens: collections.Counter[str] = collections.Counter()
+        self._tally = Tally()
 
     def submit(self, request: Request, deliver: Callable[[Progress], None]) -> Ticket:
         """Take a request; `deliver` is called until its `Progress` has a `finish`.
 
         Raises:
-            RequestError: more tokens than a slot has, or an id or adapter that is not there.
+            RequestError: see `RequestLimits.check`.
             QueueFullError: too many requests wait.
             ClosedError: the engine has stopped.
         """
-        self._check(request)
+        self._limits.check(request)
         ticket = Ticket(request, deliver)
         with self._wake:
             if self._closed:
@@ -189,7 +139,7 @@ class Engine:
             left = [*self._waiting, *(each.ticket for each in self._running.values())]
             self._waiting.clear()
             self._running.clear()
-            self._finished["cancelled"] += len(left)
+            self._tally.finish("cancelled", len(left))
         for ticket in left:
             ticket.deliver(Progress(finish="cancelled"))
 
@@ -233,43 +183,14 @@ class Engine:
         with self._wake:
             running = list(self._running.values())
             num_held = sum(each.num_read + each.num_drawn for each in running)
-            return EngineCounts(
-                running=len(running),
-                waiting=len(self._waiting),
-                finished=dict(self._finished),
-                prompt_tokens=self._num_tokens["prompt"],
-                reused_tokens=self._num_tokens["reused"],
-                drawn_tokens=self._num_tokens["drawn"],
-                cache_share=num_held / (self._config.num_slots * self.max_length),
-            )
-
-    def _check(self, request: Request) -> None:
-        breakers = request.sampling.dry_breakers
-        given = {"the prompt": request.prompt, "bias": request.bias, "dry_breakers": breakers}
-        for name, ids in given.items():
-            wrong = [token for token in ids if not 0 <= token < self._vocab_size]
-            if wrong:
-                raise RequestError(
-                    f"{name} has the id {wrong[0]}; the model has ids from 0 to "
-                    f"{self._vocab_size - 1}"
-                )
-        if not 0 <= request.adapter <= self._largest_adapter:
-            raise RequestError(
-                f"adapter = {request.adapter}; the engine has those up to {self._largest_adapter}, "
-                "and 0 is the model alone"
-            )
-        # The last token that is drawn is never read.
-        if len(request.prompt) + max(request.max_new_tokens - 1, 0) > self.max_length:
-            raise RequestError(
-                f"the prompt has {len(request.prompt)} tokens and {request.max_new_tokens} are to "
-                f"be drawn; the model's context holds {self.max_length}"
-            )
+            share = num_held / (self._config.num_slots * self.max_length)
+            return self._tally.counts(len(running), len(self._waiting), share)
 
     def _drop_cancelled(self) -> None:
         with self._wake:
             waiting = [ticket for ticket in self._waiting if ticket.cancelled]
             self._waiting = collections.deque(t for t in self._waiting if not t.cancelled)
-            self._finished["cancelled"] += len(waiting)
+            self._tally.finish("cancelled", len(waiting))
         for ticket in waiting:
             ticket.deliver(Progress(finish="cancelled"))
         for running in list(self._running.values()):
@@ -291,7 +212,7 @@ class Engine:
                     source, length = slot, 0
                 running = Running(ticket, slot, num_read=length, num_reused=length)
                 self._running[slot] = running
-                self._num_tokens.update(prompt=len(request.prompt), reused=length)
+                self._tally.read(len(request.prompt), length)
             self._prefixes.begin(slot, *beginning, length)
             self._work.begin(running, source)
 
@@ -338,11 +259,11 @@ class Engine:
 
     def _deliver(self, running: Running, progress: Progress) -> None:
         with self._wake:
-            self._num_tokens["drawn"] += len(progress.tokens)
+            self._tally.draw(len(progress.tokens))
             if progress.finish is not None:
                 del self._running[running.slot]
                 self._work.leave(running)
-                self._finished[progress.finish] += 1
+                self._tally.finish(progress.finish)
         running.ticket.deliver(progress)
 
     def _lose_all(self) -> None:

@@ -21,8 +21,8 @@ import numpy as np
 from jax import Array
 
 from jaxgpt.inference.engine.adapters import AdaptedDecoder
-from jaxgpt.inference.engine.request import RequestSampling
-from jaxgpt.inference.engine.row_sampling import Drawn, RowSettings
+from jaxgpt.inference.engine.drawing.request_sampling import RequestSampling
+from jaxgpt.inference.engine.drawing.row_sampling import Drawn, RowSettings
 from jaxgpt.inference.engine.slots import Slots, all_allowed, decode, decode_steps, empty_slots
 from jaxgpt.model.attention.kv_cache import MakeCache
 from jaxgpt.model.gpt import Gpt

@@ -1,18 +1,13 @@
 """Requests to the engine and its answers: token ids, never text."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxgpt.config import configclass
 from jaxgpt.errors import JaxgptError, UsageError
-from jaxgpt.inference.engine.repeats import LONGEST_MATCH
-from jaxgpt.inference.sampling import SamplingConfig
-
-MOST_TOP_TOKENS = 20
+from jaxgpt.inference.engine.drawing.request_sampling import MOST_TOP_TOKENS, RequestSampling
 
 Finish = Literal["stop", "length", "cancelled", "error"]
 
@@ -50,60 +45,6 @@ class TokenConstraint(Protocol):
     def advance(self, token: int) -> bool:
         """Take a drawn token; return whether the text is complete and must end."""
         ...
-
-
-@configclass
-class RequestSampling(SamplingConfig):
-    """Sampling of one request's tokens."""
-
-    frequency_penalty: float = 0.0
-    """Decrease of a token's score for each time that the answer has it."""
-    presence_penalty: float = 0.0
-    """Decrease of a token's score if the answer has it."""
-    min_new_tokens: int = 0
-    """Number of tokens before the first that may end the answer."""
-    dry_multiplier: float = 0.0
-    """Penalty (DRY) of a token that goes on with a repeated sequence of the allowed length; 0:
-    off."""
-    dry_base: float = 1.75
-    """Factor of that penalty for each further token of the sequence."""
-    dry_allowed_length: int = 2
-    """Length of a repeated sequence from which on the next token is penalised."""
-    dry_last_n: int | None = None
-    """Number of newest tokens in which repeated sequences are looked for; None: all."""
-    dry_breakers: tuple[int, ...] = ()
-    """Ids at which a sequence ends, such as those of line ends."""
-    xtc_probability: float = 0.0
-    """Probability (XTC) of leaving the likeliest tokens out of a draw; 0: off."""
-    xtc_threshold: float = 0.1
-    """Least probability of tokens that are left out; the least likely of them stays."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("frequency_penalty", "presence_penalty"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} = {getattr(self, name)}; allowed: a finite number")
-        if self.min_new_tokens < 0:
-            raise ValueError(f"min_new_tokens = {self.min_new_tokens}; allowed: at least 0")
-        for name in ("xtc_probability", "xtc_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)}; allowed: from 0 to 1")
-        self._check_dry()
-
-    def _check_dry(self) -> None:
-        if not 0 <= self.dry_multiplier < math.inf:
-            raise ValueError(f"dry_multiplier = {self.dry_multiplier}; allowed: 0 (off) or more")
-        if not 1 <= self.dry_base < math.inf:
-            raise ValueError(f"dry_base = {self.dry_base}; allowed: a finite number from 1")
-        if not 0 <= self.dry_allowed_length <= LONGEST_MATCH:
-            raise ValueError(
-                f"dry_allowed_length = {self.dry_allowed_length}; allowed: from 0 to "
-                f"{LONGEST_MATCH}"
-            )
-        if self.dry_last_n is not None and self.dry_last_n < 1:
-            raise ValueError(
-                f"dry_last_n = {self.dry_last_n}; allowed: None (all tokens) or at least 1"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +88,47 @@ class Request:
         if not 0 <= self.top_tokens <= MOST_TOP_TOKENS:
             raise RequestError(
                 f"top_tokens = {self.top_tokens}; allowed: from 0 to {MOST_TOP_TOKENS}"
+            )
+
+
+class RequestLimits(NamedTuple):
+    """What the requests of an engine can name and hold.
+
+    Attributes:
+        vocab_size: number of ids.
+        largest_adapter: largest number of an adapter.
+        max_length: most tokens of a prompt and its answer.
+    """
+
+    vocab_size: int
+    largest_adapter: int
+    max_length: int
+
+    def check(self, request: Request) -> None:
+        """Refuse a request that cannot be answered.
+
+        Raises:
+            RequestError: more tokens than a slot has, or an id or adapter that is not there.
+        """
+        breakers = request.sampling.dry_breakers
+        given = {"the prompt": request.prompt, "bias": request.bias, "dry_breakers": breakers}
+        for name, ids in given.items():
+            wrong = [token for token in ids if not 0 <= token < self.vocab_size]
+            if wrong:
+                raise RequestError(
+                    f"{name} has the id {wrong[0]}; the model has ids from 0 to "
+                    f"{self.vocab_size - 1}"
+                )
+        if not 0 <= request.adapter <= self.largest_adapter:
+            raise RequestError(
+                f"adapter = {request.adapter}; the engine has those up to {self.largest_adapter}, "
+                "and 0 is the model alone"
+            )
+        # The last token that is drawn is never read.
+        if len(request.prompt) + max(request.max_new_tokens - 1, 0) > self.max_length:
+            raise RequestError(
+                f"the prompt has {len(request.prompt)} tokens and {request.max_new_tokens} are to "
+                f"be drawn; the model's context holds {self.max_length}"
             )
 
 

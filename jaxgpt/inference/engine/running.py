@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from jaxgpt.errors import DivergedError, JaxgptError
+from jaxgpt.inference.engine.drawing.row_sampling import NOT_FINITE, NOTHING_ALLOWED
 from jaxgpt.inference.engine.request import (
     Finish,
     Progress,
@@ -11,7 +12,6 @@ from jaxgpt.inference.engine.request import (
     RequestError,
     TokenScore,
 )
-from jaxgpt.inference.engine.row_sampling import NOT_FINITE, NOTHING_ALLOWED
 
 
 def not_finite() -> DivergedError:

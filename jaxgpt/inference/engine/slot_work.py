@@ -15,9 +15,10 @@ import numpy as np
 
 from jaxgpt.config import replace
 from jaxgpt.inference.engine.adapters import AdaptedDecoder
+from jaxgpt.inference.engine.drawing.request_sampling import RequestSampling
+from jaxgpt.inference.engine.drawing.row_sampling import Drawn, RowSettings, Seen
 from jaxgpt.inference.engine.few_slots import FEW, SlotState, choose_program
-from jaxgpt.inference.engine.request import Request, RequestSampling, TokenScore
-from jaxgpt.inference.engine.row_sampling import Drawn, RowSettings, Seen
+from jaxgpt.inference.engine.request import Request, TokenScore
 from jaxgpt.inference.engine.running import Running
 from jaxgpt.inference.engine.slots import (
     all_allowed,

@@ -21,7 +21,7 @@ from jaxgpt.inference.cpu_layout import cache_dtype, head_table
 from jaxgpt.inference.decode import next_logits
 from jaxgpt.inference.decoding_weights import restore
 from jaxgpt.inference.engine.adapters import choose_rows
-from jaxgpt.inference.engine.row_sampling import (
+from jaxgpt.inference.engine.drawing.row_sampling import (
     Drawn,
     RowSettings,
     Seen,

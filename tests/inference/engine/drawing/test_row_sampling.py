@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.inference.engine.request import RequestSampling
-from jaxgpt.inference.engine.row_sampling import RowSettings, _keep_likeliest
+from jaxgpt.inference.engine.drawing.request_sampling import RequestSampling
+from jaxgpt.inference.engine.drawing.row_sampling import RowSettings, _keep_likeliest
 from jaxgpt.inference.sampling import keep_top_k, keep_top_p
 
 SETTINGS = [

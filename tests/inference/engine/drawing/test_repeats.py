@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.errors import ConfigError
-from jaxgpt.inference.engine.repeats import LONGEST_MATCH, penalize_repeats
-from jaxgpt.inference.engine.request import RequestSampling
+from jaxgpt.inference.engine.drawing.repeats import LONGEST_MATCH, penalize_repeats
+from jaxgpt.inference.engine.drawing.request_sampling import RequestSampling
+from jaxgpt.inference.engine.drawing.top_choices import exclude_top_choices
 from jaxgpt.inference.engine.sequence_breakers import DEFAULT_BREAKERS, SequenceBreakers
-from jaxgpt.inference.engine.top_choices import exclude_top_choices
 from tests.evaluation.tiny_scoring import make_tokenizer
 
 NUM_ROWS, PLACES, VOCAB_SIZE = 3, 70, 6

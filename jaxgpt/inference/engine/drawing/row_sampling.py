@@ -14,9 +14,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgpt.inference.engine.repeats import penalize_repeats
-from jaxgpt.inference.engine.request import MOST_TOP_TOKENS, RequestSampling
-from jaxgpt.inference.engine.top_choices import exclude_top_choices
+from jaxgpt.inference.engine.drawing.repeats import penalize_repeats
+from jaxgpt.inference.engine.drawing.request_sampling import MOST_TOP_TOKENS, RequestSampling
+from jaxgpt.inference.engine.drawing.top_choices import exclude_top_choices
 from jaxgpt.inference.sampling import (
     draw,
     keep_min_p,
