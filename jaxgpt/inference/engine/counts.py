@@ -28,7 +28,7 @@ class EngineCounts:
 
 
 class Tally:
-    """What an engine adds up from its start on; its caller sees to threads."""
+    """Sums over the life of an engine; its caller sees to threads."""
 
     def __init__(self) -> None:
         self._finished: collections.Counter[str] = collections.Counter()

@@ -92,7 +92,7 @@ class Request:
 
 
 class RequestLimits(NamedTuple):
-    """What the requests of an engine can name and hold.
+    """Ids, adapters and lengths that an engine has room for.
 
     Attributes:
         vocab_size: number of ids.
