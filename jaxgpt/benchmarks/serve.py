@@ -19,7 +19,8 @@ from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interle
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import JaxgptError, UsageError
 from jaxgpt.inference.cpu_layout import cache_dtype
-from jaxgpt.inference.decode import Decoder, next_logits
+from jaxgpt.inference.decode import Decoder
+from jaxgpt.inference.decode_programs import next_logits
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.engine import Engine, EngineConfig, Progress, Request, RequestSampling
 from jaxgpt.interchange.gguf.llama_cpp import LlamaCpp

@@ -2,9 +2,9 @@
 
 Tokens in, tokens out; text is text_generation.py's. The device works in blocks of steps, so that
 the host waits once a block; shapes are rounded up to powers of two, so that few programs are
-compiled.
+compiled. The programs are in decode_programs.py.
 
-Axes: B rows, T tokens of a padded prompt, N steps of a block, V padded vocabulary, D model.
+Axes: B rows, T tokens of a padded prompt, N steps of a block, V padded vocabulary.
 """
 
 import contextlib
@@ -13,20 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jaxgpt.errors import DivergedError, MismatchError
-from jaxgpt.inference.cpu_layout import cache_dtype, head_table
+from jaxgpt.inference.decode_programs import DecodingState, decode_block, prefill
 from jaxgpt.inference.decoding_mesh import OnDevices
-from jaxgpt.inference.decoding_weights import restore
-from jaxgpt.inference.sampling import SamplingConfig, allowed_ids, row_keys, sample
-from jaxgpt.model.attention.kv_cache import KVCache, MakeCache, empty_cache
-from jaxgpt.model.gpt import Gpt, make_cache
+from jaxgpt.inference.sampling import SamplingConfig, allowed_ids, row_keys
+from jaxgpt.model.attention.kv_cache import MakeCache, empty_cache
+from jaxgpt.model.gpt import Gpt
 from jaxgpt.model.heads import LanguageModelHead
-from jaxgpt.model.layers.placement import constrain
 
 _SMALLEST_BUCKET = 16
 
@@ -47,22 +43,6 @@ class NewTokens(NamedTuple):
     row: int
     ids: list[int]
     finish: Literal["stop", "length"] | None
-
-
-class _State(NamedTuple):
-    """State on the device that is carried from step to step.
-
-    Attributes:
-        cache: keys and values of all tokens but the newest.
-        tokens_B: int32, the newest token of each row.
-        keys_B: a PRNG key per row.
-        seen_BV: bool, tokens that a row has; None if nothing depends on them.
-    """
-
-    cache: KVCache
-    tokens_B: Array
-    keys_B: Array
-    seen_BV: Array | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +87,7 @@ class Decoder:
         seed: int = 0,
         rows: Sequence[int] | None = None,
         constraint: Constraint | None = None,
+        breakers: Sequence[int] = (),
     ) -> Iterator[list[NewTokens]]:
         """Yield what the rows gain, block by block, until each has finished.
 
@@ -122,6 +103,7 @@ class Decoder:
             rows: numbers of the rows; None for 0, 1, ...
             constraint: narrows what the first tokens of each row may be. While it holds for any
                 row, tokens are drawn one by one.
+            breakers: ids at which a sequence ends for DRY: those of the texts in `sampling`.
 
         Raises:
             ValueError: a prompt without a token.
@@ -134,7 +116,7 @@ class Decoder:
             raise ValueError("every prompt needs at least one token, and one new token is drawn")
         drawn_ids: list[list[int]] = [[] for _ in prompts]
         allowed = self._next_allowed(constraint, drawn_ids)
-        state = self._start(prompts, limits, sampling, seed, rows, allowed)
+        state = self._start(prompts, limits, sampling, seed, rows, allowed, breakers)
         finished = [False] * len(prompts)
         drawn_BN = np.asarray(state.tokens_B)[:, None]
         while True:
@@ -152,7 +134,7 @@ class Decoder:
                 allowed = self._next_allowed(constraint, drawn_ids)
             num_steps = self.block_size if allowed is self._allowed_V else 1
             with self.on_devices():
-                state, drawn_BN = _decode_block(
+                state, drawn_BN = decode_block(
                     self.model, sampling, num_steps, self.params, state, allowed
                 )
             drawn_BN = np.asarray(drawn_BN)
@@ -186,7 +168,8 @@ class Decoder:
         seed: int,
         rows: Sequence[int] | None,
         allowed: np.ndarray,
-    ) -> _State:
+        breakers: Sequence[int] = (),
+    ) -> DecodingState:
         """Read the prompts and draw the first token of each row."""
         longest = max(map(len, prompts))
         # The last token drawn is never read, so it needs no slot.
@@ -198,10 +181,17 @@ class Decoder:
         lengths_B = np.array([len(prompt) for prompt in prompts], np.int32)
         numbers_B = np.arange(len(prompts)) if rows is None else np.asarray(rows)
         keys_B = row_keys(seed, jnp.asarray(numbers_B, jnp.uint32))
+        breakers_V = np.isin(np.arange(self._allowed_V.size), breakers)
         inputs = tokens_BT, lengths_B, keys_B, allowed
         with self.on_devices():
-            return _prefill(
-                self.model, sampling, cache_length, self.params, *inputs, self.empty_cache
+            return prefill(
+                self.model,
+                sampling,
+                cache_length,
+                self.params,
+                *inputs,
+                self.empty_cache,
+                breakers_V,
             )
 
     def _bucket(self, length: int) -> int:
@@ -224,85 +214,3 @@ class Decoder:
             if len(ids) == room:
                 return NewTokens(row, ids, "length")
         return NewTokens(row, ids, None)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 8))
-def _prefill(
-    model: Gpt,
-    sampling: SamplingConfig,
-    cache_length: int,
-    params: Any,
-    tokens_BT: Array,
-    lengths_B: Array,
-    keys_B: Array,
-    allowed: Array,
-    empty: MakeCache = empty_cache,
-) -> _State:
-    num_rows, num_columns = tokens_BT.shape[0], allowed.shape[-1]
-    valid_BT = jnp.arange(tokens_BT.shape[1]) < lengths_B[:, None]
-    cache = make_cache(model.config, num_rows, cache_length, cache_dtype(), empty)
-    logits_BV, cache = next_logits(model, params, tokens_BT, valid_BT, cache)
-    seen_BV = None
-    if sampling.needs_seen:
-        # Padding goes to a column that does not exist.
-        columns_BT = jnp.where(valid_BT, tokens_BT, num_columns)
-        seen_BV = jnp.zeros((num_rows, num_columns), bool)
-        seen_BV = seen_BV.at[jnp.arange(num_rows)[:, None], columns_BT].set(True, mode="drop")
-    return _draw(sampling, allowed, logits_BV, cache, keys_B, seen_BV)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _decode_block(
-    model: Gpt,
-    sampling: SamplingConfig,
-    num_steps: int,
-    params: Any,
-    state: _State,
-    allowed: Array,
-) -> tuple[_State, Array]:
-    """Take `num_steps` steps; returns the new state and the drawn tokens, int32 [B, N]."""
-
-    def step(state: _State, _: None) -> tuple[_State, Array]:
-        valid_B1 = jnp.ones((state.tokens_B.shape[0], 1), bool)
-        logits_BV, cache = next_logits(
-            model, params, state.tokens_B[:, None], valid_B1, state.cache
-        )
-        state = _draw(sampling, allowed, logits_BV, cache, state.keys_B, state.seen_BV)
-        return state, state.tokens_B
-
-    state, drawn_NB = jax.lax.scan(step, state, length=num_steps)
-    return state, drawn_NB.T
-
-
-def _draw(
-    sampling: SamplingConfig,
-    allowed: Array,
-    logits_BV: Array,
-    cache: KVCache,
-    keys_B: Array,
-    seen_BV: Array | None,
-) -> _State:
-    """Draw the next token of each row; `allowed` is a bool [V], or [B, V] if rows differ."""
-    tokens_B = sample(logits_BV, sampling, allowed, keys_B, cache.lengths_B, seen_BV)
-    if seen_BV is not None:
-        seen_BV = seen_BV.at[jnp.arange(tokens_B.shape[0]), tokens_B].set(True)
-    return _State(cache, tokens_B, keys_B, seen_BV)
-
-
-def next_logits(
-    model: Gpt, params: Any, tokens_BT: Array, valid_BT: Array, cache: KVCache
-) -> tuple[Array, KVCache]:
-    """Append tokens to the cache; return the scores [B, V] of what follows each row's last one."""
-
-    def at_the_last(gpt: Gpt) -> tuple[Array, KVCache]:
-        x_BTD, new_cache = gpt.hidden_states(tokens_BT, valid_BT.astype(jnp.int32), cache=cache)
-        # The head sees one position a row: scores of a whole prompt would not fit in memory.
-        last_B = jnp.sum(valid_BT, axis=1) - 1
-        x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
-        table_VD = gpt.embedding.as_kernel(head_table(params, gpt.embedding.table))
-        logits_B1V = gpt.head(x_B1D, table_VD, jnp.ones_like(valid_BT[:, :1]))
-        assert new_cache is not None
-        # Of devices that share the vocabulary, each gets all scores and draws for itself.
-        return constrain(logits_B1V[:, 0], "batch", None), new_cache
-
-    return model.apply({"params": restore(params)}, method=at_the_last)  # type: ignore[return-value]

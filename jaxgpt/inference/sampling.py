@@ -3,8 +3,9 @@
 Pure functions of arrays; which model made the scores, and what the ids spell, is not known here.
 Axes: B rows, V vocabulary (with the padding columns of the model's head).
 
-The order is that of Hugging Face transformers: forbidden ids, repetition penalty, temperature,
-top-k, top-p, min-p. A filtered-out id has the score -inf. docs/inference.md explains each filter.
+The order is that of Hugging Face transformers, with two more: forbidden ids, repetition penalty,
+DRY, temperature, top-k, top-p, min-p, XTC. A filtered-out id has the score -inf. docs/inference.md
+explains each filter.
 Where a setting may be an array, it is one number for all rows, or [B, 1].
 """
 
@@ -18,11 +19,20 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgpt.config import configclass
+from jaxgpt.inference.repeats import (
+    DEFAULT_BREAKERS,
+    LONGEST_MATCH,
+    DryRows,
+    RowTexts,
+    penalize_repeats,
+)
+from jaxgpt.inference.top_choices import exclude_top_choices
 from jaxgpt.model.cpu.likeliest import first_of_the_highest
 from jaxgpt.model.cpu.threefry import key_of_seed
 from jaxgpt.runtime.target import compile_target
 
 _LOWEST_TEMPERATURE = 1e-6
+_MOST = 2**31 - 1
 
 
 @configclass
@@ -41,6 +51,21 @@ class SamplingConfig:
     """Least probability of a token, as a share of the likeliest one's; 0: no limit."""
     repetition_penalty: float = 1.0
     """Penalty of tokens that the text already has: above 1 makes them less likely; 1: off."""
+    dry_multiplier: float = 0.0
+    """Penalty (DRY) of a token that goes on with a repeated sequence of the allowed length; 0:
+    off."""
+    dry_base: float = 1.75
+    """Factor of that penalty for each further token of the sequence."""
+    dry_allowed_length: int = 2
+    """Length of a repeated sequence from which on the next token is penalised."""
+    dry_penalty_last_n: int = -1
+    """Number of newest tokens in which repeated sequences are looked for; -1: all, 0: off."""
+    dry_sequence_breakers: tuple[str, ...] = DEFAULT_BREAKERS
+    """Texts at which a sequence ends, such as a line end."""
+    xtc_probability: float = 0.0
+    """Probability (XTC) of leaving the likeliest tokens out of a draw; 0: off."""
+    xtc_threshold: float = 0.1
+    """Least probability of tokens that are left out; the least likely of them stays."""
 
     def __post_init__(self) -> None:
         # Every test is written so that NaN fails it.
@@ -60,11 +85,48 @@ class SamplingConfig:
                 f"repetition_penalty = {self.repetition_penalty}; allowed: a finite number above "
                 "0, where 1 is off"
             )
+        for name in ("xtc_probability", "xtc_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)}; allowed: from 0 to 1")
+        self._check_dry()
+
+    def _check_dry(self) -> None:
+        if not 0 <= self.dry_multiplier < math.inf:
+            raise ValueError(f"dry_multiplier = {self.dry_multiplier}; allowed: 0 (off) or more")
+        if not 1 <= self.dry_base < math.inf:
+            raise ValueError(f"dry_base = {self.dry_base}; allowed: a finite number from 1")
+        if not 0 <= self.dry_allowed_length <= LONGEST_MATCH:
+            raise ValueError(
+                f"dry_allowed_length = {self.dry_allowed_length}; allowed: from 0 to "
+                f"{LONGEST_MATCH}"
+            )
+        if self.dry_penalty_last_n < -1:
+            raise ValueError(
+                f"dry_penalty_last_n = {self.dry_penalty_last_n}; allowed: -1 (all tokens), 0 "
+                "(off) or more"
+            )
+        if "" in self.dry_sequence_breakers:
+            raise ValueError("dry_sequence_breakers has an empty text; leave it out")
 
     @property
     def needs_seen(self) -> bool:
         """Return whether sampling depends on the tokens that the row already has."""
         return self.repetition_penalty != 1
+
+    @property
+    def penalizes_repeats(self) -> bool:
+        """Return whether sampling depends on the order of the tokens that the row already has."""
+        return self.dry_multiplier > 0 and self.dry_penalty_last_n != 0
+
+    def dry_rows(self, num_rows: int) -> DryRows:
+        """Return the settings of DRY for rows that are all drawn with this config."""
+        last_n = self.dry_penalty_last_n
+        return DryRows(
+            dry_multiplier_B=np.full(num_rows, self.dry_multiplier if last_n else 0, np.float32),
+            dry_base_B=np.full(num_rows, self.dry_base, np.float32),
+            dry_allowed_length_B=np.full(num_rows, self.dry_allowed_length, np.int32),
+            dry_last_n_B=np.full(num_rows, _MOST if last_n < 0 else min(last_n, _MOST), np.int32),
+        )
 
 
 def allowed_ids(num_columns: int, vocab_size: int, forbidden: Iterable[int] = ()) -> np.ndarray:
@@ -124,11 +186,16 @@ def keep_min_p(logits_BV: Array, p: ArrayLike) -> Array:
 
 
 def filter_logits(
-    logits_BV: Array, config: SamplingConfig, allowed_V: Array, seen_BV: Array | None = None
+    logits_BV: Array,
+    config: SamplingConfig,
+    allowed_V: Array,
+    seen_BV: Array | None = None,
+    texts: RowTexts | None = None,
 ) -> Array:
     """Return float32 scores [B, V] whose softmax is the distribution that `sample` draws from.
 
-    At temperature 0 only the masks and the repetition penalty apply: no filter moves the maximum.
+    But for XTC, which leaves tokens out by chance. At temperature 0 only the masks and the
+    penalties apply: no filter moves the maximum.
 
     Args:
         logits_BV: the model's scores.
@@ -136,12 +203,17 @@ def filter_logits(
         allowed_V: bool, from `allowed_ids`; [B, V] if rows differ.
         seen_BV: bool, tokens of each row's prompt and answer so far; needed if
             `config.needs_seen`.
+        texts: the same tokens in their order; needed if `config.penalizes_repeats`.
     """
     logits_BV = jnp.where(allowed_V, logits_BV.astype(jnp.float32), -jnp.inf)
     if config.needs_seen:
         if seen_BV is None:
             raise ValueError("a repetition penalty needs seen_BV")
         logits_BV = penalize_repetition(logits_BV, seen_BV, config.repetition_penalty)
+    if config.penalizes_repeats:
+        if texts is None:
+            raise ValueError("a penalty of repeated sequences needs texts")
+        logits_BV = penalize_repeats(logits_BV, config.dry_rows(logits_BV.shape[0]), *texts)
     if config.temperature == 0:
         return logits_BV
     logits_BV = scale_by_temperature(logits_BV, config.temperature)
@@ -184,6 +256,7 @@ def sample(
     keys_B: Array,
     positions_B: Array,
     seen_BV: Array | None = None,
+    texts: RowTexts | None = None,
 ) -> Array:
     """Draw one token a row: int32 [B], or -1 where the model's scores are not finite.
 
@@ -196,13 +269,21 @@ def sample(
         keys_B: from `row_keys`.
         positions_B: int32, place of the drawn token in its row, counted from the row's start.
         seen_BV: see `filter_logits`.
+        texts: likewise.
     """
     # A model that diverged has NaN in its scores; an argmax or a draw over them would look normal.
     finite_B = jnp.all(jnp.where(allowed_V, jnp.isfinite(logits_BV), True), axis=-1)
-    filtered_BV = filter_logits(logits_BV, config, allowed_V, seen_BV)
+    filtered_BV = filter_logits(logits_BV, config, allowed_V, seen_BV, texts)
     if config.temperature == 0:
         tokens_B = likeliest(filtered_BV)
     else:
         step_keys_B = jax.vmap(jax.random.fold_in)(keys_B, positions_B)
+        if config.xtc_probability > 0:
+            filtered_BV = exclude_top_choices(
+                filtered_BV,
+                np.full(positions_B.shape, config.xtc_probability, np.float32),
+                np.full(positions_B.shape, config.xtc_threshold, np.float32),
+                step_keys_B,
+            )
         tokens_B = draw(filtered_BV, step_keys_B)
     return jnp.where(finite_B, tokens_B, -1).astype(jnp.int32)

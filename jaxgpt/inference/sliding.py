@@ -29,6 +29,7 @@ class SlidingDecoder:
         sampling: SamplingConfig,
         seed: int = 0,
         constraint: Constraint | None = None,
+        breakers: Sequence[int] = (),
     ) -> Iterator[list[NewTokens]]:
         """Yield what the rows gain; arguments and errors as for `Decoder.generate`."""
         tokens = [list(prompt) for prompt in prompts]
@@ -44,9 +45,8 @@ class SlidingDecoder:
             ]
             drawn = [tokens[row][len(prompts[row]) :] for row in rows]
             finished = set()
-            for news in self.decoder.generate(
-                starts, rooms, sampling, _seed(seed, window), rows, _go_on(constraint, rows, drawn)
-            ):
+            here = _seed(seed, window), rows, _go_on(constraint, rows, drawn)
+            for news in self.decoder.generate(starts, rooms, sampling, *here, breakers):
                 moved = []
                 for new in news:
                     row = rows[new.row]

@@ -21,6 +21,7 @@ from jaxgpt.inference.decoding_mesh import OnDevices
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.precision import UNROUNDED, Precision
 from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.sequence_breakers import SequenceBreakers
 from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.inference.stop_strings import StopStrings
 from jaxgpt.model.gpt import Gpt
@@ -194,7 +195,11 @@ def stream_text(
     limits = [_limit(decoder, prompt, max_new_tokens) for prompt in healed]
     constraint = form or _constraint(tokenizer, [prompt.rest for prompt in healed])
     ids = [prompt.ids for prompt in healed]
-    for news in decoder.generate(ids, limits, sampling, seed, constraint=constraint):
+    breakers: tuple[int, ...] = ()
+    if sampling.penalizes_repeats:
+        breakers = SequenceBreakers(tokenizer).ids(sampling.dry_sequence_breakers)
+    named: dict[str, Any] = {"constraint": constraint, "breakers": breakers}
+    for news in decoder.generate(ids, limits, sampling, seed, **named):
         for new in news:
             row = rows[new.row]
             if not row.finish:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxgpt.inference.cpu_layout import cache_dtype
-from jaxgpt.inference.decode import next_logits
+from jaxgpt.inference.decode_programs import next_logits
 from jaxgpt.inference.sampling import SamplingConfig, allowed_ids, sample
 from jaxgpt.model.attention.kv_cache import KVCache
 from jaxgpt.model.gpt import Gpt, make_cache

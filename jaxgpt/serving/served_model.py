@@ -5,13 +5,14 @@ import functools
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from typing import Any
 
 import numpy as np
 
 from jaxgpt.errors import BadInputError, MismatchError
 from jaxgpt.inference.engine import Engine, Progress, Request, RequestSampling, TokenConstraint
-from jaxgpt.inference.engine.sequence_breakers import DEFAULT_BREAKERS, SequenceBreakers
+from jaxgpt.inference.sequence_breakers import SequenceBreakers
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import ChatMessage, SamplingFields
 from jaxgpt.serving.structured import AnswerForms
@@ -19,6 +20,8 @@ from jaxgpt.tokenizer.chat_template import ChatTemplate
 from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.tokenizer.tool_calls import Tools, plain_messages
+
+_SAMPLING = frozenset(field.name for field in fields_of(RequestSampling))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,7 @@ class ServedModel:
                 code="context_length_exceeded",
             )
         sampling = self._sampling(fields)
+        breakers = self._breaker_ids(sampling)
         seed = secrets.randbits(63) if fields.seed is None else fields.seed % 2**64
         bias = _bias(fields.logit_bias or {}, self.tokenizer.vocab_size)
         return [
@@ -119,6 +123,7 @@ class ServedModel:
                 sampling=sampling,
                 seed=seed,
                 row=row,
+                breakers=breakers,
                 bias=bias,
                 ignore_stop=bool(fields.ignore_eos),
                 top_tokens=top_tokens,
@@ -134,42 +139,25 @@ class ServedModel:
         return SequenceBreakers(self.tokenizer)
 
     def _sampling(self, fields: SamplingFields) -> RequestSampling:
-        temperature = _value(fields.temperature, 1.0)
-        try:
-            return RequestSampling(
-                # Below what the draw can tell from the likeliest token.
-                temperature=temperature if temperature >= 1e-6 else 0.0,
-                top_k=fields.top_k if fields.top_k and fields.top_k > 0 else None,
-                top_p=_value(fields.top_p, 1.0),
-                min_p=_value(fields.min_p, 0.0),
-                repetition_penalty=_value(fields.repetition_penalty, 1.0),
-                frequency_penalty=_value(fields.frequency_penalty, 0.0),
-                presence_penalty=_value(fields.presence_penalty, 0.0),
-                min_new_tokens=fields.min_tokens or 0,
-                xtc_probability=_value(fields.xtc_probability, 0.0),
-                xtc_threshold=_value(fields.xtc_threshold, 0.1),
-                **self._dry(fields),
-            )
-        except ValueError as error:
-            raise ApiError(400, str(error)) from None
+        """Return the settings that are given; the others have the defaults of the class."""
+        given = {name: value for name, value in fields if name in _SAMPLING and value is not None}
+        if fields.temperature is not None and fields.temperature < 1e-6:
+            # Below what the draw can tell from the likeliest token.
+            given["temperature"] = 0.0
+        if fields.top_k is not None and fields.top_k < 1:
+            del given["top_k"]
+        if fields.dry_sequence_breakers is not None:
+            given["dry_sequence_breakers"] = tuple(fields.dry_sequence_breakers)
+        return RequestSampling(**given, min_new_tokens=fields.min_tokens or 0)
 
-    def _dry(self, fields: SamplingFields) -> dict[str, Any]:
-        """Return the settings of DRY, or none where it is off; -1 tokens are all, as elsewhere."""
-        last_n = -1 if fields.dry_penalty_last_n is None else fields.dry_penalty_last_n
-        if not fields.dry_multiplier or not last_n:
-            return {}
-        given = fields.dry_sequence_breakers
+    def _breaker_ids(self, sampling: RequestSampling) -> tuple[int, ...]:
+        """Return the ids at which a sequence ends for DRY; none where it is off."""
+        if not sampling.penalizes_repeats:
+            return ()
         try:
-            breakers = self._breakers.ids(DEFAULT_BREAKERS if given is None else tuple(given))
+            return self._breakers.ids(sampling.dry_sequence_breakers)
         except BadInputError as error:
             raise ApiError(400, str(error), param="dry_sequence_breakers") from None
-        return {
-            "dry_multiplier": fields.dry_multiplier,
-            "dry_base": _value(fields.dry_base, 1.75),
-            "dry_allowed_length": int(_value(fields.dry_allowed_length, 2)),
-            "dry_last_n": None if last_n < 0 else last_n,
-            "dry_breakers": breakers,
-        }
 
     def _check_size(self, text: str) -> None:
         """Refuse a text that fills the context however it is cut; to cut it takes seconds."""
@@ -279,10 +267,6 @@ def stop_strings(fields: SamplingFields) -> tuple[str, ...]:
     if "" in stop:
         raise ApiError(400, "a stop string must not be empty", param="stop")
     return stop
-
-
-def _value(given: float | None, default: float) -> float:
-    return default if given is None else given
 
 
 def _bias(given: dict[str, float], vocab_size: int) -> dict[int, float]:

@@ -14,8 +14,8 @@ from flax.core import meta
 
 from jaxgpt.config import replace
 from jaxgpt.errors import ConfigError, DivergedError, MismatchError
-from jaxgpt.inference import decode
 from jaxgpt.inference.decode import Decoder
+from jaxgpt.inference.decode_programs import decode_block, prefill
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.sampling import SamplingConfig
 from jaxgpt.model.attention.attention import GroupedQueryAttention
@@ -159,10 +159,10 @@ def test_forbidden_ids_and_padding_are_never_drawn_at_any_temperature() -> None:
 def test_prompt_lengths_share_compiled_programs() -> None:
     decoder = make_decoder()
     generate(decoder, [[BOS] * 3], 10, GREEDY)
-    before = (decode._prefill._cache_size(), decode._decode_block._cache_size())
+    before = (prefill._cache_size(), decode_block._cache_size())
     for length in (1, 5, 7):
         generate(decoder, [[BOS] * length], 16 - length, GREEDY)
-    assert (decode._prefill._cache_size(), decode._decode_block._cache_size()) == before
+    assert (prefill._cache_size(), decode_block._cache_size()) == before
 
 
 def test_the_longest_text_that_learned_positions_allow_can_be_filled() -> None:
@@ -232,7 +232,7 @@ def test_the_loop_over_steps_copies_neither_weights_nor_the_cache(
     )
     limits, allowed_V = [8] * num_rows, decoder._allowed_V
     state = decoder._start(PROMPTS[:num_rows], limits, GREEDY, 0, None, allowed_V)
-    lowered = decode._decode_block.lower(model, GREEDY, 4, weights, state, allowed_V)
+    lowered = decode_block.lower(model, GREEDY, 4, weights, state, allowed_V)
     program = lowered.compile().as_text()
     kernels = {40 * 56, 40 * 30}
     pieces = [block.size for blocks in state.cache.k_BKCH for block in blocks]

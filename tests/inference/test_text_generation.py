@@ -49,7 +49,7 @@ class Script:
         self.num_yielded = 0
 
     def generate(
-        self, prompts, max_new_tokens, sampling, seed, constraint
+        self, prompts, max_new_tokens, sampling, seed, constraint, breakers
     ) -> Iterator[list[NewTokens]]:
         self.prompts = prompts
         for block in self.blocks:

@@ -15,7 +15,7 @@ import pytest
 from flax.core import meta
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxgpt.inference.decode import _decode_block, _prefill
+from jaxgpt.inference.decode_programs import decode_block, prefill
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.precision import Precision
 from jaxgpt.inference.sampling import SamplingConfig
@@ -82,10 +82,10 @@ def _compile_steps(
         prompt = place((weights, *tokens, allowed_V))
         empty = precision.empty_cache
         if compiles_prompt:
-            prefill = _prefill.lower(model, greedy, LENGTH, *prompt, empty)
-            prefill.compile(compiler_options=COMPILER_OPTIONS)
-        state = jax.eval_shape(lambda *all: _prefill(model, greedy, LENGTH, *all, empty), *prompt)
-        step = _decode_block.lower(model, greedy, STEPS, *place((weights, state, allowed_V)))
+            compiled = prefill.lower(model, greedy, LENGTH, *prompt, empty)
+            compiled.compile(compiler_options=COMPILER_OPTIONS)
+        state = jax.eval_shape(lambda *all: prefill(model, greedy, LENGTH, *all, empty), *prompt)
+        step = decode_block.lower(model, greedy, STEPS, *place((weights, state, allowed_V)))
     how: Any = {**COMPILER_OPTIONS, **options}
     text = step.compile(compiler_options=how).as_text()
     assert text is not None

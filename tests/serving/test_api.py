@@ -12,7 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxgpt.config import replace
 from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.text_generation import HealedPrompt, continue_texts, encode_prompt
 from jaxgpt.serving import event_stream
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from tests.serving.served import CONFIG, Served, httpx, make_params, openai
@@ -198,6 +200,27 @@ def test_dry_and_xtc_reach_the_draw(served: Served) -> None:
     everything = {"temperature": 1, "logit_bias": {}, "xtc_threshold": 0, "seed": 3}
     assert write(**everything, xtc_probability=1) != write(**everything)
     assert write(**everything, xtc_probability=0) == write(**everything)
+
+
+def test_generate_draws_what_the_server_draws_with_the_same_settings(served: Served) -> None:
+    settings: dict[str, Any] = {
+        "temperature": 0.3, "repetition_penalty": 0.01, "dry_multiplier": 9.0, "dry_base": 1.5,
+        "dry_allowed_length": 1, "dry_sequence_breakers": [" small"], "xtc_probability": 0.1,
+        "xtc_threshold": 0.0,
+    }  # fmt: skip
+    body = {"prompt": "the small dog the small", "max_tokens": 60, "seed": 3, **settings}
+    answer = served.post("/v1/completions", body).json()["choices"][0]["text"]
+    sampling = SamplingConfig(**{**settings, "dry_sequence_breakers": (" small",)})
+    prompt = HealedPrompt(encode_prompt(served.tokenizer, "the small dog the small"), b"", 0)
+
+    def write(sampling: SamplingConfig) -> str:
+        (text,) = continue_texts(served.decoder, served.tokenizer, [prompt], 60, sampling, seed=3)
+        return text
+
+    assert write(sampling) == answer
+    # Each of the settings has a part in it.
+    assert write(replace(sampling, dry_sequence_breakers=())) != answer
+    assert write(replace(sampling, xtc_probability=0.0)) != answer
 
 
 def test_an_answer_has_the_form_that_is_asked_for(served: Served) -> None:

@@ -1,5 +1,6 @@
 """The commands of a chat: lines that begin with a slash, and what each does."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -78,7 +79,8 @@ def _set(conversation: Conversation, rest: str) -> Iterator[str]:
         conversation.settings = conversation.settings.with_value(name, value.strip())
     for known, current in conversation.settings.values().items():
         if not name or known == name.replace("-", "_"):
-            yield f"{known} = {current}\n"
+            shown = json.dumps(current) if isinstance(current, tuple) else current
+            yield f"{known} = {shown}\n"
 
 
 def _exit(conversation: Conversation, rest: str) -> Iterator[str]:

@@ -43,7 +43,7 @@ class ChatSettings:
 
         Args:
             name: one of `values`.
-            text: the value as it is typed: a number, or `none`.
+            text: the value as it is typed: a number, `none`, or texts as a list of JSON.
 
         Raises:
             UsageError: there is no such value.
@@ -55,7 +55,10 @@ class ChatSettings:
             raise UsageError(
                 f"no setting {name!r}{did_you_mean(name, self.values())}; there are {known}"
             )
-        change = {name: _parse(text)}
+        value = _parse(text)
+        if isinstance(self.values()[name], tuple):
+            value = tuple(value) if isinstance(value, list) else (text,) * (value is not None)
+        change = {name: value}
         if hasattr(self.sampling, name):
             return replace(self, sampling=replace(self.sampling, **change))
         return replace(self, **change)

@@ -58,6 +58,8 @@ class Request:
         seed: of the draws: with the same seed, prompt and sampling the answer is the same, bit for
             bit, whatever else the engine does.
         row: number of this answer among those to one prompt with one seed.
+        breakers: ids at which a sequence ends for DRY: those of the texts that `sampling` names,
+            in the words of the model's tokenizer.
         bias: added to the scores of these ids before anything else; -inf forbids an id.
         ignore_stop: draw no token that ends the answer.
         top_tokens: likeliest ids to report with each drawn one, up to 20.
@@ -71,6 +73,7 @@ class Request:
     sampling: RequestSampling = field(default_factory=RequestSampling)
     seed: int = 0
     row: int = 0
+    breakers: tuple[int, ...] = ()
     bias: Mapping[int, float] = field(default_factory=dict)
     ignore_stop: bool = False
     top_tokens: int = 0
@@ -110,8 +113,11 @@ class RequestLimits(NamedTuple):
         Raises:
             RequestError: more tokens than a slot has, or an id or adapter that is not there.
         """
-        breakers = request.sampling.dry_breakers
-        given = {"the prompt": request.prompt, "bias": request.bias, "dry_breakers": breakers}
+        given = {
+            "the prompt": request.prompt,
+            "bias": request.bias,
+            "breakers": request.breakers,
+        }
         for name, ids in given.items():
             wrong = [token for token in ids if not 0 <= token < self.vocab_size]
             if wrong:

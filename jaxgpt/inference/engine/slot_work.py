@@ -131,7 +131,7 @@ class SlotWork:
         """Return what a request begins with; see `Seen`."""
         prompt_V, breakers_V = np.zeros((2, len(bias_V)), bool)
         prompt_V[list(request.prompt)] = True
-        breakers_V[list(request.sampling.dry_breakers)] = True
+        breakers_V[list(request.breakers)] = True
         tokens_T = np.zeros(self._shape[1], np.int32)
         tokens_T[: len(request.prompt)] = request.prompt
         # Host arrays, which the program takes to the device.

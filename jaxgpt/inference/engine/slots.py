@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from jaxgpt.inference.cpu_layout import cache_dtype, head_table
-from jaxgpt.inference.decode import next_logits
+from jaxgpt.inference.decode_programs import next_logits
 from jaxgpt.inference.decoding_weights import restore
 from jaxgpt.inference.engine.adapters import choose_rows
 from jaxgpt.inference.engine.drawing.row_sampling import (

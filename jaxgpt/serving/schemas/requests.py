@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jaxgpt.inference.engine.drawing.repeats import LONGEST_MATCH
+from jaxgpt.inference.repeats import LONGEST_MATCH
 
 Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]

@@ -132,6 +132,18 @@ def test_every_command_is_listed(conversation: Conversation) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "shown"),
+    [('["\\n", ";"]', '["\\n", ";"]'), (";", '[";"]'), ("none", "[]")],
+)
+def test_texts_are_set_as_they_are_shown(
+    conversation: Conversation, typed: str, shown: str
+) -> None:
+    name = "dry_sequence_breakers"
+    assert list(run_command(conversation, f"/set {name} {typed}")) == [f"{name} = {shown}\n"]
+    assert list(conversation.settings.sampling.dry_sequence_breakers) == json.loads(shown)
+
+
+@pytest.mark.parametrize(
     ("line", "error", "message"),
     [
         ("/hepl", UsageError, r"no command /hepl; did you mean 'help'\? \(/help lists all\)"),

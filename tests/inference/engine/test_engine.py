@@ -115,7 +115,6 @@ def random_request(rng: np.random.Generator) -> Request:
         min_new_tokens=int(rng.choice([0, 4])),
         dry_multiplier=float(rng.choice([0, 0, 2])),
         dry_allowed_length=1,
-        dry_breakers=(9,),
         xtc_probability=float(rng.choice([0, 0, 0.5])),
     )
     return Request(
@@ -123,6 +122,7 @@ def random_request(rng: np.random.Generator) -> Request:
         max_new_tokens=int(rng.integers(1, 15)),
         sampling=sampling,
         seed=int(rng.integers(2**40)),
+        breakers=(9,),
         bias={7: 2.0, 8: -math.inf} if rng.random() < 0.3 else {},
         ignore_stop=bool(rng.random() < 0.3),
         top_tokens=int(rng.choice([0, 0, 3])),
@@ -151,17 +151,33 @@ def test_what_a_request_gets_depends_on_nothing_else() -> None:
         pytest.skip("all of it holds, but this CPU has other bits for few rows: none were apart")
 
 
-def test_it_writes_what_the_decoder_writes() -> None:
-    decoder = make_decoder(replace(CONFIG, position=Learned(max_length=CONTEXT)))
+ALL_SETTINGS = {
+    "temperature": 1.3, "top_k": 30, "top_p": 0.95, "min_p": 0.01, "repetition_penalty": 1.1,
+    "dry_multiplier": 2.0, "dry_allowed_length": 1, "dry_penalty_last_n": 30,
+    "xtc_probability": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        (replace(CONFIG, position=Learned(max_length=CONTEXT)), {"temperature": 0.8}),
+        (CONFIG, ALL_SETTINGS),
+    ],
+    ids=["plain", "all settings"],
+)
+def test_it_writes_what_the_decoder_writes(config: GptConfig, settings: dict[str, Any]) -> None:
+    decoder = make_decoder(config)
     engine = Engine(decoder, SIZE)
     prompts = [LONG[:length] for length in (1, 15, 17, 40)]
     expected: dict[int, list[int]] = {row: [] for row in range(len(prompts))}
-    for news in decoder.generate(prompts, 12, SamplingConfig(temperature=0.8), seed=5):
+    sampling = SamplingConfig(**settings)
+    for news in decoder.generate(prompts, 24, sampling, seed=5, breakers=(9,)):
         for new in news:
             expected[new.row] += new.ids
-    sampling = RequestSampling(temperature=0.8)
+    how: dict[str, Any] = {"sampling": RequestSampling(**settings), "breakers": (9,)}
     requests = [
-        Request(prompt=prompt, max_new_tokens=12, sampling=sampling, seed=5, row=row)
+        Request(prompt=prompt, max_new_tokens=24, seed=5, row=row, **how)
         for row, prompt in enumerate(prompts)
     ]
     assert [each.ids for each in answer(engine, requests)] == list(expected.values())

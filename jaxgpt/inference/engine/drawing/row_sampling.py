@@ -14,9 +14,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgpt.inference.engine.drawing.repeats import penalize_repeats
 from jaxgpt.inference.engine.drawing.request_sampling import MOST_TOP_TOKENS, RequestSampling
-from jaxgpt.inference.engine.drawing.top_choices import exclude_top_choices
+from jaxgpt.inference.repeats import penalize_repeats
 from jaxgpt.inference.sampling import (
     draw,
     keep_min_p,
@@ -24,6 +23,7 @@ from jaxgpt.inference.sampling import (
     penalize_repetition,
     scale_by_temperature,
 )
+from jaxgpt.inference.top_choices import exclude_top_choices
 
 _MOST = 2**31 - 1
 _LEAST_TOP_P = 1e-6
@@ -92,10 +92,8 @@ class RowSettings(NamedTuple):
         self.frequency_B[row] = sampling.frequency_penalty
         self.presence_B[row] = sampling.presence_penalty
         self.min_new_tokens_B[row] = min(sampling.min_new_tokens, _MOST)
-        self.dry_multiplier_B[row] = sampling.dry_multiplier
-        self.dry_base_B[row] = sampling.dry_base
-        self.dry_allowed_length_B[row] = sampling.dry_allowed_length
-        self.dry_last_n_B[row] = min(sampling.dry_last_n or _MOST, _MOST)
+        for name, values_1 in sampling.dry_rows(1)._asdict().items():
+            getattr(self, name)[row] = values_1[0]
         self.xtc_probability_B[row] = sampling.xtc_probability
         self.xtc_threshold_B[row] = sampling.xtc_threshold
         self.key_data_B2[row] = key_data_2

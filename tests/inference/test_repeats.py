@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.errors import ConfigError
-from jaxgpt.inference.engine.drawing.repeats import LONGEST_MATCH, penalize_repeats
-from jaxgpt.inference.engine.drawing.request_sampling import RequestSampling
-from jaxgpt.inference.engine.drawing.top_choices import exclude_top_choices
-from jaxgpt.inference.engine.sequence_breakers import DEFAULT_BREAKERS, SequenceBreakers
+from jaxgpt.inference.repeats import DEFAULT_BREAKERS, LONGEST_MATCH, DryRows, penalize_repeats
+from jaxgpt.inference.sampling import SamplingConfig
+from jaxgpt.inference.sequence_breakers import SequenceBreakers
+from jaxgpt.inference.top_choices import exclude_top_choices
 from tests.evaluation.tiny_scoring import make_tokenizer
 
 NUM_ROWS, PLACES, VOCAB_SIZE = 3, 70, 6
@@ -68,13 +68,6 @@ def penalties(row: Dry) -> np.ndarray:
     )
 
 
-class Settings(NamedTuple):
-    dry_multiplier_B: np.ndarray
-    dry_base_B: np.ndarray
-    dry_allowed_length_B: np.ndarray
-    dry_last_n_B: np.ndarray
-
-
 penalize = jax.jit(penalize_repeats)
 
 
@@ -86,7 +79,7 @@ def run(rows: list[Dry], scores_BV: np.ndarray) -> np.ndarray:
         breakers_BV[number, list(row.breakers)] = True
     columns = zip(*(row[1:5] for row in rows), strict=True)
     kinds = (np.float32, np.float32, np.int32, np.int32)
-    given = Settings(*(np.array(each, kind) for each, kind in zip(columns, kinds, strict=True)))
+    given = DryRows(*(np.array(each, kind) for each, kind in zip(columns, kinds, strict=True)))
     lengths_B = np.array([len(row.text) for row in rows], np.int32)
     return np.asarray(penalize(scores_BV, given, tokens_BT, breakers_BV, lengths_B))
 
@@ -174,11 +167,12 @@ def test_breakers_are_the_tokens_that_hold_them() -> None:
         ({"dry_multiplier": -1.0}, "dry_multiplier"),
         ({"dry_base": 0.5}, "dry_base"),
         ({"dry_allowed_length": LONGEST_MATCH + 1}, "dry_allowed_length"),
-        ({"dry_last_n": 0}, "dry_last_n"),
+        ({"dry_penalty_last_n": -2}, "dry_penalty_last_n"),
+        ({"dry_sequence_breakers": ("a", "")}, "has an empty text"),
         ({"xtc_probability": 1.1}, "xtc_probability"),
         ({"xtc_threshold": float("nan")}, "xtc_threshold"),
     ],
 )
 def test_impossible_settings_are_refused(fields: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        RequestSampling(**fields)  # type: ignore[arg-type]
+        SamplingConfig(**fields)  # type: ignore[arg-type]

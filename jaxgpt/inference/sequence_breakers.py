@@ -4,8 +4,6 @@ import functools
 
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
-# What text-generation-webui and llama.cpp begin with: ends of lines, names, quotations, lists.
-DEFAULT_BREAKERS = ("\n", ":", '"', "*")
 _MOST_KEPT = 256
 
 

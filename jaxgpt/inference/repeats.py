@@ -9,7 +9,7 @@ fields are those of llama.cpp.
 Axes: B rows, T places of a row's text, V padded vocabulary.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,14 @@ from jax.typing import ArrayLike
 
 # As in text-generation-webui: what is longer would not be penalised any more noticeably.
 LONGEST_MATCH = 50
+# What text-generation-webui and llama.cpp begin with: ends of lines, names, quotations, lists.
+DEFAULT_BREAKERS = ("\n", ":", '"', "*")
 # Scores stay finite, however large the base is.
 _LARGEST_PENALTY = 1e30
 
 
 class DrySettings(Protocol):
-    """The settings of each row, arrays [B]; see `RequestSampling`."""
+    """The settings of each row, arrays [B]; see `SamplingConfig`."""
 
     @property
     def dry_multiplier_B(self) -> ArrayLike: ...
@@ -33,6 +35,29 @@ class DrySettings(Protocol):
     def dry_allowed_length_B(self) -> ArrayLike: ...
     @property
     def dry_last_n_B(self) -> ArrayLike: ...
+
+
+class DryRows(NamedTuple):
+    """The settings of each row as arrays [B]."""
+
+    dry_multiplier_B: ArrayLike
+    dry_base_B: ArrayLike
+    dry_allowed_length_B: ArrayLike
+    dry_last_n_B: ArrayLike
+
+
+class RowTexts(NamedTuple):
+    """The text of each row, as ids.
+
+    Attributes:
+        tokens_BT: int32, the prompt and what was drawn, in their order; any id behind them.
+        breakers_BV: bool, ids that end a sequence.
+        lengths_B: int32, tokens of each row that count.
+    """
+
+    tokens_BT: Array
+    breakers_BV: Array
+    lengths_B: Array
 
 
 def penalize_repeats(
