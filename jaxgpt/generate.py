@@ -10,7 +10,7 @@ import tyro
 from jaxgpt.command_line import parse_options, require_at_least, require_seed, run_verb
 from jaxgpt.errors import UsageError
 from jaxgpt.inference import DecodingMesh, Precision, SamplingConfig
-from jaxgpt.inference.engine.text_form import FormOptions
+from jaxgpt.inference.engine.forms.text_form import FormOptions
 from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.inference.text_generation import choose_length, stream_text
 from jaxgpt.inference.transcript import Transcript

@@ -10,7 +10,7 @@ import pytest
 
 from jaxgpt import generate
 from jaxgpt.command_line import run_verb
-from jaxgpt.inference.engine.text_form import FormOptions
+from jaxgpt.inference.engine.forms.text_form import FormOptions
 from jaxgpt.model.layers.positions import Learned
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from tests.run_folder import make_run

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from jaxgpt.inference.engine import TokenConstraint
-from jaxgpt.inference.engine.call_grammar import call_grammar
-from jaxgpt.inference.engine.grammar import Grammars
-from jaxgpt.inference.engine.json_schema import GrammarError, schema_text
+from jaxgpt.inference.engine.forms.call_grammar import call_grammar
+from jaxgpt.inference.engine.forms.grammar import Grammars
+from jaxgpt.inference.engine.forms.json_schema import GrammarError, schema_text
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import (
     MOST_GRAMMAR,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jaxgpt.inference.engine.grammar import Grammars
+from jaxgpt.inference.engine.forms.grammar import Grammars
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.wait import Wait
 from tests.serving.served import Served

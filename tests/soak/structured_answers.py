@@ -20,7 +20,7 @@ from typing import Any
 import jsonschema
 
 from jaxgpt.inference.engine import Engine, EngineConfig, Request, RequestSampling, TokenConstraint
-from jaxgpt.inference.engine.grammar import Grammars
+from jaxgpt.inference.engine.forms.grammar import Grammars
 from jaxgpt.inference.text_generation import make_text_decoder
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt.errors import BadInputError, UsageError
-from jaxgpt.inference.engine.grammar import GrammarConstraint, Grammars, import_llguidance
-from jaxgpt.inference.engine.json_schema import (
+from jaxgpt.inference.engine.forms.grammar import GrammarConstraint, Grammars, import_llguidance
+from jaxgpt.inference.engine.forms.json_schema import (
     GrammarError,
     check_json_schema,
     parse_json_schema,

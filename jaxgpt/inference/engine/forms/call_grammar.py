@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxgpt.inference.engine.grammar import Grammars
-from jaxgpt.inference.engine.json_schema import GrammarError, schema_text
-from jaxgpt.inference.engine.schema_values import ESCAPES
+from jaxgpt.inference.engine.forms.grammar import Grammars
+from jaxgpt.inference.engine.forms.json_schema import GrammarError, schema_text
+from jaxgpt.inference.engine.forms.schema_values import ESCAPES
 from jaxgpt.tokenizer.tool_calls import CALL, END_OF_CALL
 
 # White space as the template writes JSON, so that calls have the tokens of training data.

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from jaxgpt.errors import BadInputError
-from jaxgpt.inference.engine.schema_patterns import other_meaning
-from jaxgpt.inference.engine.schema_values import (
+from jaxgpt.inference.engine.forms.schema_patterns import other_meaning
+from jaxgpt.inference.engine.forms.schema_values import (
     LARGEST,
     Bounds,
     keyword_with_large_number,

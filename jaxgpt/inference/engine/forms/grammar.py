@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.inference.engine.json_schema import (
+from jaxgpt.inference.engine.forms.json_schema import (
     GrammarError,
     check_json_schema,
     parse_json_schema,
     schema_text,
 )
+from jaxgpt.inference.engine.forms.schema_values import ESCAPES
 from jaxgpt.inference.engine.request import ConstraintError
-from jaxgpt.inference.engine.schema_values import ESCAPES
 from jaxgpt.names.packages import import_package, install_advice
 from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES
 from jaxgpt.tokenizer.tokenizer import Tokenizer

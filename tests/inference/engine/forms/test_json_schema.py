@@ -13,9 +13,9 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.inference.engine.call_grammar import call_grammar
-from jaxgpt.inference.engine.grammar import Grammars
-from jaxgpt.inference.engine.json_schema import (
+from jaxgpt.inference.engine.forms.call_grammar import call_grammar
+from jaxgpt.inference.engine.forms.grammar import Grammars
+from jaxgpt.inference.engine.forms.json_schema import (
     ANNOTATIONS,
     ENFORCED,
     FORMATS,
