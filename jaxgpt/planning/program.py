@@ -32,14 +32,15 @@ _FREE = frozenset(
         "after-all",
         "partition-id",
         "replica-id",
-        "async-done",
+        # Its kernels are those of the computation that it calls.
+        "async-start",
         "async-update",
-        "copy-done",
-        "all-gather-done",
-        "all-reduce-done",
-        "collective-permute-done",
     }
 )
+# What the start of an asynchronous operation returns beside its results.
+_STATE = ("u32", ())
+# Asynchronous operations that are no exchange; jax 0.11 makes many slices so.
+_STARTED = frozenset({"copy-start", "fusion-start", "custom-call-start", "call-start"})
 # Computations named by these attributes run where their operation runs.
 _CALLED = re.compile(r"(?:calls|to_apply|branch_computations|true_computation|false_computation)=")
 
@@ -64,7 +65,8 @@ class Operation(NamedTuple):
 
     Attributes:
         name: unique within its computation.
-        opcode: such as dot, fusion, custom-call.
+        opcode: such as dot, fusion, custom-call; where a kernel starts beside which others run, as
+            that of one that runs alone. What waits for it ends with `-done`.
         results: arrays that it makes.
         operands: names of what it reads.
         text: operands and attributes as printed.
@@ -85,7 +87,7 @@ class Operation(NamedTuple):
     @property
     def is_kernel(self) -> bool:
         """Return whether it is a kernel, an exchange or a copy of its own."""
-        return self.opcode not in _FREE
+        return self.opcode not in _FREE and not self.opcode.endswith("-done")
 
     @property
     def kernel(self) -> str:
@@ -214,10 +216,24 @@ def _split(text: str) -> tuple[dict[str, list[Operation]], str]:
             here = None
         elif here is not None and (found := _OPERATION.match(line)):
             name, shape, opcode, rest = found.groups()
-            results = tuple(Array(dtype, integers(sizes)) for dtype, sizes in _ARRAY.findall(shape))
             operands = tuple(re.findall(r"%([\w.\-]+)", rest.split("), ")[0]))
+            results = _results(shape, opcode, len(operands))
+            if opcode in _STARTED:
+                opcode = opcode.removesuffix("-start")
             here.append(Operation(name, opcode, results, operands, rest))
     return computations, entry
+
+
+def _results(shape: str, opcode: str, num_operands: int) -> tuple[Array, ...]:
+    """Return the arrays that an operation of the printed `shape` makes."""
+    arrays = tuple(Array(dtype, integers(sizes)) for dtype, sizes in _ARRAY.findall(shape))
+    if not opcode.endswith("-start"):
+        return arrays
+    arrays = tuple(array for array in arrays if array != _STATE)
+    if opcode == "copy-start":
+        return arrays[:1]
+    # The others name their operands first. Those of an all-reduce are missing before jax 0.11.
+    return arrays[num_operands:] or arrays
 
 
 def custom_kernels(program: Program) -> collections.Counter[str]:
@@ -239,12 +255,9 @@ def collectives(program: Program) -> list[Collective]:
             if not operation.collective:
                 continue
             is_start = operation.opcode.endswith("-start")
-            # What an asynchronous one returns names its operands first, but for an all-reduce.
-            names_operands = is_start and operation.collective != "all-reduce"
-            results = operation.results[len(operation.results) // 2 if names_operands else 0 :]
             overlapped = is_start and _is_overlapped(operation, operations[place + 1 :])
-            for dtype in sorted({array.dtype for array in results}):
-                size = sum(array.num_bytes for array in results if array.dtype == dtype)
+            for dtype in sorted({array.dtype for array in operation.results}):
+                size = sum(array.num_bytes for array in operation.results if array.dtype == dtype)
                 found.append(Collective(operation.collective, dtype, size, count, overlapped))
     return found
 

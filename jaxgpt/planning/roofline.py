@@ -101,7 +101,7 @@ def _flops(program: Program, operation: Operation, by_name: dict[str, Operation]
     if is_attention(operation):
         return _attention_flops(operation, by_name)
     flops = product_shape(operation, by_name).flops if is_product(operation) else 0
-    if operation.opcode in ("fusion", "async-start"):
+    if operation.opcode == "fusion":
         for called in called_by(operation):
             inside = {one.name: one for one in program.computations.get(called, ())}
             flops += sum(_flops(program, one, inside) for one in inside.values())
