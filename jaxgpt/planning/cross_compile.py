@@ -23,6 +23,12 @@ from jaxgpt.runtime.target import DETERMINISTIC_FLAG, compiling_for
 # Trying kernels needs the card.
 COMPILER_OPTIONS: dict[str, Any] = {"xla_gpu_autotune_level": 0}
 _PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
+# For the same bits each time XLA of jax 0.11 multiplies by cuBLAS alone. Without the card it knows
+# no way to cuBLAS from a product that was meant for Triton.
+_DETERMINISTIC_OPTIONS: dict[str, Any] = {
+    DETERMINISTIC_FLAG: True,
+    "xla_gpu_enable_triton_gemm": False,
+}
 # Version of cuDNN that JAX is told of: 9.28, which JAX 0.10 is released with.
 _CUDNN = (9, 28)
 
@@ -60,7 +66,7 @@ def compile_only_devices(device: Device, num_devices: int) -> Sequence[Any]:
 
 def compiler_options(is_deterministic: bool) -> dict[str, Any]:
     """Return XLA's options for a card that is not here, with `runtime.deterministic` or without."""
-    return COMPILER_OPTIONS | ({DETERMINISTIC_FLAG: True} if is_deterministic else {})
+    return COMPILER_OPTIONS | (_DETERMINISTIC_OPTIONS if is_deterministic else {})
 
 
 @contextlib.contextmanager
