@@ -4,6 +4,7 @@ Skipped without the extra `gpu-compile`.
 """
 
 import collections
+import dataclasses
 import functools
 
 import jax
@@ -53,9 +54,17 @@ TOKENS = 16 * 384
 ROWS = TOKENS * K + E * 128
 
 
+def planned_bytes(config, num_devices):
+    run, mesh = plan_pretraining(config, VOCAB_SIZE), abstract_mesh(config.mesh, num_devices)
+    return plan_memory(run, mesh, H100.target).total
+
+
 @functools.cache
 def compiled_step(config, num_devices):
-    compiled = compile_train_step(plan_pretraining(config, VOCAB_SIZE), H100, num_devices)
+    # XLA takes four fifths of a card, so this one has no byte more than planned. With memory left,
+    # XLA of jax 0.11 copies all that a layer kept at the beginning of its backward pass.
+    small = dataclasses.replace(H100, memory_bytes=planned_bytes(config, num_devices) * 5 // 4)
+    compiled = compile_train_step(plan_pretraining(config, VOCAB_SIZE), small, num_devices)
     return compiled, read_program(compiled.as_text())
 
 
@@ -87,10 +96,8 @@ def test_a_token_is_multiplied_with_the_experts_that_it_chose_alone(data) -> Non
 @pytest.mark.parametrize(("config", "num_devices"), [(EXPERTS, 1), (FSDP, 8)], ids=["one", "fsdp"])
 def test_the_peak_with_experts_is_what_was_planned(config, num_devices) -> None:
     compiled, _ = compiled_step(config, num_devices)
-    mesh = abstract_mesh(config.mesh, num_devices)
-    planned = plan_memory(plan_pretraining(config, VOCAB_SIZE), mesh, H100.target)
     peak = compiled.memory_analysis().peak_memory_in_bytes
-    assert 0.9 <= peak / planned.total <= 1.15
+    assert 0.9 <= peak / planned_bytes(config, num_devices) <= 1.15
 
 
 @pytest.mark.slow
