@@ -96,16 +96,20 @@ def decode_block(
 ) -> tuple[DecodingState, Array]:
     """Take `num_steps` steps; returns the new state and the drawn tokens, int32 [B, N]."""
 
-    def step(state: DecodingState, _: None) -> tuple[DecodingState, Array]:
+    steps_N = jnp.arange(num_steps)
+
+    def step(number: Array, carry: tuple[DecodingState, Array]) -> tuple[DecodingState, Array]:
+        state, drawn_BN = carry
         valid_B1 = jnp.ones((state.tokens_B.shape[0], 1), bool)
         logits_BV, cache = next_logits(
             model, params, state.tokens_B[:, None], valid_B1, state.cache
         )
         state = _draw(sampling, allowed, logits_BV, state._replace(cache=cache))
-        return state, state.tokens_B
+        # On a GPU a slice that is set is a copy of its own, launched apart from the kernels.
+        return state, jnp.where(steps_N == number, state.tokens_B[:, None], drawn_BN)
 
-    state, drawn_NB = jax.lax.scan(step, state, length=num_steps)
-    return state, drawn_NB.T
+    drawn_BN = jnp.zeros((state.tokens_B.shape[0], num_steps), jnp.int32)
+    return jax.lax.fori_loop(0, num_steps, step, (state, drawn_BN))
 
 
 def _draw(
