@@ -37,7 +37,7 @@ _FREE = frozenset(
         "async-update",
     }
 )
-# What the start of an asynchronous operation returns beside its results.
+# What the start of an asynchronous operation returns after its results.
 _STATE = ("u32", ())
 # Asynchronous operations that are no exchange; jax 0.11 makes many slices so.
 _STARTED = frozenset({"copy-start", "fusion-start", "custom-call-start", "call-start"})
@@ -65,8 +65,8 @@ class Operation(NamedTuple):
 
     Attributes:
         name: unique within its computation.
-        opcode: such as dot, fusion, custom-call; where a kernel starts beside which others run, as
-            that of one that runs alone. What waits for it ends with `-done`.
+        opcode: such as dot, fusion, custom-call; the start of a kernel that runs next to others has
+            that of one that runs alone. The wait for its end is named `-done`.
         results: arrays that it makes.
         operands: names of what it reads.
         text: operands and attributes as printed.
