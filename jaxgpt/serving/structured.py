@@ -2,14 +2,17 @@
 
 import asyncio
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from jaxgpt.inference.engine import TokenConstraint
-from jaxgpt.inference.engine.forms.call_grammar import call_grammar
-from jaxgpt.inference.engine.forms.grammar import Grammars
+from jaxgpt.inference.engine.forms.begun_calls import BegunCalls
+from jaxgpt.inference.engine.forms.call_grammar import begun_call_grammar, call_grammar
+from jaxgpt.inference.engine.forms.grammar import GrammarConstraint, Grammars
 from jaxgpt.inference.engine.forms.json_schema import GrammarError, schema_text
+from jaxgpt.inference.engine.forms.tag_spelling import TagSpelling
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import (
     MOST_GRAMMAR,
@@ -18,10 +21,11 @@ from jaxgpt.serving.schemas import (
     StructuredOutputs,
 )
 from jaxgpt.tokenizer.tokenizer import Tokenizer
-from jaxgpt.tokenizer.tool_calls import json_text
+from jaxgpt.tokenizer.tool_calls import CALL, json_text
 
 # Grammars that are compiled at a time; requests without one never wait for them.
 _NUM_THREADS = 2
+_MOST_KEPT = 16
 Constraints = list[TokenConstraint | None]
 
 
@@ -37,6 +41,8 @@ class AnswerForms:
         self._tokenizer = tokenizer
         self._stop_id = stop_id
         self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="grammars")
+        # Clients send the same tools with each turn of a conversation.
+        self._calls = functools.lru_cache(_MOST_KEPT)(self._make_calls)
 
     def begin(self, make: Callable[[], Constraints]) -> asyncio.Future[Constraints]:
         """Begin to make constraints in a thread, since a large grammar takes seconds."""
@@ -73,20 +79,42 @@ class AnswerForms:
         return body.structured_outputs is not None or (form is not None and form.type != "text")
 
     def calls(
-        self, functions: Sequence[Mapping[str, Any]], is_single: bool, number: int
+        self,
+        functions: Sequence[Mapping[str, Any]],
+        must_come: bool,
+        is_single: bool,
+        number: int,
     ) -> Constraints:
-        """Return a constraint for each of `number` answers that must be calls of functions.
+        """Return a constraint for each of `number` answers that have calls of functions.
+
+        Args:
+            functions: which may be called.
+            must_come: whether the answers are calls; otherwise calls that the model begins.
+            is_single: whether an answer has one call.
+            number: number of answers.
 
         Raises:
             ApiError: the schema of a function cannot be followed.
             ConfigError: llguidance is not installed.
         """
         try:
-            if sum(len(json_text(each)) for each in functions) > MOST_GRAMMAR:
-                raise GrammarError(f"the functions have more than {MOST_GRAMMAR:,} characters")
-            return self._made(call_grammar(self._grammars, functions, is_single), number)
+            first = self._calls(json_text(list(functions)), must_come, is_single)
         except GrammarError as error:
             raise ApiError(400, str(error), param="tools") from None
+        copies = [first.copy() for _ in range(number)]
+        if must_come:
+            return [*copies]
+        return [BegunCalls(self._tag, copy, is_single) for copy in copies]
+
+    def _make_calls(self, functions: str, must_come: bool, is_single: bool) -> GrammarConstraint:
+        given, grammars = _of_allowed_size(json.loads(functions), must_come), self._grammars
+        if must_come:
+            return grammars.constraint(call_grammar(grammars, given, is_single))
+        return grammars.constraint(begun_call_grammar(grammars, given))
+
+    @functools.cached_property
+    def _tag(self) -> TagSpelling:
+        return TagSpelling(self._tokenizer, CALL)
 
     def _made(self, grammar: str, number: int) -> Constraints:
         return [*self._grammars.constraints(grammar, number)]
@@ -118,3 +146,30 @@ class AnswerForms:
         if len(schema if isinstance(schema, str) else schema_text(schema)) > MOST_GRAMMAR:
             raise GrammarError(f"the schema has more than {MOST_GRAMMAR:,} characters")
         return self._grammars.json_schema(schema)
+
+
+def _of_allowed_size(functions: list[dict[str, Any]], must_follow: bool) -> list[dict[str, Any]]:
+    """Return functions that are small enough to compile; the others take any object.
+
+    Args:
+        functions: definitions.
+        must_follow: whether one that does not say `strict` is.
+
+    Raises:
+        GrammarError: the strict ones are too large.
+    """
+    if _size(functions) <= MOST_GRAMMAR:
+        return functions
+    strict = [each for each in functions if _is_strict(each, must_follow)]
+    if _size(strict) > MOST_GRAMMAR:
+        raise GrammarError(f"the functions have more than {MOST_GRAMMAR:,} characters")
+    return [each if each in strict else {**each, "strict": False} for each in functions]
+
+
+def _is_strict(function: dict[str, Any], must_follow: bool) -> bool:
+    given = function.get("strict")
+    return must_follow if given is None else given
+
+
+def _size(functions: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(json_text(each)) for each in functions)

@@ -33,17 +33,16 @@ class ToolUse:
         if len(given) < len(tools or ()):
             raise ApiError(400, "two tools have one name", param="tools")
         wanted = choice or ("auto" if given else "none")
-        if wanted in ("auto", "none"):
-            self._forced: list[dict[str, Any]] = []
-        elif not given:
+        self._must_come = wanted not in ("auto", "none")
+        if self._must_come and not given:
             raise ApiError(400, "tool_choice asks for a call; give tools", param="tool_choice")
-        else:
-            named = [wanted.function.name] if isinstance(wanted, NamedTool) else list(given)
-            if named[0] not in given:
-                raise ApiError(400, "tool_choice names none of the tools", param="tool_choice")
-            self._forced = [given[name]["function"] for name in named]
+        names = [] if wanted == "none" else list(given)
+        called = [wanted.function.name] if isinstance(wanted, NamedTool) else names
+        if called and called[0] not in given:
+            raise ApiError(400, "tool_choice names none of the tools", param="tool_choice")
+        self._functions = [given[name]["function"] for name in called]
         self.listed: Tools = () if wanted == "none" else tuple(given.values())
-        self._names = [] if wanted == "none" else list(given)
+        self._names = names
         self._is_single = is_single or isinstance(wanted, NamedTool)
 
     async def constraints(
@@ -63,9 +62,9 @@ class ToolUse:
                 "response_format and structured_outputs, or give tool_choice none",
                 param="tool_choice",
             )
-        if self._forced:
-            calls = functools.partial(forms.calls, self._forced, self._is_single, number)
-            return await wait.result(forms.begin(calls))
+        if self._functions:
+            how = self._functions, self._must_come, self._is_single, number
+            return await wait.result(forms.begin(functools.partial(forms.calls, *how)))
         if not forms.is_formed(body):
             return [None] * number
         return await wait.result(forms.begin(functools.partial(forms.constraints, body, number)))

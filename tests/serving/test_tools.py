@@ -1,13 +1,24 @@
 """Tools of a chat, by the official client: calls that are forced, found, streamed and answered."""
 
 import json
+import threading
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import event, given, reject, settings
+from hypothesis import strategies as st
 
+from jaxgpt.inference.engine import Progress, Request
+from jaxgpt.inference.engine.forms.begun_calls import BegunCalls
+from jaxgpt.serving import structured
+from jaxgpt.serving.errors import ApiError
+from jaxgpt.serving.structured import AnswerForms
 from jaxgpt.serving.tool_use import ToolUse
+from jaxgpt.tokenizer.call_reader import CallReader
 from jaxgpt.tokenizer.chat_template import ChatTemplate
-from jaxgpt.tokenizer.tool_calls import Call, Turn, plain_messages
+from jaxgpt.tokenizer.tool_calls import CALL, Call, Turn, plain_messages
+from tests.inference.engine.forms.drawn_schemas import as_parameters, schemas
 from tests.serving.served import Served, openai
 from tests.serving.tool_definitions import CAT, TOOLS
 
@@ -111,6 +122,103 @@ def test_without_a_choice_text_stays_text(served: Served) -> None:
     assert streamed(served, **plain, tools=TOOLS)[0] == auto.choices[0].message.content
 
 
+class Begun(BegunCalls):
+    """Lets a model that knows nothing of tools begin a call at once."""
+
+    def __init__(self, tag: Any, call: Any, is_single: bool) -> None:
+        super().__init__(tag, call, is_single)
+        self._left = list(tag.ids(CALL.encode()))
+
+    def fill(self, allowed_W: np.ndarray) -> bool:
+        if not self._left:
+            return super().fill(allowed_W)
+        allowed_W[:] = 0
+        allowed_W[self._left[0] // 32] = 1 << self._left[0] % 32
+        return True
+
+    def advance(self, token: int) -> bool:
+        assert self._left[:1] in ([], [token])
+        self._left = self._left[1:]
+        return super().advance(token)
+
+
+def test_a_call_that_the_model_begins_follows_its_function(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structured, "BegunCalls", Begun)
+    names = set()
+    for seed in range(4):
+        options = {**OPTIONS, "seed": seed, "parallel_tool_calls": False}
+        answer = served.client.chat.completions.create(**options).choices[0]
+        assert (answer.finish_reason, answer.message.content) == ("tool_calls", None)
+        (call,) = answer.message.tool_calls
+        jsonschema.validate(json.loads(call.function.arguments), SCHEMAS[call.function.name])
+        names.add(call.function.name)
+        found = {"name": call.function.name, "arguments": call.function.arguments}
+        assert streamed(served, **options) == ("", {0: found}, "tool_calls")
+        response = served.client.responses.create(
+            **{**RESPONSE, "parallel_tool_calls": False}, extra_body={"seed": seed}
+        )
+        assert (response.output[0].name, response.output[0].arguments) == tuple(found.values())
+    assert names == SCHEMAS.keys()
+
+
+def test_after_a_call_that_the_model_began_text_is_free(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structured, "BegunCalls", Begun)
+    (letter,) = served.tokenizer.encode("x")
+    options = {**OPTIONS, "tools": TOOLS[1:], "logit_bias": {str(letter): 100}, "max_tokens": 50}
+    content, calls, finish = streamed(served, **options)
+    assert (set(content), calls) == ({"x"}, {0: {"name": "stop", "arguments": "{}"}})
+    assert finish == "length"
+
+
+def holds_for(served: Served, parameters: dict[str, Any], seed: int) -> None:
+    """Check the call of a function that a model with random weights begins."""
+    forms = AnswerForms(served.tokenizer, served.tokenizer.eos_id)
+    functions = [{"name": "f", "parameters": parameters, "strict": True}]
+    try:
+        (constraint,) = forms.calls(functions, must_come=False, is_single=True, number=1)
+    except ApiError:
+        reject()
+    prompt = tuple(served.tokenizer.encode("the cat"))
+    request = Request(prompt=prompt, max_new_tokens=250, seed=seed, constraint=constraint)
+    finished, news = threading.Event(), list[Progress]()
+
+    def deliver(progress: Progress) -> None:
+        news.append(progress)
+        if progress.finish is not None:
+            finished.set()
+
+    served.engine.submit(request, deliver)
+    assert finished.wait(60)
+    event(str(news[-1].finish))
+    if news[-1].finish == "length":
+        return
+    assert news[-1].finish == "stop", news[-1].error
+    ids = [token.id for each in news for token in each.tokens]
+    (call,) = CallReader(["f"]).feed(served.tokenizer.decode(ids))
+    assert isinstance(call, Call)
+    jsonschema.Draft202012Validator(parameters).validate(json.loads(call.arguments))
+
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(10, id="few"), pytest.param(200, id="many", marks=pytest.mark.slow)]
+)
+def test_calls_that_a_model_begins_follow_their_schemas(
+    served: Served, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(structured, "BegunCalls", Begun)
+
+    @settings(max_examples=number, deadline=None, database=None)
+    @given(schema=schemas, seed=st.integers(0, 2**32))
+    def hold(schema: dict[str, Any], seed: int) -> None:
+        holds_for(served, as_parameters(schema), seed)
+
+    hold()
+
+
 WHOLE = '<tool_call>\n{"name": "stop", "arguments": {"a": 1}}\n</tool_call>'
 
 
@@ -154,6 +262,15 @@ def test_calls_of_a_model_that_may_call_are_found(
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "needs a name"),
         ({"tools": [TOOLS[1], TOOLS[1]]}, "two tools have one name"),
         ({"response_format": {"type": "json_object"}}, "has no form of its own"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": 1}}]},
+            "strict of a function must be true, false or null",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {
+                "name": "f", "strict": True, "parameters": {"not": {}}}}]},
+            "the parameters of 'f': keyword 'not' at '#' is not enforced here",
+        ),
         (
             {"tool_choice": "required", "tools": [
                 {"type": "function", "function": {"name": "f", "parameters": {"items": {"x": 1}}}}

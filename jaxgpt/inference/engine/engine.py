@@ -247,7 +247,7 @@ class Engine:
                 self._deliver(running, running.progress(finish="error", error=error))
         if not able:
             return
-        left = min(running.request.max_new_tokens - running.num_drawn for running in able)
+        left = min(running.room for running in able)
         num_steps = 1 if constrained else min(self._config.steps_per_visit, left)
         drawn = self._work.decode(able, num_steps, constrained)
         for running, tokens in zip(able, drawn, strict=True):

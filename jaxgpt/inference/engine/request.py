@@ -31,7 +31,7 @@ class ConstraintError(JaxgptError):
 class TokenConstraint(Protocol):
     """Narrows what a request may draw next, token by token: a grammar, or text that must come.
 
-    Both methods may raise `ConstraintError`.
+    Its methods may raise `ConstraintError`.
     """
 
     def fill(self, allowed_W: np.ndarray) -> bool:
@@ -40,6 +40,10 @@ class TokenConstraint(Protocol):
         Args:
             allowed_W: uint32, bit i % 32 of word i // 32 for id i; see `pack_mask`.
         """
+        ...
+
+    def horizon(self) -> int:
+        """Return how many tokens may be drawn until `fill` is asked again, where it is False."""
         ...
 
     def advance(self, token: int) -> bool:

@@ -72,6 +72,13 @@ class Running:
         """Return the next tokens of the prompt, up to `size`."""
         return self.request.prompt[self.num_read : self.num_read + size]
 
+    @property
+    def room(self) -> int:
+        """Return how many tokens may be drawn until something must be looked at."""
+        left = self.request.max_new_tokens - self.num_drawn
+        constraint = self.request.constraint
+        return left if constraint is None else min(left, constraint.horizon())
+
     def cut(self, drawn: Iterable[TokenScore], stop_ids: frozenset[int]) -> Progress:
         """Return what is gained by drawn tokens, up to the one that ends the answer."""
         tokens: list[TokenScore] = []

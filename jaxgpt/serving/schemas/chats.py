@@ -96,6 +96,8 @@ def check_tool(tool: dict[str, Any]) -> dict[str, Any]:
         )
     if not isinstance(function.get("parameters", {}), dict | None):
         raise ValueError("the parameters of a function must be a JSON schema")
+    if not isinstance(function.get("strict"), bool | None):
+        raise ValueError("strict of a function must be true, false or null")
     try:
         json_text(tool).encode()
     except UnicodeEncodeError:

@@ -258,6 +258,9 @@ class Spell:
         allowed_W[: len(packed)] = packed
         return True
 
+    def horizon(self) -> int:
+        return VOCAB_SIZE
+
     def advance(self, token: int) -> bool:
         if self._left:
             assert token == self._left.pop(0)

@@ -1,7 +1,7 @@
-"""The grammar of an answer that must be calls of tools, in the form of tokenizer/tool_calls.py."""
+"""Grammars of calls of tools, in the form of tokenizer/tool_calls.py."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxgpt.inference.engine.forms.grammar import Grammars
@@ -18,34 +18,64 @@ _AS_WRITTEN = {
 }
 # A function without parameters, as OpenAI's API defines it.
 _NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+_ANY = {"type": "object"}
 
 
 def call_grammar(
     grammars: Grammars, functions: Sequence[Mapping[str, Any]], is_single: bool
 ) -> str:
-    """Return the grammar of calls of some functions, whose arguments follow their schemas.
+    """Return the grammar of an answer that is calls of some functions.
 
     Args:
         grammars: makes the grammar.
-        functions: each with a name, and perhaps the JSON schema of its `parameters`.
+        functions: each with a name, and perhaps the JSON schema of its `parameters`, which its
+            arguments follow unless `strict` is false.
         is_single: whether there is one call; otherwise at least one.
 
     Raises:
         GrammarError: the schema of a function cannot be followed in every point.
     """
-    places = range(len(functions))
-    lines = [
-        f"start: call{'' if is_single else f' ({_quoted(chr(10))} call)*'}",
-        f"call: {_quoted(CALL + chr(10))} ({' | '.join(f'f{n}' for n in places)}) "
-        + _quoted(chr(10) + END_OF_CALL),
-    ]
-    for number, function in enumerate(functions):
-        name = function["name"]
-        begin = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
-        schema = _parameters(grammars, function)
-        lines.append(f"f{number}: {_quoted(begin)} a{number} {_quoted('}')}")
-        lines.append(f"a{number}: %json {schema_text({'x-guidance': _AS_WRITTEN, **schema})}")
-    return grammars.lark("\n".join(lines))
+    more = "" if is_single else f" ({_quoted(chr(10))} call)*"
+    lines = [f"start: call{more}", f"call: {_quoted(CALL)} rest"]
+    schemas = [_parameters(grammars, function) for function in functions]
+    return grammars.lark("\n".join([*lines, *_rest_of_call(functions, schemas)]))
+
+
+def begun_call_grammar(grammars: Grammars, functions: Sequence[Mapping[str, Any]]) -> str:
+    """Return the grammar of what follows the tag that begins a call, up to its end.
+
+    Args:
+        grammars: makes the grammar.
+        functions: as for `call_grammar`. The arguments of one whose schema cannot be followed are
+            any object, unless `strict` is true: so OpenAI's API defines a function without it.
+
+    Raises:
+        GrammarError: the schema of a strict function cannot be followed in every point.
+    """
+    schemas = [_parameters_if_possible(grammars, function) for function in functions]
+    return grammars.lark("\n".join(["start: rest", *_rest_of_call(functions, schemas)]))
+
+
+def _rest_of_call(
+    functions: Sequence[Mapping[str, Any]], schemas: Sequence[dict[str, Any]]
+) -> Iterator[str]:
+    """Yield the rules of a call behind its first tag: the function and its arguments."""
+    names = " | ".join(f"f{number}" for number in range(len(functions)))
+    yield f"rest: {_quoted(chr(10))} ({names}) {_quoted(chr(10) + END_OF_CALL)}"
+    for number, (function, schema) in enumerate(zip(functions, schemas, strict=True)):
+        name = json.dumps(function["name"], ensure_ascii=False)
+        begin = f'{{"name": {name}, "arguments": '
+        yield f"f{number}: {_quoted(begin)} a{number} {_quoted('}')}"
+        yield f"a{number}: %json {schema_text({'x-guidance': _AS_WRITTEN, **schema})}"
+
+
+def _parameters_if_possible(grammars: Grammars, function: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return _parameters(grammars, function)
+    except GrammarError:
+        if function.get("strict"):
+            raise
+        return _ANY
 
 
 def _parameters(grammars: Grammars, function: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +84,8 @@ def _parameters(grammars: Grammars, function: Mapping[str, Any]) -> dict[str, An
     Raises:
         GrammarError: it cannot be followed, or is not of an object.
     """
+    if function.get("strict") is False:
+        return _ANY
     schema = function.get("parameters") or _NOTHING
     name = ascii(function["name"])
     if schema.get("type", "object") != "object":

@@ -123,6 +123,7 @@ class GrammarConstraint:
     ) -> None:
         self._matcher = matcher
         self._fill = fill
+        self._vocab_size = vocab_size
         self._bits_1W = np.zeros((1, -(-vocab_size // 32)), np.int32)
 
     def fill(self, allowed_W: np.ndarray) -> bool:
@@ -137,6 +138,18 @@ class GrammarConstraint:
         words_W = self._bits_1W[0].view(np.uint32)
         allowed_W[: len(words_W)] = words_W
         return True
+
+    def horizon(self) -> int:
+        """Return 1: each token decides what may follow."""
+        return 1
+
+    def copy(self) -> "GrammarConstraint":
+        """Return a constraint of another answer, which goes on from here."""
+        return GrammarConstraint(self._matcher.deep_copy(), self._fill, self._vocab_size)
+
+    def allows(self, ids: Sequence[int]) -> bool:
+        """Return whether a text may go on with some tokens."""
+        return self._matcher.validate_tokens(list(ids)) == len(ids)
 
     def advance(self, token: int) -> bool:
         """Take a drawn token; return whether nothing can follow.

@@ -5,26 +5,26 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from jaxgpt.inference.engine.forms.call_grammar import call_grammar
-from jaxgpt.inference.engine.forms.grammar import Grammars
 from jaxgpt.inference.engine.forms.json_schema import (
     ANNOTATIONS,
     ENFORCED,
-    FORMATS,
     GrammarError,
     check_json_schema,
 )
-from jaxgpt.inference.engine.request import ConstraintError
-from jaxgpt.tokenizer.tokenizer import Tokenizer
-from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
+from tests.inference.engine.forms.drawn_schemas import (
+    allows,
+    draw_text,
+    grammars,
+    optional_fields,
+    schemas,
+)
 
 pytest.importorskip("llguidance", reason="needs: pip install -e '.[serve]'")
 jsonschema = pytest.importorskip("jsonschema", reason="needs: pip install -e '.[dev]'")
@@ -39,93 +39,6 @@ OTHERS = {
 }  # fmt: skip
 
 
-@cache
-def tokenizer() -> Tokenizer:
-    return train_tokenizer(['{"a": [1, true]}' * 9], TokenizerConfig(vocab_size=300))
-
-
-@cache
-def grammars() -> Grammars:
-    return Grammars(tokenizer(), tokenizer().eos_id)
-
-
-def draw_text(grammar: str, draw: random.Random, most: int) -> str | None:
-    """Return a text that a grammar allows, None if it has not ended after `most` tokens."""
-    constraint, ids = grammars().constraint(grammar), list[int]()
-    words_W = np.zeros(-(-tokenizer().vocab_size // 32), np.uint32)
-    while len(ids) < most:
-        constraint.fill(words_W)
-        allowed = np.flatnonzero(np.unpackbits(words_W.view(np.uint8), bitorder="little"))
-        ids.append(draw.choice(allowed.tolist()))
-        if ids[-1] == tokenizer().eos_id or constraint.advance(ids[-1]):
-            return tokenizer().decode([id for id in ids if id != tokenizer().eos_id])
-    return None
-
-
-names = st.sampled_from(["a", "b", "ab", "a/b~"])
-small = st.integers(0, 3)
-
-
-def _optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries({}, optional=fields)
-
-
-def _with(kind: str, fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return fields.map(lambda given: {**given, "type": kind})
-
-
-leaves = st.one_of(
-    _with("integer", _optional(minimum=small, maximum=small, multipleOf=st.integers(1, 3))),
-    _with("number", _optional(exclusiveMinimum=small, maximum=st.floats(0, 9))),
-    _with("string", _optional(minLength=small, maxLength=st.integers(2, 5))),
-    _with("string", _optional(pattern=st.sampled_from([r"^\d{2}$", "a|b", r"^\w\s.$", "^[^a]?$"]))),
-    _with("string", _optional(format=st.sampled_from(sorted(FORMATS)))),
-    st.fixed_dictionaries({"enum": st.lists(st.sampled_from([None, 1, "x", [2], {}]), min_size=1)}),
-    st.fixed_dictionaries({"const": st.sampled_from([True, 1.5, 'q"\n', {"a": [None]}])}),
-    st.sampled_from(
-        [{"type": ["null", "boolean"]}, {"title": "any", "maxLength": 2, "type": "null"}]
-    ),
-)
-
-
-def _extended(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    objects = _with(
-        "object",
-        _optional(
-            properties=st.dictionaries(names, inner, max_size=3),
-            patternProperties=st.dictionaries(st.just("^z"), inner, max_size=1),
-            additionalProperties=inner | st.just(False),
-            required=st.lists(names, max_size=2, unique=True),
-            minProperties=small,
-            maxProperties=small,
-        ),
-    )
-    arrays = _with(
-        "array",
-        _optional(
-            items=inner | st.just(False),
-            prefixItems=st.lists(inner, min_size=1, max_size=2),
-            minItems=small,
-            maxItems=st.integers(2, 4),
-        ),
-    )
-    lists = st.lists(inner, min_size=1, max_size=2)
-    several = st.sampled_from(["anyOf", "allOf", "oneOf"]).flatmap(
-        lambda name: lists.map(lambda given: {name: given})
-    )
-    return objects | arrays | several
-
-
-def _recursive(given: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema whose definition holds itself."""
-    again = {"type": "array", "items": {"$ref": "#/$defs/d"}, "maxItems": 1}
-    return {"$defs": {"d": {"anyOf": [given, again]}}, "$ref": "#/$defs/d"}
-
-
-plain = st.recursive(leaves, _extended, max_leaves=5)
-schemas = plain | plain.map(_recursive)
-
-
 @settings(max_examples=150)
 @given(schema=schemas, seed=st.integers(0, 2**32))
 def test_a_text_of_a_schema_that_is_taken_is_valid(schema: dict[str, Any], seed: int) -> None:
@@ -133,7 +46,7 @@ def test_a_text_of_a_schema_that_is_taken_is_valid(schema: dict[str, Any], seed:
         grammar = grammars().json_schema(schema)
     except GrammarError:
         return
-    text = draw_text(grammar, random.Random(seed), most=200)
+    text = draw_text(grammars().constraint(grammar), random.Random(seed), most=200)
     event("drawn" if text is not None else "not ended")
     if text is not None:
         jsonschema.Draft202012Validator(schema).validate(json.loads(text))
@@ -269,8 +182,8 @@ bounds = st.sampled_from([-3.5, -3, -0.5, 0, 0.5, 1, 2.9, 3, 3.5])
 
 @settings(max_examples=60)
 @given(
-    lower=_optional(minimum=bounds, exclusiveMinimum=bounds),
-    upper=_optional(maximum=bounds, exclusiveMaximum=bounds),
+    lower=optional_fields(minimum=bounds, exclusiveMinimum=bounds),
+    upper=optional_fields(maximum=bounds, exclusiveMaximum=bounds),
     placed=st.sampled_from(
         [
             lambda lower, upper: {**lower, **upper},
@@ -298,21 +211,3 @@ def test_an_error_of_a_tool_names_the_function() -> None:
     functions[0]["parameters"] = {}
     with pytest.raises(GrammarError, match=r"the parameters of 'g': .*minProperties"):
         call_grammar(grammars(), functions, is_single=True)
-
-
-def allows(grammar: str, text: str) -> bool:
-    """Return whether the bytes of a text are one that a grammar allows."""
-    constraint = grammars().constraint(grammar)
-    try:
-        for byte in text.encode():
-            constraint.advance(byte_ids()[byte])
-    except ConstraintError:
-        return False
-    return constraint._matcher.is_accepting()
-
-
-@cache
-def byte_ids() -> dict[int, int]:
-    """Return the ids of the tokens of a single byte."""
-    every = {tokenizer().decode_bytes([id]): id for id in range(tokenizer().vocab_size)}
-    return {byte: every[bytes([byte])] for byte in range(256) if bytes([byte]) in every}
