@@ -1,4 +1,4 @@
-"""Spellings of a tag, such as the one that begins a call of a tool, in the tokens of a vocabulary."""
+"""Spellings of a tag, such as the one that begins a call, in the tokens of a vocabulary."""
 
 import functools
 from collections.abc import Iterator
