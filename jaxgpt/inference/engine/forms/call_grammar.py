@@ -6,7 +6,8 @@ from typing import Any
 
 from jaxgpt.inference.engine.forms.grammar import Grammars
 from jaxgpt.inference.engine.forms.json_schema import GrammarError, schema_text
-from jaxgpt.inference.engine.forms.schema_values import ESCAPES
+from jaxgpt.inference.engine.forms.schema_formats import with_exact_formats
+from jaxgpt.inference.engine.forms.schema_values import OPTIONS
 from jaxgpt.tokenizer.tool_calls import CALL, END_OF_CALL
 
 # White space as the template writes JSON, so that calls have the tokens of training data.
@@ -14,7 +15,7 @@ _AS_WRITTEN = {
     "item_separator": ", ",
     "key_separator": ": ",
     "whitespace_flexible": False,
-    **ESCAPES,
+    **OPTIONS,
 }
 # A function without parameters, as OpenAI's API defines it.
 _NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -96,7 +97,7 @@ def _parameters(grammars: Grammars, function: Mapping[str, Any]) -> dict[str, An
         grammars.json_schema(schema)
     except GrammarError as error:
         raise GrammarError(f"the parameters of {name}: {error}") from None
-    return schema
+    return with_exact_formats(schema)
 
 
 def _quoted(text: str) -> str:

@@ -17,18 +17,17 @@ from jaxgpt.inference.engine.forms.json_schema import (
     parse_json_schema,
     schema_text,
 )
-from jaxgpt.inference.engine.forms.schema_values import ESCAPES
+from jaxgpt.inference.engine.forms.schema_formats import with_exact_formats
+from jaxgpt.inference.engine.forms.schema_values import OPTIONS
 from jaxgpt.inference.engine.request import ConstraintError
 from jaxgpt.names.packages import import_package, install_advice
 from jaxgpt.tokenizer.sentencepiece_model import CONTROL_PIECES
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 # A model that is unsure spends its tokens on white space where that is free.
-_COMPACT = {"whitespace_flexible": False, **ESCAPES}
-_ONE_OF = (
-    "oneOf is followed where no value can fit two of its schemas, which their types, constants or "
-    "required properties must show without $ref; use anyOf"
-)
+_COMPACT = {"whitespace_flexible": False, **OPTIONS}
+# It warns of what json_schema.py has made certain.
+_PROVEN = "oneOf not fully supported"
 
 
 def import_llguidance(module: str = "") -> Any:
@@ -67,7 +66,8 @@ class Grammars:
         """
         value = parse_json_schema(schema) if isinstance(schema, str) else schema
         check_json_schema(value)
-        text = schema_text(value)
+        schema_text(value)  # Refuses what JSON cannot hold.
+        text = schema_text(with_exact_formats(value))
         return self._make(
             lambda: self._package.LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT)
         )
@@ -110,8 +110,9 @@ class Grammars:
         is_wrong, messages = self._package.LLMatcher.validate_grammar_with_warnings(
             grammar, self._tokenizer
         )
-        if is_wrong or messages:
-            raise GrammarError(_told(messages[0] if messages else "it is not valid"))
+        told = [message for message in messages if is_wrong or not message.startswith(_PROVEN)]
+        if is_wrong or told:
+            raise GrammarError(_told(told[0] if told else "it is not valid"))
         return grammar
 
 
@@ -189,11 +190,8 @@ def _gave_up(matcher: Any) -> str:
 def _told(error: object) -> str:
     """Return the first line of a message, cut: it may hold all of a grammar.
 
-    What is wrong in an expression stands in a later line, below a picture of the place. The advice
-    on oneOf is an option that would follow it in part.
+    What is wrong in an expression stands in a later line, below a picture of the place.
     """
     first, *rest = str(error).strip().splitlines()
-    if "coerce_one_of" in first:
-        return _ONE_OF
     reasons = [line for line in rest if line.startswith("error: ")]
     return " ".join([first, *reasons[:1]])[:200]

@@ -8,12 +8,13 @@ be one that it enforces, or one that says nothing about the value.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
-from urllib.parse import unquote
 
 from jaxgpt.errors import BadInputError
+from jaxgpt.inference.engine.forms.disjoint_schemas import DisjointSchemas
+from jaxgpt.inference.engine.forms.schema_formats import FORMATS
 from jaxgpt.inference.engine.forms.schema_patterns import other_meaning
+from jaxgpt.inference.engine.forms.schema_places import escaped, subschemas, target
 from jaxgpt.inference.engine.forms.schema_values import (
     LARGEST,
     Bounds,
@@ -22,9 +23,6 @@ from jaxgpt.inference.engine.forms.schema_values import (
     may_merge,
 )
 
-_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-_MAPS = ("$defs", "definitions", "patternProperties", "properties")
-_SINGLE = ("additionalItems", "additionalProperties", "items")
 ENFORCED = frozenset(
     {
         "$ref", "additionalItems", "additionalProperties", "allOf", "anyOf", "const", "enum",
@@ -40,11 +38,6 @@ ANNOTATIONS = frozenset(
         "$anchor", "$comment", "$defs", "$id", "$schema", "contentEncoding", "contentMediaType",
         "contentSchema", "default", "definitions", "deprecated", "description", "discriminator",
         "example", "examples", "externalDocs", "id", "readOnly", "title", "writeOnly", "xml",
-    }
-)  # fmt: skip
-FORMATS = frozenset(
-    {
-        "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid",
     }
 )  # fmt: skip
 # Options of llguidance, among them one that follows a schema in part.
@@ -92,7 +85,7 @@ def check_json_schema(schema: dict[str, Any]) -> None:
         GrammarError: a keyword, format or reference that is not followed; the error names it and
             its place, as a JSON pointer.
     """
-    schemas = dict(_subschemas(schema))
+    schemas = dict(subschemas(schema))
     has_prefixes = _has_prefixes(schema)
     merges = any(may_merge(each, ENFORCED) for each in schemas.values())
     all_bounds = Bounds(schemas.values()) if merges else None
@@ -107,6 +100,27 @@ def check_json_schema(schema: dict[str, Any]) -> None:
         _check_texts(found, place)
         _check_numbers(found, place, all_bounds or Bounds([found]))
     _check_references(schemas)
+    _check_choices(schemas, has_prefixes)
+
+
+def _check_choices(schemas: dict[str, dict[str, Any]], is_new: bool) -> None:
+    """Refuse `oneOf` where a value may fit two of its schemas: it is followed as `anyOf` is.
+
+    Raises:
+        GrammarError: the first of them.
+    """
+    disjoint = DisjointSchemas(schemas, keeps_siblings=is_new)
+    for place, schema in schemas.items():
+        if isinstance(given := schema.get("oneOf"), list):
+            found = disjoint.overlap(f"{place}/oneOf/{number}" for number in range(len(given)))
+            if found is not None:
+                _refuse(
+                    "oneOf",
+                    place,
+                    f"a value may fit its schemas {found[0]} and {found[1]} at once; give them "
+                    "different types, or a required property with different constants, or use "
+                    "anyOf",
+                )
 
 
 def _check_references(schemas: dict[str, dict[str, Any]]) -> None:
@@ -120,12 +134,12 @@ def _check_references(schemas: dict[str, dict[str, Any]]) -> None:
     """
     for place, schema in schemas.items():
         # Anchors and the names of embedded schemas are left to llguidance.
-        if (target := _target(schema)) is not None and target not in schemas:
+        if (found := target(schema)) is not None and found not in schemas:
             name = _shown(schema["$ref"])
             raise GrammarError(f"$ref {name} at {_shown(place)} names no schema")
     circular = _circular(schemas)
     for place, schema in circular.items():
-        if _target(schema) in circular:
+        if target(schema) in circular:
             name = _shown(schema["$ref"])
             raise GrammarError(
                 f"$ref {name} at {_shown(place)} leads in a circle that no value ends; leave a "
@@ -141,7 +155,7 @@ def _circular(schemas: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """
     circular, waiting = dict(schemas), defaultdict[str | None, list[str]](list)
     for place, schema in schemas.items():
-        waiting[_target(schema)].append(place)
+        waiting[target(schema)].append(place)
     # Those that are held stand behind those that hold them.
     for place in reversed(schemas):
         if _ends(place, circular):
@@ -166,50 +180,20 @@ def _ends(place: str, circular: dict[str, dict[str, Any]]) -> bool:
 
     either = all(any(given) for name in ("anyOf", "oneOf") if (given := ends(name)))
     parts = all(part not in circular for part in _needed(place, schema))
-    return _target(schema) not in circular and all(ends("allOf")) and either and parts
+    return target(schema) not in circular and all(ends("allOf")) and either and parts
 
 
 def _needed(place: str, schema: dict[str, Any]) -> list[str]:
     """Return the places of the properties and items that each value of a schema has."""
     kind, required = schema.get("type"), schema.get("required")
     if kind == "object" and isinstance(required, list):
-        return [f"{place}/properties/{_escaped(key)}" for key in required if isinstance(key, str)]
+        return [f"{place}/properties/{escaped(key)}" for key in required if isinstance(key, str)]
     least, first = schema.get("minItems"), schema.get("prefixItems")
     if kind != "array" or not isinstance(least, int):
         return []
     num_first = len(first) if isinstance(first, list) else 0
     needed = [f"{place}/prefixItems/{number}" for number in range(min(least, num_first))]
     return [*needed, f"{place}/items"] if least > num_first else needed
-
-
-def _target(schema: dict[str, Any]) -> str | None:
-    """Return the place that a schema refers to by a JSON pointer, None if it does not."""
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and (reference in ("", "#") or reference.startswith("#/")):
-        return unquote(reference) or "#"
-    return None
-
-
-def _subschemas(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each schema in a schema that is an object, with its place."""
-    waiting: list[tuple[str, Any]] = [("#", schema)]
-    while waiting:
-        place, found = waiting.pop()
-        if not isinstance(found, dict):
-            continue
-        yield place, found
-        for name in _SINGLE:
-            value = found.get(name)
-            if isinstance(value, list):
-                waiting += [(f"{place}/{name}/{n}", each) for n, each in enumerate(value)]
-            else:
-                waiting.append((f"{place}/{name}", value))
-        for name in _LISTS:
-            if isinstance(value := found.get(name), list):
-                waiting += [(f"{place}/{name}/{n}", each) for n, each in enumerate(value)]
-        for name in _MAPS:
-            if isinstance(value := found.get(name), dict):
-                waiting += [(f"{place}/{name}/{_escaped(key)}", value[key]) for key in value]
 
 
 def _check_values(schema: dict[str, Any], place: str, has_prefixes: bool) -> None:
@@ -279,11 +263,6 @@ def _has_prefixes(schema: dict[str, Any]) -> bool:
 def _is_annotation(name: str) -> bool:
     """Return whether a keyword says nothing about the value; so do OpenAPI's extensions."""
     return name in ANNOTATIONS or (name.startswith("x-") and name != _OPTIONS)
-
-
-def _escaped(key: str) -> str:
-    """Return a name as a JSON pointer has it (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _shown(text: str) -> str:

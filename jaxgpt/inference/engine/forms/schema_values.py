@@ -10,9 +10,10 @@ _LOWER = ("minimum", "exclusiveMinimum")
 _UPPER = ("maximum", "exclusiveMaximum")
 _TEXTS = ("const", "enum")
 _NUMBERS = (*_LOWER, *_UPPER, "multipleOf", *_TEXTS)
-# The option of llguidance for escapes in strings. Without \u a name can be written in one way
-# only, so that no property of the schema comes again as another one.
-ESCAPES = {"json_allowed_escapes": 'bfnrt"\\'}
+# Options of llguidance. Without escapes by \u a name can be written in one way only, so that no
+# property of the schema comes again as another one. What passes json_schema.py has only `oneOf`
+# that means what `anyOf` does.
+OPTIONS = {"json_allowed_escapes": 'bfnrt"\\', "coerce_one_of": True}
 _LONG = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
 _IN_PLACE = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
 

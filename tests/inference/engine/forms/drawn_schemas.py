@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from jaxgpt.inference.engine.forms.grammar import Grammars
-from jaxgpt.inference.engine.forms.json_schema import FORMATS
+from jaxgpt.inference.engine.forms.schema_formats import FORMATS
 from jaxgpt.inference.engine.request import ConstraintError, TokenConstraint
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
@@ -128,5 +128,24 @@ def as_parameters(schema: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _union(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Return `oneOf` of references to objects with a constant each, which may be the same."""
+    tags = st.sampled_from([{"const": "x"}, {"const": 1}, {"enum": ["x", "y"]}, {"type": "null"}])
+    branch = st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["object", "object", ["object", "null"]]),
+            "properties": st.fixed_dictionaries({"t": tags}, optional={"u": inner}),
+        },
+        optional={"required": st.just(["t"]), "additionalProperties": st.just(False)},
+    )
+    return st.lists(branch, min_size=2, max_size=3).map(
+        lambda given: {
+            "oneOf": [{"$ref": f"#/$defs/{number}"} for number in range(len(given))],
+            "discriminator": {"propertyName": "t"},
+            "$defs": {str(number): each for number, each in enumerate(given)},
+        }
+    )
+
+
 plain = st.recursive(leaves, _extended, max_leaves=5)
-schemas = plain | plain.map(_recursive)
+schemas = plain | plain.map(_recursive) | _union(leaves)

@@ -5,11 +5,12 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field, TypeAdapter
 
 from jaxgpt.inference.engine.forms.call_grammar import call_grammar
 from jaxgpt.inference.engine.forms.json_schema import (
@@ -18,6 +19,7 @@ from jaxgpt.inference.engine.forms.json_schema import (
     GrammarError,
     check_json_schema,
 )
+from jaxgpt.inference.engine.forms.schema_formats import FORMATS
 from tests.inference.engine.forms.drawn_schemas import (
     allows,
     draw_text,
@@ -28,6 +30,8 @@ from tests.inference.engine.forms.drawn_schemas import (
 
 pytest.importorskip("llguidance", reason="needs: pip install -e '.[serve]'")
 jsonschema = pytest.importorskip("jsonschema", reason="needs: pip install -e '.[dev]'")
+# It comes with schemathesis, and knows every format.
+formats = pytest.importorskip("jsonschema_rs", reason="needs: pip install -e '.[dev]'")
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 # Other keywords of the drafts, of OpenAPI and of nobody.
@@ -47,9 +51,45 @@ def test_a_text_of_a_schema_that_is_taken_is_valid(schema: dict[str, Any], seed:
     except GrammarError:
         return
     text = draw_text(grammars().constraint(grammar), random.Random(seed), most=200)
-    event("drawn" if text is not None else "not ended")
+    event(f"{'union' if 'discriminator' in schema else 'other'}: {text is not None}")
     if text is not None:
-        jsonschema.Draft202012Validator(schema).validate(json.loads(text))
+        checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+        validator = jsonschema.Draft202012Validator(schema, format_checker=checker)
+        validator.validate(json.loads(text))
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_a_text_has_its_format(name: str, seed: int) -> None:
+    schema = {"type": "string", "format": name}
+    constraint = grammars().constraint(grammars().json_schema(schema))
+    text = draw_text(constraint, random.Random(seed), most=60)
+    if text is not None:
+        assert formats.validator_for(schema, validate_formats=True).is_valid(json.loads(text))
+        jsonschema.Draft202012Validator.FORMAT_CHECKER.check(json.loads(text), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("date", ["2024-02-29", "2000-02-29", "0004-02-29", "9999-12-31", "2023-02-28"],
+         ["2023-02-29", "2100-02-29", "2024-02-30", "2023-04-31", "0000-01-01"]),
+        ("date-time", ["2024-02-29t00:00:00z", "2023-12-31T23:59:59.5-12:00"],
+         ["2023-02-29T00:00:00Z", "1998-12-31T22:59:60Z"]),
+        ("time", ["23:59:59Z"], ["22:59:60Z", "24:00:00Z"]),
+        ("email", ["a.b+c@d-e.org", f"{'x' * 64}@b.c"], [f"{'x' * 65}@b.c", f"a@{'b' * 64}.c"]),
+        ("hostname", ["a-b.c", "ab", "a-b-c.d"], ["ab--c.d", "a.xn--x", "a-", "x" * 64]),
+    ],
+)  # fmt: skip
+def test_the_limits_of_a_format(name: str, good: list[str], bad: list[str]) -> None:
+    # Alone, and with another condition.
+    for schema in ({}, {"allOf": [{"maxLength": 200}]}):
+        grammar = grammars().json_schema({"type": "string", "format": name, **schema})
+        for text in [*good, *bad]:
+            assert allows(grammar, json.dumps(text)) == (text in good), text
+        for text in good:
+            assert formats.validator_for({"format": name}, validate_formats=True).is_valid(text)
 
 
 def places_of(schema: Any, place: str = "#") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -66,6 +106,78 @@ def places_of(schema: Any, place: str = "#") -> Iterator[tuple[str, dict[str, An
         for key, each in schema.get(name, {}).items():
             key = key.replace("~", "~0").replace("/", "~1")
             yield from places_of(each, f"{place}/{name}/{key}")
+
+
+CAT = {"properties": {"kind": {"const": "cat"}}, "required": ["kind"], "type": "object"}
+DOG = {"properties": {"kind": {"enum": ["dog", "hound"]}}, "type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_taken"),
+    [
+        (CAT, DOG, True),
+        (CAT, {**DOG, "properties": {"kind": {"enum": ["dog", "cat"]}}}, False),
+        # Without a required property, an object without it fits both.
+        ({**CAT, "required": []}, DOG, False),
+        # What is no object fits a schema without a type.
+        ({"properties": CAT["properties"], "required": ["kind"]}, {"required": ["kind"]}, False),
+        (CAT, {"type": "object", "additionalProperties": False}, True),
+        (CAT, {"type": "object", "properties": {"kind": False}}, True),
+        (CAT, {"type": ["null", "string"]}, True),
+        (CAT, {"anyOf": [DOG, {"type": "null"}]}, True),
+        (CAT, {"anyOf": [DOG, CAT]}, False),
+        (CAT, {"allOf": [{"type": "object"}, DOG]}, True),
+        ({"type": "integer"}, {"type": "number"}, False),
+        ({"type": "integer"}, {"const": 1.0}, False),
+        ({"type": "integer"}, {"const": 1.5}, True),
+        ({"const": 1}, {"const": True}, True),
+        ({"const": [1]}, {"const": [2]}, False),
+        ({"enum": ["a", 1]}, {"enum": ["b", None]}, True),
+        ({"type": "string", "enum": ["a", 1]}, {"enum": [1]}, True),
+        ({}, {"type": "string"}, False),
+    ],
+)
+@pytest.mark.parametrize("by_reference", [False, True])
+def test_one_of_is_taken_where_no_value_fits_two(
+    one: dict[str, Any], other: dict[str, Any], is_taken: bool, by_reference: bool
+) -> None:
+    schema: dict[str, Any] = {"oneOf": [one, other, {"type": "boolean", "enum": [False]}]}
+    if by_reference:
+        schema = {"$defs": {"a": one, "b": {"$ref": "#/$defs/c"}, "c": other}}
+        schema["oneOf"] = [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]
+        schema["discriminator"] = {"propertyName": "kind"}
+    if not is_taken:
+        assert "may fit its schemas 0 and 1 at once" in (refusal(schema) or "")
+    else:
+        grammars().json_schema(schema)
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: Annotated[int, Field(ge=1, le=9)]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog", "hound"]
+    friend: Cat | None
+
+
+class Fish(BaseModel):
+    kind: Literal["fish"]
+    depth: Annotated[float, Field(ge=0, le=9)] = 1.0
+
+
+def test_the_unions_of_pydantic_are_followed() -> None:
+    mammal: Any = Annotated[Cat | Dog, Field(discriminator="kind")]
+    pet: Any = Annotated[mammal | Fish, Field(discriminator="kind")]
+    union: TypeAdapter[Any] = TypeAdapter(pet)
+    schema = union.json_schema()
+    assert {"$ref": "#/$defs/Fish"} in schema["oneOf"]
+    grammar = grammars().json_schema(schema)
+    # More would make numbers, and the names of other properties, too long.
+    texts = [draw_text(grammars().constraint(grammar), random.Random(n), 300) for n in range(40)]
+    kinds = {type(union.validate_json(text)) for text in texts if text is not None}
+    assert kinds == {Cat, Dog, Fish}
 
 
 @settings(max_examples=60)
@@ -139,7 +251,8 @@ def refusal(schema: dict[str, Any]) -> str | None:
         ({"pattern": r"\Aa"}, r"'\\A' means something else"),
         ({"pattern": r"[\x{41}]"}, r"means something else"),
         ({"pattern": "(?=a)"}, "look-ahead"),
-        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "without $ref; use anyOf"),
+        ({"items": {"oneOf": [{"const": 1}, {"type": "integer"}, {"type": "number"}]}},
+         "keyword 'oneOf' at '#/items' is not enforced here: a value may fit its schemas 0 and 1"),
         ({"$ref": "https://example.com/x"}, "does not fetch"),
         ({"minimum": float("nan")}, "cannot be written as JSON"),
         ("[1]", "no object; allowed"),
