@@ -15,7 +15,7 @@ from jaxgpt.model.attention.attention import Attention, AttentionContext
 from jaxgpt.model.attention.kv_cache import KVCache
 from jaxgpt.model.layer_stack import ApplyLayer, ForwardContext
 from jaxgpt.model.layers.feed_forward import FeedForward
-from jaxgpt.model.layers.norms import Norm
+from jaxgpt.model.layers.norms import Norm, NormLayer
 from jaxgpt.model.layers.placement import constrain
 from jaxgpt.model.layers.projection import LayerSettings
 from jaxgpt.model.moe.routing_stats import ROUTING, Routing, published_routing
@@ -58,20 +58,21 @@ class Block(nn.Module):
         feed_forward = self.feed_forward.build(self.settings, "feed_forward")
         drop = nn.Dropout(self.settings.dropout.residual, deterministic=deterministic)
 
-        y_BTD = self._normalise(x_BTD, "attention_norm")
-        y_BTD, cache = attention(y_BTD, context, cache, layer, deterministic)
-        x_BTD = x_BTD + drop(self._normalise_output(y_BTD, "attention_output_norm"))
+        x_BTD, inputs = self._norm("attention_norm").add(x_BTD, None, self.attention.num_readers)
+        y_BTD, cache = attention(inputs, context, cache, layer, deterministic)
+        y_BTD = drop(self._normalise_output(y_BTD, "attention_output_norm"))
 
-        y_BTD = self._normalise(x_BTD, "feed_forward_norm")
-        y_BTD = feed_forward(y_BTD, context.valid_BT, deterministic)
+        norm = self._norm("feed_forward_norm")
+        x_BTD, inputs = norm.add(x_BTD, y_BTD, self.feed_forward.num_readers)
+        y_BTD = feed_forward(inputs, context.valid_BT, deterministic)
         x_BTD = x_BTD + drop(self._normalise_output(y_BTD, "feed_forward_output_norm"))
         x_BTD = constrain(x_BTD, "batch", "time", "residual")
         if routing is not None:
             routing = routing.add_layer(layer, published_routing(feed_forward))
         return LayerCarry(x_BTD, cache, routing)
 
-    def _normalise(self, x_BTD: jax.Array, name: str) -> jax.Array:
-        return self.norm.build(self.settings.d_model, "norm", self.settings, name)(x_BTD)
+    def _norm(self, name: str) -> NormLayer:
+        return self.norm.build(self.settings.d_model, "norm", self.settings, name)
 
     def _normalise_output(self, y_BTD: jax.Array, name: str) -> jax.Array:
         norm = self.norm.build_output(self.settings.d_model, self.settings, name)

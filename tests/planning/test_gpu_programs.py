@@ -19,6 +19,7 @@ from jaxgpt.model.attention.kernel import AttentionInputs, Scores
 from jaxgpt.model.attention.masks import AttentionMask
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.model.layers.norm_kernel import NORM, NORM_GRADIENT
 from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.compiled import compile_plan, compile_train_step, read_compiled
@@ -72,9 +73,13 @@ def test_a_step_multiplies_in_bfloat16_alone_and_writes_no_scores(data: DataConf
     kernels = collections.Counter(
         {"cudnn" if "cudnn" in name else "triton": n for name, n in plan.kernels.items()}
     )
-    losses = sum(n for one, n in program.operations() if one.kernel == CROSS_ENTROPY)
-    assert losses == 2 * 2, "once a chunk"
-    kernels["triton"] -= losses
+    pallas = collections.Counter[str]()
+    for operation, count in program.operations():
+        pallas[operation.kernel] += count
+    assert pallas[CROSS_ENTROPY] == 2 * 2, "once a chunk"
+    # Two norms a layer and the last one.
+    assert pallas[NORM] == pallas[NORM_GRADIENT] == 2 * (2 * 2 + 1)
+    kernels["triton"] -= pallas[CROSS_ENTROPY] + pallas[NORM] + pallas[NORM_GRADIENT]
     # Packed rows: forward pass, what the backward pass prepares, backward pass.
     expected = {"triton": 3} if data.mask_documents else {"cudnn": 2}
     assert +kernels == {name: 2 * 2 * count for name, count in expected.items()}

@@ -19,6 +19,7 @@ from jaxgpt.model.cost import num_parameters
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layers.adapters import Lora
 from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.model.layers.norm_kernel import NORM, NORM_GRADIENT
 from jaxgpt.planning.compiled import compile_train_step
 from jaxgpt.planning.cross_compile import has_gpu_compiler
 from jaxgpt.planning.devices import find_device
@@ -107,7 +108,9 @@ def test_a_step_multiplies_in_bfloat16_with_the_attention_of_pretraining(name: s
     assert (program.count("conditional"), program.num_unknown_loops) == (0, 0)
     losses = sum(n for one, n in program.operations() if one.kernel == CROSS_ENTROPY)
     assert losses == case.num_losses * PARTS
-    assert sum(custom_kernels(program).values()) - losses == case.num_attention * PARTS
+    norms = sum(n for one, n in program.operations() if one.kernel in (NORM, NORM_GRADIENT))
+    assert norms == 2 * (2 + 1) * PARTS, "two of the layer and the last one, both ways"
+    assert sum(custom_kernels(program).values()) - losses - norms == case.num_attention * PARTS
     length = SHAPE[1]
     for operation, _ in program.operations():
         for array in operation.results:

@@ -11,16 +11,26 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import configclass
+from jaxgpt.model.layers.norm_kernel import (
+    NormSettings,
+    normalise,
+    normalise_backward,
+    refuses_norm_kernel,
+)
 from jaxgpt.model.layers.placement import is_in_stage
 from jaxgpt.model.layers.projection import LayerSettings, add_param
 from jaxgpt.runtime.target import compile_target
+
+# A norm, or one and the same array for each projection that reads it, so that the gradients come
+# apart from each other and a kernel can add them up.
+Normalised = jax.Array | tuple[jax.Array, ...]
 
 
 @configclass
 class Norm:
     """Base of the normalisations."""
 
-    def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> nn.Module:
+    def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> "NormLayer":
         """Return a module that maps x [..., size] to the same shape.
 
         Args:
@@ -31,7 +41,7 @@ class Norm:
         """
         raise NotImplementedError(f"{type(self).__name__} has no build")
 
-    def build_output(self, size: int, settings: LayerSettings, name: str) -> nn.Module | None:
+    def build_output(self, size: int, settings: LayerSettings, name: str) -> "NormLayer | None":
         """Return a module for the output of a sub-layer, before it joins the residual stream."""
         return None
 
@@ -51,7 +61,7 @@ class RmsNorm(Norm):
         if not self.eps > 0:
             raise ValueError(f"eps must be positive, not {self.eps}")
 
-    def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> nn.Module:
+    def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> "NormLayer":
         return RmsNormLayer(config=self, size=size, axis=axis, settings=settings, name=name)
 
 
@@ -68,7 +78,7 @@ class LayerNorm(Norm):
         if not self.eps > 0:
             raise ValueError(f"eps must be positive, not {self.eps}")
 
-    def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> nn.Module:
+    def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> "NormLayer":
         return LayerNormLayer(config=self, size=size, axis=axis, settings=settings, name=name)
 
 
@@ -79,54 +89,102 @@ class Sandwich(Norm):
     norm: Norm = RmsNorm()
     """Norm used before and after each sub-layer, and once after the last layer."""
 
-    def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> nn.Module:
+    def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> "NormLayer":
         return self.norm.build(size, axis, settings, name)
 
-    def build_output(self, size: int, settings: LayerSettings, name: str) -> nn.Module | None:
+    def build_output(self, size: int, settings: LayerSettings, name: str) -> "NormLayer":
         return self.norm.build(size, "norm", settings, name)
 
 
-class RmsNormLayer(nn.Module):
-    """RMSNorm over the last axis, computed in float32."""
+def for_readers(x: Normalised, num_readers: int) -> tuple[jax.Array, ...]:
+    """Return what each of the readers of a norm reads."""
+    return x if isinstance(x, tuple) else (x,) * num_readers
+
+
+class NormFormula(NamedTuple):
+    """Norm with its parameters, as plain JAX.
+
+    Attributes:
+        statistics: settings of the normalisation.
+        dtype: type of the result.
+        scale_D: factor of the normalised numbers; None for none.
+        offset: added to the scale; None for nothing.
+        bias_D: added to the product; None for nothing.
+    """
+
+    statistics: "_Statistics"
+    dtype: Any
+    scale_D: jax.Array | None
+    offset: float | None = None
+    bias_D: jax.Array | None = None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise [..., D]."""
+        scale_D, bias_D = self.factor(x), self.bias_D
+        y = self.statistics.normalise(x) if scale_D is None else self.statistics.scale(x, scale_D)
+        return (y if bias_D is None else y + bias_D.astype(y.dtype)).astype(self.dtype)
+
+    def factor(self, x: jax.Array) -> jax.Array | None:
+        """Return what the normalised numbers of `x` are multiplied with, [D]; None for nothing."""
+        if self.scale_D is None or self.offset is None:
+            return self.scale_D
+        return self.offset + self.scale_D.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class NormLayer(nn.Module):
+    """Base of the modules that normalise the last axis, computed in float32."""
+
+    size: int
+    axis: str
+    settings: LayerSettings
+
+    def formula(self) -> NormFormula:
+        """Return the norm with this module's parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no formula")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise [..., D] to the compute dtype."""
+        _, (y,) = _sum_and_normalise(self.formula(), x, None, 1, returns_sum=False)
+        return y
+
+    def add(
+        self, x_BTD: jax.Array, update_BTD: jax.Array | None, num_readers: int
+    ) -> tuple[jax.Array, Normalised]:
+        """Return `x + update`, and its norm for `num_readers` projections."""
+        formula = self.formula()
+        x_BTD, ys = _sum_and_normalise(formula, x_BTD, update_BTD, num_readers, returns_sum=True)
+        return x_BTD, ys if num_readers > 1 else ys[0]
+
+
+class RmsNormLayer(NormLayer):
+    """RMSNorm."""
 
     config: RmsNorm
-    size: int
-    axis: str
-    settings: LayerSettings
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise [..., D] to the compute dtype."""
+    def formula(self) -> NormFormula:
         statistics = _Statistics(centred=False, eps=self.config.eps)
-        if self.config.learned_scale:
-            init = nn.initializers.constant(1.0 - self.config.offset)
-            scale = add_param(self, "scale", init, (self.size,), (self.axis,), self.settings)
-            wide = jnp.promote_types(x.dtype, jnp.float32)
-            y = statistics.scale(x, self.config.offset + scale.astype(wide))
-        else:
-            y = statistics.normalise(x)
-        return y.astype(jnp.dtype(self.settings.compute_dtype))
+        dtype, offset = jnp.dtype(self.settings.compute_dtype), self.config.offset
+        if not self.config.learned_scale:
+            return NormFormula(statistics, dtype, None)
+        init = nn.initializers.constant(1.0 - offset)
+        scale = add_param(self, "scale", init, (self.size,), (self.axis,), self.settings)
+        return NormFormula(statistics, dtype, scale, offset)
 
 
-class LayerNormLayer(nn.Module):
-    """LayerNorm over the last axis, computed in float32."""
+class LayerNormLayer(NormLayer):
+    """LayerNorm."""
 
     config: LayerNorm
-    size: int
-    axis: str
-    settings: LayerSettings
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise [..., D] to the compute dtype."""
-        statistics = _Statistics(centred=True, eps=self.config.eps)
-        shape, axes = (self.size,), (self.axis,)
+    def formula(self) -> NormFormula:
+        shape, axes, bias = (self.size,), (self.axis,), None
         scale = add_param(self, "scale", nn.initializers.ones, shape, axes, self.settings)
-        y = statistics.scale(x, scale)
         if self.config.use_bias:
             bias = add_param(self, "bias", nn.initializers.zeros, shape, axes, self.settings)
-            y = y + bias.astype(y.dtype)
-        return y.astype(jnp.dtype(self.settings.compute_dtype))
+        statistics = _Statistics(centred=True, eps=self.config.eps)
+        return NormFormula(statistics, jnp.dtype(self.settings.compute_dtype), scale, bias_D=bias)
 
 
 class _Statistics(NamedTuple):
@@ -190,3 +248,50 @@ def _scale_forward(statistics: _Statistics, x: jax.Array, scale_D: jax.Array) ->
 
 
 _scale.defvjp(_scale_forward, _scale_backward)
+
+
+def _sum_and_normalise(
+    formula: NormFormula,
+    x: jax.Array,
+    update: jax.Array | None,
+    num_readers: int,
+    returns_sum: bool,
+) -> Any:
+    """Return `x + update`, None unless `returns_sum`, and its norm once for each reader."""
+    if formula.scale_D is None or refuses_norm_kernel(x, update):
+        x = x if update is None else x + update
+        return (x if returns_sum else None), (formula(x),) * num_readers
+    (centred, eps), bias_D = formula.statistics, formula.bias_D
+    settings = NormSettings(centred, eps, bias_D is not None, formula.dtype)
+    uses = (num_readers, returns_sum, update is not None)
+    return _joined(settings, uses, x, update, formula.factor(x), bias_D)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _joined(
+    settings: NormSettings, uses: Any, x: jax.Array, update: Any, scale_D: jax.Array, bias_D: Any
+) -> Any:
+    # Without a gradient: XLA makes as few kernels, or fewer.
+    num_readers, returns_sum, _ = uses
+    x = x if update is None else x + update
+    statistics = _Statistics(settings.centred, settings.eps)
+    y = NormFormula(statistics, settings.dtype, scale_D, bias_D=bias_D)(x)
+    return (x if returns_sum else None), (y,) * num_readers
+
+
+def _joined_forward(
+    settings: NormSettings, uses: Any, x: jax.Array, update: Any, scale_D: jax.Array, bias_D: Any
+) -> Any:
+    num_readers, returns_sum, _ = uses
+    x, y = normalise(settings, x, update, scale_D, bias_D)
+    return ((x if returns_sum else None), (y,) * num_readers), (x, scale_D, bias_D)
+
+
+def _joined_backward(settings: NormSettings, uses: Any, saved: Any, cotangents: Any) -> Any:
+    (x, scale_D, bias_D), (_, _, has_update) = saved, uses
+    dx, *sums = normalise_backward(settings, x, scale_D, *cotangents)
+    rounded = [dsum.astype(p.dtype) for dsum, p in zip(sums, (scale_D, bias_D), strict=False)]
+    return dx, (dx if has_update else None), rounded[0], (rounded[1] if rounded[1:] else None)
+
+
+_joined.defvjp(_joined_forward, _joined_backward)

@@ -1,0 +1,290 @@
+"""A sum, the norm of the sum, and the gradients of both as kernels for NVIDIA GPUs.
+
+XLA writes the sum in one kernel and reads it again in the next, to normalise it. Backward it reads
+the gradients twice, once for the input's gradient and once for the scale's. Here one kernel does
+each pass, and reads and writes every array once. The kernels are after those of Liger Kernel
+(arXiv:2410.10989, section 3.2): a program has one row forward and `_ROWS` backward, and adds up the
+gradient of the scale over its rows.
+
+Axes: N tokens of all rows, D width, C the width filled up to a power of two, P programs.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from jaxgpt.model.layers.placement import is_in_stage, mesh_axes, placement
+from jaxgpt.runtime.target import compile_target
+
+# Names of the kernels in a compiled program.
+NORM, NORM_GRADIENT = "norm", "norm_gradient"
+# Widest rows: a program holds one of each array in its registers.
+_WIDEST = 8192
+# Rows of a program of the backward pass. Fewer write more sums, more leave multiprocessors idle.
+_ROWS = 64
+_DTYPES = (jnp.bfloat16, jnp.float16, jnp.float32)
+# Axes of the rows; no device has a part of one. What all rows share is everywhere.
+_AXES, _SHARED = ("batch", "time", None), PartitionSpec()
+
+
+class NormSettings(NamedTuple):
+    """Static settings of the kernels.
+
+    Attributes:
+        centred: whether the mean is subtracted.
+        eps: constant added to the mean square.
+        has_bias: whether a bias is added.
+        dtype: type of the normalised rows.
+    """
+
+    centred: bool
+    eps: float
+    has_bias: bool
+    dtype: Any
+
+
+def refuses_norm_kernel(x: jax.Array, update: jax.Array | None) -> bool:
+    """Return whether the kernels cannot normalise `x + update` where the program is to run."""
+    target, mesh = compile_target(), jax.sharding.get_abstract_mesh()
+    runs = target.compute_capability >= 8.0 or target.interprets_kernels
+    return (
+        not runs
+        or x.ndim != 3
+        or x.shape[-1] > _WIDEST
+        or x.dtype not in _DTYPES
+        or (update is not None and update.dtype != x.dtype)
+        # The kernels are not marked as different in each stage, which JAX asks for there.
+        or is_in_stage()
+        # Without rules nobody says where rows lie.
+        or (mesh.size > 1 and placement(x.shape, _AXES) is None)
+    )
+
+
+def normalise(
+    settings: NormSettings,
+    x: jax.Array,
+    update: jax.Array | None,
+    scale_D: jax.Array,
+    bias_D: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Return `x + update`, and its norm in the type of the settings.
+
+    Args:
+        settings: of the norm.
+        x: [B, T, D].
+        update: like `x`; None for `x` alone.
+        scale_D: factor of the normalised rows.
+        bias_D: added to the result; None for none.
+    """
+
+    def run(x: jax.Array, update: Any, scale_D: jax.Array, bias_D: Any) -> Any:
+        sums, y_ND = _forward(settings, _flat(x), _flat(update), scale_D, bias_D)
+        return (x if sums is None else sums.reshape(x.shape)), y_ND.reshape(x.shape)
+
+    rows = _rows(x)
+    run = _on_shards(run, x, (rows, rows, _SHARED, _SHARED), (rows, rows))
+    return run(x, update, scale_D, bias_D)
+
+
+def normalise_backward(
+    settings: NormSettings,
+    x: jax.Array,
+    scale_D: jax.Array,
+    dsum: jax.Array | None,
+    dys: tuple[jax.Array, ...],
+) -> tuple[jax.Array, ...]:
+    """Return the gradient of the sum, and float32 ones of the scale and, if there is one, the bias.
+
+    Args:
+        settings: of the norm.
+        x: the sum that was normalised.
+        scale_D: as for `normalise`.
+        dsum: gradient of the sum; None where nothing but its norm is used.
+        dys: gradients of the norm, which are added up.
+    """
+    rows = _rows(x)
+    if _is_split_otherwise(rows):
+        # Each of them is a sum over devices; they exchange one, not several.
+        dys = (functools.reduce(jnp.add, dys),)
+
+    def run(x: jax.Array, scale_D: jax.Array, dsum: Any, dys: tuple[jax.Array, ...]) -> Any:
+        flat = [_flat(dy) for dy in dys]
+        dx_ND, *terms = _backward(settings, _flat(x), scale_D, _flat(dsum), flat)
+        return dx_ND.reshape(x.shape), *terms
+
+    parts = (PartitionSpec(mesh_axes(rows) or None),) * (1 + settings.has_bias)
+    run = _on_shards(run, x, (rows, _SHARED, rows, (rows,) * len(dys)), (rows, *parts))
+    dx, *terms = run(x, scale_D, dsum, dys)
+    return dx, *(jnp.sum(terms_PD, axis=0) for terms_PD in terms)
+
+
+def _rows(x: jax.Array) -> PartitionSpec:
+    """Return where rows lie on the mesh."""
+    return placement(x.shape, _AXES) or PartitionSpec()
+
+
+def _is_split_otherwise(rows: PartitionSpec) -> bool:
+    """Return whether axes of the mesh split something else than rows."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return any(size > 1 for name, size in sizes.items() if name not in mesh_axes(rows))
+
+
+def _on_shards(run: Any, x: jax.Array, in_specs: Any, out_specs: Any) -> Any:
+    """Let each device normalise its own rows: the compiler cannot split a kernel's program."""
+    if placement(x.shape, _AXES) is None:
+        return run
+    return jax.shard_map(run, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def _flat(x: Any) -> Any:
+    return None if x is None else x.reshape(-1, x.shape[-1])
+
+
+class _Row:
+    """A row of the arrays of a kernel: its columns in registers, and those that there are."""
+
+    def __init__(self, settings: NormSettings, number: Any, shape: tuple[int, int]) -> None:
+        self.settings, self.number, (num_rows, self.width) = settings, number, shape
+        self.num_columns = _filled_up(self.width)
+        self.is_column_C = jnp.arange(self.num_columns) < self.width
+        self.mask_C = self.is_column_C & (number < num_rows)
+
+    def load(self, array_ND: Any) -> jax.Array:
+        """Return the row of an array, float32 [C], with zeros where there is nothing."""
+        return _load(array_ND.at[self.number, self._columns()], self.mask_C)
+
+    def load_shared(self, array_D: Any) -> jax.Array:
+        """Return what all rows share, float32 [C]."""
+        return _load(array_D.at[self._columns()], self.is_column_C)
+
+    def store(self, array_ND: Any, values_C: jax.Array) -> None:
+        """Write the row of an array, rounded to the array's type."""
+        from jax.experimental.pallas import triton
+
+        here = array_ND.at[self.number, self._columns()]
+        triton.store(here, values_C.astype(array_ND.dtype), mask=self.mask_C)
+
+    def normalise(self, x_C: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the row with mean square 1, and the factor that gave it."""
+        if self.settings.centred:
+            x_C = jnp.where(self.mask_C, x_C - jnp.sum(x_C) / self.width, 0.0)
+        factor = lax.rsqrt(jnp.sum(x_C * x_C) / self.width + self.settings.eps)
+        return x_C * factor, factor
+
+    def _columns(self) -> Any:
+        from jax.experimental import pallas as pl
+
+        return pl.ds(0, self.num_columns)
+
+
+def _load(here: Any, mask_C: jax.Array) -> jax.Array:
+    from jax.experimental.pallas import triton
+
+    return triton.load(here, mask=mask_C, other=0).astype(jnp.float32)
+
+
+def _forward(
+    settings: NormSettings, x_ND: jax.Array, update_ND: Any, scale_D: jax.Array, bias_D: Any
+) -> tuple[Any, jax.Array]:
+    """Return the sum [N, D], None without an update, and its norm [N, D]."""
+    # Pallas takes a second to import, and only a GPU needs it.
+    from jax.experimental import pallas as pl
+
+    has_update, has_bias = update_ND is not None, bias_D is not None
+
+    def run(*arrays: Any) -> None:
+        others = iter(arrays)
+        x_ND, update_ND = next(others), next(others) if has_update else None
+        scale_D, bias_D = next(others), next(others) if has_bias else None
+        row = _Row(settings, pl.program_id(0), x_ND.shape)
+        x_C = row.load(x_ND)
+        if update_ND is not None:
+            # What the backward pass will read is normalised, not what was not rounded yet.
+            x_C = (x_C + row.load(update_ND)).astype(x_ND.dtype)
+            row.store(next(others), x_C)
+            x_C = x_C.astype(jnp.float32)
+        y_C = row.normalise(x_C)[0] * row.load_shared(scale_D)
+        if bias_D is not None:
+            y_C = y_C + row.load_shared(bias_D)
+        row.store(next(others), y_C)
+
+    y_ND = jax.ShapeDtypeStruct(x_ND.shape, settings.dtype)
+    x_too = (jax.ShapeDtypeStruct(x_ND.shape, x_ND.dtype),) * has_update
+    results = pl.pallas_call(
+        run,
+        grid=(x_ND.shape[0],),
+        out_shape=(*x_too, y_ND),
+        name=NORM,
+        **_how_to_compile(x_ND.shape[1]),
+    )(*_present(x_ND, update_ND, scale_D, bias_D))
+    return (results[0] if has_update else None), results[-1]
+
+
+def _backward(
+    settings: NormSettings, x_ND: jax.Array, scale_D: jax.Array, dsum_ND: Any, dys: list[jax.Array]
+) -> Any:
+    """Return the gradient of the sum [N, D], and terms of those of scale and bias [P, D]."""
+    from jax.experimental import pallas as pl
+
+    num_tokens, width = x_ND.shape
+    num_programs, has_sum, num_sums = (
+        -(-num_tokens // _ROWS),
+        dsum_ND is not None,
+        1 + settings.has_bias,
+    )
+
+    def run(x_ND: Any, scale_D: Any, *others: Any) -> None:
+        *inputs, dx_ND = others[:-num_sums]
+        dsum_ND, dys = (inputs[0], inputs[1:]) if has_sum else (None, inputs)
+        program, columns = pl.program_id(0), _Row(settings, 0, x_ND.shape)
+        scale_C = columns.load_shared(scale_D)
+
+        def add(place: Any, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            row = _Row(settings, program * _ROWS + place, x_ND.shape)
+            y_C, factor = row.normalise(row.load(x_ND))
+            dy_C = functools.reduce(jnp.add, [row.load(dy_ND) for dy_ND in dys])
+            dn_C = dy_C * scale_C
+            dx_C = dn_C - y_C * (jnp.sum(dn_C * y_C) / width)
+            if settings.centred:
+                dx_C = dx_C - jnp.sum(dn_C) / width
+            dx_C = dx_C * factor
+            row.store(dx_ND, dx_C if dsum_ND is None else dx_C + row.load(dsum_ND))
+            # Terms of the scale's gradient, and of the bias'.
+            return tuple(map(jnp.add, so_far, (dy_C * y_C, dy_C)))
+
+        zeros_C = jnp.zeros(columns.num_columns, jnp.float32)
+        sums = lax.fori_loop(0, _ROWS, add, (zeros_C,) * num_sums)
+        for terms_PD, sum_C in zip(others[-num_sums:], sums, strict=True):
+            _Row(settings, program, terms_PD.shape).store(terms_PD, sum_C)
+
+    terms = (jax.ShapeDtypeStruct((num_programs, width), jnp.float32),) * num_sums
+    return pl.pallas_call(
+        run,
+        grid=(num_programs,),
+        out_shape=(jax.ShapeDtypeStruct(x_ND.shape, x_ND.dtype), *terms),
+        name=NORM_GRADIENT,
+        **_how_to_compile(width),
+    )(*_present(x_ND, scale_D, dsum_ND, *dys))
+
+
+def _filled_up(width: int) -> int:
+    return 1 << (width - 1).bit_length()
+
+
+def _present(*arrays: Any) -> list[Any]:
+    return [array for array in arrays if array is not None]
+
+
+def _how_to_compile(width: int) -> dict[str, Any]:
+    """Return arguments of `pallas_call`."""
+    from jax.experimental.pallas import triton
+
+    if compile_target().interprets_kernels:
+        return {"interpret": True}
+    # A thread has 8 numbers of each array, 16 bytes of bfloat16, or 16 of a wide row.
+    num_warps = max(1, min(16, _filled_up(width) // (8 * 32)))
+    return {"compiler_params": triton.CompilerParams(num_warps=num_warps, num_stages=1)}

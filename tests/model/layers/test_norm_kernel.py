@@ -1,0 +1,131 @@
+"""The norm's kernels for GPUs, interpreted: sums, norms and gradients of plain JAX."""
+
+from typing import Any, NamedTuple, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.config import replace
+from jaxgpt.model.layers.norm_kernel import NORM, NORM_GRADIENT
+from jaxgpt.model.layers.norms import LayerNorm, Norm, RmsNorm
+from jaxgpt.runtime.target import CompileTarget, compiling_for
+from tests.model.tiny_model import PLAIN
+
+INTERPRETED = CompileTarget(platform="gpu", interprets_kernels=True)
+PLAIN_GPU = CompileTarget(platform="gpu")
+
+
+class Case(NamedTuple):
+    """A norm, the shape of its input, and what becomes of it."""
+
+    norm: Norm
+    shape: tuple[int, int, int]
+    has_update: bool = True
+    num_readers: int = 1
+
+
+CASES = {
+    # 75 rows are one program of 64 and a part of a second one; 96 columns stand in 128.
+    "several programs": Case(LayerNorm(eps=1e-3), (3, 25, 96), num_readers=3),
+    "no bias": Case(LayerNorm(use_bias=False), (2, 3, 64)),
+    "rms": Case(RmsNorm(offset=1.0), (1, 7, 33), num_readers=2),
+    "no update": Case(RmsNorm(), (2, 3, 64), has_update=False, num_readers=3),
+}
+
+
+def _layer(case: Case, dtype: Any) -> Any:
+    settings = type(PLAIN.settings)(**{**vars(PLAIN.settings), "compute_dtype": dtype})
+    return case.norm.build(case.shape[-1], "norm", settings, "norm")
+
+
+def _inputs(case: Case, dtype: Any) -> tuple[Any, jax.Array, jax.Array | None]:
+    """Parameters, and numbers far from zero, one of each row far from the others."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = (5 + 3 * jax.random.normal(keys[0], case.shape)).at[..., 0].set(30.0).astype(dtype)
+    update = jax.random.normal(keys[1], case.shape).astype(dtype) if case.has_update else None
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.3 * jax.random.normal(keys[2], leaf.shape),
+        nn.unbox(_layer(case, dtype).init(keys[3], x)),
+    )
+    return params, x, update
+
+
+def _results(case: Case, dtype: Any) -> Any:
+    """The sum and its norms, and gradients of parameters, `x` and update."""
+    layer, (params, x, update) = _layer(case, dtype), _inputs(case, dtype)
+    weights = jax.random.normal(jax.random.key(5), (1 + case.num_readers, *case.shape))
+
+    def objective(params: Any, x: jax.Array, update: Any) -> Any:
+        sums, ys = layer.apply(params, x, update, case.num_readers, method="add")
+        results = (sums, *(ys if isinstance(ys, tuple) else (ys,)))
+        pulls = zip(weights, results, strict=True)
+        return sum(jnp.sum(weight * y.astype(jnp.float32)) for weight, y in pulls), results
+
+    run = jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True)
+    (_, results), gradients = jax.jit(run)(params, x, update)
+    return results, gradients
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernels_give_the_sums_norms_and_gradients_of_plain_jax(name: str, dtype: str) -> None:
+    expected = _results(CASES[name], dtype)
+    with compiling_for(INTERPRETED):
+        found = _results(CASES[name], dtype)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        distance = np.linalg.norm(one - other) / np.linalg.norm(other)
+        # Plain JAX rounds each term of a gradient to bfloat16, the kernel their sum.
+        assert distance <= (1e-5 if dtype == "float32" else 2**-7)
+
+
+def test_the_norm_alone_has_the_gradients_of_plain_jax() -> None:
+    case = CASES["several programs"]
+    layer, (params, x, _) = _layer(case, "float32"), _inputs(case, "float32")
+
+    def gradients() -> Any:
+        run = jax.grad(lambda params, x: jnp.sum(jnp.sin(layer.apply(params, x))), (0, 1))
+        return run(params, x)
+
+    expected = gradients()
+    with compiling_for(INTERPRETED):
+        found = gradients()
+        assert NORM_GRADIENT in str(jax.make_jaxpr(lambda: gradients())())
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_one_kernel_a_pass_and_none_without_a_gradient() -> None:
+    case = CASES["rms"]
+    layer, (params, x, update) = _layer(case, "float32"), _inputs(case, "float32")
+
+    def run(x: jax.Array) -> jax.Array:
+        sums, (first, second) = layer.apply(params, x, update, 2, method="add")
+        return jnp.sum(sums + first * second)
+
+    def kernels(function: Any) -> list[int]:
+        text = str(jax.make_jaxpr(function)(x))
+        return [text.count(f"name={name}\n") for name in (NORM, NORM_GRADIENT)]
+
+    with compiling_for(INTERPRETED):
+        assert kernels(run) == [0, 0]
+        assert kernels(jax.grad(run)) == [1, 1]
+    with compiling_for(PLAIN_GPU):
+        assert kernels(jax.grad(run)) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2, 3, 8193), "float32"), ((2, 3, 4, 8), "float32"), ((6, 8), "float32")]
+)
+def test_other_arrays_take_plain_jax(shape: tuple[int, ...], dtype: str) -> None:
+    layer = replace(RmsNorm(), eps=1e-3).build(shape[-1], "norm", PLAIN.settings, "norm")
+    x, apply = jnp.ones(shape, dtype), cast(Any, layer.apply)
+    params = layer.init(jax.random.key(0), x)
+    with compiling_for(INTERPRETED):
+        text = str(jax.make_jaxpr(jax.grad(lambda x: jnp.sum(apply(params, x))))(x))
+    assert "pallas_call" not in text
