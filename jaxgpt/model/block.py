@@ -58,13 +58,12 @@ class Block(nn.Module):
         feed_forward = self.feed_forward.build(self.settings, "feed_forward")
         drop = nn.Dropout(self.settings.dropout.residual, deterministic=deterministic)
 
-        x_BTD, inputs = self._norm("attention_norm").add(x_BTD, None, self.attention.num_readers)
-        y_BTD, cache = attention(inputs, context, cache, layer, deterministic)
-        y_BTD = drop(self._normalise_output(y_BTD, "attention_output_norm"))
+        x_BTD, y_BTD = self._norm("attention_norm").with_input(x_BTD)
+        y_BTD, cache = attention(y_BTD, context, cache, layer, deterministic)
+        x_BTD = x_BTD + drop(self._normalise_output(y_BTD, "attention_output_norm"))
 
-        norm = self._norm("feed_forward_norm")
-        x_BTD, inputs = norm.add(x_BTD, y_BTD, self.feed_forward.num_readers)
-        y_BTD = feed_forward(inputs, context.valid_BT, deterministic)
+        x_BTD, y_BTD = self._norm("feed_forward_norm").with_input(x_BTD)
+        y_BTD = feed_forward(y_BTD, context.valid_BT, deterministic)
         x_BTD = x_BTD + drop(self._normalise_output(y_BTD, "feed_forward_output_norm"))
         x_BTD = constrain(x_BTD, "batch", "time", "residual")
         if routing is not None:

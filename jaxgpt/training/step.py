@@ -17,6 +17,7 @@ from jaxgpt.batch import Batch
 from jaxgpt.model.adapted import join
 from jaxgpt.model.layers.dtypes import accumulator_dtype
 from jaxgpt.parallel.sharding import batch_sharding
+from jaxgpt.runtime.target import compile_target
 from jaxgpt.training.loss import LossFunction, LossSums
 from jaxgpt.training.recovery import NoSkipping, Recovery, Skips, choose
 from jaxgpt.training.state import TrainState
@@ -45,6 +46,10 @@ class StepMetrics(NamedTuple):
     routing: dict[str, jax.Array] | None = None
     figures: dict[str, jax.Array] | None = None
 
+
+# On NVIDIA GPUs: cuBLAS multiplies wherever XLA would put no more than the product into a kernel of
+# its own. In the same kernel it adds to the residual stream or to a gradient, or applies GELU.
+_GPU_OPTIONS = {"xla_gpu_enable_cublaslt": True, "xla_gpu_triton_gemm_any": False}
 
 TrainingStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
@@ -182,6 +187,7 @@ def compile_step(
         in_shardings=(placed, batch_sharding(mesh)),
         out_shardings=(placed, None),
         donate_argnums=0,
+        compiler_options=_GPU_OPTIONS if compile_target().compute_capability >= 8.0 else None,
     )
 
 

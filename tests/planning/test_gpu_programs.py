@@ -18,7 +18,7 @@ from jaxgpt.model.attention.gpu import Cudnn
 from jaxgpt.model.attention.kernel import AttentionInputs, Scores
 from jaxgpt.model.attention.masks import AttentionMask
 from jaxgpt.model.gpt import GptConfig
-from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.model.layers.feed_forward import Gelu, SwiGlu
 from jaxgpt.model.layers.norm_kernel import NORM, NORM_GRADIENT
 from jaxgpt.model.pipeline import Pipelined
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
@@ -71,7 +71,11 @@ def test_a_step_multiplies_in_bfloat16_alone_and_writes_no_scores(data: DataConf
     plan = read_compiled(compiled, run, H100, 1, 0.0)
     assert plan.products_per_6nd == pytest.approx(1.0, abs=1e-3)
     kernels = collections.Counter(
-        {"cudnn" if "cudnn" in name else "triton": n for name, n in plan.kernels.items()}
+        {
+            "cudnn" if "cudnn" in name else "triton": n
+            for name, n in plan.kernels.items()
+            if "cublas" not in name
+        }
     )
     pallas = collections.Counter[str]()
     for operation, count in program.operations():
@@ -102,6 +106,35 @@ def test_a_step_multiplies_in_bfloat16_alone_and_writes_no_scores(data: DataConf
             assert all(VOCAB_SIZE * tokens > _size(shape) for shape in sizes)
     planned = plan_memory(run, abstract_mesh(config.mesh, 1), H100.target)
     assert 0.9 <= plan.peak_bytes / planned.total <= 1.15
+
+
+def test_residual_sums_and_those_of_gradients_are_in_the_kernels_of_products() -> None:
+    _, program = _compiled_step(PACKED)
+    layers, rows = CONFIG.model.num_layers, 16 * CONFIG.batch.sequence_length
+    width = CONFIG.model.d_model
+    added = 0
+    for operation, count in program.kernels():
+        is_stream = any(
+            _size(array.shape) == rows * width and "/Block/" in operation.source
+            for array in operation.results
+        )
+        if not is_stream or operation.opcode == "copy":
+            assert not is_stream, f"a copy of the residual stream: {operation.text}"
+            continue
+        is_sum = operation.source.endswith(("/add", "/add_any"))
+        assert not is_sum, f"a kernel for a sum alone: {operation.text}"
+        is_product = "cublas" in operation.target
+        added += count * (is_product and len(operation.operands) == 3)
+    # Two residual sums, two gradients that follow that of the queries' input, and the gate's.
+    assert added == CONFIG.batch.num_micro_batches * layers * (2 + 2 + 1)
+
+
+def test_gelu_is_in_the_kernel_of_its_product() -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, num_layers=1, feed_forward=Gelu()))
+    compiled = compile_train_step(plan_pretraining(config, VOCAB_SIZE), H100, 1)
+    program = read_program(_text(compiled))
+    products = sum(n for one, n in program.kernels() if '"epilogue":"GELU_AUX"' in one.text)
+    assert products == CONFIG.batch.num_micro_batches
 
 
 def test_no_kernel_of_a_layer_writes_the_residual_stream_in_float32() -> None:

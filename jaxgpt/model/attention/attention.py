@@ -6,7 +6,6 @@ output. Axes: B batch, T query time, S key time, D model, N query heads, K key/v
 
 import dataclasses
 import operator
-from typing import ClassVar
 
 import flax.linen as nn
 import flax.struct
@@ -23,7 +22,8 @@ from jaxgpt.model.attention.kernel import (
 from jaxgpt.model.attention.kernels import Fastest
 from jaxgpt.model.attention.kv_cache import KVCache, MakeCache, empty_cache
 from jaxgpt.model.attention.masks import AttentionMask
-from jaxgpt.model.layers.norms import Norm, Normalised, for_readers
+from jaxgpt.model.layers.matmul import for_products
+from jaxgpt.model.layers.norms import Norm
 from jaxgpt.model.layers.positions import Position, Rotation, rotate
 from jaxgpt.model.layers.projection import LayerSettings, Projection
 
@@ -46,9 +46,6 @@ class AttentionContext:
 @configclass
 class Attention:
     """Base of the attention variants."""
-
-    num_readers: ClassVar[int] = 1
-    """Number of projections that read the input, each its own copy if there are several."""
 
     def check(self, d_model: int, position: Position) -> None:
         """Raise ValueError if a model of this width and these positions cannot have it."""
@@ -97,7 +94,6 @@ class GroupedQueryAttention(Attention):
     `num_kv_heads = num_heads` is multi-head attention, `num_kv_heads = 1` multi-query.
     """
 
-    num_readers: ClassVar[int] = 3
     num_heads: int = 12
     """Number of query heads."""
     num_kv_heads: int | None = None
@@ -199,7 +195,7 @@ class GroupedQueryAttentionLayer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x_BTD: Normalised,
+        x_BTD: jax.Array,
         context: AttentionContext,
         cache: KVCache | None,
         layer: int | jax.Array,
@@ -208,7 +204,7 @@ class GroupedQueryAttentionLayer(nn.Module):
         """Return the layer's output [B, T, D] and the cache with this layer's keys and values."""
         config, settings = self.config, self.settings
         head_dim = config.resolve_head_dim(settings.d_model)
-        for_q_BTD, for_k_BTD, for_v_BTD = for_readers(x_BTD, GroupedQueryAttention.num_readers)
+        for_q_BTD, for_k_BTD, for_v_BTD = for_products(x_BTD, 3)
         q_BTNH = self._project_in(for_q_BTD, config.num_heads, "heads", "query")
         k_BSKH = self._project_in(for_k_BTD, config.kv_heads, "kv_heads", "key")
         v_BSKH = self._project_in(for_v_BTD, config.kv_heads, "kv_heads", "value")
@@ -220,15 +216,14 @@ class GroupedQueryAttentionLayer(nn.Module):
             q_BTNH = rotate(q_BTNH, context.rotation)
             k_BSKH = rotate(k_BSKH, context.rotation)
         mask = dataclasses.replace(context.mask, window=self.window)
-        is_one_query = q_BTNH.shape[1] == 1
-        reads_cache = config.kernel.reads_cache and is_one_query
+        reads_cache = config.kernel.reads_cache and x_BTD.shape[1] == 1
         if cache is not None:
             assert mask.query_slots_BT is not None, "with a cache, queries stand in its slots"
             number = operator.index(layer)
             cache = cache.write(number, k_BSKH, v_BSKH, mask.query_slots_BT)
             k_BSKH, v_BSKH = cache.read(number)
             dtype = q_BTNH.dtype
-            if is_one_query:
+            if x_BTD.shape[1] == 1:
                 # To narrow a wider cache would take longer than the products of one query.
                 dtype = jnp.promote_types(dtype, k_BSKH.dtype)
             q_BTNH = q_BTNH.astype(dtype)

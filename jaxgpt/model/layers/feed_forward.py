@@ -3,30 +3,25 @@
 Axes: B batch, T time, D model, F hidden.
 """
 
-from typing import ClassVar
-
 import flax.linen as nn
 import jax
 
 from jaxgpt.config import configclass
 from jaxgpt.model.layers.activations import (
     Activation,
+    activate,
     gated,
     gelu_exact,
     gelu_tanh,
     relu_squared,
     silu,
 )
-from jaxgpt.model.layers.norms import Normalised, for_readers
 from jaxgpt.model.layers.projection import LayerSettings, Projection
 
 
 @configclass
 class FeedForward:
     """Base of the feed-forward variants."""
-
-    num_readers: ClassVar[int] = 1
-    """Number of projections that read the input, each its own copy if there are several."""
 
     def build(self, settings: LayerSettings, name: str) -> nn.Module:
         """Return a module (x_BTD, valid_BT, deterministic) -> x_BTD; padding is not valid."""
@@ -80,7 +75,6 @@ class PlainFeedForward(FeedForward):
 class GatedFeedForward(FeedForward):
     """Base of `(activation(x W_gate) * x W_up) W_down` (Shazeer 2020)."""
 
-    num_readers: ClassVar[int] = 2
     hidden: int | None = None
     """Width of the hidden layer; None for 8/3 * d_model rounded up to a multiple of 64."""
     use_bias: bool = False
@@ -155,7 +149,8 @@ class PlainFeedForwardLayer(nn.Module):
     def __call__(self, x_BTD: jax.Array, valid_BT: jax.Array, deterministic: bool) -> jax.Array:
         """Map [B, T, D] to [B, T, D]."""
         h_BTF = _project_up(self.settings, self.hidden, self.use_bias, "up")(x_BTD)
-        return _project_down(self.settings, self.hidden, self.use_bias)(self.activation(h_BTF))
+        h_BTF = activate(self.activation, h_BTF)
+        return _project_down(self.settings, self.hidden, self.use_bias)(h_BTF)
 
 
 class GatedFeedForwardLayer(nn.Module):
@@ -167,11 +162,10 @@ class GatedFeedForwardLayer(nn.Module):
     settings: LayerSettings
 
     @nn.compact
-    def __call__(self, x_BTD: Normalised, valid_BT: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, valid_BT: jax.Array, deterministic: bool) -> jax.Array:
         """Map [B, T, D] to [B, T, D]."""
-        for_gate_BTD, for_up_BTD = for_readers(x_BTD, GatedFeedForward.num_readers)
-        gate_BTF = _project_up(self.settings, self.hidden, self.use_bias, "gate")(for_gate_BTD)
-        h_BTF = _project_up(self.settings, self.hidden, self.use_bias, "up")(for_up_BTD)
+        gate_BTF = _project_up(self.settings, self.hidden, self.use_bias, "gate")(x_BTD)
+        h_BTF = _project_up(self.settings, self.hidden, self.use_bias, "up")(x_BTD)
         h_BTF = gated(self.activation, gate_BTF, h_BTF)
         return _project_down(self.settings, self.hidden, self.use_bias)(h_BTF)
 

@@ -100,6 +100,30 @@ def _project(
     return y[:1] if inputs is not x else y
 
 
+def for_products(x: jax.Array, num_products: int) -> tuple[jax.Array, ...]:
+    """Return `x` for each of several products, whose gradients of `x` are added up.
+
+    cuBLAS adds a product to the sum of those before it, and no kernel is needed for that. XLA finds
+    a sum whose first term is a product; automatic differentiation writes the sum so far first.
+    """
+    if compile_target().is_cpu:
+        return (x,) * num_products
+    return cast(tuple[jax.Array, ...], _for_products(num_products, x))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _for_products(num_products: int, x: jax.Array) -> tuple[jax.Array, ...]:
+    return (x,) * num_products
+
+
+_for_products.defvjp(
+    lambda num_products, x: ((x,) * num_products, None),
+    lambda num_products, _, gradients: (
+        functools.reduce(lambda sum_so_far, dx: dx + sum_so_far, gradients),
+    ),
+)
+
+
 def _fewest_rows(dtype: Any) -> int:
     """Return how many rows a fast product of numbers of a type has at least."""
     if not compile_target().is_cpu:

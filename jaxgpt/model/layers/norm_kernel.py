@@ -1,15 +1,13 @@
-"""A sum, the norm of the sum, and the gradients of both as kernels for NVIDIA GPUs.
+"""A norm, and the gradients of it and of the residual stream, as kernels for NVIDIA GPUs.
 
-XLA writes the sum in one kernel and reads it again in the next, to normalise it. Backward it reads
-the gradients twice, once for the input's gradient and once for the scale's. Here one kernel does
-each pass, and reads and writes every array once. The kernels are after those of Liger Kernel
-(arXiv:2410.10989, section 3.2): a program has one row forward and `_ROWS` backward, and adds up the
-gradient of the scale over its rows.
+XLA reads the gradients twice, once for the input's gradient and once for the scale's. Here one
+kernel does each pass, and reads and writes every array once. The kernels are after those of Liger
+Kernel (arXiv:2410.10989, section 3.2): a program has one row forward and `_ROWS` backward, and adds
+up the gradient of the scale over its rows.
 
 Axes: N tokens of all rows, D width, C the width filled up to a power of two, P programs.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -47,8 +45,8 @@ class NormSettings(NamedTuple):
     dtype: Any
 
 
-def refuses_norm_kernel(x: jax.Array, update: jax.Array | None) -> bool:
-    """Return whether the kernels cannot normalise `x + update` where the program is to run."""
+def refuses_norm_kernel(x: jax.Array) -> bool:
+    """Return whether the kernels cannot normalise `x` where the program is to run."""
     target, mesh = compile_target(), jax.sharding.get_abstract_mesh()
     runs = target.compute_capability >= 8.0 or target.interprets_kernels
     return (
@@ -56,7 +54,6 @@ def refuses_norm_kernel(x: jax.Array, update: jax.Array | None) -> bool:
         or x.ndim != 3
         or x.shape[-1] > _WIDEST
         or x.dtype not in _DTYPES
-        or (update is not None and update.dtype != x.dtype)
         # The kernels are not marked as different in each stage, which JAX asks for there.
         or is_in_stage()
         # Without rules nobody says where rows lie.
@@ -65,72 +62,60 @@ def refuses_norm_kernel(x: jax.Array, update: jax.Array | None) -> bool:
 
 
 def normalise(
-    settings: NormSettings,
-    x: jax.Array,
-    update: jax.Array | None,
-    scale_D: jax.Array,
-    bias_D: jax.Array | None,
+    settings: NormSettings, x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Return `x + update`, and its norm in the type of the settings.
+    """Return `x`, and its norm in the type of the settings.
 
     Args:
         settings: of the norm.
         x: [B, T, D].
-        update: like `x`; None for `x` alone.
         scale_D: factor of the normalised rows.
         bias_D: added to the result; None for none.
     """
 
-    def run(x: jax.Array, update: Any, scale_D: jax.Array, bias_D: Any) -> Any:
-        sums, y_ND = _forward(settings, _flat(x), _flat(update), scale_D, bias_D)
-        return (x if sums is None else sums.reshape(x.shape)), y_ND.reshape(x.shape)
+    def run(x: jax.Array, scale_D: jax.Array, bias_D: Any) -> tuple[jax.Array, jax.Array]:
+        # XLA lets cuBLAS add a product to `x` where `x` lies, and copies it before that, unless it
+        # sees that one and the same array has other readers. A reshape of its own hides them.
+        x_ND = lax.optimization_barrier(_flat(x))
+        y_ND = _forward(settings, x_ND, scale_D, bias_D)
+        return x_ND.reshape(x.shape), y_ND.reshape(x.shape)
 
     rows = _rows(x)
-    run = _on_shards(run, x, (rows, rows, _SHARED, _SHARED), (rows, rows))
-    return run(x, update, scale_D, bias_D)
+    run = _on_shards(run, x, (rows, _SHARED, _SHARED), (rows, rows))
+    return run(x, scale_D, bias_D)
 
 
 def normalise_backward(
     settings: NormSettings,
     x: jax.Array,
     scale_D: jax.Array,
-    dsum: jax.Array | None,
-    dys: tuple[jax.Array, ...],
+    added: jax.Array | None,
+    dy: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Return the gradient of the sum, and float32 ones of the scale and, if there is one, the bias.
+    """Return gradients: of `x`, and float32 ones of the scale and, if there is one, the bias.
 
     Args:
         settings: of the norm.
-        x: the sum that was normalised.
+        x: as for `normalise`.
         scale_D: as for `normalise`.
-        dsum: gradient of the sum; None where nothing but its norm is used.
-        dys: gradients of the norm, which are added up.
+        added: gradient of `x` from elsewhere, which is added; None for none.
+        dy: gradient of the norm.
     """
-    rows = _rows(x)
-    if _is_split_otherwise(rows):
-        # Each of them is a sum over devices; they exchange one, not several.
-        dys = (functools.reduce(jnp.add, dys),)
 
-    def run(x: jax.Array, scale_D: jax.Array, dsum: Any, dys: tuple[jax.Array, ...]) -> Any:
-        flat = [_flat(dy) for dy in dys]
-        dx_ND, *terms = _backward(settings, _flat(x), scale_D, _flat(dsum), flat)
+    def run(x: jax.Array, scale_D: jax.Array, added: Any, dy: jax.Array) -> Any:
+        dx_ND, *terms = _backward(settings, _flat(x), scale_D, _flat(added), _flat(dy))
         return dx_ND.reshape(x.shape), *terms
 
+    rows = _rows(x)
     parts = (PartitionSpec(mesh_axes(rows) or None),) * (1 + settings.has_bias)
-    run = _on_shards(run, x, (rows, _SHARED, rows, (rows,) * len(dys)), (rows, *parts))
-    dx, *terms = run(x, scale_D, dsum, dys)
+    run = _on_shards(run, x, (rows, _SHARED, rows, rows), (rows, *parts))
+    dx, *terms = run(x, scale_D, added, dy)
     return dx, *(jnp.sum(terms_PD, axis=0) for terms_PD in terms)
 
 
 def _rows(x: jax.Array) -> PartitionSpec:
     """Return where rows lie on the mesh."""
     return placement(x.shape, _AXES) or PartitionSpec()
-
-
-def _is_split_otherwise(rows: PartitionSpec) -> bool:
-    """Return whether axes of the mesh split something else than rows."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    return any(size > 1 for name, size in sizes.items() if name not in mesh_axes(rows))
 
 
 def _on_shards(run: Any, x: jax.Array, in_specs: Any, out_specs: Any) -> Any:
@@ -187,72 +172,55 @@ def _load(here: Any, mask_C: jax.Array) -> jax.Array:
     return triton.load(here, mask=mask_C, other=0).astype(jnp.float32)
 
 
-def _forward(
-    settings: NormSettings, x_ND: jax.Array, update_ND: Any, scale_D: jax.Array, bias_D: Any
-) -> tuple[Any, jax.Array]:
-    """Return the sum [N, D], None without an update, and its norm [N, D]."""
+def _forward(settings: NormSettings, x_ND: jax.Array, scale_D: jax.Array, bias_D: Any) -> jax.Array:
+    """Return the norm [N, D]."""
     # Pallas takes a second to import, and only a GPU needs it.
     from jax.experimental import pallas as pl
 
-    has_update, has_bias = update_ND is not None, bias_D is not None
-
-    def run(*arrays: Any) -> None:
-        others = iter(arrays)
-        x_ND, update_ND = next(others), next(others) if has_update else None
-        scale_D, bias_D = next(others), next(others) if has_bias else None
+    def run(x_ND: Any, scale_D: Any, *others: Any) -> None:
         row = _Row(settings, pl.program_id(0), x_ND.shape)
-        x_C = row.load(x_ND)
-        if update_ND is not None:
-            # What the backward pass will read is normalised, not what was not rounded yet.
-            x_C = (x_C + row.load(update_ND)).astype(x_ND.dtype)
-            row.store(next(others), x_C)
-            x_C = x_C.astype(jnp.float32)
-        y_C = row.normalise(x_C)[0] * row.load_shared(scale_D)
-        if bias_D is not None:
-            y_C = y_C + row.load_shared(bias_D)
-        row.store(next(others), y_C)
+        y_C = row.normalise(row.load(x_ND))[0] * row.load_shared(scale_D)
+        if settings.has_bias:
+            y_C = y_C + row.load_shared(others[0])
+        row.store(others[-1], y_C)
 
-    y_ND = jax.ShapeDtypeStruct(x_ND.shape, settings.dtype)
-    x_too = (jax.ShapeDtypeStruct(x_ND.shape, x_ND.dtype),) * has_update
-    results = pl.pallas_call(
+    return pl.pallas_call(
         run,
         grid=(x_ND.shape[0],),
-        out_shape=(*x_too, y_ND),
+        out_shape=jax.ShapeDtypeStruct(x_ND.shape, settings.dtype),
         name=NORM,
         **_how_to_compile(x_ND.shape[1]),
-    )(*_present(x_ND, update_ND, scale_D, bias_D))
-    return (results[0] if has_update else None), results[-1]
+    )(*_present(x_ND, scale_D, bias_D))
 
 
 def _backward(
-    settings: NormSettings, x_ND: jax.Array, scale_D: jax.Array, dsum_ND: Any, dys: list[jax.Array]
+    settings: NormSettings, x_ND: jax.Array, scale_D: jax.Array, added_ND: Any, dy_ND: jax.Array
 ) -> Any:
-    """Return the gradient of the sum [N, D], and terms of those of scale and bias [P, D]."""
+    """Return the gradient of `x` [N, D], and terms of those of scale and bias [P, D]."""
     from jax.experimental import pallas as pl
 
     num_tokens, width = x_ND.shape
-    num_programs, has_sum, num_sums = (
+    num_programs, has_added, num_sums = (
         -(-num_tokens // _ROWS),
-        dsum_ND is not None,
+        added_ND is not None,
         1 + settings.has_bias,
     )
 
-    def run(x_ND: Any, scale_D: Any, *others: Any) -> None:
-        *inputs, dx_ND = others[:-num_sums]
-        dsum_ND, dys = (inputs[0], inputs[1:]) if has_sum else (None, inputs)
+    def run(x_ND: Any, scale_D: Any, dy_ND: Any, *others: Any) -> None:
+        added_ND, dx_ND = (others if has_added else (None, *others))[:2]
         program, columns = pl.program_id(0), _Row(settings, 0, x_ND.shape)
         scale_C = columns.load_shared(scale_D)
 
         def add(place: Any, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             row = _Row(settings, program * _ROWS + place, x_ND.shape)
             y_C, factor = row.normalise(row.load(x_ND))
-            dy_C = functools.reduce(jnp.add, [row.load(dy_ND) for dy_ND in dys])
+            dy_C = row.load(dy_ND)
             dn_C = dy_C * scale_C
             dx_C = dn_C - y_C * (jnp.sum(dn_C * y_C) / width)
             if settings.centred:
                 dx_C = dx_C - jnp.sum(dn_C) / width
             dx_C = dx_C * factor
-            row.store(dx_ND, dx_C if dsum_ND is None else dx_C + row.load(dsum_ND))
+            row.store(dx_ND, dx_C if added_ND is None else dx_C + row.load(added_ND))
             # Terms of the scale's gradient, and of the bias'.
             return tuple(map(jnp.add, so_far, (dy_C * y_C, dy_C)))
 
@@ -268,7 +236,7 @@ def _backward(
         out_shape=(jax.ShapeDtypeStruct(x_ND.shape, x_ND.dtype), *terms),
         name=NORM_GRADIENT,
         **_how_to_compile(width),
-    )(*_present(x_ND, scale_D, dsum_ND, *dys))
+    )(*_present(x_ND, scale_D, dy_ND, added_ND))
 
 
 def _filled_up(width: int) -> int:

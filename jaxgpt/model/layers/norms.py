@@ -21,10 +21,6 @@ from jaxgpt.model.layers.placement import is_in_stage
 from jaxgpt.model.layers.projection import LayerSettings, add_param
 from jaxgpt.runtime.target import compile_target
 
-# A norm, or one and the same array for each projection that reads it, so that the gradients come
-# apart from each other and a kernel can add them up.
-Normalised = jax.Array | tuple[jax.Array, ...]
-
 
 @configclass
 class Norm:
@@ -96,11 +92,6 @@ class Sandwich(Norm):
         return self.norm.build(size, "norm", settings, name)
 
 
-def for_readers(x: Normalised, num_readers: int) -> tuple[jax.Array, ...]:
-    """Return what each of the readers of a norm reads."""
-    return x if isinstance(x, tuple) else (x,) * num_readers
-
-
 class NormFormula(NamedTuple):
     """Norm with its parameters, as plain JAX.
 
@@ -144,16 +135,11 @@ class NormLayer(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise [..., D] to the compute dtype."""
-        _, (y,) = _sum_and_normalise(self.formula(), x, None, 1, returns_sum=False)
-        return y
+        return _normalise(self.formula(), x, returns_input=False)[1]
 
-    def add(
-        self, x_BTD: jax.Array, update_BTD: jax.Array | None, num_readers: int
-    ) -> tuple[jax.Array, Normalised]:
-        """Return `x + update`, and its norm for `num_readers` projections."""
-        formula = self.formula()
-        x_BTD, ys = _sum_and_normalise(formula, x_BTD, update_BTD, num_readers, returns_sum=True)
-        return x_BTD, ys if num_readers > 1 else ys[0]
+    def with_input(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return `x` and its norm; a kernel for GPUs adds up the gradients of both."""
+        return _normalise(self.formula(), x, returns_input=True)
 
 
 class RmsNormLayer(NormLayer):
@@ -250,48 +236,37 @@ def _scale_forward(statistics: _Statistics, x: jax.Array, scale_D: jax.Array) ->
 _scale.defvjp(_scale_forward, _scale_backward)
 
 
-def _sum_and_normalise(
-    formula: NormFormula,
-    x: jax.Array,
-    update: jax.Array | None,
-    num_readers: int,
-    returns_sum: bool,
-) -> Any:
-    """Return `x + update`, None unless `returns_sum`, and its norm once for each reader."""
-    if formula.scale_D is None or refuses_norm_kernel(x, update):
-        x = x if update is None else x + update
-        return (x if returns_sum else None), (formula(x),) * num_readers
+def _normalise(formula: NormFormula, x: jax.Array, returns_input: bool) -> Any:
+    """Return `x`, None unless `returns_input`, and its norm."""
+    if formula.scale_D is None or refuses_norm_kernel(x):
+        return (x if returns_input else None), formula(x)
     (centred, eps), bias_D = formula.statistics, formula.bias_D
     settings = NormSettings(centred, eps, bias_D is not None, formula.dtype)
-    uses = (num_readers, returns_sum, update is not None)
-    return _joined(settings, uses, x, update, formula.factor(x), bias_D)
+    return _by_kernel(settings, returns_input, x, formula.factor(x), bias_D)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _joined(
-    settings: NormSettings, uses: Any, x: jax.Array, update: Any, scale_D: jax.Array, bias_D: Any
+def _by_kernel(
+    settings: NormSettings, returns_input: bool, x: jax.Array, scale_D: jax.Array, bias_D: Any
 ) -> Any:
     # Without a gradient: XLA makes as few kernels, or fewer.
-    num_readers, returns_sum, _ = uses
-    x = x if update is None else x + update
     statistics = _Statistics(settings.centred, settings.eps)
     y = NormFormula(statistics, settings.dtype, scale_D, bias_D=bias_D)(x)
-    return (x if returns_sum else None), (y,) * num_readers
+    return (x if returns_input else None), y
 
 
-def _joined_forward(
-    settings: NormSettings, uses: Any, x: jax.Array, update: Any, scale_D: jax.Array, bias_D: Any
+def _by_kernel_forward(
+    settings: NormSettings, returns_input: bool, x: jax.Array, scale_D: jax.Array, bias_D: Any
 ) -> Any:
-    num_readers, returns_sum, _ = uses
-    x, y = normalise(settings, x, update, scale_D, bias_D)
-    return ((x if returns_sum else None), (y,) * num_readers), (x, scale_D, bias_D)
+    x, y = normalise(settings, x, scale_D, bias_D)
+    return ((x if returns_input else None), y), (x, scale_D, bias_D)
 
 
-def _joined_backward(settings: NormSettings, uses: Any, saved: Any, cotangents: Any) -> Any:
-    (x, scale_D, bias_D), (_, _, has_update) = saved, uses
+def _by_kernel_backward(settings: NormSettings, _: bool, saved: Any, cotangents: Any) -> Any:
+    x, scale_D, bias_D = saved
     dx, *sums = normalise_backward(settings, x, scale_D, *cotangents)
     rounded = [dsum.astype(p.dtype) for dsum, p in zip(sums, (scale_D, bias_D), strict=False)]
-    return dx, (dx if has_update else None), rounded[0], (rounded[1] if rounded[1:] else None)
+    return dx, rounded[0], (rounded[1] if rounded[1:] else None)
 
 
-_joined.defvjp(_joined_forward, _joined_backward)
+_by_kernel.defvjp(_by_kernel_forward, _by_kernel_backward)

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.layers.activations import gated, gelu_exact, gelu_tanh, relu_squared, silu
+from jaxgpt.model.layers.activations import (
+    activate,
+    gated,
+    gelu_exact,
+    gelu_tanh,
+    relu_squared,
+    silu,
+)
 from jaxgpt.runtime.target import CompileTarget, compiling_for
 
 X = np.linspace(-9, 9, 721)
@@ -77,3 +84,23 @@ def test_a_gate_on_a_gpu_has_the_values_and_gradients_of_a_cpu_and_keeps_its_inp
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
     kept = jax.tree.leaves(pull_on_gpu)
     assert all(any(array is one for one in (gate, up)) for array in kept), "nothing else is kept"
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 2**-6)])
+def test_gelu_of_a_product_on_a_gpu_has_the_values_and_gradients_of_a_cpu(dtype, bound):
+    x, dy = jax.random.normal(jax.random.key(0), (2, 512), dtype)
+
+    def run():
+        y, pull_back = jax.vjp(lambda x: activate(gelu_tanh, x), x)
+        return y, pull_back(dy)
+
+    expected = run()
+    with compiling_for(CompileTarget(platform="gpu")):
+        found = run()
+        kept = jax.tree.leaves(jax.vjp(lambda x: activate(gelu_tanh, x), x)[1])
+    assert any(np.array_equal(one, x) for one in kept), "the product's result, not a derivative"
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype == x.dtype
+        np.testing.assert_allclose(
+            np.asarray(one, np.float64), np.asarray(other, np.float64), atol=4 * bound
+        )

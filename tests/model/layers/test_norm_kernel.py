@@ -1,4 +1,4 @@
-"""The norm's kernels for GPUs, interpreted: sums, norms and gradients of plain JAX."""
+"""The norm's kernels for GPUs, interpreted: norms and gradients of plain JAX."""
 
 from typing import Any, NamedTuple, cast
 
@@ -19,20 +19,17 @@ PLAIN_GPU = CompileTarget(platform="gpu")
 
 
 class Case(NamedTuple):
-    """A norm, the shape of its input, and what becomes of it."""
+    """A norm and the shape of its input."""
 
     norm: Norm
     shape: tuple[int, int, int]
-    has_update: bool = True
-    num_readers: int = 1
 
 
 CASES = {
     # 75 rows are one program of 64 and a part of a second one; 96 columns stand in 128.
-    "several programs": Case(LayerNorm(eps=1e-3), (3, 25, 96), num_readers=3),
+    "several programs": Case(LayerNorm(eps=1e-3), (3, 25, 96)),
     "no bias": Case(LayerNorm(use_bias=False), (2, 3, 64)),
-    "rms": Case(RmsNorm(offset=1.0), (1, 7, 33), num_readers=2),
-    "no update": Case(RmsNorm(), (2, 3, 64), has_update=False, num_readers=3),
+    "rms": Case(RmsNorm(offset=1.0), (1, 7, 33)),
 }
 
 
@@ -41,37 +38,35 @@ def _layer(case: Case, dtype: Any) -> Any:
     return case.norm.build(case.shape[-1], "norm", settings, "norm")
 
 
-def _inputs(case: Case, dtype: Any) -> tuple[Any, jax.Array, jax.Array | None]:
+def _inputs(case: Case, dtype: Any) -> tuple[Any, jax.Array]:
     """Parameters, and numbers far from zero, one of each row far from the others."""
-    keys = jax.random.split(jax.random.key(0), 4)
+    keys = jax.random.split(jax.random.key(0), 3)
     x = (5 + 3 * jax.random.normal(keys[0], case.shape)).at[..., 0].set(30.0).astype(dtype)
-    update = jax.random.normal(keys[1], case.shape).astype(dtype) if case.has_update else None
     params = jax.tree.map(
-        lambda leaf: leaf + 0.3 * jax.random.normal(keys[2], leaf.shape),
-        nn.unbox(_layer(case, dtype).init(keys[3], x)),
+        lambda leaf: leaf + 0.3 * jax.random.normal(keys[1], leaf.shape),
+        nn.unbox(_layer(case, dtype).init(keys[2], x)),
     )
-    return params, x, update
+    return params, x
 
 
 def _results(case: Case, dtype: Any) -> Any:
-    """The sum and its norms, and gradients of parameters, `x` and update."""
-    layer, (params, x, update) = _layer(case, dtype), _inputs(case, dtype)
-    weights = jax.random.normal(jax.random.key(5), (1 + case.num_readers, *case.shape))
+    """The input and its norm, and gradients of parameters and input."""
+    layer, (params, x) = _layer(case, dtype), _inputs(case, dtype)
+    weights = jax.random.normal(jax.random.key(5), (2, *case.shape))
 
-    def objective(params: Any, x: jax.Array, update: Any) -> Any:
-        sums, ys = layer.apply(params, x, update, case.num_readers, method="add")
-        results = (sums, *(ys if isinstance(ys, tuple) else (ys,)))
+    def objective(params: Any, x: jax.Array) -> Any:
+        results = layer.apply(params, x, method="with_input")
         pulls = zip(weights, results, strict=True)
         return sum(jnp.sum(weight * y.astype(jnp.float32)) for weight, y in pulls), results
 
-    run = jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True)
-    (_, results), gradients = jax.jit(run)(params, x, update)
+    run = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+    (_, results), gradients = jax.jit(run)(params, x)
     return results, gradients
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CASES)
-def test_the_kernels_give_the_sums_norms_and_gradients_of_plain_jax(name: str, dtype: str) -> None:
+def test_the_kernels_give_the_norms_and_gradients_of_plain_jax(name: str, dtype: str) -> None:
     expected = _results(CASES[name], dtype)
     with compiling_for(INTERPRETED):
         found = _results(CASES[name], dtype)
@@ -86,7 +81,7 @@ def test_the_kernels_give_the_sums_norms_and_gradients_of_plain_jax(name: str, d
 
 def test_the_norm_alone_has_the_gradients_of_plain_jax() -> None:
     case = CASES["several programs"]
-    layer, (params, x, _) = _layer(case, "float32"), _inputs(case, "float32")
+    layer, (params, x) = _layer(case, "float32"), _inputs(case, "float32")
 
     def gradients() -> Any:
         run = jax.grad(lambda params, x: jnp.sum(jnp.sin(layer.apply(params, x))), (0, 1))
@@ -102,11 +97,11 @@ def test_the_norm_alone_has_the_gradients_of_plain_jax() -> None:
 
 def test_one_kernel_a_pass_and_none_without_a_gradient() -> None:
     case = CASES["rms"]
-    layer, (params, x, update) = _layer(case, "float32"), _inputs(case, "float32")
+    layer, (params, x) = _layer(case, "float32"), _inputs(case, "float32")
 
     def run(x: jax.Array) -> jax.Array:
-        sums, (first, second) = layer.apply(params, x, update, 2, method="add")
-        return jnp.sum(sums + first * second)
+        x, y = layer.apply(params, x, method="with_input")
+        return jnp.sum(x * y)
 
     def kernels(function: Any) -> list[int]:
         text = str(jax.make_jaxpr(function)(x))

@@ -8,7 +8,7 @@ import pytest
 
 from jaxgpt.errors import ConfigError
 from jaxgpt.model.layers.embedding import Embedding
-from jaxgpt.model.layers.matmul import project
+from jaxgpt.model.layers.matmul import for_products, project
 from jaxgpt.model.layers.projection import (
     Dropout,
     Initialization,
@@ -155,3 +155,15 @@ def test_residual_outputs_start_smaller_or_at_zero():
 def test_impossible_values_are_refused_in_one_line(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_an_input_of_several_products_gets_the_sum_of_their_gradients(platform: str) -> None:
+    x = jnp.arange(3.0)
+
+    def combine(x: jax.Array) -> jax.Array:
+        first, second, third = for_products(x, 3)
+        return jnp.sum(first**2 + 5 * second + third**3)
+
+    with compiling_for(CompileTarget(platform=platform)):
+        np.testing.assert_array_equal(jax.grad(combine)(x), 2 * x + 5 + 3 * x**2)
