@@ -11,6 +11,8 @@ import pytest
 from jaxgpt.config import replace
 from jaxgpt.model.layers.norm_kernel import NORM, NORM_GRADIENT
 from jaxgpt.model.layers.norms import LayerNorm, Norm, RmsNorm
+from jaxgpt.parallel.mesh import MeshConfig, make_mesh
+from jaxgpt.parallel.sharding import ShardingRules, on_mesh
 from jaxgpt.runtime.target import CompileTarget, compiling_for
 from tests.model.tiny_model import PLAIN
 
@@ -124,3 +126,13 @@ def test_other_arrays_take_plain_jax(shape: tuple[int, ...], dtype: str) -> None
     with compiling_for(INTERPRETED):
         text = str(jax.make_jaxpr(jax.grad(lambda x: jnp.sum(apply(params, x))))(x))
     assert "pallas_call" not in text
+
+
+def test_devices_that_share_rows_and_tokens_find_the_results_of_one() -> None:
+    case = CASES["several programs"]._replace(shape=(4, 34, 96))
+    expected = _results(case, "float32")
+    mesh = make_mesh(MeshConfig(data=2, context=2, tensor=2), jax.devices()[:8])
+    with compiling_for(INTERPRETED), on_mesh(mesh, ShardingRules()):
+        found = _results(case, "float32")
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
