@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> None:
         host=options.host,
         socket=socket,
         api_keys=keys,
+        cors_origins=options.cors_origin,
         max_body_bytes=options.max_body_megabytes << 20,
         answer_seconds=options.answer_seconds,
         grace_seconds=options.grace_seconds,

@@ -36,6 +36,27 @@ def test_other_machines_get_no_answer_without_a_key(host: str, tmp_path: Path) -
         serve.main(["--checkpoint", "nowhere", "--api-key-file", str(keys)])
 
 
+def test_origins_are_exact_and_any_needs_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def given(*origins: str) -> tuple[str, ...]:
+        return parse(["--checkpoint", "x", *options, "--cors-origin", *origins])[0].cors_origin
+
+    options: list[str] = []
+    for origin in ("https://a.org", "http://localhost:3000", "http://[::1]:1", "app://obsidian.md"):
+        assert given(origin) == (origin,)
+    for wrong in ("a.org", "https://a.org/", "https://A.org", "https://*.a.org", "null", "//a"):
+        with pytest.raises(UsageError, match=r"is no origin; allowed: a scheme and a host"):
+            given("https://a.org", wrong)
+    with pytest.raises(UsageError, match=r"--cors-origin \* lets the pages of any site"):
+        given("*")
+    (tmp_path / "keys").write_text("secret")
+    options = ["--api-key-file", str(tmp_path / "keys")]
+    assert given("*") == ("*",)
+    monkeypatch.setenv("JAXGPT_SERVE_CORS_ORIGIN", "https://a.org https://b.org")
+    assert parse(["--checkpoint", "x"])[0].cors_origin == ("https://a.org", "https://b.org")
+
+
 def test_options_come_from_the_environment_and_the_command_line_wins(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

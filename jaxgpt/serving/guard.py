@@ -8,6 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from starlette.middleware.cors import CORSMiddleware
+
 from jaxgpt.serving.errors import error_body
 
 # Paths asked for by load balancers and browsers, which have no key.
@@ -97,6 +99,22 @@ class Guard:
 
     def _too_large(self) -> str:
         return f"the body is larger than {self._max_body_bytes} bytes"
+
+
+def allow_origins(app: Any, origins: Sequence[str]) -> Any:
+    """Return an app whose answers the pages of some other sites may read; without any, the same.
+
+    Browsers ask first for what they send (a preflight, which has no API key), and send no cookies.
+    """
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=("Retry-After",),
+    )
 
 
 def _without_port(host: bytes) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxgpt.inference.engine import Engine
 from jaxgpt.serving.app import make_app
-from jaxgpt.serving.guard import Guard
+from jaxgpt.serving.guard import Guard, allow_origins
 from jaxgpt.serving.served_model import ServedModel, ServedModels
 from jaxgpt.serving.server import Server, warm_up
 from jaxgpt.serving.structured import AnswerForms
@@ -36,6 +36,7 @@ class Listening:
     host: str
     socket: socket.socket
     api_keys: tuple[str, ...]
+    cors_origins: tuple[str, ...]
     max_body_bytes: int
     answer_seconds: float
     grace_seconds: float
@@ -77,7 +78,8 @@ def make_server(
     ]
     app = make_app(ServedModels(models))
     guard = Guard(app, listening.api_keys, listening.max_body_bytes, listening.host)
-    return Server(guard, engine, listening.socket, listening.grace_seconds, announce)
+    opened = allow_origins(guard, listening.cors_origins)
+    return Server(guard, opened, engine, listening.socket, listening.grace_seconds, announce)
 
 
 def serve(

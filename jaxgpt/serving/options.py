@@ -3,6 +3,7 @@
 import dataclasses
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ _VARIABLE_PREFIX = "JAXGPT_SERVE_"
 # Options within options, by what their names begin with.
 _SECTIONS = (("engine.", EngineConfig), ("mesh.", DecodingMesh), ("", Precision))
 _LAST_PORT = 65535
+# As a browser sends it: a scheme and a host, perhaps a port, no path.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z*]+")
 _Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 
 
@@ -37,6 +40,9 @@ class ServeOptions:
     """Port to listen at; 0 for any that is free."""
     api_key_file: Path | None = None
     """File with API keys, one a line, lines with # left out; None: no key is needed."""
+    cors_origin: tuple[str, ...] = ()
+    """Origins of web pages that may read answers, such as https://chat.example.org; * for any, with
+    --api-key-file alone."""
     name: str | None = None
     """Model id that clients see; None: the name of the run folder."""
     alias: tuple[str, ...] = ()
@@ -71,6 +77,7 @@ def parse(argv: Sequence[str]) -> tuple[ServeOptions, tuple[str, ...]]:
     named_adapters(options, options.name)
     keys = _read_keys(options.api_key_file)
     _check_host(options.host, keys)
+    _check_origins(options.cors_origin, keys)
     return options, keys
 
 
@@ -187,3 +194,18 @@ def _check_host(host: str, keys: Sequence[str]) -> None:
             f"--host {host} can be reached from other machines: give --api-key-file, or listen at "
             "127.0.0.1"
         )
+
+
+def _check_origins(origins: Sequence[str], keys: Sequence[str]) -> None:
+    """Refuse what is no origin, and to answer the pages of all sites without a key."""
+    for origin in origins:
+        if origin == "*" and not keys:
+            raise UsageError(
+                "--cors-origin * lets the pages of any site use the model: give --api-key-file, or "
+                "name the origins"
+            )
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise UsageError(
+                f"--cors-origin {origin} is no origin; allowed: a scheme and a host in small "
+                "letters, perhaps with a port, and nothing behind, such as https://chat.example.org"
+            )

@@ -67,7 +67,8 @@ class Server(uvicorn.Server):
     up to a time; then each stream gets an error as its last event. A second signal ends at once.
 
     Args:
-        app: the guarded app.
+        guard: around the app.
+        app: the guarded app, as clients reach it.
         engine: whose thread lives as long as the server.
         listening: a socket that is bound.
         grace_seconds: most time that answers have to finish after the first signal.
@@ -76,7 +77,8 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        app: Guard,
+        guard: Guard,
+        app: Any,
         engine: Engine,
         listening: socket.socket,
         grace_seconds: float,
@@ -90,7 +92,7 @@ class Server(uvicorn.Server):
             server_header=False,
         )
         super().__init__(config)
-        self._guard = app
+        self._guard = guard
         self._engine = engine
         self._listening = listening
         self._failed = False

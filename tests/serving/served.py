@@ -58,6 +58,7 @@ class Served:
             "host": "127.0.0.1",
             "socket": listen("127.0.0.1", 0),
             "api_keys": (),
+            "cors_origins": (),
             "max_body_bytes": 100_000,
             "answer_seconds": 60.0,
             "grace_seconds": 5.0,

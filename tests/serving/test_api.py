@@ -448,11 +448,49 @@ def test_many_clients_get_what_each_would_get_alone(served: Served) -> None:
     served.wait_until_idle()
 
 
+def test_the_pages_of_other_sites_are_told_nothing(served: Served) -> None:
+    for ask in (httpx.get, httpx.options):
+        answer = ask(f"{served.url}/v1/models", headers={"Origin": "https://a.org"})
+        assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+def _check_pages_of_other_sites(served: Served, pages: tuple[str, ...]) -> None:
+    """Check that pages of some origins may read answers, errors too, and those of others not."""
+    path = f"{served.url}/v1/chat/completions"
+    asked = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
+    }
+    for origin in pages:
+        # Without a key, which a browser does not send before it is allowed to.
+        allowed = httpx.options(path, headers={"Origin": origin, **asked})
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == origin
+        assert "POST" in allowed.headers["access-control-allow-methods"]
+        assert "authorization" in allowed.headers["access-control-allow-headers"]
+        assert "access-control-allow-credentials" not in allowed.headers
+        for key, status in (("secret", 200), ("wrong", 401)):
+            headers = {"Origin": origin, "Authorization": f"Bearer {key}"}
+            answer = httpx.get(f"{served.url}/v1/models", headers=headers)
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == origin
+            assert "Origin" in answer.headers["vary"]
+    for origin in ("https://a.org:444", "http://a.org", "https://xa.org", "null"):
+        refused = httpx.options(path, headers={"Origin": origin, **asked})
+        assert refused.status_code == 400
+        headers = {"Origin": origin, "Authorization": "Bearer secret"}
+        answer = httpx.get(f"{served.url}/v1/models", headers=headers)
+        for each in (refused, answer):
+            assert "access-control-allow-origin" not in each.headers
+
+
 def test_a_key_is_needed_where_one_is_set_and_a_stopping_server_refuses(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = Served(tokenizer, api_keys=("secret", "other"), answer_seconds=0.5)
+    pages = ("https://a.org", "http://b.org:3000")
+    served = Served(tokenizer, api_keys=("secret", "other"), answer_seconds=0.5, cors_origins=pages)
     try:
+        _check_pages_of_other_sites(served, pages)
         for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
             answer = httpx.get(f"{served.url}/v1/models", headers=given)
             assert answer.status_code == 401
