@@ -4,7 +4,6 @@ Skipped without the extra `gpu-compile`.
 """
 
 import collections
-import dataclasses
 import functools
 
 import jax
@@ -54,17 +53,9 @@ TOKENS = 16 * 384
 ROWS = TOKENS * K + E * 128
 
 
-def planned_bytes(config, num_devices):
-    run, mesh = plan_pretraining(config, VOCAB_SIZE), abstract_mesh(config.mesh, num_devices)
-    return plan_memory(run, mesh, H100.target).total
-
-
 @functools.cache
 def compiled_step(config, num_devices):
-    # XLA takes four fifths of a card, so this one has no byte more than planned. With memory left,
-    # XLA of jax 0.11 copies all that a layer kept at the beginning of its backward pass.
-    small = dataclasses.replace(H100, memory_bytes=planned_bytes(config, num_devices) * 5 // 4)
-    compiled = compile_train_step(plan_pretraining(config, VOCAB_SIZE), small, num_devices)
+    compiled = compile_train_step(plan_pretraining(config, VOCAB_SIZE), H100, num_devices)
     return compiled, read_program(compiled.as_text())
 
 
@@ -95,9 +86,21 @@ def test_a_token_is_multiplied_with_the_experts_that_it_chose_alone(data) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "num_devices"), [(EXPERTS, 1), (FSDP, 8)], ids=["one", "fsdp"])
 def test_the_peak_with_experts_is_what_was_planned(config, num_devices) -> None:
-    compiled, _ = compiled_step(config, num_devices)
-    peak = compiled.memory_analysis().peak_memory_in_bytes
-    assert 0.9 <= peak / planned_bytes(config, num_devices) <= 1.15
+    compiled, program = compiled_step(config, num_devices)
+    mesh = abstract_mesh(config.mesh, num_devices)
+    planned = plan_memory(plan_pretraining(config, VOCAB_SIZE), mesh, H100.target)
+    # Where memory is left, XLA of jax 0.11 begins the backward pass of a layer with copies of what
+    # the layer kept. XLA of jax 0.10 copies each when it is needed: it waits for none.
+    begun_early = max(
+        sum(
+            one.num_bytes
+            for one in operations
+            if one.opcode == "fusion-done" and one.source.endswith("/dynamic_slice")
+        )
+        for operations in program.computations.values()
+    )
+    peak = compiled.memory_analysis().peak_memory_in_bytes - begun_early
+    assert 0.9 <= peak / planned.total <= 1.15
 
 
 @pytest.mark.slow
