@@ -146,6 +146,45 @@ def test_tabs_share_conversations_and_lose_none(open_page: Any, gate: Gate) -> N
     assert [_users(each) for each in one.stored()] == [["later"]]
 
 
+# Until it writes, a tab learns nothing of what another tab writes.
+_STALE = """() => {
+    const { getItem, setItem } = Storage.prototype;
+    const old = { ...localStorage };
+    const stop = (event) => event.stopImmediatePropagation();
+    addEventListener("storage", stop, true);
+    Storage.prototype.getItem = (name) => old[name] ?? null;
+    Storage.prototype.setItem = function (...given) {
+        Object.assign(Storage.prototype, { getItem, setItem });
+        removeEventListener("storage", stop, true);
+        return setItem.apply(this, given);
+    };
+}"""
+
+
+def test_a_tab_that_is_written_over_at_the_same_moment_keeps_its_conversation(
+    open_page: Any,
+) -> None:
+    one = open_page()
+    one.set(max_tokens="3")
+    one.answer_of("first", 2)
+    two = open_page(beside=one)
+    two.page.locator("article").nth(1).wait_for()
+    two.page.evaluate(_STALE)
+    one.answer_of("from one", 4)
+    two.answer_of("from two", 4)
+    for page in (one, two):
+        page.page.locator("#conversations li").nth(1).wait_for()
+        kept = sorted(_users(each) for each in page.stored())
+        assert kept == [["first", "from one"], ["first", "from two"]]
+    # Each tab goes on with its own, and neither is written over again.
+    one.answer_of("more of one", 6)
+    two.answer_of("more of two", 6)
+    kept = sorted(_users(each) for each in one.stored())
+    assert [each[1:] for each in kept] == [
+        ["from one", "more of one"], ["from two", "more of two"]
+    ]  # fmt: skip
+
+
 def test_a_full_storage_is_told_until_there_is_room(open_page: Any) -> None:
     page = open_page()
     page.set(max_tokens="3")

@@ -8,7 +8,8 @@ import { prepareExport } from "./export.js";
 import { button, byId, isComposing, setText, tell } from "./nodes.js";
 import { prepareSettings } from "./settings_dialog.js";
 import { closeDrawer, isDrawerOpen, prepareDrawer, showConversations } from "./sidebar.js";
-import { forget, isChangedElsewhere, keep, readConversations, watchOtherTabs } from "./store.js";
+import { forget, isChangedElsewhere, isLost, keep } from "./store.js";
+import { readConversations, watchOtherTabs } from "./store.js";
 import { Thread } from "./thread.js";
 import { TokenTrack } from "./token_track.js";
 import { explainTokens } from "./token_tip.js";
@@ -85,6 +86,10 @@ function takeOver(id, found) {
   const own = conversations.find((each) => each.id === id);
   if (own && !found) {
     drop(own);
+  } else if (found && own && writing?.conversation !== own && isLost(own, found)) {
+    // Both tabs wrote at the same moment: both are kept.
+    store(own);
+    showList();
   } else if (found && (!own || writing?.conversation !== own)) {
     conversations = [found, ...conversations.filter((each) => each !== own)];
     conversations.sort((one, other) => other.updated - one.updated);
