@@ -31,7 +31,6 @@ _PLAIN = {
     "modules_to_save": None,
     "layers_to_transform": None,
     "lora_bias": False,
-    "trainable_token_indices": None,
     "target_parameters": None,
 }
 
@@ -115,8 +114,9 @@ def from_peft(
         names: see `to_peft`.
 
     Raises:
-        MismatchError: it is no plain LoRA, adapts other layers than `names` has, or only some of
-            the layers of a projection, or its shapes are not those of the base.
+        MismatchError: it is no plain LoRA, trains rows of tokens, adapts other layers than `names`
+            has, or only some of the layers of a projection, or its shapes are not those of the
+            base.
     """
     _refuse_special(peft.config)
     has_magnitude = bool(peft.config.get("use_dora"))
@@ -195,6 +195,13 @@ def _config(
 
 
 def _refuse_special(config: Mapping[str, Any]) -> None:
+    if rows := config.get("trainable_token_indices"):
+        # Ours are changes to the base's rows: a sum that was rounded does not give them back.
+        raise MismatchError(
+            f"adapter_config.json has trainable_token_indices={rows!r}: PEFT keeps these rows "
+            "whole, and the changes to the base's rows do not come back to the last bit; merge the "
+            "adapter into its base with PEFT, and import the merged folder"
+        )
     for key, plain in _PLAIN.items():
         value = config.get(key, plain)
         if value != plain and (value or plain):

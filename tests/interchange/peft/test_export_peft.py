@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from jaxgpt.command_line import run_verb
-from jaxgpt.errors import ConfigError
+from jaxgpt.config import replace
+from jaxgpt.errors import ConfigError, MismatchError
 from jaxgpt.export import main
 from jaxgpt.finetune import main as finetune
 from jaxgpt.interchange.gpt2 import GPT2
 from jaxgpt.interchange.peft.export_peft import name_projections
 from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.model.layers.adapters import Lora
+from jaxgpt.model.peft_format import from_peft, to_peft, with_token_rows
 from jaxgpt.storage.export_folder import is_export
 from tests.interchange.exported import CONFIGS, make_run_of
 from tests.tiny import make_dataset
@@ -34,6 +37,22 @@ MORE = (
 def test_projections_that_share_a_layer_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"GPT2LMHeadModel keeps several .*c_attn.weight"):
         name_projections(GPT2)
+
+
+def test_rows_of_tokens_are_not_read_again() -> None:
+    adapter = Lora(rank=2, alpha=4.0, targets=("query",), token_ids=(3, 5))
+    a, b = np.ones((1, 4, 2), np.float32), np.ones((1, 2, 4), np.float32)
+    own = {"attention": {"query": {"lora_a": a, "lora_b": b}}}
+    kernels = {"attention": {"query": {"kernel": np.ones((1, 4, 4), np.float32)}}}
+    names = {"attention/query": "layers.{layer}.q"}
+    plain = to_peft(adapter, own, kernels, names, "base")
+    back, leaves = from_peft(plain, kernels, names)
+    assert back == replace(adapter, token_ids=None)
+    for key, leaf in own["attention"]["query"].items():
+        np.testing.assert_array_equal(leaves["attention"]["query"][key], leaf)
+    rows = with_token_rows(plain, adapter.changed_ids, {"embed": np.ones((2, 4), np.float32)})
+    with pytest.raises(MismatchError, match=r"trainable_token_indices=\{'embed': \[3, 5\]\}: PEFT"):
+        from_peft(rows, kernels, names)
 
 
 @pytest.mark.slow  # Trains, and imports transformers and PEFT: 25 CPU seconds.
