@@ -83,15 +83,11 @@ def test_a_token_is_multiplied_with_the_experts_that_it_chose_alone(data) -> Non
             assert not is_sum or "take_along_axis" in operation.source, operation.source
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("config", "num_devices"), [(EXPERTS, 1), (FSDP, 8)], ids=["one", "fsdp"])
-def test_the_peak_with_experts_is_what_was_planned(config, num_devices) -> None:
-    compiled, program = compiled_step(config, num_devices)
-    mesh = abstract_mesh(config.mesh, num_devices)
-    planned = plan_memory(plan_pretraining(config, VOCAB_SIZE), mesh, H100.target)
-    # Where memory is left, XLA of jax 0.11 begins the backward pass of a layer with copies of what
-    # the layer kept. XLA of jax 0.10 copies each when it is needed: it waits for none.
-    begun_early = max(
+def unplanned_bytes(program):
+    """Memory that XLA takes where it is left, and that of cuBLAS, which no model makes larger."""
+    # XLA of jax 0.11 begins the backward pass of a layer with copies of what the layer kept. XLA of
+    # jax 0.10 copies each when it is needed: it waits for none.
+    copies = max(
         sum(
             one.num_bytes
             for one in operations
@@ -99,7 +95,23 @@ def test_the_peak_with_experts_is_what_was_planned(config, num_devices) -> None:
         )
         for operations in program.computations.values()
     )
-    peak = compiled.memory_analysis().peak_memory_in_bytes - begun_early
+    workspace = [
+        array.num_bytes
+        for operation, _ in program.kernels()
+        if "cublas" in operation.target
+        for array in operation.results
+        if array.dtype == "s8"
+    ]
+    return copies + max(workspace, default=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "num_devices"), [(EXPERTS, 1), (FSDP, 8)], ids=["one", "fsdp"])
+def test_the_peak_with_experts_is_what_was_planned(config, num_devices) -> None:
+    compiled, program = compiled_step(config, num_devices)
+    mesh = abstract_mesh(config.mesh, num_devices)
+    planned = plan_memory(plan_pretraining(config, VOCAB_SIZE), mesh, H100.target)
+    peak = compiled.memory_analysis().peak_memory_in_bytes - unplanned_bytes(program)
     assert 0.9 <= peak / planned.total <= 1.15
 
 
