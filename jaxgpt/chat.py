@@ -13,10 +13,10 @@ from jaxgpt.inference.chat.conversation import Conversation
 from jaxgpt.inference.chat.line_reader import make_reader
 from jaxgpt.inference.chat.loop import run_chat
 from jaxgpt.inference.chat.settings import ChatSettings
-from jaxgpt.inference.decoding_mesh import DecodingMesh
-from jaxgpt.inference.precision import Precision
 from jaxgpt.inference.sliding import SlidingDecoder
-from jaxgpt.runs.decoding import open_decoder
+from jaxgpt.runs.decoding import DecodingOptions
+
+_NO_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +34,16 @@ class ChatOptions:
     """Sliding window beyond the model's context; the oldest tokens are forgotten."""
     history_file: Path | None = None
     """File that keeps messages for the arrow keys of later chats; None: they are not kept."""
-    precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
-    mesh: DecodingMesh = field(default_factory=DecodingMesh)
-    settings: Annotated[ChatSettings, tyro.conf.arg(name="")] = field(default_factory=ChatSettings)
+    decoding: Annotated[DecodingOptions, _NO_PREFIX] = field(default_factory=DecodingOptions)
+    settings: Annotated[ChatSettings, _NO_PREFIX] = field(default_factory=ChatSettings)
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse, restore, chat."""
-    options = parse_options(ChatOptions, argv, prog="jaxgpt chat")
+    default = ChatOptions(checkpoint=tyro.MISSING)
+    options = parse_options(ChatOptions, argv, "jaxgpt chat", default)
     read = make_reader("> ", options.history_file)
-    run, step, decoder = open_decoder(
-        options.checkpoint, options.step, options.precision, options.mesh
-    )
+    run, step, decoder = options.decoding.open(options.checkpoint, options.step)
     conversation = Conversation(
         SlidingDecoder(decoder) if options.slide_window else decoder,
         run.tokenizer,

@@ -9,12 +9,12 @@ import tyro
 
 from jaxgpt.command_line import parse_options, require_at_least, require_seed, run_verb
 from jaxgpt.errors import UsageError
-from jaxgpt.inference import DecodingMesh, Precision, SamplingConfig
+from jaxgpt.inference import SamplingConfig
 from jaxgpt.inference.engine.forms.text_form import FormOptions
 from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.inference.text_generation import choose_length, stream_text
 from jaxgpt.inference.transcript import Transcript
-from jaxgpt.runs.decoding import open_decoder
+from jaxgpt.runs.decoding import DecodingOptions
 
 _Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 _NO_PREFIX = tyro.conf.arg(name="")
@@ -45,33 +45,33 @@ class GenerateOptions:
     json: bool = False
     """Print one JSON object at the end instead of streaming."""
     form: Annotated[FormOptions, _NO_PREFIX] = field(default_factory=FormOptions)
-    precision: Annotated[Precision, _NO_PREFIX] = field(default_factory=Precision)
-    mesh: DecodingMesh = field(default_factory=DecodingMesh)
+    decoding: Annotated[DecodingOptions, _NO_PREFIX] = field(default_factory=DecodingOptions)
     sampling: Annotated[SamplingConfig, _NO_PREFIX] = field(default_factory=SamplingConfig)
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse, restore, generate."""
-    options = parse_options(GenerateOptions, argv, prog="jaxgpt generate")
+    default = GenerateOptions(checkpoint=tyro.MISSING)
+    options = parse_options(GenerateOptions, argv, "jaxgpt generate", default)
     given = [text for texts in options.prompt for text in texts] or [""]
     stop = [text for texts in options.stop for text in texts]
     _check(options, stop)
     form = options.form.read(stop)
-    how = options.precision, options.mesh
-    run, step, decoder = open_decoder(options.checkpoint, options.step, *how)
+    run, step, decoder = options.decoding.open(options.checkpoint, options.step)
     texts = [text for text in given for _ in range(options.num_samples)]
     prompts = [run.config.encode_prompt(run.tokenizer, text) for text in texts]
     masks = form and form.masks(run.tokenizer, decoder.stop_ids[0], len(texts))
-    decoder = SlidingDecoder(decoder) if options.slide_window else decoder
-    length = choose_length(decoder, run.tokenizer, prompts, options.max_new_tokens)
+    writer = SlidingDecoder(decoder) if options.slide_window else decoder
+    length = choose_length(writer, run.tokenizer, prompts, options.max_new_tokens)
     transcript = Transcript(texts, echo=options.echo, live=not options.json)
     draws = options.sampling, options.seed, stop, masks
-    for piece in stream_text(decoder, run.tokenizer, prompts, length, *draws):
+    for piece in stream_text(writer, run.tokenizer, prompts, length, *draws):
         transcript.add(piece)
     options.form.warn_of_cut(sample["finish"] for sample in transcript.samples())
     if options.json:
         about = {"checkpoint": options.checkpoint, "step": step, "seed": options.seed}
-        print(json.dumps({**about, "samples": transcript.samples()}, ensure_ascii=False))
+        about |= {**decoder.account(), "samples": transcript.samples()}
+        print(json.dumps(about, ensure_ascii=False))
 
 
 def _check(options: GenerateOptions, stop: Sequence[str]) -> None:

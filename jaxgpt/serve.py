@@ -8,7 +8,7 @@ from typing import Any
 from jaxgpt.command_line import run_verb
 from jaxgpt.inference import Engine
 from jaxgpt.names.packages import import_package, install_advice
-from jaxgpt.runs.decoding import open_decoder
+from jaxgpt.runs.decoding import checkpoint_opener, open_decoder
 from jaxgpt.runs.run import Run
 from jaxgpt.runs.tuning.open_adapter import open_adapter
 from jaxgpt.serving.options import listen, named_adapters, parse
@@ -20,9 +20,8 @@ def main(argv: Sequence[str]) -> None:
     for package in ("fastapi", "uvicorn", "prometheus_client", "llguidance"):
         import_package(package, "the server", install_advice("serve"))
     socket = listen(options.host, options.port)
-    run, step, decoder = open_decoder(
-        options.checkpoint, options.step, options.precision, options.mesh
-    )
+    how = options.precision, options.mesh
+    run, step, decoder = open_decoder(options.checkpoint, options.step, *how)
     name = options.name or run.directory.resolve().name
     places = named_adapters(options, name)
     adapters = [open_adapter(place, run, step) for place in places.values()]
@@ -56,7 +55,13 @@ def main(argv: Sequence[str]) -> None:
         names = ", ".join([name, *places])
         print(f"serving {names} at {url}\nchat page: {url}/", file=sys.stderr, flush=True)
 
-    engine = Engine(decoder, options.engine, [each.adapter for each in adapters])
+    engine = Engine(
+        decoder,
+        options.engine,
+        [each.adapter for each in adapters],
+        options.speculation,
+        checkpoint_opener(run, *how),
+    )
     launch.serve(facts, engine, run.tokenizer, listening, announce)
 
 

@@ -56,6 +56,18 @@ def test_the_seed_decides_and_the_batch_does_not(run: str, capsys) -> None:
     assert samples(capsys, *argv, "--seed", "3", "--num-samples", "3")[0] == first[0]
 
 
+def test_speculation_changes_no_text(run: str, capsys) -> None:
+    argv = ("--checkpoint", run, "--max-new-tokens", "12", "--prompt", "the cat the cat", "some")
+    argv += ("--seed", "3", "--temperature", "0.8", "--stop", "zz")
+    drafted = ("--speculation", "NgramLookup", "--speculation.shortest", "1")
+    found = json.loads(out(capsys, *argv, *drafted, "--json"))
+    assert found["samples"] == samples(capsys, *argv)
+    counts = found["speculation"]
+    assert 0 <= counts["accepted_tokens"] <= counts["drafted_tokens"]
+    slid = (*argv, "--slide-window")
+    assert samples(capsys, *slid, *drafted) == samples(capsys, *slid)
+
+
 def test_one_sample_streams_without_a_header_and_no_prompt_begins_a_document(
     run: str, capsys
 ) -> None:

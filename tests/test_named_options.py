@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt.chat import ChatOptions
 from jaxgpt.cli import VERBS, main
 from jaxgpt.corpus.config import DatasetConfig
+from jaxgpt.generate import GenerateOptions
 from jaxgpt.names.variants import find_variants, load_variant
 from jaxgpt.runs.config import TrainConfig
 from jaxgpt.runs.tuning.continue_config import ContinueRunConfig
 from jaxgpt.runs.tuning.finetune_config import FinetuneRunConfig
+from jaxgpt.serving.options import ServeOptions
 from jaxgpt.tools.benchmark import MEASURES
 from tests.tiny import REPOSITORY
 
@@ -32,6 +35,9 @@ SECTIONS = {
     "finetune": (FinetuneRunConfig, ContinueRunConfig),
     "build-dataset": (DatasetConfig,),
     "append-dataset": (DatasetConfig,),
+    "generate": (GenerateOptions,),
+    "chat": (ChatOptions,),
+    "serve": (ServeOptions,),
 }
 # Options of git, ray, sbatch, docker, zstd, lm_eval, llama.cpp, XLA; properties of style sheets.
 FOREIGN = {

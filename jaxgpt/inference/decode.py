@@ -139,6 +139,10 @@ class Decoder:
                 )
             drawn_BN = np.asarray(drawn_BN)
 
+    def account(self) -> dict[str, Any]:
+        """Return what is to be told about the texts so far: nothing, of a plain decoder."""
+        return {}
+
     @functools.cached_property
     def _allowed_V(self) -> np.ndarray:
         vocab_size = self.model.vocab_size

@@ -1,16 +1,41 @@
 """`open_decoder`: from a run folder to a model that writes, for commands that show its text."""
 
 import dataclasses
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Annotated, NamedTuple
+
+import tyro
 
 from jaxgpt.config import replace
+from jaxgpt.errors import MismatchError
 from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.decoding_mesh import ONE_DEVICE, DecodingMesh, on_devices
+from jaxgpt.inference.engine.drafting import OpenCheckpoint, Speculation
+from jaxgpt.inference.engine.speculating_decoder import with_speculation
 from jaxgpt.inference.precision import UNROUNDED, Precision
 from jaxgpt.inference.text_generation import make_text_decoder
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.runs.run import Run, open_run
 from jaxgpt.runtime.settings import configure_runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions:
+    """Types, devices and drafts of a model that writes."""
+
+    precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
+    mesh: DecodingMesh = field(default_factory=DecodingMesh)
+    speculation: Speculation | None = None
+    """Drafts of tokens, which the model verifies several at a time; the text stays the same."""
+
+    def open(self, checkpoint: str, step_name: str) -> "OpenedDecoder":
+        """Return a checkpoint that is ready to write; see `open_decoder`.
+
+        Its decoder opens a checkpoint that drafts with the first text.
+        """
+        opened = open_decoder(checkpoint, step_name, self.precision, self.mesh)
+        opener = checkpoint_opener(opened.run, self.precision, self.mesh)
+        return opened._replace(decoder=with_speculation(opened.decoder, self.speculation, opener))
 
 
 class OpenedDecoder(NamedTuple):
@@ -45,8 +70,38 @@ def open_decoder(
         JaxgptError: see `open_run`, `Run.choose_step`, `Run.restore_params` and
             `DecodingMesh.build`.
     """
-    run = _divide(open_run(checkpoint, step_name), mesh)
+    run = open_run(checkpoint, step_name)
     configure_runtime(run.config.runtime)
+    return _open(run, step_name, precision, mesh)
+
+
+def checkpoint_opener(
+    target: Run, precision: Precision = UNROUNDED, mesh: DecodingMesh = ONE_DEVICE
+) -> OpenCheckpoint:
+    """Return what opens checkpoints that draft tokens for a model, on the same devices.
+
+    Args:
+        target: the model's run.
+        precision: types of weights and cache.
+        mesh: devices that share a model.
+    """
+
+    def open_checkpoint(place: str, step_name: str) -> Decoder:
+        run = open_run(place, step_name)
+        if run.tokenizer.fingerprint != target.tokenizer.fingerprint:
+            raise MismatchError(
+                f"{place} has another tokenizer ({run.tokenizer.fingerprint[:12]}) than "
+                f"{target.directory} ({target.tokenizer.fingerprint[:12]}): its ids are other "
+                "tokens; let a run of the same tokenizer draft"
+            )
+        return _open(run, step_name, precision, mesh).decoder
+
+    return open_checkpoint
+
+
+def _open(run: Run, step_name: str, precision: Precision, mesh: DecodingMesh) -> OpenedDecoder:
+    """Restore a checkpoint of a run; see `open_decoder`."""
+    run = _divide(run, mesh)
     step = run.choose_step(step_name)
     devices = mesh.build()
     params = run.restore_params(step, devices)

@@ -24,6 +24,8 @@ class Piece(NamedTuple):
         finish: "stop" or "length" with the last piece.
         num_reused: tokens of the prompt that were not read again; with the first piece.
         end: the token that ended the answer, if one did.
+        num_drafted: tokens that were drafted for it.
+        num_accepted: those of them that the model drew itself.
     """
 
     index: int
@@ -33,6 +35,8 @@ class Piece(NamedTuple):
     finish: str | None
     num_reused: int
     end: TokenScore | None
+    num_drafted: int
+    num_accepted: int
 
 
 class Answer(NamedTuple):
@@ -53,6 +57,8 @@ class Usage:
         self._per_prompt = answers_per_prompt
         self._cached: dict[int, int] = {}
         self._new = 0
+        self._drafted = 0
+        self._accepted = 0
         self._begin = time.monotonic()
         self._first: float | None = None
 
@@ -60,6 +66,8 @@ class Usage:
         """Count a piece."""
         self._cached.setdefault(piece.index, piece.num_reused)
         self._new += len(piece.tokens)
+        self._drafted += piece.num_drafted
+        self._accepted += piece.num_accepted
         if self._first is None:
             self._first = time.monotonic()
 
@@ -89,6 +97,8 @@ class Usage:
             "predicted_n": self._new,
             "predicted_ms": 1000 * drawing,
             "predicted_per_second": self._new / drawing if drawing > 0 else 0.0,
+            "draft_n": self._drafted,
+            "draft_n_accepted": self._accepted,
         }
 
 
@@ -167,7 +177,8 @@ class Answers:
                     new = text.feed(progress)
                     watch.add(len(new.tokens), new.finish)
                     about = (progress.prompt, new.finish, progress.num_reused, new.end)
-                    await queue.put(Piece(index, *new[:2], *about))
+                    drafts = progress.num_drafted, progress.num_accepted
+                    await queue.put(Piece(index, *new[:2], *about, *drafts))
                     if new.finish is not None:
                         return
         except Exception as error:

@@ -117,6 +117,12 @@ class _EngineCollector:
             "generation_tokens": ("Tokens of answers.", counts.drawn_tokens),
             "prefix_cache_queries": ("Tokens that might have been shared.", counts.prompt_tokens),
             "prefix_cache_hits": ("Tokens that were not read again.", counts.reused_tokens),
+            "spec_decode_num_drafts": ("Times that tokens were drafted.", counts.drafts),
+            "spec_decode_num_draft_tokens": ("Drafted tokens.", counts.drafted_tokens),
+            "spec_decode_num_accepted_tokens": (
+                "Drafted tokens that the model drew itself.",
+                counts.accepted_tokens,
+            ),
         }
         for family, values in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, (about, value) in values.items():

@@ -14,11 +14,24 @@ import tyro
 
 from jaxgpt.command_line import find_option, parse_options, require_at_least
 from jaxgpt.errors import UsageError, did_you_mean
-from jaxgpt.inference import DecodingMesh, EngineConfig, Precision
+from jaxgpt.inference import (
+    DecodingMesh,
+    DraftModel,
+    EngineConfig,
+    NgramLookup,
+    Precision,
+    Speculation,
+)
 
 _VARIABLE_PREFIX = "JAXGPT_SERVE_"
 # Options within options, by what their names begin with.
-_SECTIONS = (("engine.", EngineConfig), ("mesh.", DecodingMesh), ("", Precision))
+_SECTIONS: tuple[tuple[str, type], ...] = (
+    ("engine.", EngineConfig),
+    ("mesh.", DecodingMesh),
+    ("speculation.", NgramLookup),
+    ("speculation.", DraftModel),
+    ("", Precision),
+)
 _LAST_PORT = 65535
 # As a browser sends it: a scheme and a host, perhaps a port, no path.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z*]+")
@@ -60,6 +73,8 @@ class ServeOptions:
     mesh: DecodingMesh = field(default_factory=DecodingMesh)
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Size of the engine."""
+    speculation: Speculation | None = None
+    """Drafts of tokens, which the model verifies several at a time; answers stay the same."""
 
 
 def parse(argv: Sequence[str]) -> tuple[ServeOptions, tuple[str, ...]]:
@@ -70,7 +85,9 @@ def parse(argv: Sequence[str]) -> tuple[ServeOptions, tuple[str, ...]]:
         ConfigError: the engine cannot have that size.
     """
     _refuse_unknown_variables()
-    options = parse_options(ServeOptions, [*_from_environment(argv), *argv], prog="jaxgpt serve")
+    arguments = [*_from_environment(argv), *argv]
+    default = ServeOptions(checkpoint=tyro.MISSING)
+    options = parse_options(ServeOptions, arguments, "jaxgpt serve", default)
     require_at_least(options, port=0, max_body_megabytes=1, answer_seconds=1, grace_seconds=0)
     if options.port > _LAST_PORT:
         raise UsageError(f"--port {options.port} must be at most {_LAST_PORT}")
@@ -109,11 +126,20 @@ def _own_options() -> list[dataclasses.Field[Any]]:
     return [option for option in fields if option.default_factory not in sections]
 
 
+def _options_of_sections() -> list[str]:
+    """Return the names of the options within options, each once: variants share some."""
+    names = [
+        f"{prefix}{option.name}"
+        for prefix, section in _SECTIONS
+        for option in dataclasses.fields(section)
+    ]
+    return list(dict.fromkeys(names))
+
+
 def _refuse_unknown_variables() -> None:
     """Refuse a misspelt variable, which would change nothing without a word."""
     names = [option.name for option in _own_options()]
-    for prefix, section in _SECTIONS:
-        names += [f"{prefix}{option.name}" for option in dataclasses.fields(section)]
+    names += _options_of_sections()
     known = [_VARIABLE_PREFIX + name.replace(".", "_").upper() for name in names]
     for name in sorted(os.environ):
         if name.startswith(_VARIABLE_PREFIX) and name not in known:
@@ -132,12 +158,10 @@ def _from_environment(argv: Sequence[str]) -> list[str]:
         if value is not None and find_option(argv, name) is None:
             several = isinstance(option.default, tuple)
             found += [name, *(value.split() if several else [value])]
-    for prefix, section in _SECTIONS:
-        for option in dataclasses.fields(section):
-            name = f"{prefix}{option.name}"
-            value = os.environ.get(_VARIABLE_PREFIX + name.replace(".", "_").upper())
-            if value is not None:
-                found += [f"--{name.replace('_', '-')}", value]
+    for name in _options_of_sections():
+        value = os.environ.get(_VARIABLE_PREFIX + name.replace(".", "_").upper())
+        if value is not None:
+            found += [f"--{name.replace('_', '-')}", value]
     return found
 
 

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxgpt.inference.decoding_mesh import DecodingMesh, on_devices
 from jaxgpt.inference.decoding_weights import LayerArrays
 from jaxgpt.inference.engine.drawing.row_sampling import RowSettings
-from jaxgpt.inference.engine.slots import all_allowed, decode, empty_slots
+from jaxgpt.inference.engine.slots.slots import all_allowed, decode, empty_slots
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layers.feed_forward import FeedForward, SwiGlu

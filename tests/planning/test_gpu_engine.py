@@ -9,9 +9,9 @@ import pytest
 from flax.core import meta
 
 from jaxgpt.inference.decode import Decoder
-from jaxgpt.inference.engine.adapters import AdaptedDecoder, DecoderAdapter
 from jaxgpt.inference.engine.drawing.row_sampling import RowSettings
-from jaxgpt.inference.engine.slots import (
+from jaxgpt.inference.engine.slots.adapters import AdaptedDecoder, DecoderAdapter
+from jaxgpt.inference.engine.slots.slots import (
     all_allowed,
     begin,
     copy_slot,

@@ -134,6 +134,7 @@ def test_a_silent_stream_is_kept_open_and_its_last_chunk_has_the_times(
     assert lines[-2] == "data: [DONE]"
     timings = json.loads(lines[-4][6:])["timings"]
     assert timings["predicted_n"] == 3
+    assert timings["draft_n"] == timings["draft_n_accepted"] == 0
     assert timings["prompt_n"] > 0
     assert timings["prompt_ms"] > 0
     assert timings["predicted_ms"] >= 0
@@ -406,6 +407,9 @@ def test_operators_find_their_numbers(served: Served) -> None:
         "kv_cache_usage_perc",
         "generation_tokens_total",
         "prefix_cache_hits_total",
+        "spec_decode_num_drafts_total",
+        "spec_decode_num_draft_tokens_total",
+        "spec_decode_num_accepted_tokens_total",
         "request_success_total",
         "time_to_first_token_seconds_bucket",
         "inter_token_latency_seconds_count",

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from jaxgpt.names.public_names import lazy_imports
 
 if TYPE_CHECKING:
-    from jaxgpt.inference.engine.adapters import DecoderAdapter
     from jaxgpt.inference.engine.drawing.request_sampling import RequestSampling
     from jaxgpt.inference.engine.engine import Engine
     from jaxgpt.inference.engine.engine_config import EngineConfig
@@ -16,5 +15,6 @@ if TYPE_CHECKING:
         TokenConstraint,
         TokenScore,
     )
+    from jaxgpt.inference.engine.slots.adapters import DecoderAdapter
 else:
     __getattr__, __dir__ = lazy_imports(__name__)

@@ -3,6 +3,8 @@
 import collections
 from dataclasses import dataclass
 
+from jaxgpt.inference.engine.request import Progress
+
 
 @dataclass(frozen=True)
 class EngineCounts:
@@ -15,6 +17,9 @@ class EngineCounts:
         prompt_tokens: tokens of the prompts of all requests that got a slot.
         reused_tokens: those that were not read again.
         drawn_tokens: tokens that were delivered.
+        drafts: times that tokens were drafted for a request.
+        drafted_tokens: tokens that were drafted.
+        accepted_tokens: those of them that the model drew itself.
         cache_share: share of the cache's slots for tokens that hold one.
     """
 
@@ -24,6 +29,9 @@ class EngineCounts:
     prompt_tokens: int
     reused_tokens: int
     drawn_tokens: int
+    drafts: int
+    drafted_tokens: int
+    accepted_tokens: int
     cache_share: float
 
 
@@ -42,9 +50,14 @@ class Tally:
         """Count the tokens of a prompt, and those of them that a slot held already."""
         self._tokens.update(prompt=prompt, reused=reused)
 
-    def draw(self, number: int) -> None:
-        """Count tokens that were delivered."""
-        self._tokens["drawn"] += number
+    def add(self, progress: Progress) -> None:
+        """Count what a request has gained."""
+        self._tokens.update(
+            drawn=len(progress.tokens),
+            drafts=progress.num_drafted > 0,
+            drafted=progress.num_drafted,
+            accepted=progress.num_accepted,
+        )
 
     def counts(self, running: int, waiting: int, cache_share: float) -> EngineCounts:
         """Return all counts, with what an engine does at the moment."""
@@ -55,5 +68,8 @@ class Tally:
             prompt_tokens=self._tokens["prompt"],
             reused_tokens=self._tokens["reused"],
             drawn_tokens=self._tokens["drawn"],
+            drafts=self._tokens["drafts"],
+            drafted_tokens=self._tokens["drafted"],
+            accepted_tokens=self._tokens["accepted"],
             cache_share=cache_share,
         )

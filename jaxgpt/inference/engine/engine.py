@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 
 from jaxgpt.errors import JaxgptError
 from jaxgpt.inference.decode import Decoder
-from jaxgpt.inference.engine.adapters import AdaptedDecoder, DecoderAdapter
 from jaxgpt.inference.engine.counts import EngineCounts, Tally
+from jaxgpt.inference.engine.drafting import OpenCheckpoint, Speculation, Target, no_checkpoint
 from jaxgpt.inference.engine.engine_config import EngineConfig
+from jaxgpt.inference.engine.guesses import Guesses
 from jaxgpt.inference.engine.prefixes import PrefixIndex
 from jaxgpt.inference.engine.request import (
     ClosedError,
@@ -26,6 +27,7 @@ from jaxgpt.inference.engine.request import (
 )
 from jaxgpt.inference.engine.running import Running, Ticket, not_finite
 from jaxgpt.inference.engine.slot_work import SlotWork
+from jaxgpt.inference.engine.slots.adapters import AdaptedDecoder, DecoderAdapter
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +39,25 @@ class Engine:
         decoder: the model, its parameters, and which ids end a text or are never drawn.
         config: its size.
         adapters: of the model; requests name them by their numbers, from 1 on.
+        speculation: where drafted tokens come from; None: none are drafted. Answers are the same.
+        open_checkpoint: opens another checkpoint that `speculation` names.
 
     Attributes:
         max_length: most tokens of a prompt and its answer.
         num_slots: number of requests that are answered at once.
 
     Raises:
-        ConfigError: the model has too few positions for `config.max_length`.
+        ConfigError: the model, or one that drafts, has too few positions for `config.max_length`.
+        JaxgptError: a checkpoint that `speculation` names cannot be opened.
     """
 
     def __init__(
-        self, decoder: Decoder, config: EngineConfig, adapters: Sequence[DecoderAdapter] = ()
+        self,
+        decoder: Decoder,
+        config: EngineConfig,
+        adapters: Sequence[DecoderAdapter] = (),
+        speculation: Speculation | None = None,
+        open_checkpoint: OpenCheckpoint = no_checkpoint,
     ) -> None:
         adapted = AdaptedDecoder(decoder, adapters)
         self.max_length = config.max_length or decoder.context_length
@@ -61,7 +71,10 @@ class Engine:
             self.max_length,
             config.prefill_chunk,
             config.steps_per_visit,
+            0 if speculation is None else speculation.most,
         )
+        target = Target(decoder.model, config.num_slots, self.max_length, config.prefill_chunk)
+        self._guesses = Guesses(speculation, target, open_checkpoint)
         self._prefixes = PrefixIndex(config.num_slots, config.prefill_chunk)
         self._running: dict[int, Running] = {}
         self._waiting: collections.deque[Ticket] = collections.deque()
@@ -182,7 +195,7 @@ class Engine:
         """Return what the engine has done and does."""
         with self._wake:
             running = list(self._running.values())
-            num_held = sum(each.num_read + each.num_drawn for each in running)
+            num_held = sum(each.num_read + len(each.drawn) for each in running)
             share = num_held / (self._config.num_slots * self.max_length)
             return self._tally.counts(len(running), len(self._waiting), share)
 
@@ -237,29 +250,36 @@ class Engine:
 
     def _decode(self, decoding: list[Running]) -> None:
         """Draw a few tokens in all slots whose prompts are read."""
-        constrained = False
+        bound: set[int] = set()
         able: list[Running] = []
         for running in decoding:
             try:
-                constrained |= self._work.fill(running)
+                if self._work.fill(running):
+                    bound.add(running.slot)
                 able.append(running)
             except ConstraintError as error:
                 self._deliver(running, running.progress(finish="error", error=error))
         if not able:
             return
-        left = min(running.room for running in able)
-        num_steps = 1 if constrained else min(self._config.steps_per_visit, left)
-        drawn = self._work.decode(able, num_steps, constrained)
-        for running, tokens in zip(able, drawn, strict=True):
+        drafts = self._guesses.make(able, bound, self._work)
+        if any(drafts):
+            drawn = self._work.verify(able, drafts)
+        else:
+            left = min(running.room for running in able)
+            num_steps = 1 if bound else min(self._config.steps_per_visit, left)
+            drawn = self._work.decode(able, num_steps, bool(bound))
+        for running, tokens, guessed in zip(able, drawn, drafts, strict=True):
             try:
                 progress = running.cut(tokens, self._stop_ids)
             except ConstraintError as error:
                 progress = running.progress(finish="error", error=error)
+            num_accepted = len(tokens) - 1 if guessed else 0
+            progress = progress._replace(num_drafted=len(guessed), num_accepted=num_accepted)
             self._deliver(running, progress)
 
     def _deliver(self, running: Running, progress: Progress) -> None:
         with self._wake:
-            self._tally.draw(len(progress.tokens))
+            self._tally.add(progress)
             if progress.finish is not None:
                 del self._running[running.slot]
                 self._work.leave(running)
@@ -273,3 +293,4 @@ class Engine:
             self._deliver(running, running.progress(finish="error", error=error))
         self._prefixes.forget()
         self._work.reset()
+        self._guesses.reset()

@@ -168,6 +168,8 @@ class Progress(NamedTuple):
         prompt: the prompt's tokens, once, if their scores were asked for.
         num_reused: tokens of the prompt that were not read again; told with the first token.
         end: the token that ended the answer, if the model drew one.
+        num_drafted: tokens that were drafted, since the last news.
+        num_accepted: those of them that the model drew itself.
     """
 
     tokens: tuple[TokenScore, ...] = ()
@@ -176,6 +178,8 @@ class Progress(NamedTuple):
     prompt: tuple[TokenScore, ...] = ()
     num_reused: int = 0
     end: TokenScore | None = None
+    num_drafted: int = 0
+    num_accepted: int = 0
 
 
 def pack_mask(allowed_V: np.ndarray) -> np.ndarray:

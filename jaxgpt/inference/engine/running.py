@@ -3,8 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from jaxgpt.errors import DivergedError, JaxgptError
-from jaxgpt.inference.engine.drawing.row_sampling import NOT_FINITE, NOTHING_ALLOWED
+from jaxgpt.inference.engine.drawing.row_sampling import NOT_FINITE, NOTHING_ALLOWED, Drawn
 from jaxgpt.inference.engine.request import (
     Finish,
     Progress,
@@ -46,7 +48,7 @@ class Running:
         slot: its number.
         num_read: tokens of the prompt that the slot holds.
         num_reused: those that another request had read.
-        num_drawn: tokens of the answer.
+        drawn: ids of the answer.
         prompt_scores: of the prompt's tokens, if they are asked for.
     """
 
@@ -54,7 +56,7 @@ class Running:
     slot: int
     num_read: int
     num_reused: int
-    num_drawn: int = 0
+    drawn: list[int] = dataclasses.field(default_factory=list)
     prompt_scores: list[TokenScore] = dataclasses.field(default_factory=list)
     _told: bool = False
 
@@ -68,6 +70,15 @@ class Running:
         """Return whether some of the prompt is still to be read."""
         return self.num_read < len(self.request.prompt)
 
+    @property
+    def left(self) -> int:
+        """Return how many tokens may still be drawn."""
+        return self.request.max_new_tokens - len(self.drawn)
+
+    def ids(self) -> np.ndarray:
+        """Return the ids of the prompt and of what was drawn, int64."""
+        return np.array([*self.request.prompt, *self.drawn])
+
     def next_chunk(self, size: int) -> tuple[int, ...]:
         """Return the next tokens of the prompt, up to `size`."""
         return self.request.prompt[self.num_read : self.num_read + size]
@@ -75,7 +86,7 @@ class Running:
     @property
     def room(self) -> int:
         """Return how many tokens may be drawn until something must be looked at."""
-        left = self.request.max_new_tokens - self.num_drawn
+        left = self.left
         constraint = self.request.constraint
         return left if constraint is None else min(left, constraint.horizon())
 
@@ -94,10 +105,10 @@ class Running:
             if score.id in stop_ids:
                 return self.progress(tokens, "stop")._replace(end=score)
             tokens.append(score)
-            self.num_drawn += 1
+            self.drawn.append(score.id)
             if constraint is not None and constraint.advance(score.id):
                 return self.progress(tokens, "stop")
-            if self.num_drawn == self.request.max_new_tokens:
+            if not self.left:
                 return self.progress(tokens, "length")
         return self.progress(tokens, None)
 
@@ -112,3 +123,15 @@ class Running:
         num_reused = 0 if self._told else self.num_reused
         self._told = True
         return Progress(tuple(tokens), finish, error, prompt, num_reused)
+
+
+def token_scores(drawn: Drawn, places: Iterable[int], num_top: int) -> list[TokenScore]:
+    """Return drawn tokens on the host as plain values."""
+    found = []
+    for place in places:
+        ids_K = drawn.top_ids_BK[place, :num_top].tolist()
+        scores_K = drawn.top_log_probabilities_BK[place, :num_top].tolist()
+        score = float(drawn.log_probabilities_B[place])
+        top = tuple(zip(ids_K, scores_K, strict=True))
+        found.append(TokenScore(int(drawn.tokens_B[place]), score, top))
+    return found

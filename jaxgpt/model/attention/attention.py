@@ -222,6 +222,8 @@ class GroupedQueryAttentionLayer(nn.Module):
             number = operator.index(layer)
             cache = cache.write(number, k_BSKH, v_BSKH, mask.query_slots_BT)
             k_BSKH, v_BSKH = cache.read(number)
+            slots_BT = cache.by_row(mask.query_slots_BT)
+            mask = dataclasses.replace(mask, query_slots_BT=slots_BT)
             dtype = q_BTNH.dtype
             if x_BTD.shape[1] == 1:
                 # To narrow a wider cache would take longer than the products of one query.
@@ -240,8 +242,9 @@ class GroupedQueryAttentionLayer(nn.Module):
         else:
             kernel = config.kernel if cache is None or reads_cache else Fastest()
             scores = Scores(scale, config.soft_cap)
-            inputs = AttentionInputs(q_BTNH, k_BSKH, v_BSKH, mask, scores, dropout)
-            out_BTNH = kernel.attend(inputs)
+            queries = q_BTNH if cache is None else cache.by_row(q_BTNH)
+            inputs = AttentionInputs(queries, k_BSKH, v_BSKH, mask, scores, dropout)
+            out_BTNH = kernel.attend(inputs).reshape(q_BTNH.shape)
         output = Projection(
             inputs=(config.num_heads, head_dim),
             outputs=(settings.d_model,),

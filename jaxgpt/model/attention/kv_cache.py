@@ -73,6 +73,10 @@ class KVCache:
         """
         return join_blocks(self.k_BKCH[layer]), join_blocks(self.v_BKCH[layer])
 
+    def by_row(self, x_BT: jax.Array) -> jax.Array:
+        """Return an array of new tokens, [B, T, ...], with a row for each row that `read` gives."""
+        return x_BT
+
     def advance(self, valid_BT: jax.Array) -> "KVCache":
         """Return the cache with the valid tokens counted, up to the number of slots."""
         added_B = jnp.sum(valid_BT, axis=1, dtype=jnp.int32)

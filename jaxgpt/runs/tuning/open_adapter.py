@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from jaxgpt.errors import ConfigError, MismatchError, UsageError
-from jaxgpt.inference.engine.adapters import DecoderAdapter
+from jaxgpt.inference.engine.slots.adapters import DecoderAdapter
 from jaxgpt.inference.text_generation import forbidden_ids
 from jaxgpt.model.layers.adapters import Lora, LowRank
 from jaxgpt.model.stacked_adapters import TrainedAdapter

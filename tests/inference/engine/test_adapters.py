@@ -12,8 +12,8 @@ from flax.core import meta
 from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.decoding_weights import lay_out
 from jaxgpt.inference.engine import Engine, EngineConfig, Request
-from jaxgpt.inference.engine.adapters import DecoderAdapter
 from jaxgpt.inference.engine.request import RequestError
+from jaxgpt.inference.engine.slots.adapters import DecoderAdapter
 from jaxgpt.model.adapted import join, merge, split
 from jaxgpt.model.layers.adapters import Lora
 from jaxgpt.model.stacked_adapters import TrainedAdapter

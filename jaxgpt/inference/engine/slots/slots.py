@@ -20,7 +20,6 @@ from jax import Array
 from jaxgpt.inference.cpu_layout import cache_dtype, head_table
 from jaxgpt.inference.decode_programs import next_logits
 from jaxgpt.inference.decoding_weights import restore
-from jaxgpt.inference.engine.adapters import choose_rows
 from jaxgpt.inference.engine.drawing.row_sampling import (
     Drawn,
     RowSettings,
@@ -28,9 +27,12 @@ from jaxgpt.inference.engine.drawing.row_sampling import (
     draw_rows,
     score_tokens,
 )
+from jaxgpt.inference.engine.slots.adapters import choose_rows
 from jaxgpt.model.attention.kv_cache import KVCache, MakeCache, empty_cache
 from jaxgpt.model.gpt import Gpt, make_cache
 from jaxgpt.model.layers.placement import constrain
+
+_SMALLEST_CHUNK = 16
 
 
 class Slots(NamedTuple):
@@ -72,7 +74,7 @@ def empty_slots(
 @functools.partial(jax.jit, donate_argnums=0)
 def copy_slot(slots: Slots, source: Array, slot: Array) -> Slots:
     """Let a slot hold the keys and values of another."""
-    return slots._replace(cache=_put_row(slots.cache, slot, _take_row(slots.cache, source)))
+    return slots._replace(cache=put_row(slots.cache, slot, take_row(slots.cache, source)))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -102,9 +104,9 @@ def read_chunk(
     """
     model, params = choose_rows(model, params)
     valid_1T = (jnp.arange(tokens_T.shape[0]) < num_tokens)[None]
-    row = _take_row(slots.cache, slot)
+    row = take_row(slots.cache, slot)
     logits_1V, row = next_logits(model, params, tokens_T[None], valid_1T, row)
-    return slots._replace(cache=_put_row(slots.cache, slot, row)), logits_1V[0]
+    return slots._replace(cache=put_row(slots.cache, slot, row)), logits_1V[0]
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -125,7 +127,7 @@ def read_and_score_chunk(
     """
     model, params = choose_rows(model, params)
     valid_1T = (jnp.arange(tokens_T.shape[0]) < num_tokens)[None]
-    row = _take_row(slots.cache, slot)
+    row = take_row(slots.cache, slot)
 
     def all_logits(gpt: Gpt) -> tuple[Array, KVCache]:
         x_1TD, cache = gpt.hidden_states(tokens_T[None], valid_1T.astype(jnp.int32), cache=row)
@@ -137,7 +139,7 @@ def read_and_score_chunk(
     apply: Callable[..., Any] = model.apply
     logits_TV, row = apply({"params": restore(params)}, method=all_logits)
     scores = score_tokens(logits_TV, targets_T, wants_top)
-    return slots._replace(cache=_put_row(slots.cache, slot, row)), logits_TV[num_tokens - 1], scores
+    return slots._replace(cache=put_row(slots.cache, slot, row)), logits_TV[num_tokens - 1], scores
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -234,12 +236,25 @@ def all_allowed(num_rows: int, num_columns: int) -> np.ndarray:
     return np.full((num_rows, -(-num_columns // 32)), 0xFFFFFFFF, np.uint32)
 
 
-def _take_row(cache: KVCache, slot: Array) -> KVCache:
+def chunk_shape(num_tokens: int, largest: int, max_length: int) -> int:
+    """Return the padded length of a chunk: a few programs for all prompts.
+
+    Args:
+        num_tokens: of the chunk.
+        largest: most tokens of one.
+        max_length: tokens that a slot holds.
+    """
+    size = max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length())
+    # Learned positions have no more tokens than the context.
+    return min(size, largest, max(num_tokens, max_length))
+
+
+def take_row(cache: KVCache, slot: Array) -> KVCache:
     """Return one slot's part of a cache."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, slot, 1), cache)
 
 
-def _put_row(cache: KVCache, slot: Array, row: KVCache) -> KVCache:
+def put_row(cache: KVCache, slot: Array, row: KVCache) -> KVCache:
     """Return a cache in which one slot holds `row`."""
     return jax.tree.map(
         lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, slot, 0), cache, row

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxgpt.inference.decode import Decoder
-from jaxgpt.inference.engine import few_slots
-from jaxgpt.inference.engine.adapters import AdaptedDecoder
-from jaxgpt.inference.engine.few_slots import SlotState, choose_program
-from jaxgpt.inference.engine.slots import decode, empty_slots
+from jaxgpt.inference.engine.slots import few_slots
+from jaxgpt.inference.engine.slots.adapters import AdaptedDecoder
+from jaxgpt.inference.engine.slots.few_slots import choose_program
+from jaxgpt.inference.engine.slots.slot_state import SlotState
+from jaxgpt.inference.engine.slots.slots import decode, empty_slots
 from tests.model import tiny_model
 
 
@@ -36,7 +37,8 @@ def test_all_slots_are_computed_where_few_would_have_other_bits(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(few_slots, "_stable_program", lambda: decode)
-    drawn = iter([np.float32(1), np.float32(1), np.float32(1), np.nextafter(np.float32(1), 2)])
+    one = np.ones(1, np.float32)
+    drawn = iter([[one], [one], [one], [np.nextafter(one, 2)]])
     monkeypatch.setattr(few_slots, "_draw_in_first", lambda *_: next(drawn))
     assert choose() == (decode, True)
     with caplog.at_level("INFO", few_slots.__name__):
@@ -47,7 +49,7 @@ def test_all_slots_are_computed_where_few_would_have_other_bits(
 def test_all_slots_are_computed_where_xla_has_no_such_option(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(few_slots, "_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    monkeypatch.setattr(few_slots, "STABLE_SUMS", {"xla_cpu_no_such_option": "1"})
     few_slots._stable_program.cache_clear()
     with caplog.at_level("WARNING", few_slots.__name__):
         assert choose() == (decode, False)

@@ -1,0 +1,1 @@
+"""The state of all slots on the device, and the programs that change it."""
