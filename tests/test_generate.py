@@ -56,6 +56,7 @@ def test_the_seed_decides_and_the_batch_does_not(run: str, capsys) -> None:
     assert samples(capsys, *argv, "--seed", "3", "--num-samples", "3")[0] == first[0]
 
 
+@pytest.mark.slow
 def test_speculation_changes_no_text(run: str, capsys) -> None:
     argv = ("--checkpoint", run, "--max-new-tokens", "12", "--prompt", "the cat the cat", "some")
     argv += ("--seed", "3", "--temperature", "0.8", "--stop", "zz")
@@ -66,6 +67,11 @@ def test_speculation_changes_no_text(run: str, capsys) -> None:
     assert 0 <= counts["accepted_tokens"] <= counts["drafted_tokens"]
     slid = (*argv, "--slide-window")
     assert samples(capsys, *slid, *drafted) == samples(capsys, *slid)
+    twin = ("--speculation", "DraftModel", "--speculation.checkpoint", run)
+    found = json.loads(out(capsys, *argv, *twin, "--json"))
+    assert found["samples"] == samples(capsys, *argv)
+    counts = found["speculation"]
+    assert counts["accepted_tokens"] == counts["drafted_tokens"] > 0
 
 
 def test_one_sample_streams_without_a_header_and_no_prompt_begins_a_document(

@@ -21,10 +21,12 @@ from jaxgpt.inference.engine.slots.slots import (
     read_and_score_chunk,
     read_chunk,
 )
+from jaxgpt.inference.engine.slots.verify import verify_drafts
+from jaxgpt.inference.engine.speculation.draft_model import write_ahead
 from jaxgpt.inference.precision import Precision
 from jaxgpt.model.adapted import split
 from jaxgpt.model.attention.attention import GroupedQueryAttention
-from jaxgpt.model.gpt import GptConfig
+from jaxgpt.model.gpt import Gpt, GptConfig
 from jaxgpt.model.layers.adapters import Lora
 from jaxgpt.model.stacked_adapters import TrainedAdapter
 from jaxgpt.planning.cross_compile import (
@@ -39,7 +41,7 @@ pytestmark = pytest.mark.skipif(
     not has_gpu_compiler(), reason="needs: pip install -e '.[gpu-compile]'"
 )
 H100 = find_device("h100")
-SLOTS, LENGTH, CHUNK, STEPS = 4, 256, 128, 4
+SLOTS, LENGTH, CHUNK, STEPS, DRAFTS = 4, 256, 128, 4, 3
 
 
 CONFIG = GptConfig(
@@ -57,6 +59,22 @@ def place(tree: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )
+
+
+def _lower_speculation(model: Gpt, params: Any, slots: Any) -> list[Any]:
+    """Return the programs that verify drafts, and that write ahead with the model itself."""
+    columns, numbers = model.config.pad_vocab(model.vocab_size), np.zeros(SLOTS, np.int32)
+    settings, stop_V = RowSettings.defaults(SLOTS), np.zeros(columns, bool)
+    drafts = np.zeros((SLOTS, DRAFTS), np.int32), numbers
+    verify = jax.jit(verify_drafts, static_argnums=0, donate_argnums=2)
+    active = np.ones(SLOTS, bool)
+    verified = (params, slots, active, *drafts, settings, all_allowed(SLOTS, columns), stop_V)
+    new = numbers, np.zeros((SLOTS, 2), np.int32), numbers
+    ahead = (params, slots.cache, *new, settings, slots.seen, stop_V)
+    return [
+        verify.lower(model, *place(verified)),
+        write_ahead.lower(model, DRAFTS, *place(ahead)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +107,7 @@ def test_xla_accepts_all_programs_of_the_engine(precision: Precision) -> None:
             ),
             draw_first.lower(*place((slots, number, row_V, *one))),
             decode.lower(model, STEPS, *place((params, slots, np.zeros(SLOTS, bool), *many))),
+            *_lower_speculation(model, params, slots),
         ]
         for program in programs:
             assert program.compile(compiler_options=COMPILER_OPTIONS).as_text()

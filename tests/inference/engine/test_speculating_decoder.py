@@ -29,6 +29,7 @@ def only_some(row: int, ids: Sequence[int]) -> np.ndarray | None:
     return np.arange(VOCAB_SIZE) == 9 + row if not ids else None
 
 
+@pytest.mark.slow
 def test_it_writes_what_the_decoder_writes() -> None:
     decoder = make_decoder()
     both: list[list[list[int]]] = []
