@@ -262,7 +262,8 @@ class Engine:
         if not able:
             return
         drafts = self._guesses.make(able, bound, self._work)
-        if any(drafts):
+        # With other bits, a request's answer would depend on the drafts of others.
+        if any(drafts) or not self._work.verifies_alike:
             drawn = self._work.verify(able, drafts)
         else:
             left = min(running.room for running in able)

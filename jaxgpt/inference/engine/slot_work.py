@@ -60,6 +60,9 @@ class SlotWork:
         most_steps: tokens that `decode` draws at most.
         most_drafts: drafted tokens that `verify` takes at most; 0: it is not used.
 
+    Attributes:
+        verifies_alike: whether `verify` draws with the bits of `decode`.
+
     Raises:
         ConfigError: the model has too few positions for `max_length`.
     """
@@ -81,11 +84,15 @@ class SlotWork:
         self._most_steps = most_steps
         self._settings = SlotSettings(decoder, *self._shape)
         self._decode, self._has_few = choose_program(decoder, model, *self._shape, most_steps)
-        self._most_drafts = most_drafts
+        self._most_drafts, self.verifies_alike = most_drafts, True
         if most_drafts:
             plain = self._decode, self._has_few, most_steps
             with decoder.on_devices():
-                self._verify = choose_verification(decoder, model, self._shape, plain, most_drafts)
+                self._verify, self.verifies_alike = choose_verification(
+                    decoder, model, self._shape, plain, most_drafts
+                )
+            # What a request gets must not depend on how many others there are.
+            self._has_few = self._has_few and self.verifies_alike
         self.reset()
 
     @_on_devices

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from jaxgpt.config import configclass, replace
 from jaxgpt.inference.engine import Engine, Request
 from jaxgpt.inference.engine.drafting import Draws, OpenCheckpoint, Speculation, Target, Text
+from jaxgpt.inference.engine.slots import verification
 from jaxgpt.inference.engine.speculation.ngram_lookup import NgramLookup
 from tests.inference.engine.test_engine import (
     GREEDY,
@@ -189,6 +190,23 @@ def test_a_text_that_repeats_itself_is_looked_up(plain: Engine) -> None:
     assert_same(answer(engine, [request]), answer(plain, [request]))
     counts = engine.counts()
     assert counts.accepted_tokens == counts.drafted_tokens > 10
+
+
+def test_where_bits_differ_all_tokens_are_drawn_in_one_way(
+    plain: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(verification, "are_equal", lambda *_: False)
+    with caplog.at_level("INFO", verification.__name__):
+        engine = Engine(make_decoder(), SIZE, speculation=Given())
+    assert "with other last bits than decoding has, so every token is drawn that way" in caplog.text
+    monkeypatch.setattr(engine._work, "decode", None)
+    requests = free_requests(2)
+    expected = answer(plain, requests)
+    # One of them is guessed, the other is not.
+    right = continuations(requests, expected)
+    DRAFTER.guess = lambda text: right(text) if text.ids[0] != LONG[0] else []
+    assert_same(answer(engine, requests), expected)
+    assert engine.counts().accepted_tokens
 
 
 @pytest.mark.optimized

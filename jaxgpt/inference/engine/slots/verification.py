@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 _SAME = "with the bits of decoding: answers are those without drafts"
 _OTHER = (
-    "with other last bits than decoding has: an answer can differ from the one without drafts "
-    "where two tokens are equally good up to rounding"
+    "with other last bits than decoding has, so every token is drawn that way; an answer can "
+    "differ from the one without drafts where two tokens are equally good up to rounding"
 )
 
 
@@ -30,11 +30,12 @@ def choose_verification(
     shape: tuple[int, int],
     decode: tuple[Decode, bool, int],
     most_drafts: int,
-) -> Verify:
-    """Return a program as `verify_drafts`; log if its bits are not those of decoding.
+) -> tuple[Verify, bool]:
+    """Return a program as `verify_drafts`, and whether its bits are those of decoding.
 
     It is tried on a random state, in all slots and, if they may lie apart, in few. Both have more
     rows than a step of decoding, and a draw that depends on the last bits may come out otherwise.
+    Logs what was found.
 
     Args:
         decoder: has the parameters.
@@ -47,7 +48,8 @@ def choose_verification(
     plain, has_few, most_steps = decode
     program, num_tokens = _verification(has_few), most_drafts + 1
     if num_tokens >= shape[1]:
-        return program
+        # No room for a trial.
+        return program, False
     result = Trial(decoder, model, *shape, num_tokens).decode(plain, most_steps)
     num_first, tokens_TB = min(FEW, shape[0]), np.asarray(result[1].tokens_B)
     expected = in_first(result, num_first)
@@ -59,7 +61,7 @@ def choose_verification(
         found = in_first(trial.verify(program, tokens_TB[:, :num_slots]), num_first)
         same &= are_equal(expected, found)
     logger.info("drafted tokens are verified %s", _SAME if same else _OTHER)
-    return program
+    return program, same
 
 
 @functools.cache
