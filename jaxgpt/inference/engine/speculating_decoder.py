@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -133,16 +134,22 @@ class _RowConstraint:
         self._constraint = constraint
         self._row = row
         self._ids: list[int] = []
+        self._binds = True
 
     def fill(self, allowed_W: np.ndarray) -> bool:
         """Write which ids may be drawn next, unless all may."""
         allowed_V = self._constraint(self._row, self._ids)
+        self._binds = allowed_V is not None
         if allowed_V is None:
             return False
         words = pack_mask(allowed_V)
         allowed_W[:] = 0
         allowed_W[: len(words)] = words
         return True
+
+    def horizon(self) -> int:
+        """Return 1 as long as it binds: once it does not, it never does again."""
+        return 1 if self._binds else sys.maxsize
 
     def advance(self, token: int) -> bool:
         """Take a drawn token; the end is drawn too."""
