@@ -4,7 +4,7 @@
     python -m jaxgpt.finetune --config configs/quickstart_answers.py --checkpoint runs/quickstart \
         --data questions.jsonl --run-dir runs/quickstart-answers
 
-Two passes over the questions; a lower learning rate and no decay of weights, as the base is small.
+One pass over the questions, in small batches; no decay of weights, as the base is small.
 """
 
 from jaxgpt import EvaluationConfig, FinetuneConfig
@@ -14,9 +14,9 @@ from jaxgpt.training import AdamW, Cosine
 
 config = FinetuneConfig(
     data=ExamplesConfig(held_out_share=0.05),
-    num_epochs=2.0,
-    batch=BatchConfig(sequence_length=256, global_batch_size=8),
-    schedule=Cosine(peak_learning_rate=1e-3, warmup_share=0.05, final_share=0.1),
+    num_epochs=1.0,
+    batch=BatchConfig(sequence_length=256, global_batch_size=4),
+    schedule=Cosine(peak_learning_rate=2e-3, warmup_share=0.05, final_share=0.1),
     optimizer=AdamW(weight_decay=0.0),
-    evaluation=EvaluationConfig(max_tokens=None),
+    evaluation=EvaluationConfig(every_steps=54, max_tokens=None),  # At thirds of the pass.,
 )

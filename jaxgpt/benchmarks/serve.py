@@ -1,9 +1,11 @@
 """`serve`: tokens per second of requests that come at the same time, and the time to the first."""
 
 import concurrent.futures
+import functools
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,8 @@ from jaxgpt.benchmarks.hardware_peak import copy_rate, describe_device, read_rat
 from jaxgpt.benchmarks.inputs.shapes import SHAPES, ShapeName
 from jaxgpt.benchmarks.inputs.synthetic_text import sample_windows
 from jaxgpt.benchmarks.measurement import Baseline, Measurement, measure_interleaved, versions_of
+from jaxgpt.benchmarks.peers.chat_server import serve_folder, serve_run
+from jaxgpt.benchmarks.peers.torch_process import require_torch
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import JaxgptError, UsageError
 from jaxgpt.inference.cpu_layout import cache_dtype
@@ -27,9 +31,12 @@ from jaxgpt.interchange.gguf.llama_cpp import LlamaCpp
 from jaxgpt.model.cost import kv_bytes_per_token, num_matmul_parameters
 from jaxgpt.model.gpt import Dtype, make_cache
 from jaxgpt.runs.decoding import open_decoder
+from jaxgpt.runs.run import open_run
 from jaxgpt.runtime.settings import RuntimeConfig, configure_runtime
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+# Packages of a side, by its name.
+_PACKAGES = {"llama.cpp": ("xllamacpp",), "transformers": ("torch", "transformers")}
 _FIRST_TOKEN_PROMPT = 512
 _FIRST_TOKEN_ROUNDS = 5
 
@@ -54,11 +61,14 @@ class ServeBenchmark:
     """Length of the prompts."""
     new_tokens: int = 96
     """New tokens per request."""
-    against: Literal["nothing", "sequential", "llama.cpp"] = "sequential"
+    against: Literal["nothing", "sequential", "llama.cpp", "transformers"] = "sequential"
     """Side to compare with. sequential: the same requests, one after the other. llama.cpp: its
-    server with as many slots, on --gguf."""
+    server with as many slots, on --gguf. transformers: `transformers serve --continuous-batching`
+    on --folder; both sides then answer the same chats over HTTP."""
     gguf: Path | None = None
     """File of the same run by `jaxgpt.export --format gguf`, for llama.cpp."""
+    folder: Path | None = None
+    """Folder of the same run by `jaxgpt.export --format huggingface`, for transformers."""
     rounds: int = 5
     """Rounds of each side."""
     json: bool = False
@@ -67,19 +77,28 @@ class ServeBenchmark:
     def __post_init__(self) -> None:
         if min(self.requests, self.prompt_tokens, self.new_tokens, self.rounds) < 1:
             raise ValueError("every number must be at least 1")
-        if (self.against == "llama.cpp") != (self.gguf is not None and self.checkpoint is not None):
-            raise ValueError(
-                "--against llama.cpp needs --checkpoint and --gguf, a file of the same run; "
-                "nothing else reads --gguf"
-            )
+        for side, option, exported in (
+            ("llama.cpp", "--gguf", self.gguf),
+            ("transformers", "--folder", self.folder),
+        ):
+            if (self.against == side) != (exported is not None and self.checkpoint is not None):
+                raise ValueError(
+                    f"--against {side} needs --checkpoint and {option}, an export of the same run; "
+                    f"nothing else reads {option}"
+                )
 
     def run(self) -> Measurement:
         """Measure.
 
         Raises:
-            ConfigError: xllamacpp is missing.
-            JaxgptError: the run cannot be opened, or llama.cpp does not read the file.
+            ConfigError: a package of the other side is missing.
+            JaxgptError: the run cannot be opened, or the other side does not read its export.
         """
+        with ExitStack() as servers:
+            return self._measure(servers)
+
+    def _measure(self, servers: ExitStack) -> Measurement:
+        """Measure; `servers` ends what was started."""
         ours = _Ours(self, self._decoder())
         sides: dict[str, Callable[[], float]] = {"jaxgpt": lambda: ours.rate(self.requests)}
         if self.against == "sequential":
@@ -87,6 +106,8 @@ class ServeBenchmark:
         elif self.gguf is not None:
             theirs = _LlamaCpp(self, self.gguf, ours.prompts)
             sides[self.against] = theirs.rate
+        elif self.folder is not None and self.checkpoint is not None:
+            sides = self._chat_servers(servers, self.checkpoint, self.folder, ours.prompts)
         # Programs are compiled, memory is touched.
         measure_interleaved(sides, 1)
         byte_rates = [max(copy_rate(), read_rate())]
@@ -97,7 +118,7 @@ class ServeBenchmark:
         if self.against != "nothing":
             other = rates[self.against][0]
             baseline = Baseline(name=self.against, value=other, ratio=value / other)
-        packages = ["jax", "jaxlib", *(["xllamacpp"] if self.gguf else [])]
+        packages = ["jax", "jaxlib", *_PACKAGES.get(self.against, ())]
         return Measurement(
             measure="serve",
             value=value,
@@ -116,6 +137,21 @@ class ServeBenchmark:
             versions=versions_of(packages),
             against=baseline,
         )
+
+    def _chat_servers(
+        self, servers: ExitStack, checkpoint: str, folder: Path, prompts: list[list[int]]
+    ) -> dict[str, Callable[[], float]]:
+        """Start both servers, and return how each is asked for all chats at once."""
+        require_torch(compiles=False, packages=("torch", "transformers", "fastapi", "uvicorn"))
+        run = open_run(checkpoint)
+        chats = [run.tokenizer.decode(prompt) for prompt in prompts]
+        ours = servers.enter_context(closing(serve_run(checkpoint, self.requests)))
+        dtype = run.config.model.compute_dtype
+        theirs = servers.enter_context(closing(serve_folder(folder, dtype)))
+        return {
+            "jaxgpt": functools.partial(ours.rate, chats, self.new_tokens),
+            "transformers": functools.partial(theirs.rate, chats, self.new_tokens),
+        }
 
     def _decoder(self) -> Decoder:
         if self.checkpoint is not None:

@@ -22,8 +22,10 @@ def test_requests_at_once_are_measured_beside_the_same_one_by_one(
 
 
 def test_sides_that_cannot_be_compared_are_refused() -> None:
-    with pytest.raises(ConfigError, match="needs --checkpoint and --gguf, a file of the same run"):
+    with pytest.raises(ConfigError, match="needs --checkpoint and --gguf, an export of the same"):
         main([*TINY, "--against", "llama.cpp"])
+    with pytest.raises(ConfigError, match="needs --checkpoint and --folder, an export of the sam"):
+        main([*TINY, "--against", "transformers", "--checkpoint", "run"])
     with pytest.raises(ConfigError, match="nothing else reads --gguf"):
         main([*TINY, "--checkpoint", "run", "--gguf", "model.gguf"])
     with pytest.raises(ConfigError, match="at least 1"):
