@@ -106,6 +106,30 @@ def test_the_workspace_of_a_product_is_not_counted() -> None:
     assert product.seconds == pytest.approx(2 * size**3 / (H100.peak_flops * PRODUCT_SHARE))
 
 
+def test_a_kernel_of_pallas_reads_its_operands_and_writes_its_results() -> None:
+    rows = f"bf16[{ROWS},{WIDTH}]{{1,0}}"
+    gradient = cost_of(
+        f"  %x = {rows} parameter(0)\n  %dy = {rows} parameter(1)\n"
+        f"  %scale = f32[{WIDTH}]{{0}} parameter(2)\n"
+        f"  ROOT %c = ({rows}, f32[64,{WIDTH}]{{1,0}}) custom-call(%x, %dy, %scale), "
+        'custom_call_target="__gpu$xla.gpu.triton"'
+    )
+    assert gradient.num_bytes == 3 * ROWS * WIDTH * 2 + (64 + 1) * WIDTH * 4
+    assert gradient.flops == 0
+
+
+def test_a_product_reads_the_sum_that_it_adds_to() -> None:
+    matrix = f"bf16[{ROWS},{ROWS}]{{1,0}}"
+    product = cost_of(
+        f"  %a = {matrix} parameter(0)\n  %b = {matrix} parameter(1)\n"
+        f"  %sum = {matrix} parameter(2)\n"
+        f"  ROOT %c = ({matrix}, s8[33554432]{{0}}) custom-call(%a, %b, %sum), "
+        'custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":'
+        '{"beta":1,"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}'
+    )
+    assert (product.num_bytes, product.flops) == (4 * ROWS * ROWS * 2, 2 * ROWS**3)
+
+
 @pytest.mark.parametrize(("head_dim", "share"), [(64, SMALL_HEAD_SHARE), (128, LARGE_HEAD_SHARE)])
 @pytest.mark.parametrize(
     ("target", "path", "num_products"),
