@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import pytest
 from flax.core import meta
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from jaxgpt.inference.decode_programs import decode_block, prefill
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
@@ -39,6 +40,10 @@ pytestmark = pytest.mark.skipif(
     not has_gpu_compiler(), reason="XLA's GPU compiler is absent: pip install -e '.[gpu-compile]'"
 )
 H100 = find_device("h100")
+# Without a mesh Pallas of jax 0.11 does not see which card a program is for.
+ONE_CARD = AbstractMesh(
+    (), (), abstract_device=AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")
+)
 # Widths that no two arrays share.
 VOCAB_SIZE, WIDTH, HIDDEN, LENGTH, STEPS = 4096, 320, 832, 256, 4
 NUM_EXPERTS = 4
@@ -82,10 +87,13 @@ def _compile_steps(
         prompt = place((weights, *tokens, allowed_V))
         empty = precision.empty_cache
         if compiles_prompt:
-            compiled = prefill.lower(model, greedy, LENGTH, *prompt, empty)
+            with use_abstract_mesh(ONE_CARD):
+                compiled = prefill.lower(model, greedy, LENGTH, *prompt, empty)
             compiled.compile(compiler_options=COMPILER_OPTIONS)
         state = jax.eval_shape(lambda *all: prefill(model, greedy, LENGTH, *all, empty), *prompt)
-        step = decode_block.lower(model, greedy, STEPS, *place((weights, state, allowed_V)))
+        inputs = place((weights, state, allowed_V))
+        with use_abstract_mesh(ONE_CARD):
+            step = decode_block.lower(model, greedy, STEPS, *inputs)
     how: Any = {**COMPILER_OPTIONS, **options}
     text = step.compile(compiler_options=how).as_text()
     assert text is not None
