@@ -10,6 +10,7 @@ from typing import Any
 from jaxgpt.inference.engine import TokenConstraint
 from jaxgpt.inference.engine.forms.begun_calls import BegunCalls
 from jaxgpt.inference.engine.forms.call_grammar import begun_call_grammar, call_grammar
+from jaxgpt.inference.engine.forms.call_sizes import of_allowed_size
 from jaxgpt.inference.engine.forms.grammar import GrammarConstraint, Grammars
 from jaxgpt.inference.engine.forms.json_schema import GrammarError, schema_text
 from jaxgpt.inference.engine.forms.tag_spelling import TagSpelling
@@ -107,7 +108,8 @@ class AnswerForms:
         return [BegunCalls(self._tag, copy, is_single) for copy in copies]
 
     def _make_calls(self, functions: str, must_come: bool, is_single: bool) -> GrammarConstraint:
-        given, grammars = _of_allowed_size(json.loads(functions), must_come), self._grammars
+        given = of_allowed_size(json.loads(functions), MOST_GRAMMAR, must_come)
+        grammars = self._grammars
         if must_come:
             return grammars.constraint(call_grammar(grammars, given, is_single))
         return grammars.constraint(begun_call_grammar(grammars, given))
@@ -146,30 +148,3 @@ class AnswerForms:
         if len(schema if isinstance(schema, str) else schema_text(schema)) > MOST_GRAMMAR:
             raise GrammarError(f"the schema has more than {MOST_GRAMMAR:,} characters")
         return self._grammars.json_schema(schema)
-
-
-def _of_allowed_size(functions: list[dict[str, Any]], must_follow: bool) -> list[dict[str, Any]]:
-    """Return functions that are small enough to compile; the others take any object.
-
-    Args:
-        functions: definitions.
-        must_follow: whether one that does not say `strict` is.
-
-    Raises:
-        GrammarError: the strict ones are too large.
-    """
-    if _size(functions) <= MOST_GRAMMAR:
-        return functions
-    strict = [each for each in functions if _is_strict(each, must_follow)]
-    if _size(strict) > MOST_GRAMMAR:
-        raise GrammarError(f"the functions have more than {MOST_GRAMMAR:,} characters")
-    return [each if each in strict else {**each, "strict": False} for each in functions]
-
-
-def _is_strict(function: dict[str, Any], must_follow: bool) -> bool:
-    given = function.get("strict")
-    return must_follow if given is None else given
-
-
-def _size(functions: Sequence[Mapping[str, Any]]) -> int:
-    return sum(len(json_text(each)) for each in functions)

@@ -19,7 +19,8 @@ _AS_WRITTEN = {
 }
 # A function without parameters, as OpenAI's API defines it.
 _NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
-_ANY = {"type": "object"}
+# Any arguments.
+ANY = {"type": "object"}
 
 
 def call_grammar(
@@ -30,15 +31,15 @@ def call_grammar(
     Args:
         grammars: makes the grammar.
         functions: each with a name, and perhaps the JSON schema of its `parameters`, which its
-            arguments follow unless `strict` is false.
+            arguments follow. Where it cannot be followed they are any object if `strict` is false.
         is_single: whether there is one call; otherwise at least one.
 
     Raises:
         GrammarError: the schema of a function cannot be followed in every point.
     """
+    schemas = [_arguments(grammars, each, is_strict(each, True)) for each in functions]
     more = "" if is_single else f" ({_quoted(chr(10))} call)*"
     lines = [f"start: call{more}", f"call: {_quoted(CALL)} rest"]
-    schemas = [_parameters(grammars, function) for function in functions]
     return grammars.lark("\n".join([*lines, *_rest_of_call(functions, schemas)]))
 
 
@@ -53,7 +54,7 @@ def begun_call_grammar(grammars: Grammars, functions: Sequence[Mapping[str, Any]
     Raises:
         GrammarError: the schema of a strict function cannot be followed in every point.
     """
-    schemas = [_parameters_if_possible(grammars, function) for function in functions]
+    schemas = [_arguments(grammars, each, is_strict(each, False)) for each in functions]
     return grammars.lark("\n".join(["start: rest", *_rest_of_call(functions, schemas)]))
 
 
@@ -70,13 +71,22 @@ def _rest_of_call(
         yield f"a{number}: %json {schema_text({'x-guidance': _AS_WRITTEN, **schema})}"
 
 
-def _parameters_if_possible(grammars: Grammars, function: Mapping[str, Any]) -> dict[str, Any]:
+def is_strict(function: Mapping[str, Any], by_default: bool) -> bool:
+    """Return whether a function whose schema cannot be followed is refused."""
+    given = function.get("strict")
+    return by_default if given is None else given
+
+
+def _arguments(
+    grammars: Grammars, function: Mapping[str, Any], must_follow: bool
+) -> dict[str, Any]:
+    """Return the schema of a function's arguments, or of any object where it is not followed."""
     try:
         return _parameters(grammars, function)
     except GrammarError:
-        if function.get("strict"):
+        if must_follow:
             raise
-        return _ANY
+        return ANY
 
 
 def _parameters(grammars: Grammars, function: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,8 +95,6 @@ def _parameters(grammars: Grammars, function: Mapping[str, Any]) -> dict[str, An
     Raises:
         GrammarError: it cannot be followed, or is not of an object.
     """
-    if function.get("strict") is False:
-        return _ANY
     schema = function.get("parameters") or _NOTHING
     name = ascii(function["name"])
     if schema.get("type", "object") != "object":

@@ -4,7 +4,8 @@ A proof reads types, constants and required properties, and follows `$ref`, `all
 of `anyOf`. Without one two schemas count as such that a value may fit both.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from jaxgpt.inference.engine.forms.schema_places import escaped, target
@@ -12,9 +13,15 @@ from jaxgpt.inference.engine.forms.schema_places import escaped, target
 _NUMBER = frozenset({"integer", "fraction"})
 _KINDS = frozenset({"null", "boolean", "object", "array", "string"}) | _NUMBER
 _DEEPEST = 6
-# Comparisons of two schemas; a client may send a schema with thousands of pairs.
-_MOST_STEPS = 50_000
+# Names and constants looked at in a document: a client may send thousands of pairs of schemas.
+_MOST_STEPS = 500_000
+# What a schema read, or a pair compared, costs besides its names.
+_STEPS_OF_ONE = 10
 Places = frozenset[str]
+
+
+class TooManyStepsError(Exception):
+    """A proof that was given up because it takes too long."""
 
 
 class DisjointSchemas:
@@ -32,18 +39,61 @@ class DisjointSchemas:
         self._steps = 0
 
     def overlap(self, places: Iterable[str]) -> tuple[int, int] | None:
-        """Return the numbers of two schemas that a value may fit, None if no value fits two."""
+        """Return the numbers of two schemas that a value may fit, None if no value fits two.
+
+        Raises:
+            TooManyStepsError: the proof would take too long.
+        """
         given = [frozenset([place]) for place in places]
-        for second, b in enumerate(given):
-            for first, a in enumerate(given[:second]):
-                if not self._exclude(a, b, 0):
-                    return first, second
+        facts = [self._read(each) for each in given]
+        objects = [number for number, each in enumerate(facts) if each.kinds == {"object"}]
+        is_tagged = self._have_tag([facts[number] for number in objects])
+        for first, second in self._sharing(facts, set(objects) if is_tagged else set()):
+            if not self._exclude(given[first], given[second], 0):
+                return first, second
         return None
+
+    def _spend(self, number: int) -> None:
+        self._steps += number
+        if self._steps > _MOST_STEPS:
+            raise TooManyStepsError
+
+    def _have_tag(self, objects: Sequence["_Facts"]) -> bool:
+        """Return whether all objects need a property of which each has constants of its own."""
+        names = set[str].intersection(*(each.required for each in objects)) if objects else set()
+        for name in sorted(names):
+            self._spend(len(objects))
+            places = [found for each in objects if (found := each.properties.get(name))]
+            if len(places) == len(objects):
+                facts = [self._read(each) for each in places]
+                if next(self._sharing(facts, set()), None) is None:
+                    return True
+        return False
+
+    def _sharing(self, given: Sequence["_Facts"], apart: Set[int]) -> Iterator[tuple[int, int]]:
+        """Yield the numbers of two schemas with a type, and constants if both have them, in common.
+
+        Args:
+            given: facts of the schemas.
+            apart: numbers of schemas that are known to exclude each other; two are no pair.
+        """
+        seen = defaultdict[tuple[bool, Hashable], list[int]](list)
+        for second, facts in enumerate(given):
+            found = set[int]()
+            for key in facts.sought():
+                for is_apart in (False,) if second in apart else (False, True):
+                    known = seen.get((is_apart, key), ())
+                    self._spend(1 + len(known))
+                    found.update(known)
+            for first in sorted(found):
+                yield first, second
+            for key in facts.shown():
+                seen[second in apart, key].append(second)
 
     def _exclude(self, a: Places, b: Places, depth: int) -> bool:
         """Return whether it is certain that no value fits all schemas of both places."""
-        self._steps += 1
-        if depth > _DEEPEST or self._steps > _MOST_STEPS:
+        self._spend(_STEPS_OF_ONE)
+        if depth > _DEEPEST:
             return False
         one, other = self._read(a), self._read(b)
         kinds = one.common_kinds(other)
@@ -58,13 +108,14 @@ class DisjointSchemas:
         )
 
     def _property_excludes(self, one: "_Facts", other: "_Facts", depth: int) -> bool:
-        for name in one.required | other.required:
-            if one.forbids(name) or other.forbids(name):
-                return True
-            a, b = one.properties.get(name), other.properties.get(name)
-            if a and b and self._exclude(a, b, depth + 1):
-                return True
-        return False
+        required = one.required | other.required
+        self._spend(len(required))
+        if one.forbids_any(required) or other.forbids_any(required):
+            return True
+        return any(
+            self._exclude(one.properties[name], other.properties[name], depth + 1)
+            for name in sorted(required & one.properties.keys() & other.properties.keys())
+        )
 
     def _read(self, places: Places) -> "_Facts":
         """Return what all schemas at some places say together."""
@@ -76,11 +127,14 @@ class DisjointSchemas:
                 if place in seen or schema is None:
                     continue
                 seen.add(place)
+                lists = (each for each in schema.values() if isinstance(each, list | dict))
+                self._spend(_STEPS_OF_ONE + sum(map(len, lists)))
                 if (referred := target(schema)) is not None:
                     waiting.append(referred)
                 if "$ref" not in schema or self._keeps_siblings:
                     facts.add(place, schema)
                     waiting += _parts(place, schema, "allOf")
+            facts.kinds = facts.common_kinds(facts)
             self._facts[places] = facts
         return self._facts[places]
 
@@ -128,9 +182,27 @@ class _Facts:
             frozenset(parts) for key in ("anyOf", "oneOf") if (parts := _parts(place, schema, key))
         ]
 
-    def forbids(self, name: str) -> bool:
-        """Return whether no object has a property of some name."""
-        return name in self._impossible or any(name not in names for names in self._closed)
+    def sought(self) -> Iterator[Hashable]:
+        """Yield what another schema must show for a value to fit both: a type or a constant."""
+        if self.values is None:
+            yield from ((kind, "any") for kind in self.kinds)
+            return
+        yield from ((kind, "unknown") for kind in self.kinds)
+        yield from ((value, "constant") for value in self.values if value[0] in self.kinds)
+
+    def shown(self) -> Iterator[Hashable]:
+        """Yield what shows that a value may fit, as another schema seeks it."""
+        yield from ((kind, "any") for kind in self.kinds)
+        if self.values is None:
+            yield from ((kind, "unknown") for kind in self.kinds)
+        else:
+            yield from ((value, "constant") for value in self.values if value[0] in self.kinds)
+
+    def forbids_any(self, names: Set[str]) -> bool:
+        """Return whether no object has properties of all these names."""
+        return not self._impossible.isdisjoint(names) or any(
+            not names <= closed for closed in self._closed
+        )
 
     def common_kinds(self, other: "_Facts") -> frozenset[str]:
         """Return the types of values that may fit these schemas and others."""

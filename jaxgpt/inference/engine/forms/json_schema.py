@@ -8,13 +8,21 @@ be one that it enforces, or one that says nothing about the value.
 
 import json
 from collections import defaultdict
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxgpt.errors import BadInputError
-from jaxgpt.inference.engine.forms.disjoint_schemas import DisjointSchemas
+from jaxgpt.inference.engine.forms.disjoint_schemas import (
+    DisjointSchemas,
+    TooManyStepsError,
+)
 from jaxgpt.inference.engine.forms.schema_formats import FORMATS
 from jaxgpt.inference.engine.forms.schema_patterns import other_meaning
-from jaxgpt.inference.engine.forms.schema_places import escaped, subschemas, target
+from jaxgpt.inference.engine.forms.schema_places import (
+    escaped,
+    renamed_reference,
+    subschemas,
+    target,
+)
 from jaxgpt.inference.engine.forms.schema_values import (
     LARGEST,
     Bounds,
@@ -110,17 +118,18 @@ def _check_choices(schemas: dict[str, dict[str, Any]], is_new: bool) -> None:
         GrammarError: the first of them.
     """
     disjoint = DisjointSchemas(schemas, keeps_siblings=is_new)
+    advice = "give them different types, or a required property with different constants, or "
+    advice += "use anyOf"
     for place, schema in schemas.items():
-        if isinstance(given := schema.get("oneOf"), list):
+        if not isinstance(given := schema.get("oneOf"), list):
+            continue
+        try:
             found = disjoint.overlap(f"{place}/oneOf/{number}" for number in range(len(given)))
-            if found is not None:
-                _refuse(
-                    "oneOf",
-                    place,
-                    f"a value may fit its schemas {found[0]} and {found[1]} at once; give them "
-                    "different types, or a required property with different constants, or use "
-                    "anyOf",
-                )
+        except TooManyStepsError:
+            _refuse("oneOf", place, f"its schemas have too many pairs to compare; {advice}")
+        if found is not None:
+            pair = f"a value may fit its schemas {found[0]} and {found[1]} at once"
+            _refuse("oneOf", place, f"{pair}; {advice}")
 
 
 def _check_references(schemas: dict[str, dict[str, Any]]) -> None:
@@ -132,6 +141,13 @@ def _check_references(schemas: dict[str, dict[str, Any]]) -> None:
     Raises:
         GrammarError: the first of them.
     """
+    if (renamed := renamed_reference(schemas)) is not None:
+        place, name = renamed
+        reference = _shown(schemas[place]["$ref"])
+        raise GrammarError(
+            f"$ref {reference} at {_shown(place)} starts from the $id (or id) at "
+            f"{_shown(name)}, not from the top; leave that name out"
+        )
     for place, schema in schemas.items():
         # Anchors and the names of embedded schemas are left to llguidance.
         if (found := target(schema)) is not None and found not in schemas:
@@ -250,7 +266,7 @@ def _check_numbers(schema: dict[str, Any], place: str, bounds: Bounds) -> None:
         _refuse(bound, place, "another bound is less than 1 away; give an inclusive bound")
 
 
-def _refuse(name: str, place: str, reason: str) -> None:
+def _refuse(name: str, place: str, reason: str) -> NoReturn:
     raise GrammarError(f"keyword {name!r} at {_shown(place)} is not enforced here: {reason}")
 
 

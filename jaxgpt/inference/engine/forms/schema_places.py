@@ -1,6 +1,6 @@
 """Places of the schemas in a JSON schema, as JSON pointers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -36,6 +36,28 @@ def target(schema: dict[str, Any]) -> str | None:
     reference = schema.get("$ref")
     if isinstance(reference, str) and (reference in ("", "#") or reference.startswith("#/")):
         return unquote(reference) or "#"
+    return None
+
+
+def renamed_reference(schemas: Mapping[str, dict[str, Any]]) -> tuple[str, str] | None:
+    """Return the places of a JSON pointer below the top's, and of the name it starts from.
+
+    Below an `$id` (`id` in draft 4) a pointer starts from there, not from the top.
+
+    Args:
+        schemas: by their places, each behind the one that holds it.
+    """
+    named: dict[str, str] = {}
+    for place, schema in schemas.items():
+        if place == "#":
+            continue
+        holder = named.get(place.rsplit("/", 1)[0]) or named.get(place.rsplit("/", 2)[0])
+        has_name = any(isinstance(schema.get(key), str) for key in ("$id", "id"))
+        own = place if has_name else None
+        if (name := own or holder) is not None:
+            named[place] = name
+            if target(schema) is not None:
+                return place, name
     return None
 
 

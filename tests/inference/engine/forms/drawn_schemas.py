@@ -147,5 +147,16 @@ def _union(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
+def _named(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Return `oneOf` of two schemas; a reference in one may start from a name of its own."""
+    branch = st.fixed_dictionaries(
+        {"$defs": st.fixed_dictionaries({"b": inner}), "$ref": st.just("#/$defs/b")},
+        optional={"$id": st.just("http://x/a")},
+    )
+    return st.fixed_dictionaries(
+        {"oneOf": st.tuples(branch, inner).map(list), "$defs": st.fixed_dictionaries({"b": inner})}
+    )
+
+
 plain = st.recursive(leaves, _extended, max_leaves=5)
-schemas = plain | plain.map(_recursive) | _union(leaves)
+schemas = plain | plain.map(_recursive) | _union(leaves) | _named(leaves)
