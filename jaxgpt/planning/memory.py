@@ -31,7 +31,8 @@ class MemoryPlan(NamedTuple):
     The first three and `batch` are exact, the others estimates. `parameters` are those that are
     trained, and `frozen` the others, also those of other models that the loss reads. What the loss
     and the backward pass of one layer need only while they work is counted where it is more: they
-    take turns.
+    take turns. `products` is the workspace of cuBLAS. At the peak of the loss it is free: there a
+    kernel between the products has both the logits and their gradient.
     """
 
     parameters: int
@@ -42,6 +43,7 @@ class MemoryPlan(NamedTuple):
     gathered_weights: int
     activations: int
     logits_and_ends: int
+    products: int
 
     @property
     def total(self) -> int:
@@ -78,7 +80,8 @@ def plan_memory(run: PlannedRun, mesh: AbstractMesh, target: CompileTarget) -> M
     )
     loss_at_work = _loss_at_work(run, mesh, target, micro_rows)
     copies = copies_of(config, plan, target)
-    is_loss = loss_at_work > layer_at_work
+    workspace = cublas_workspace(target)
+    is_loss = loss_at_work > layer_at_work + workspace
     layers, ends = micro_rows * config.model.num_layers * kept.layer, micro_rows * kept.ends
     return MemoryPlan(
         parameters=bytes_per_device(state.trainable),
@@ -89,7 +92,16 @@ def plan_memory(run: PlannedRun, mesh: AbstractMesh, target: CompileTarget) -> M
         gathered_weights=_gathered_bytes(config, plan, mesh, copies, target),
         activations=round(layers + (0 if is_loss else layer_at_work)),
         logits_and_ends=round(ends + (loss_at_work if is_loss else 0)),
+        products=0 if is_loss else workspace,
     )
+
+
+def cublas_workspace(target: CompileTarget) -> int:
+    """Return the bytes that XLA sets aside for cuBLAS, which all products use in turn."""
+    if not target.multiplies_by_cublas:
+        return 0
+    # Kernels of Hopper and later cards keep more there.
+    return (32 if target.compute_capability >= 9.0 else 4) << 20
 
 
 def _loss_at_work(

@@ -38,6 +38,11 @@ class CompileTarget:
         """Return whether XLA's CPU backend makes the program."""
         return self.platform == "cpu"
 
+    @property
+    def multiplies_by_cublas(self) -> bool:
+        """Return whether training steps ask XLA for the kernels of cuBLASLt, NVIDIA's library."""
+        return self.compute_capability >= 8.0
+
 
 # JAX traces and compiles again where the value of such a context differs.
 _TARGET = jax.make_user_context(None)
@@ -66,6 +71,11 @@ def _own_target() -> CompileTarget:
         compute_capability=float(capability) if is_number else 0.0,
         is_deterministic=_asks_for_determinism() and jax.default_backend() == "gpu",
     )
+
+
+def names_xla_flag(name: str) -> bool:
+    """Return whether the user's `XLA_FLAGS` set the flag, to whatever value."""
+    return re.search(rf"(?<!\S)--{name}(?![^\s=])", os.environ.get("XLA_FLAGS", "")) is not None
 
 
 def _asks_for_determinism() -> bool:

@@ -17,7 +17,7 @@ from jaxgpt.batch import Batch
 from jaxgpt.model.adapted import join
 from jaxgpt.model.layers.dtypes import accumulator_dtype
 from jaxgpt.parallel.sharding import batch_sharding
-from jaxgpt.runtime.target import compile_target
+from jaxgpt.runtime.target import compile_target, names_xla_flag
 from jaxgpt.training.loss import LossFunction, LossSums
 from jaxgpt.training.recovery import NoSkipping, Recovery, Skips, choose
 from jaxgpt.training.state import TrainState
@@ -48,7 +48,7 @@ class StepMetrics(NamedTuple):
 
 
 # On NVIDIA GPUs: cuBLAS multiplies wherever XLA would put no more than the product into a kernel of
-# its own. In the same kernel it adds to the residual stream or to a gradient, or applies GELU.
+# its own. In the same kernel it adds to the residual stream or to a gradient.
 _GPU_OPTIONS = {"xla_gpu_enable_cublaslt": True, "xla_gpu_triton_gemm_any": False}
 
 TrainingStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
@@ -187,8 +187,15 @@ def compile_step(
         in_shardings=(placed, batch_sharding(mesh)),
         out_shardings=(placed, None),
         donate_argnums=0,
-        compiler_options=_GPU_OPTIONS if compile_target().compute_capability >= 8.0 else None,
+        compiler_options=_compiler_options(),
     )
+
+
+def _compiler_options() -> dict[str, bool] | None:
+    """Return XLA's options for the target, without those that the user's `XLA_FLAGS` name."""
+    if not compile_target().multiplies_by_cublas:
+        return None
+    return {name: value for name, value in _GPU_OPTIONS.items() if not names_xla_flag(name)}
 
 
 def compile_ahead(

@@ -1,6 +1,7 @@
-"""A training step compiled for simulated devices, without any array."""
+"""Training steps compiled for devices that are not here, and what their text says."""
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -27,3 +28,8 @@ def compile_step_of(run: PlannedRun):
     with on_mesh(mesh, config.sharding):
         step: Any = parts.step
         return step.lower(parts.plan.abstract, batch).compile()
+
+
+def types_of_gelu(text: str) -> set[str]:
+    """Types in which a compiled program multiplies with the constant of GELU, 0.044715."""
+    return set(re.findall(r"(\w+)\[\](?:\{\})? constant\(0\.044\d*\)", text))

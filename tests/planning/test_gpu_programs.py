@@ -21,16 +21,18 @@ from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layers.feed_forward import Gelu, SwiGlu
 from jaxgpt.model.layers.norm_kernel import NORM, NORM_GRADIENT
 from jaxgpt.model.pipeline import Pipelined
+from jaxgpt.model.remat import NoRemat, Remat, SaveDots
 from jaxgpt.parallel.mesh import MeshConfig, abstract_mesh
 from jaxgpt.planning.compiled import compile_train_step, read_compiled
 from jaxgpt.planning.cross_compile import compiling_on, has_gpu_compiler
 from jaxgpt.planning.devices import find_device
-from jaxgpt.planning.memory import plan_memory
+from jaxgpt.planning.memory import cublas_workspace, plan_memory
 from jaxgpt.planning.planned_run import plan_pretraining
 from jaxgpt.planning.products import product_flops
 from jaxgpt.planning.program import Operation, Program, called_by, collectives, read_program
 from jaxgpt.runs.config import TrainConfig
 from jaxgpt.training.cross_entropy_kernel import CROSS_ENTROPY
+from tests.planning.compiling import types_of_gelu
 
 pytestmark = pytest.mark.skipif(
     not has_gpu_compiler(), reason="XLA's GPU compiler is absent: pip install -e '.[gpu-compile]'"
@@ -87,7 +89,7 @@ def test_a_step_multiplies_in_bfloat16_alone_and_writes_no_scores(data: DataConf
     # Packed rows: forward pass, what the backward pass prepares, backward pass.
     expected = {"triton": 3} if data.mask_documents else {"cudnn": 2}
     assert +kernels == {name: 2 * 2 * count for name, count in expected.items()}
-    # The loss is the only one that reads logits or writes their gradient beside the products.
+    # The loss is the only one that reads logits or writes their gradient, next to the products.
     tokens = 16 * 384
     passes = [
         operation.source
@@ -107,6 +109,18 @@ def test_a_step_multiplies_in_bfloat16_alone_and_writes_no_scores(data: DataConf
             assert all(VOCAB_SIZE * tokens > _size(shape) for shape in sizes)
     planned = plan_memory(run, abstract_mesh(config.mesh, 1), H100.target)
     assert 0.9 <= plan.peak_bytes / planned.total <= 1.15
+    assert _workspace(program) == cublas_workspace(H100.target)
+
+
+def _workspace(program: Program) -> int:
+    """What cuBLAS is given, in bytes."""
+    return max(
+        array.num_bytes
+        for operation, _ in program.kernels()
+        if "cublas" in operation.target
+        for array in operation.results
+        if array.dtype == "s8"
+    )
 
 
 def test_residual_sums_and_those_of_gradients_are_in_the_kernels_of_products() -> None:
@@ -130,12 +144,35 @@ def test_residual_sums_and_those_of_gradients_are_in_the_kernels_of_products() -
     assert added == CONFIG.batch.num_micro_batches * layers * (2 + 2 + 1)
 
 
-def test_gelu_is_in_the_kernel_of_its_product() -> None:
-    config = replace(CONFIG, model=replace(CONFIG.model, num_layers=1, feed_forward=Gelu()))
-    compiled = compile_train_step(plan_pretraining(config, VOCAB_SIZE), H100, 1)
-    program = read_program(_text(compiled))
-    products = sum(n for one, n in program.kernels() if '"epilogue":"GELU_AUX"' in one.text)
-    assert products == CONFIG.batch.num_micro_batches
+@pytest.mark.parametrize(
+    ("use_bias", "remat"),
+    [
+        (False, NoRemat()),
+        pytest.param(True, NoRemat(), marks=pytest.mark.slow),
+        pytest.param(False, SaveDots(), marks=pytest.mark.slow),
+    ],
+    ids=["plain", "bias", "recomputed"],
+)
+def test_gelu_is_computed_in_float32(use_bias: bool, remat: Remat) -> None:
+    feed_forward = Gelu(use_bias=use_bias)
+    model = replace(CONFIG.model, num_layers=1, feed_forward=feed_forward, remat=remat)
+    run = plan_pretraining(replace(CONFIG, model=model), VOCAB_SIZE)
+    text = _text(compile_train_step(run, H100, 1))
+    assert types_of_gelu(text) == {"f32"}
+
+
+@pytest.mark.slow
+def test_a_flag_of_the_user_stands_before_an_option_of_the_step(monkeypatch) -> None:
+    _, program = _compiled_step(DataConfig())
+    # XLA has read its flags by now: without the option its default holds, products by Triton.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_triton_gemm_any=true")
+    run = plan_pretraining(CONFIG, VOCAB_SIZE)
+    with_flag = read_program(_text(compile_train_step(run, H100, 1)))
+    ours, of_the_user = (
+        sum(count for one, count in each.kernels() if "cublas" in one.target)
+        for each in (program, with_flag)
+    )
+    assert of_the_user < ours
 
 
 def test_no_kernel_of_a_layer_writes_the_residual_stream_in_float32() -> None:
@@ -181,9 +218,11 @@ def _size(shape: tuple[int, ...]) -> int:
 def test_packed_rows_fit_into_the_shared_memory_of_other_cards(name: str) -> None:
     model = replace(CONFIG.model, num_layers=1)
     run = plan_pretraining(replace(CONFIG, data=PACKED, model=model), VOCAB_SIZE)
-    program = read_program(_text(compile_train_step(run, find_device(name), 1)))
+    device = find_device(name)
+    program = read_program(_text(compile_train_step(run, device, 1)))
     attention = sum(n for one, n in program.operations() if one.kernel.startswith("mha_"))
     assert attention == 3 * CONFIG.batch.num_micro_batches
+    assert _workspace(program) == cublas_workspace(device.target)
 
 
 MESHES = {

@@ -18,7 +18,7 @@ from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.cost import num_parameters
 from jaxgpt.model.gpt import GptConfig
 from jaxgpt.model.layers.adapters import Lora
-from jaxgpt.model.layers.feed_forward import SwiGlu
+from jaxgpt.model.layers.feed_forward import Gelu, SwiGlu
 from jaxgpt.model.layers.norm_kernel import NORM, NORM_GRADIENT
 from jaxgpt.planning.compiled import compile_train_step
 from jaxgpt.planning.cross_compile import has_gpu_compiler
@@ -29,6 +29,7 @@ from jaxgpt.planning.program import custom_kernels, read_program
 from jaxgpt.runs.run import BaseCheckpoint
 from jaxgpt.runs.tuning.finetune_config import FinetuneRunConfig
 from jaxgpt.training.cross_entropy_kernel import CROSS_ENTROPY
+from tests.planning.compiling import types_of_gelu
 
 pytestmark = [
     pytest.mark.slow,
@@ -124,3 +125,11 @@ def test_a_step_multiplies_in_bfloat16_with_the_attention_of_pretraining(name: s
     # Without an adapter each parameter has 12 bytes, with its two moments; frozen ones have 2.
     all_trained = 12 * num_parameters(case.config.model, VOCAB_SIZE)
     assert (memory.argument_size_in_bytes < 0.4 * all_trained) == name.startswith("lora")
+
+
+def test_gelu_of_an_adapted_projection_is_computed_in_float32() -> None:
+    config = replace(CASES["lora"].config, model=replace(MODEL, feed_forward=Gelu()))
+    batch = Batch(_IDS, _IDS, _IDS, _IDS, jax.ShapeDtypeStruct(SHAPE, jnp.float32))
+    run = PlannedRun(config, VOCAB_SIZE, batch, num_segments=8)
+    text = compile_train_step(run, find_device("h100"), 1).as_text() or ""
+    assert types_of_gelu(text) == {"f32"}

@@ -1,8 +1,9 @@
-"""Activation functions that save their derivative instead of recomputing it.
+"""Activation functions, computed in float32, that keep one array for the backward pass.
 
-Automatic differentiation keeps five arrays of a GELU for the backward pass, three of a SiLU; here
-it is one, on every device. On a CPU it would also take as long as the matmuls around it: value and
-derivative share their work, so the forward pass computes both and the backward pass is one product.
+Automatic differentiation keeps five arrays of a GELU, three of a SiLU. Here a CPU keeps the
+derivative: it would take as long as the matmuls around it, and shares its work with the value, so
+the forward pass computes both and the backward pass is one product. `activate` and `gated` keep
+what the activation is applied to on other devices, and compute the derivative from it.
 """
 
 import functools
@@ -80,33 +81,35 @@ def relu_squared(x: jax.Array) -> jax.Array:
 
 
 def activate(activation: Activation, x: jax.Array) -> jax.Array:
-    """Return `activation(x)` of a product `x` that nothing else follows.
+    """Return `activation(x)` of a product `x`.
 
-    On a GPU cuBLAS applies GELU, where XLA finds it, in the kernel of the product. The backward
-    pass, where exponentials do not count, computes its derivative from `x`.
+    On a GPU, where bytes count and exponentials do not, the backward pass computes the derivative
+    from `x`, which the product has written in any case.
     """
-    if compile_target().is_cpu or activation is not gelu_tanh:
+    if compile_target().is_cpu:
         return activation(x)
-    return cast(jax.Array, _gelu_of_product(x))
+    return cast(jax.Array, _activated(activation, x))
 
 
-@jax.custom_vjp
-def _gelu_of_product(x: jax.Array) -> jax.Array:
-    return gelu_tanh(x)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _activated(activation: Activation, x: jax.Array) -> jax.Array:
+    return activation(x)
 
 
-_gelu_of_product.defvjp(
-    # Spelt as XLA knows it.
-    lambda x: (jax.nn.gelu(x, approximate=True), x),
-    lambda x, dy: ((dy * _gelu_tanh(x.astype(accumulator_dtype(x.dtype)))[1].astype(x.dtype)),),
-)
+def _activated_backward(activation: Activation, x: jax.Array, dy: jax.Array) -> Any:
+    # Without the barrier XLA finds what the forward pass computed, and keeps it.
+    _, pull_back = jax.vjp(activation, jax.lax.optimization_barrier(x))
+    return pull_back(dy)
+
+
+_activated.defvjp(lambda activation, x: (activation(x), x), _activated_backward)
 
 
 def gated(activation: Activation, gate: jax.Array, up: jax.Array) -> jax.Array:
     """Return `activation(gate) * up`.
 
-    On a GPU, where bytes count and exponentials do not, the backward pass computes the activation
-    again. It reads three arrays and writes two, and the forward pass keeps nothing but its inputs.
+    On a GPU the backward pass computes the activation again, as in `activate`. It reads three
+    arrays and writes two, and the forward pass keeps nothing but its inputs.
     """
     if compile_target().is_cpu:
         return activation(gate) * up
