@@ -65,8 +65,8 @@ class Operation(NamedTuple):
 
     Attributes:
         name: unique within its computation.
-        opcode: such as dot, fusion, custom-call; the start of a kernel that runs next to others has
-            that of one that runs alone. The wait for its end is named `-done`.
+        opcode: such as dot, fusion, custom-call. The start of a kernel that runs next to others has
+            the opcode of one that runs alone, and the wait for its end is named `-done`.
         results: arrays that it makes.
         operands: names of what it reads.
         text: operands and attributes as printed.
@@ -229,11 +229,15 @@ def _results(shape: str, opcode: str, num_operands: int) -> tuple[Array, ...]:
     arrays = tuple(Array(dtype, integers(sizes)) for dtype, sizes in _ARRAY.findall(shape))
     if not opcode.endswith("-start"):
         return arrays
-    arrays = tuple(array for array in arrays if array != _STATE)
     if opcode == "copy-start":
         return arrays[:1]
     # The others name their operands first. Those of an all-reduce are missing before jax 0.11.
-    return arrays[num_operands:] or arrays
+    made = list(arrays[num_operands:] or arrays)
+    # An exchange makes as many arrays as it reads, and one of them may look like a state.
+    fewest = num_operands if _COLLECTIVE.match(opcode) else 1
+    while len(made) > fewest and made[-1] == _STATE:
+        made.pop()
+    return tuple(made)
 
 
 def custom_kernels(program: Program) -> collections.Counter[str]:

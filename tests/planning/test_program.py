@@ -56,22 +56,48 @@ def test_several_arrays_in_one_exchange_are_added_up() -> None:
         ]
 
 
-def test_a_kernel_beside_which_others_run_costs_what_it_costs_alone() -> None:
+@pytest.mark.parametrize(
+    ("kind", "returned"),
+    [
+        ("all-reduce", "u32[]"),
+        ("all-reduce", "((u32[]), u32[])"),
+        ("collective-permute", "(u32[], u32[], u32[], u32[])"),
+    ],
+    ids=["jax 0.10", "jax 0.11", "with state"],
+)
+def test_a_number_that_looks_like_a_state_is_exchanged(kind: str, returned: str) -> None:
+    program = read(f"  %s = {returned} {kind}-start(%n), channel_id=1\n")
+    assert collectives(program) == [Collective(kind, "u32", 4, 1, False)]
+
+
+def test_a_number_among_the_operands_moves_no_result() -> None:
+    returned = "((u32[], f32[8,64]{1,0}), u32[], f32[8,64]{1,0})"
+    program = read(f"  %s = {returned} all-reduce-start(%n, %x), channel_id=1\n")
+    assert [(one.dtype, one.num_bytes) for one in collectives(program)] == [
+        ("f32", 2048),
+        ("u32", 4),
+    ]
+    cut = "((u32[], f32[8,64]{1,0}), f32[1,64]{1,0}, u32[])"
+    program = read(f"  %f = {cut} fusion-start(%n, %x), kind=kLoop, calls=%cut\n", SLICE)
+    assert [operation.num_bytes for operation, _ in program.kernels()] == [256]
+
+
+def test_a_kernel_next_to_others_costs_what_it_costs_alone() -> None:
     plain = read("  ROOT %f = f32[1,64]{1,0} fusion(%x, %n), kind=kLoop, calls=%cut\n", SLICE)
-    beside = read(
+    together = read(
         "  %f = ((f32[8,64]{1,0}, s32[]), f32[1,64]{1,0}, u32[]) fusion-start(%x, %n), "
         "kind=kLoop, calls=%cut\n"
         "  ROOT %e = f32[1,64]{1,0} fusion-done(%f)\n",
         SLICE,
     )
     h100 = find_device("h100")
-    assert kernel_costs(beside, h100) == kernel_costs(plain, h100)
-    assert len(list(beside.kernels())) == 1
+    assert kernel_costs(together, h100) == kernel_costs(plain, h100)
+    assert len(list(together.kernels())) == 1
     # Of the array that it cuts it reads the part.
     assert kernel_costs(plain, h100)[0].num_bytes == 2 * 256 + 4
 
 
-def test_a_copy_beside_which_others_run_reads_and_writes_once() -> None:
+def test_a_copy_next_to_kernels_reads_and_writes_once() -> None:
     program = read(
         "  %c = (f32[8,64]{1,0}, f32[8,64]{1,0}, u32[]) copy-start(%x)\n"
         "  ROOT %e = f32[8,64]{1,0} copy-done(%c)\n"
