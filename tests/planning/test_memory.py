@@ -1,4 +1,4 @@
-"""The planner's bytes beside XLA's own analysis of the compiled step."""
+"""The planner's bytes next to XLA's own analysis of the compiled step."""
 
 import math
 

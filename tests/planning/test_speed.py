@@ -1,4 +1,4 @@
-"""The planner's bytes between devices beside the collectives of the compiled step."""
+"""The planner's bytes between devices next to the collectives of the compiled step."""
 
 import math
 import re

@@ -2,7 +2,7 @@
 
 XLA reads the gradients twice, once for the input's gradient and once for the scale's. Here one
 kernel does each pass, and reads and writes every array once. The kernels are after those of Liger
-Kernel (arXiv:2410.10989, section 3.2): a program has one row forward and `_ROWS` backward, and adds
+Kernel (arXiv:2410.10989, section 3.2): a program has one row forward and several backward, and adds
 up the gradient of the scale over its rows.
 
 Axes: N tokens of all rows, D width, C the width filled up to a power of two, P programs.
@@ -22,8 +22,11 @@ from jaxgpt.runtime.target import compile_target
 NORM, NORM_GRADIENT = "norm", "norm_gradient"
 # Widest rows: a program holds one of each array in its registers.
 _WIDEST = 8192
-# Rows of a program of the backward pass. Fewer write more sums, more leave multiprocessors idle.
-_ROWS = 64
+# Rows of a program of the backward pass: fewer write more sums, more leave multiprocessors idle.
+_FEWEST_ROWS, _MOST_ROWS = 8, 64
+# Warps that the programs of the backward pass have in all, where there are rows enough: 32 for each
+# of the 132 multiprocessors of an H100, half of what it can hold.
+_WARPS = 132 * 32
 _DTYPES = (jnp.bfloat16, jnp.float16, jnp.float32)
 # Axes of the rows; no device has a part of one. What all rows share is everywhere.
 _AXES, _SHARED = ("batch", "time", None), PartitionSpec()
@@ -67,7 +70,7 @@ def normalise(
     """Return `x`, and its norm in the type of the settings.
 
     Args:
-        settings: of the norm.
+        settings: the norm's.
         x: [B, T, D].
         scale_D: factor of the normalised rows.
         bias_D: added to the result; None for none.
@@ -95,7 +98,7 @@ def normalise_backward(
     """Return gradients: of `x`, and float32 ones of the scale and, if there is one, the bias.
 
     Args:
-        settings: of the norm.
+        settings: the norm's.
         x: as for `normalise`.
         scale_D: as for `normalise`.
         added: gradient of `x` from elsewhere, which is added; None for none.
@@ -200,11 +203,9 @@ def _backward(
     from jax.experimental import pallas as pl
 
     num_tokens, width = x_ND.shape
-    num_programs, has_added, num_sums = (
-        -(-num_tokens // _ROWS),
-        added_ND is not None,
-        1 + settings.has_bias,
-    )
+    num_rows = rows_of_program(num_tokens, width)
+    num_programs = -(-num_tokens // num_rows)
+    has_added, num_sums = added_ND is not None, 1 + settings.has_bias
 
     def run(x_ND: Any, scale_D: Any, dy_ND: Any, *others: Any) -> None:
         added_ND, dx_ND = (others if has_added else (None, *others))[:2]
@@ -212,7 +213,7 @@ def _backward(
         scale_C = columns.load_shared(scale_D)
 
         def add(place: Any, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            row = _Row(settings, program * _ROWS + place, x_ND.shape)
+            row = _Row(settings, program * num_rows + place, x_ND.shape)
             y_C, factor = row.normalise(row.load(x_ND))
             dy_C = row.load(dy_ND)
             dn_C = dy_C * scale_C
@@ -225,7 +226,7 @@ def _backward(
             return tuple(map(jnp.add, so_far, (dy_C * y_C, dy_C)))
 
         zeros_C = jnp.zeros(columns.num_columns, jnp.float32)
-        sums = lax.fori_loop(0, _ROWS, add, (zeros_C,) * num_sums)
+        sums = lax.fori_loop(0, num_rows, add, (zeros_C,) * num_sums)
         for terms_PD, sum_C in zip(others[-num_sums:], sums, strict=True):
             _Row(settings, program, terms_PD.shape).store(terms_PD, sum_C)
 
@@ -237,6 +238,17 @@ def _backward(
         name=NORM_GRADIENT,
         **_how_to_compile(width),
     )(*_present(x_ND, scale_D, dy_ND, added_ND))
+
+
+def rows_of_program(num_tokens: int, width: int) -> int:
+    """Return how many rows a program of the backward pass takes."""
+    enough = -(-num_tokens * _num_warps(width) // _WARPS)
+    return min(max(enough, _FEWEST_ROWS), _MOST_ROWS)
+
+
+def _num_warps(width: int) -> int:
+    # A thread has 8 numbers of each array, 16 bytes of bfloat16, or 16 of a wide row.
+    return max(1, min(16, _filled_up(width) // (8 * 32)))
 
 
 def _filled_up(width: int) -> int:
@@ -253,6 +265,5 @@ def _how_to_compile(width: int) -> dict[str, Any]:
 
     if compile_target().interprets_kernels:
         return {"interpret": True}
-    # A thread has 8 numbers of each array, 16 bytes of bfloat16, or 16 of a wide row.
-    num_warps = max(1, min(16, _filled_up(width) // (8 * 32)))
-    return {"compiler_params": triton.CompilerParams(num_warps=num_warps, num_stages=1)}
+    params = triton.CompilerParams(num_warps=_num_warps(width), num_stages=1)
+    return {"compiler_params": params}
