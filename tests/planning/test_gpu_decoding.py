@@ -150,8 +150,8 @@ def test_a_token_takes_few_kernels_that_the_host_launches_as_one(tmp_path: Path)
     assert set(counts) <= {1, STEPS}
     # A layer: two norms of two kernels, one product for queries, keys and values, two writes to the
     # cache, scores, the sum of values by their softmax, output, one product for gate and up,
-    # activation, down. Outside of layers: angles, the cache's length, the last norm, head, a draw of
-    # two kernels, the token's place among those of the block, the number of the step.
+    # activation, down. Outside of layers: angles, the cache's length, the last norm, head, a draw
+    # of two kernels, the token's place among those of the block, the number of the step.
     assert counts.count(STEPS) <= 13 + 9
     (sequence,) = tmp_path.glob("*_decode_block.thunk_sequence_after_thunk_passes.txt")
     outside, inside = _thunks_of_a_step(sequence.read_text())
