@@ -10,8 +10,12 @@ import pytest
 
 from jaxgpt import generate
 from jaxgpt.command_line import run_verb
+from jaxgpt.errors import JaxgptError
+from jaxgpt.inference import DraftModel
 from jaxgpt.inference.engine.forms.text_form import FormOptions
 from jaxgpt.model.layers.positions import Learned
+from jaxgpt.runs.decoding import DecodingOptions
+from jaxgpt.runs.run import Run
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from tests.run_folder import make_run
 from tests.tiny import make_dataset
@@ -72,6 +76,15 @@ def test_speculation_changes_no_text(run: str, capsys) -> None:
     assert found["samples"] == samples(capsys, *argv)
     counts = found["speculation"]
     assert counts["accepted_tokens"] == counts["drafted_tokens"] > 0
+
+
+def test_a_run_that_cannot_draft_is_refused_before_the_large_model_is_restored(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "restore_params", None)
+    options = DecodingOptions(speculation=DraftModel(checkpoint=f"{run}-elsewhere"))
+    with pytest.raises(JaxgptError, match="-elsewhere"):
+        options.open(run, "latest")
 
 
 def test_one_sample_streams_without_a_header_and_no_prompt_begins_a_document(

@@ -110,34 +110,22 @@ class Decoder:
             ConfigError: more tokens than the model has positions.
             DivergedError: the model's scores are not finite.
         """
-        lengths = [len(prompt) for prompt in prompts]
-        limits = np.broadcast_to(max_new_tokens, len(lengths)).tolist()
-        if not lengths or min(lengths) == 0 or min(limits) < 1:
-            raise ValueError("every prompt needs at least one token, and one new token is drawn")
+        limits = _limits(prompts, max_new_tokens)
         drawn_ids: list[list[int]] = [[] for _ in prompts]
         allowed = self._next_allowed(constraint, drawn_ids)
         state = self._start(prompts, limits, sampling, seed, rows, allowed, breakers)
-        finished = [False] * len(prompts)
+        finished: set[int] = set()
         drawn_BN = np.asarray(state.tokens_B)[:, None]
         while True:
-            news = []
-            for row, drawn_N in enumerate(drawn_BN.tolist()):
-                if not finished[row]:
-                    new = self._cut(row, drawn_N, limits[row] - len(drawn_ids[row]))
-                    drawn_ids[row] += new.ids
-                    finished[row] = new.finish is not None
-                    news.append(new)
+            going = [row for row in range(len(prompts)) if row not in finished]
+            news = [self._gain(row, drawn_BN[row], limits[row], drawn_ids[row]) for row in going]
+            finished |= {new.row for new in news if new.finish is not None}
             yield news
-            if all(finished):
+            if len(finished) == len(prompts):
                 return
             if allowed is not self._allowed_V:
                 allowed = self._next_allowed(constraint, drawn_ids)
-            num_steps = self.block_size if allowed is self._allowed_V else 1
-            with self.on_devices():
-                state, drawn_BN = decode_block(
-                    self.model, sampling, num_steps, self.params, state, allowed
-                )
-            drawn_BN = np.asarray(drawn_BN)
+            state, drawn_BN = self._decode_block(sampling, state, allowed)
 
     def account(self) -> dict[str, Any]:
         """Return what is to be told about the texts so far: nothing, of a plain decoder."""
@@ -203,6 +191,23 @@ class Decoder:
         bucket = max(_SMALLEST_BUCKET, 1 << (length - 1).bit_length())
         return min(bucket, max(self.context_length, length))
 
+    def _decode_block(
+        self, sampling: SamplingConfig, state: DecodingState, allowed: np.ndarray
+    ) -> tuple[DecodingState, np.ndarray]:
+        """Draw more tokens in each row: the state behind them, and int32 [B, N]."""
+        num_steps = self.block_size if allowed is self._allowed_V else 1
+        with self.on_devices():
+            state, drawn_BN = decode_block(
+                self.model, sampling, num_steps, self.params, state, allowed
+            )
+        return state, np.asarray(drawn_BN)
+
+    def _gain(self, row: int, drawn_N: np.ndarray, limit: int, drawn_ids: list[int]) -> NewTokens:
+        """Add to what a row has drawn what it draws next, up to its limit; return what is added."""
+        new = self._cut(row, drawn_N.tolist(), limit - len(drawn_ids))
+        drawn_ids += new.ids
+        return new
+
     def _cut(self, row: int, drawn: list[int], room: int) -> NewTokens:
         """Keep the drawn tokens before a stop id, as far as there is room."""
         ids: list[int] = []
@@ -218,3 +223,15 @@ class Decoder:
             if len(ids) == room:
                 return NewTokens(row, ids, "length")
         return NewTokens(row, ids, None)
+
+
+def _limits(prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int]) -> list[int]:
+    """Return the most new tokens of each row.
+
+    Raises:
+        ValueError: a row has no token, or none is to be drawn.
+    """
+    limits = np.broadcast_to(max_new_tokens, len(prompts)).tolist()
+    if not len(prompts) or not all(map(len, prompts)) or min(limits) < 1:
+        raise ValueError("every prompt needs at least one token, and one new token is drawn")
+    return limits

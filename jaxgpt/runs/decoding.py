@@ -1,6 +1,7 @@
 """`open_decoder`: from a run folder to a model that writes, for commands that show its text."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
@@ -26,15 +27,20 @@ class DecodingOptions:
     precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
     mesh: DecodingMesh = field(default_factory=DecodingMesh)
     speculation: Speculation | None = None
-    """Drafts of tokens, which the model verifies several at a time; the text stays the same."""
+    """Drafts of tokens, which the model verifies several at a time; up to rounding the text is
+    the one without."""
 
     def open(self, checkpoint: str, step_name: str) -> "OpenedDecoder":
         """Return a checkpoint that is ready to write; see `open_decoder`.
 
-        Its decoder opens a checkpoint that drafts with the first text.
+        A checkpoint that drafts is opened first: it is the smaller one, and can be the wrong one.
         """
-        opened = open_decoder(checkpoint, step_name, self.precision, self.mesh)
-        opener = checkpoint_opener(opened.run, self.precision, self.mesh)
+        run = open_run(checkpoint, step_name)
+        configure_runtime(run.config.runtime)
+        opener = functools.cache(checkpoint_opener(run, self.precision, self.mesh))
+        if self.speculation is not None:
+            self.speculation.open(opener)
+        opened = _open(run, step_name, self.precision, self.mesh)
         return opened._replace(decoder=with_speculation(opened.decoder, self.speculation, opener))
 
 

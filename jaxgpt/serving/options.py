@@ -74,7 +74,8 @@ class ServeOptions:
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Size of the engine."""
     speculation: Speculation | None = None
-    """Drafts of tokens, which the model verifies several at a time; answers stay the same."""
+    """Drafts of tokens, which the model verifies several at a time; up to rounding answers are
+    those without."""
 
 
 def parse(argv: Sequence[str]) -> tuple[ServeOptions, tuple[str, ...]]:

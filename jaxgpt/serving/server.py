@@ -39,9 +39,16 @@ def warm_up(engine: Engine, token: int, largest_chunk: int) -> None:
     # The state is placed as the programs leave it only after the first: what has run until then
     # would be compiled once more, for the first client.
     for size in (sizes[0], *sizes):
-        # A seed of more than 32 bits, as most are, has a program of its own.
-        prompt = (token,) * size
-        _answer(engine, Request(prompt=prompt, max_new_tokens=2, seed=1 << 40, ignore_stop=True))
+        # Two tokens are decoded; as many more as are drafted at once make a model draft, which
+        # reads the prompt too.
+        for number in sorted({2, 2 + engine.most_drafts}):
+            # The last token is never read.
+            number = min(number, engine.max_length + 1 - size)
+            # A seed of more than 32 bits, as most are, has a program of its own.
+            request = Request(
+                prompt=(token,) * size, max_new_tokens=number, seed=1 << 40, ignore_stop=True
+            )
+            _answer(engine, request)
     _answer(engine, Request(prompt=(token,) * 2, max_new_tokens=0, score_prompt=True))
     # One or two requests may have a program of their own.
     together = Request(prompt=(token,), max_new_tokens=min(8, most), seed=1 << 40, ignore_stop=True)

@@ -111,6 +111,16 @@ class Speculation:
         if self.most < 1:
             raise ValueError(f"most must be at least 1, not {self.most}")
 
+    def open(self, open_checkpoint: OpenCheckpoint) -> None:
+        """Open what `build` is going to open, so that a bad checkpoint is found at once.
+
+        Args:
+            open_checkpoint: keeps what it has opened.
+
+        Raises:
+            JaxgptError: a checkpoint cannot be opened.
+        """
+
     def build(self, target: Target, open_checkpoint: OpenCheckpoint) -> Drafter:
         """Return what drafts for a model.
 

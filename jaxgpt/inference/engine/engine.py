@@ -39,12 +39,13 @@ class Engine:
         decoder: the model, its parameters, and which ids end a text or are never drawn.
         config: its size.
         adapters: of the model; requests name them by their numbers, from 1 on.
-        speculation: where drafted tokens come from; None: none are drafted. Answers are the same.
+        speculation: where drafted tokens come from; None: none are drafted.
         open_checkpoint: opens another checkpoint that `speculation` names.
 
     Attributes:
         max_length: most tokens of a prompt and its answer.
         num_slots: number of requests that are answered at once.
+        most_drafts: most tokens that are drafted at once; 0: none are.
 
     Raises:
         ConfigError: the model, or one that drafts, has too few positions for `config.max_length`.
@@ -62,6 +63,7 @@ class Engine:
         adapted = AdaptedDecoder(decoder, adapters)
         self.max_length = config.max_length or decoder.context_length
         self.num_slots = config.num_slots
+        self.most_drafts = 0 if speculation is None else speculation.most
         self._config = config
         self._limits = RequestLimits(decoder.model.vocab_size, adapted.largest, self.max_length)
         self._stop_ids = frozenset(adapted.stop_ids)
@@ -71,7 +73,7 @@ class Engine:
             self.max_length,
             config.prefill_chunk,
             config.steps_per_visit,
-            0 if speculation is None else speculation.most,
+            self.most_drafts,
         )
         target = Target(decoder.model, config.num_slots, self.max_length, config.prefill_chunk)
         self._guesses = Guesses(speculation, target, open_checkpoint)
@@ -274,7 +276,7 @@ class Engine:
                 progress = running.cut(tokens, self._stop_ids)
             except ConstraintError as error:
                 progress = running.progress(finish="error", error=error)
-            num_accepted = len(tokens) - 1 if guessed else 0
+            num_accepted = min(progress.num_kept, len(tokens) - 1) if guessed else 0
             progress = progress._replace(num_drafted=len(guessed), num_accepted=num_accepted)
             self._deliver(running, progress)
 

@@ -181,6 +181,11 @@ class Progress(NamedTuple):
     num_drafted: int = 0
     num_accepted: int = 0
 
+    @property
+    def num_kept(self) -> int:
+        """Return how many drawn tokens belong to the answer, the one that ended it included."""
+        return len(self.tokens) + (self.end is not None)
+
 
 def pack_mask(allowed_V: np.ndarray) -> np.ndarray:
     """Return a bool [V] as uint32 words, id i in bit i % 32 of word i // 32."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.errors import ConfigError
 from jaxgpt.inference.decode import Constraint, Decoder, NewTokens
 from jaxgpt.inference.engine.drafting import OpenCheckpoint, Speculation
 from jaxgpt.inference.engine.drawing.request_sampling import RequestSampling
@@ -20,7 +21,7 @@ from jaxgpt.inference.sampling import SamplingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SpeculatingDecoder(Decoder):
-    """A decoder that verifies drafted tokens; what it draws is what a `Decoder` draws.
+    """A decoder that verifies drafted tokens; it draws what a `Decoder` draws, up to rounding.
 
     Attributes:
         speculation: where the drafted tokens come from.
@@ -31,6 +32,10 @@ class SpeculatingDecoder(Decoder):
     open_checkpoint: OpenCheckpoint
     # The last one, since the next texts can mostly have its slots.
     _engines: list[Engine] = field(default_factory=list, init=False, repr=False, compare=False)
+    # What the ones before it drafted.
+    _counts: collections.Counter[str] = field(
+        default_factory=collections.Counter, init=False, repr=False, compare=False
+    )
 
     def generate(
         self,
@@ -61,37 +66,64 @@ class SpeculatingDecoder(Decoder):
             for place, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
         ]
         lengths = [len(each.prompt) + each.max_new_tokens - 1 for each in requests]
-        yield from _follow(self._engine(len(requests), max(lengths)), requests)
+        try:
+            yield from _follow(self._engine(len(requests), max(lengths)), requests)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # A program that did not end, as after Ctrl-C, has taken the slots and given none back.
+            self._drop_engine()
+            raise
 
     def account(self) -> dict[str, Any]:
         """Return how many tokens were drafted, and how many of them the model drew itself."""
-        counts = [engine.counts() for engine in self._engines]
-        drafted = sum(each.drafted_tokens for each in counts)
-        accepted = sum(each.accepted_tokens for each in counts)
-        return {"speculation": {"drafted_tokens": drafted, "accepted_tokens": accepted}}
+        counts = self._counts.copy()
+        for engine in self._engines:
+            counts.update(_count(engine))
+        names = "drafted_tokens", "accepted_tokens"
+        return {"speculation": {name: counts[name] for name in names}}
 
     def _engine(self, num_slots: int, max_length: int) -> Engine:
         """Return an engine with room for texts of these lengths."""
         for engine in self._engines:
             if engine.num_slots >= num_slots and engine.max_length >= max_length:
                 return engine
-        self._engines.clear()
-        size = EngineConfig(
-            num_slots=num_slots,
-            max_length=max(max_length, self.context_length),
-            max_waiting=0,
-        )
-        engine = Engine(
-            self, size, speculation=self.speculation, open_checkpoint=self.open_checkpoint
-        )
+        self._drop_engine()
+        if max_length <= self.context_length:
+            engine = self._build(num_slots, self.context_length)
+        else:
+            # A conversation that grows has the same slots for many messages.
+            try:
+                engine = self._build(num_slots, 1 << (max_length - 1).bit_length())
+            except ConfigError:
+                # A model has fewer positions; perhaps they suffice for this text.
+                engine = self._build(num_slots, max_length)
         self._engines.append(engine)
         return engine
+
+    def _build(self, num_slots: int, max_length: int) -> Engine:
+        size = EngineConfig(num_slots=num_slots, max_length=max_length, max_waiting=0)
+        return Engine(
+            self, size, speculation=self.speculation, open_checkpoint=self.open_checkpoint
+        )
+
+    def _drop_engine(self) -> None:
+        """Free the slots, and keep the counts."""
+        while self._engines:
+            self._counts.update(_count(self._engines.pop()))
 
 
 def with_speculation(
     decoder: Decoder, speculation: Speculation | None, open_checkpoint: OpenCheckpoint
 ) -> Decoder:
-    """Return a decoder that verifies drafted tokens, or the same one without `speculation`."""
+    """Return a decoder that verifies drafted tokens, or the same one without `speculation`.
+
+    Args:
+        decoder: the model that verifies.
+        speculation: where the drafted tokens come from.
+        open_checkpoint: opens another checkpoint that it names, and is asked for it again with
+            each engine.
+    """
     if speculation is None:
         return decoder
     own = {each.name: getattr(decoder, each.name) for each in fields(decoder)}
@@ -99,7 +131,10 @@ def with_speculation(
 
 
 def _follow(engine: Engine, requests: Sequence[Request]) -> Iterator[list[NewTokens]]:
-    """Yield what requests gain until all have finished; leaving early ends them."""
+    """Yield what requests gain until all have finished; closing it early ends them.
+
+    After any other exception the engine cannot be used any longer.
+    """
     gained: collections.deque[tuple[int, Progress]] = collections.deque()
     tickets = []
     try:
@@ -120,11 +155,17 @@ def _follow(engine: Engine, requests: Sequence[Request]) -> Iterator[list[NewTok
                 news.append(NewTokens(row, [token.id for token in progress.tokens], finish))
                 left -= finish is not None
             yield news
-    finally:
+    except GeneratorExit:
         for ticket in tickets:
             engine.cancel(ticket)
         # Takes what is cancelled out of its slots.
         engine.step()
+        raise
+
+
+def _count(engine: Engine) -> dict[str, int]:
+    counts = engine.counts()
+    return {"drafted_tokens": counts.drafted_tokens, "accepted_tokens": counts.accepted_tokens}
 
 
 class _RowConstraint:

@@ -53,7 +53,11 @@ def test_it_writes_what_the_decoder_writes() -> None:
     for limit in (30, 300):
         next(iter(drafting.generate(PROMPTS, limit, SAMPLING)))
         assert drafting._engines[0].counts().running == 0
-    assert drafting._engines[0].max_length > decoder.context_length
+    # As for a conversation, which grows: the next one has room too.
+    (engine,) = drafting._engines
+    assert engine.max_length == 512 > decoder.context_length
+    next(iter(drafting.generate(PROMPTS, 310, SAMPLING)))
+    assert drafting._engines == [engine]
 
 
 def test_scores_that_are_not_finite_are_an_error() -> None:
@@ -62,6 +66,29 @@ def test_scores_that_are_not_finite_are_an_error() -> None:
     drafting = speculating(dataclasses.replace(decoder, params=damaged))
     with pytest.raises(DivergedError, match="scores are not finite"):
         list(drafting.generate([[5]], 4, SAMPLING))
+
+
+def test_an_interrupt_costs_one_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafting = speculating(make_decoder())
+    arguments = (PROMPTS[:1], 12, SAMPLING)
+    expected = list(drafting.generate(*arguments))
+    drafted = drafting.account()
+    assert isinstance(drafting, SpeculatingDecoder)
+    work = drafting._engines[0]._work
+
+    def interrupt(*_: object) -> None:
+        # As within a program that was given the slots.
+        jax.tree.map(lambda leaf: leaf.delete(), work._state.all)
+        raise KeyboardInterrupt
+
+    for name in ("decode", "verify"):
+        monkeypatch.setattr(work, name, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(drafting.generate(*arguments))
+    assert drafting.account() == drafted
+    assert list(drafting.generate(*arguments)) == expected
+    twice = {name: 2 * number for name, number in drafted["speculation"].items()}
+    assert drafting.account() == {"speculation": twice}
 
 
 def test_without_speculation_it_is_the_decoder() -> None:

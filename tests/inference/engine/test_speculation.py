@@ -14,6 +14,7 @@ from jaxgpt.inference.engine.drafting import Draws, OpenCheckpoint, Speculation,
 from jaxgpt.inference.engine.slots import verification
 from jaxgpt.inference.engine.speculation.ngram_lookup import NgramLookup
 from tests.inference.engine.test_engine import (
+    EOS,
     GREEDY,
     LONG,
     SIZE,
@@ -109,7 +110,9 @@ def make_mixed(right: Guess, rng: np.random.Generator) -> Guess:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=4)
+# The same draws each time: with other programs a draw can differ where two ids are equally likely
+# up to rounding, and among ever new ones that would come up one day.
+@settings(max_examples=4, derandomize=True)
 def test_drafts_change_no_answer(plain: Engine, speculating: Engine, seed: int) -> None:
     rng = np.random.default_rng(seed)
     requests = [random_request(rng) for _ in range(7)]
@@ -142,6 +145,21 @@ def test_right_drafts_are_accepted_and_wrong_ones_are_not(
         if share:
             rests = [request.max_new_tokens - 2 for request in requests]
             assert after.drafts - before.drafts == sum(-(-rest // 4) for rest in rests)
+
+
+def test_drafts_behind_the_end_of_an_answer_are_not_accepted(speculating: Engine) -> None:
+    # The second token is the last one that is not the end; the first comes with the prompt.
+    sampling = dataclasses.replace(GREEDY, min_new_tokens=2)
+    request = Request(prompt=LONG[:9], max_new_tokens=9, sampling=sampling, bias={EOS: 1e4})
+    DRAFTER.guess = lambda text: []
+    (expected,) = answer(speculating, [request])
+    DRAFTER.guess = lambda text: [expected.ids[1], EOS, EOS]
+    before = speculating.counts()
+    assert_same(answer(speculating, [request]), [expected])
+    after = speculating.counts()
+    assert (len(expected.ids), expected.finish) == (2, "stop")
+    assert after.drafted_tokens - before.drafted_tokens == 3
+    assert after.accepted_tokens - before.accepted_tokens == 2
 
 
 def test_what_a_cancelled_request_was_guessed_is_gone(plain: Engine, speculating: Engine) -> None:

@@ -58,6 +58,9 @@ class DraftModel(Speculation):
     """Checkpoint of the model that drafts: latest, best (lowest validation loss), or a step's
     number."""
 
+    def open(self, open_checkpoint: OpenCheckpoint) -> None:
+        open_checkpoint(self.checkpoint, self.step)
+
     def build(self, target: Target, open_checkpoint: OpenCheckpoint) -> Drafter:
         return ModelDrafter(open_checkpoint(self.checkpoint, self.step), target, self.most)
 
@@ -230,17 +233,7 @@ def write_ahead(
         stop_V: bool, ids that end an answer; V columns as the target's.
     """
     active_R, rows_R = num_new_R > 0, jnp.arange(num_new_R.shape[0])
-    allowed_RV = jnp.ones((rows_R.shape[0], stop_V.shape[0]), bool)
-    settings = settings._replace(wants_top_B=jnp.zeros_like(active_R))
-
-    def draw(logits_RV: Array, cache: KVCache, seen: Seen) -> tuple[Array, Seen]:
-        places_R = cache.lengths_B
-        scores_RV = _fit(logits_RV, model.vocab_size, stop_V.shape[0])
-        drawn = draw_rows(scores_RV, settings, seen, allowed_RV, stop_V, places_R)
-        # A model whose scores are no numbers guesses wrong.
-        tokens_R = jnp.maximum(drawn.tokens_B, 0)
-        return tokens_R, seen.add(rows_R, tokens_R, places_R, active_R)
-
+    draw = functools.partial(_draw, model.vocab_size, active_R, settings, stop_V)
     cache = dataclasses.replace(cache, lengths_B=held_R)
     valid_RN = jnp.arange(new_RN.shape[1]) < num_new_R[:, None]
     logits_NRV, cache = read_tokens(model, params, new_RN, valid_RN, cache)
@@ -257,6 +250,26 @@ def write_ahead(
     start = first_R, cache, seen
     (_, cache, _), later_KR = jax.lax.scan(step, start, length=most - 1)
     return cache, jnp.concatenate([first_R[None], later_KR]).T
+
+
+def _draw(
+    vocab_size: int,
+    active_R: Array,
+    settings: RowSettings,
+    stop_V: Array,
+    logits_RV: Array,
+    cache: KVCache,
+    seen: Seen,
+) -> tuple[Array, Seen]:
+    """Draw the next token of each slot: int32 [R], and what each slot has with it."""
+    places_R, rows_R = cache.lengths_B, jnp.arange(active_R.shape[0])
+    settings = settings._replace(wants_top_B=jnp.zeros_like(active_R))
+    allowed_RV = jnp.ones((active_R.shape[0], stop_V.shape[0]), bool)
+    scores_RV = _fit(logits_RV, vocab_size, stop_V.shape[0])
+    drawn = draw_rows(scores_RV, settings, seen, allowed_RV, stop_V, places_R)
+    # A model whose scores are no numbers guesses wrong.
+    tokens_R = jnp.maximum(drawn.tokens_B, 0)
+    return tokens_R, seen.add(rows_R, tokens_R, places_R, active_R)
 
 
 def _fit(logits_RV: Array, vocab_size: int, num_columns: int) -> Array:
