@@ -36,6 +36,19 @@ def test_other_machines_get_no_answer_without_a_key(host: str, tmp_path: Path) -
         serve.main(["--checkpoint", "nowhere", "--api-key-file", str(keys)])
 
 
+WRONG_ORIGINS = [
+    "a.org", "https://a.org/", "https://A.org", "https://*.a.org", "null", "//a", "http://:3000",
+    "http://a:port", "http://a:99999", "http://a:", "http://a:080", "http://[", "https://a.org\\",
+    "https://a.org;", "https://u@a.org", "https://a.org?", "https://a.org#", "https://a..org",
+    "http://[::0]", "http://127.1", "http://[a]", "HTTP://a", "http://a\tb", "",
+]  # fmt: skip
+UNSENT_ORIGINS = {
+    "https://a.org:443": "leave :443 out",
+    "http://[::1]:80": "leave :80 out",
+    "https://ä.org": "as xn--",
+}
+
+
 def test_origins_are_exact_and_any_needs_a_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,11 +56,22 @@ def test_origins_are_exact_and_any_needs_a_key(
         return parse(["--checkpoint", "x", *options, "--cors-origin", *origins])[0].cors_origin
 
     options: list[str] = []
-    for origin in ("https://a.org", "http://localhost:3000", "http://[::1]:1", "app://obsidian.md"):
+    for origin in (
+        "https://a.org",
+        "http://localhost:3000",
+        "http://[::1]:1",
+        "app://obsidian.md",
+        "https://xn--4ca.org",
+        "http://a.org:443",
+        "http://127.0.0.1:0",
+    ):
         assert given(origin) == (origin,)
-    for wrong in ("a.org", "https://a.org/", "https://A.org", "https://*.a.org", "null", "//a"):
+    for wrong in WRONG_ORIGINS:
         with pytest.raises(UsageError, match=r"is no origin; allowed: a scheme and a host"):
             given("https://a.org", wrong)
+    for unsent, advice in UNSENT_ORIGINS.items():
+        with pytest.raises(UsageError, match=f"is not what browsers send; .*{advice}"):
+            given(unsent)
     with pytest.raises(UsageError, match=r"--cors-origin \* lets the pages of any site"):
         given("*")
     (tmp_path / "keys").write_text("secret")

@@ -107,6 +107,12 @@ class SamplingConfig:
             )
         if "" in self.dry_sequence_breakers:
             raise ValueError("dry_sequence_breakers has an empty text; leave it out")
+        for text in self.dry_sequence_breakers:
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(
+                    f"dry_sequence_breakers has {text!a}, a text with a lone surrogate, which "
+                    "is no character; leave it out"
+                )
 
     @property
     def needs_seen(self) -> bool:
@@ -194,8 +200,8 @@ def filter_logits(
 ) -> Array:
     """Return float32 scores [B, V] whose softmax is the distribution that `sample` draws from.
 
-    But for XTC, which leaves tokens out by chance. At temperature 0 only the masks and the
-    penalties apply: no filter moves the maximum.
+    XTC is not among the filters here, because it leaves tokens out by chance. At temperature 0 only
+    the masks and the penalties apply: no filter moves the maximum.
 
     Args:
         logits_BV: the model's scores.

@@ -5,6 +5,8 @@ import functools
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 
 _MOST_KEPT = 256
+# Tokenizers of models that are in use; each one's vocabulary is held as a list.
+_MOST_TOKENIZERS = 2
 
 
 class SequenceBreakers:
@@ -26,7 +28,7 @@ class SequenceBreakers:
         text-generation-webui.
 
         Raises:
-            BadInputError: a text has a lone surrogate.
+            BadInputError: a text has a lone surrogate; `SamplingConfig` has none.
         """
         return tuple(sorted({id for text in texts for id in self._ids_of(text)}))
 
@@ -35,3 +37,9 @@ class SequenceBreakers:
         wanted = text.encode()
         found = [id for id, piece in enumerate(self._pieces) if wanted in piece]
         return tuple(found or last)
+
+
+@functools.lru_cache(_MOST_TOKENIZERS)
+def breakers_of(tokenizer: Tokenizer) -> SequenceBreakers:
+    """Return what finds the ids of a tokenizer; it is made once, since it decodes every id."""
+    return SequenceBreakers(tokenizer)

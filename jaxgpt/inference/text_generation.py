@@ -21,7 +21,7 @@ from jaxgpt.inference.decoding_mesh import OnDevices
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.precision import UNROUNDED, Precision
 from jaxgpt.inference.sampling import SamplingConfig
-from jaxgpt.inference.sequence_breakers import SequenceBreakers
+from jaxgpt.inference.sequence_breakers import breakers_of
 from jaxgpt.inference.sliding import SlidingDecoder
 from jaxgpt.inference.stop_strings import StopStrings
 from jaxgpt.model.gpt import Gpt
@@ -197,7 +197,7 @@ def stream_text(
     ids = [prompt.ids for prompt in healed]
     breakers: tuple[int, ...] = ()
     if sampling.penalizes_repeats:
-        breakers = SequenceBreakers(tokenizer).ids(sampling.dry_sequence_breakers)
+        breakers = breakers_of(tokenizer).ids(sampling.dry_sequence_breakers)
     named: dict[str, Any] = {"constraint": constraint, "breakers": breakers}
     for news in decoder.generate(ids, limits, sampling, seed, **named):
         for new in news:

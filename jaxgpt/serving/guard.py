@@ -12,8 +12,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from jaxgpt.serving.errors import error_body
 
-# Paths asked for by load balancers and browsers, which have no key.
 _OWN_HOSTS = (b"localhost", b"127.0.0.1", b"[::1]")
+# Paths asked for by load balancers and browsers, which have no key.
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
 
@@ -102,9 +102,10 @@ class Guard:
 
 
 def allow_origins(app: Any, origins: Sequence[str]) -> Any:
-    """Return an app whose answers the pages of some other sites may read; without any, the same.
+    """Return an app whose answers pages of some origins may read; without origins, the same app.
 
-    Browsers ask first for what they send (a preflight, which has no API key), and send no cookies.
+    Browsers ask before they send such a request (a preflight, which has no API key), and whether
+    a public page may reach this machine. No cookies are allowed.
     """
     if not origins:
         return app
@@ -113,7 +114,8 @@ def allow_origins(app: Any, origins: Sequence[str]) -> Any:
         allow_origins=origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
-        expose_headers=("Retry-After",),
+        allow_private_network="*" not in origins,
+        expose_headers=("Retry-After", "X-Should-Retry"),
     )
 
 

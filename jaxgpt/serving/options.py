@@ -3,7 +3,6 @@
 import dataclasses
 import ipaddress
 import os
-import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from jaxgpt.inference import (
     Precision,
     Speculation,
 )
+from jaxgpt.serving.origins import origin_fault
 
 _VARIABLE_PREFIX = "JAXGPT_SERVE_"
 # Options within options, by what their names begin with.
@@ -33,8 +33,6 @@ _SECTIONS: tuple[tuple[str, type], ...] = (
     ("", Precision),
 )
 _LAST_PORT = 65535
-# As a browser sends it: a scheme and a host, perhaps a port, no path.
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z*]+")
 _Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 
 
@@ -54,8 +52,8 @@ class ServeOptions:
     api_key_file: Path | None = None
     """File with API keys, one a line, lines with # left out; None: no key is needed."""
     cors_origin: tuple[str, ...] = ()
-    """Origins of web pages that may read answers, such as https://chat.example.org; * for any, with
-    --api-key-file alone."""
+    """Origins of web pages that may read answers, such as https://chat.example.org; * for any, only
+    together with --api-key-file."""
     name: str | None = None
     """Model id that clients see; None: the name of the run folder."""
     alias: tuple[str, ...] = ()
@@ -229,8 +227,5 @@ def _check_origins(origins: Sequence[str], keys: Sequence[str]) -> None:
                 "--cors-origin * lets the pages of any site use the model: give --api-key-file, or "
                 "name the origins"
             )
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise UsageError(
-                f"--cors-origin {origin} is no origin; allowed: a scheme and a host in small "
-                "letters, perhaps with a port, and nothing behind, such as https://chat.example.org"
-            )
+        if origin != "*" and (fault := origin_fault(origin)) is not None:
+            raise UsageError(f"--cors-origin {origin} {fault}")

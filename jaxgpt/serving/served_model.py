@@ -1,7 +1,6 @@
 """The models that are served, a base and its adapters: what a request's fields mean for them."""
 
 import asyncio
-import functools
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.errors import BadInputError, MismatchError
+from jaxgpt.errors import BadInputError, ConfigError, MismatchError
 from jaxgpt.inference.engine import Engine, Progress, Request, RequestSampling, TokenConstraint
-from jaxgpt.inference.sequence_breakers import SequenceBreakers
+from jaxgpt.inference.sequence_breakers import breakers_of
 from jaxgpt.serving.errors import ApiError
 from jaxgpt.serving.schemas import ChatMessage, SamplingFields
 from jaxgpt.serving.structured import AnswerForms
@@ -134,10 +133,6 @@ class ServedModel:
             for row, constraint in zip(range(fields.n or 1), constraints, strict=True)
         ]
 
-    @functools.cached_property
-    def _breakers(self) -> SequenceBreakers:
-        return SequenceBreakers(self.tokenizer)
-
     def _sampling(self, fields: SamplingFields) -> RequestSampling:
         """Return the settings that are given; the others have the defaults of the class."""
         given = {name: value for name, value in fields if name in _SAMPLING and value is not None}
@@ -148,16 +143,16 @@ class ServedModel:
             del given["top_k"]
         if fields.dry_sequence_breakers is not None:
             given["dry_sequence_breakers"] = tuple(fields.dry_sequence_breakers)
-        return RequestSampling(**given, min_new_tokens=fields.min_tokens or 0)
+        try:
+            return RequestSampling(**given, min_new_tokens=fields.min_tokens or 0)
+        except ConfigError as error:
+            raise ApiError(400, str(error)) from None
 
     def _breaker_ids(self, sampling: RequestSampling) -> tuple[int, ...]:
         """Return the ids at which a sequence ends for DRY; none where it is off."""
         if not sampling.penalizes_repeats:
             return ()
-        try:
-            return self._breakers.ids(sampling.dry_sequence_breakers)
-        except BadInputError as error:
-            raise ApiError(400, str(error), param="dry_sequence_breakers") from None
+        return breakers_of(self.tokenizer).ids(sampling.dry_sequence_breakers)
 
     def _check_size(self, text: str) -> None:
         """Refuse a text that fills the context however it is cut; to cut it takes seconds."""

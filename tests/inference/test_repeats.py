@@ -169,6 +169,7 @@ def test_breakers_are_the_tokens_that_hold_them() -> None:
         ({"dry_allowed_length": LONGEST_MATCH + 1}, "dry_allowed_length"),
         ({"dry_penalty_last_n": -2}, "dry_penalty_last_n"),
         ({"dry_sequence_breakers": ("a", "")}, "has an empty text"),
+        ({"dry_sequence_breakers": ("a", "b\udfff")}, r"has 'b\\udfff', a text with a lone surr"),
         ({"xtc_probability": 1.1}, "xtc_probability"),
         ({"xtc_threshold": float("nan")}, "xtc_threshold"),
     ],

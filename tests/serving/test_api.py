@@ -300,6 +300,12 @@ def test_texts_become_ids_and_come_back(served: Served) -> None:
         ("completions", {"prompt": "a", "min_tokens": 1 << 31}, 400, "min_tokens"),
         ("completions", {"prompt": "a", "temperature": "0.5"}, 400, "temperature"),
         ("completions", {"prompt": "a", "dry_base": 0.5}, 400, "dry_base"),
+        (
+            "completions",
+            b'{"prompt": "a", "dry_sequence_breakers": ["\\ud800"]}',
+            400,
+            "a text with a lone surrogate",
+        ),
         ("completions", {"prompt": "a", "xtc_probability": 1.5}, 400, "xtc_probability"),
         ("completions", {"prompt": "<s>a", "echo": True, "logprobs": 1}, 400, "begins with '<s>'"),
         ("completions", {"prompt": "a", "stream": "yes"}, 400, "stream"),
@@ -462,6 +468,8 @@ def _check_pages_of_other_sites(served: Served, pages: tuple[str, ...]) -> None:
     """Check that pages of some origins may read answers, errors too, and those of others not."""
     path = f"{served.url}/v1/chat/completions"
     asked = {
+        # A public page that asks a server of this machine.
+        "Access-Control-Request-Private-Network": "true",
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
     }
@@ -470,6 +478,7 @@ def _check_pages_of_other_sites(served: Served, pages: tuple[str, ...]) -> None:
         allowed = httpx.options(path, headers={"Origin": origin, **asked})
         assert allowed.status_code == 200
         assert allowed.headers["access-control-allow-origin"] == origin
+        assert allowed.headers["access-control-allow-private-network"] == "true"
         assert "POST" in allowed.headers["access-control-allow-methods"]
         assert "authorization" in allowed.headers["access-control-allow-headers"]
         assert "access-control-allow-credentials" not in allowed.headers
@@ -479,6 +488,8 @@ def _check_pages_of_other_sites(served: Served, pages: tuple[str, ...]) -> None:
             assert answer.status_code == status
             assert answer.headers["access-control-allow-origin"] == origin
             assert "Origin" in answer.headers["vary"]
+            exposed = answer.headers["access-control-expose-headers"].lower()
+            assert {"retry-after", "x-should-retry"} <= set(exposed.split(", "))
     for origin in ("https://a.org:444", "http://a.org", "https://xa.org", "null"):
         refused = httpx.options(path, headers={"Origin": origin, **asked})
         assert refused.status_code == 400

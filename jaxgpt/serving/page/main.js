@@ -5,7 +5,7 @@ import { describeModel, ServerError } from "./client.js";
 import { prepareComposer } from "./composer.js";
 import { DEFAULT_SETTINGS, lastModelOf, newConversation, newId, titleOf } from "./conversation.js";
 import { prepareExport } from "./export.js";
-import { button, byId, isComposing, setText, tell } from "./nodes.js";
+import { byId, fail, isComposing, setText, tell } from "./nodes.js";
 import { prepareSettings } from "./settings_dialog.js";
 import { closeDrawer, isDrawerOpen, prepareDrawer, showConversations } from "./sidebar.js";
 import { forget, isChangedElsewhere, isLost, keep } from "./store.js";
@@ -22,11 +22,6 @@ let current = null;
 // What is being written: {conversation, message, controller, old}, or null. `old`: the messages
 // before a Regenerate or an edit, which stay until the first piece of the answer is there.
 let writing = null;
-
-function fail(error, retry) {
-  const again = retry ? [" ", button("Try again", retry)] : [];
-  byId("alert").replaceChildren(error.message, ...again);
-}
 
 function isChat() {
   return current.settings.mode === "chat";

@@ -41,3 +41,9 @@ export function isComposing(event) {
 export function tell(text) {
   byId("status").textContent = text;
 }
+
+/** Show an error above the field, with a button to try again if there is a way. */
+export function fail(error, retry) {
+  const again = retry ? [" ", button("Try again", retry)] : [];
+  byId("alert").replaceChildren(error.message, ...again);
+}

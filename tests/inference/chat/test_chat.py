@@ -152,6 +152,7 @@ def test_texts_are_set_as_they_are_shown(
         ("/set temperature -1", ConfigError, r"temperature = -1.0; allowed: 0"),
         ("/set temperature hot", ConfigError, "temperature = 'hot'"),
         ("/set max_new_tokens 0", ConfigError, "max_new_tokens = 0; allowed: at least 1, or None"),
+        (r'/set dry_sequence_breakers ["\ud800"]', ConfigError, "a text with a lone surrogate"),
         ("/set seed -1", ConfigError, r"seed = -1; allowed: from 0 to 2\*\*64 - 1"),
         ("/save", UsageError, "name a file: /save FILE"),
         ("/save /nowhere/at/all", UsageError, "cannot be written"),
