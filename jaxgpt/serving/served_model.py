@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.errors import BadInputError, ConfigError, MismatchError
+from jaxgpt.errors import BadInputError, MismatchError
 from jaxgpt.inference.engine import Engine, Progress, Request, RequestSampling, TokenConstraint
 from jaxgpt.inference.sequence_breakers import breakers_of
 from jaxgpt.serving.errors import ApiError
@@ -143,10 +143,7 @@ class ServedModel:
             del given["top_k"]
         if fields.dry_sequence_breakers is not None:
             given["dry_sequence_breakers"] = tuple(fields.dry_sequence_breakers)
-        try:
-            return RequestSampling(**given, min_new_tokens=fields.min_tokens or 0)
-        except ConfigError as error:
-            raise ApiError(400, str(error)) from None
+        return RequestSampling(**given, min_new_tokens=fields.min_tokens or 0)
 
     def _breaker_ids(self, sampling: RequestSampling) -> tuple[int, ...]:
         """Return the ids at which a sequence ends for DRY; none where it is off."""

@@ -203,6 +203,7 @@ def test_dry_and_xtc_reach_the_draw(served: Served) -> None:
     assert write(**everything, xtc_probability=0) == write(**everything)
 
 
+@pytest.mark.optimized
 def test_generate_draws_what_the_server_draws_with_the_same_settings(served: Served) -> None:
     settings: dict[str, Any] = {
         "temperature": 0.3, "repetition_penalty": 0.01, "dry_multiplier": 9.0, "dry_base": 1.5,
@@ -304,7 +305,7 @@ def test_texts_become_ids_and_come_back(served: Served) -> None:
             "completions",
             b'{"prompt": "a", "dry_sequence_breakers": ["\\ud800"]}',
             400,
-            "a text with a lone surrogate",
+            "dry_sequence_breakers: ",
         ),
         ("completions", {"prompt": "a", "xtc_probability": 1.5}, 400, "xtc_probability"),
         ("completions", {"prompt": "<s>a", "echo": True, "logprobs": 1}, 400, "begins with '<s>'"),

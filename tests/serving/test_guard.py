@@ -1,6 +1,7 @@
 """Pages of any site, where the server's options allow them."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from starlette.responses import PlainTextResponse
@@ -19,7 +20,7 @@ def test_any_site_may_read_answers_but_may_not_reach_a_private_network(
     if asks_for_network:
         headers["Access-Control-Request-Private-Network"] = "true"
 
-    async def ask() -> tuple[httpx.Response, httpx.Response]:
+    async def ask() -> tuple[Any, Any]:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             preflight = await client.options("/", headers=headers)
