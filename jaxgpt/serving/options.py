@@ -3,11 +3,13 @@
 import dataclasses
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import tyro
 
@@ -21,7 +23,6 @@ from jaxgpt.inference import (
     Precision,
     Speculation,
 )
-from jaxgpt.serving.origins import origin_fault
 
 _VARIABLE_PREFIX = "JAXGPT_SERVE_"
 # Options within options, by what their names begin with.
@@ -33,6 +34,13 @@ _SECTIONS: tuple[tuple[str, type], ...] = (
     ("", Precision),
 )
 _LAST_PORT = 65535
+# Browsers leave it out (https://url.spec.whatwg.org/#default-port).
+_DEFAULT_PORTS = {"ftp": 21, "http": 80, "https": 443, "ws": 80, "wss": 443}
+_HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
+_ALLOWED_ORIGINS = (
+    "allowed: a scheme and a host in small letters, perhaps with a port up to 65535, and nothing "
+    "behind, such as https://chat.example.org"
+)
 _Texts = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 
 
@@ -227,5 +235,33 @@ def _check_origins(origins: Sequence[str], keys: Sequence[str]) -> None:
                 "--cors-origin * lets the pages of any site use the model: give --api-key-file, or "
                 "name the origins"
             )
-        if origin != "*" and (fault := origin_fault(origin)) is not None:
+        if origin != "*" and (fault := _origin_fault(origin)) is not None:
             raise UsageError(f"--cors-origin {origin} {fault}")
+
+
+def _origin_fault(origin: str) -> str | None:
+    """Return why no browser sends an origin, and what to write instead; None where one does."""
+    try:
+        parts = urlsplit(origin)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return f"is no origin; {_ALLOWED_ORIGINS}"
+    if not host.isascii():
+        return "is not what browsers send; write the host in ASCII, as xn--..."
+    name = f"[{host}]" if ":" in host else host
+    behind = "" if port is None else f":{port}"
+    if not _is_host(host) or origin != f"{parts.scheme}://{name}{behind}":
+        return f"is no origin; {_ALLOWED_ORIGINS}"
+    if port is not None and port == _DEFAULT_PORTS.get(parts.scheme):
+        return f"is not what browsers send; leave {behind} out"
+    return None
+
+
+def _is_host(host: str) -> bool:
+    """Return whether a host is a name, or an address in the form that browsers give it."""
+    if ":" not in host and not host.rpartition(".")[2].isdigit():
+        return _HOST.fullmatch(host) is not None
+    try:
+        return str(ipaddress.ip_address(host)) == host
+    except ValueError:
+        return False
