@@ -39,7 +39,8 @@ SECTIONS = {
     "chat": (ChatOptions,),
     "serve": (ServeOptions,),
 }
-# Options of git, ray, sbatch, docker, zstd, lm_eval, llama.cpp, XLA; properties of style sheets.
+# Options of git, ray, sbatch, docker, zstd, lm_eval, llama.cpp, transformers, XLA; properties of
+# style sheets.
 FOREIGN = {
     "--show-toplevel",
     "--porcelain",
@@ -66,6 +67,7 @@ FOREIGN = {
     "--batch_size",
     "--apply_chat_template",
     "--columns",
+    "--continuous-batching",
 }
 # A command of another program in a text, with its options.
 FOREIGN_COMMAND = re.compile(r"`zstd(?: --?[\w=-]+)+`")
