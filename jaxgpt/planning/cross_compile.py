@@ -23,12 +23,11 @@ from jaxgpt.runtime.target import DETERMINISTIC_FLAG, compiling_for
 # Trying kernels needs the card.
 COMPILER_OPTIONS: dict[str, Any] = {"xla_gpu_autotune_level": 0}
 _PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
-# For the same bits each time XLA of jax 0.11 multiplies by cuBLAS alone. Without the card it knows
-# no way to cuBLAS from a product that was meant for Triton.
-_DETERMINISTIC_OPTIONS: dict[str, Any] = {
-    DETERMINISTIC_FLAG: True,
-    "xla_gpu_enable_triton_gemm": False,
-}
+# Where bits must be the same each time, XLA of jax 0.11 takes no kernel of a product from Triton.
+# On the card it finds cuBLAS' instead by trying. Without the card it ends with an error, unless
+# products are kept from Triton.
+_WITHOUT_TRITON = {"xla_gpu_enable_triton_gemm": False} if jax.__version_info__ >= (0, 11) else {}
+_DETERMINISTIC_OPTIONS: dict[str, Any] = {DETERMINISTIC_FLAG: True, **_WITHOUT_TRITON}
 # Version of cuDNN that JAX is told of: 9.28, which JAX 0.10 is released with.
 _CUDNN = (9, 28)
 

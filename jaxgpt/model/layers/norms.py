@@ -27,7 +27,7 @@ class Norm:
     """Base of the normalisations."""
 
     def build(self, size: int, axis: str, settings: LayerSettings, name: str) -> "NormLayer":
-        """Return a module that maps x [..., size] to the same shape.
+        """Return a `NormLayer`, a module that maps x [..., size] to the same shape.
 
         Args:
             size: length of the normalised last axis.
@@ -38,7 +38,7 @@ class Norm:
         raise NotImplementedError(f"{type(self).__name__} has no build")
 
     def build_output(self, size: int, settings: LayerSettings, name: str) -> "NormLayer | None":
-        """Return a module for the output of a sub-layer, before it joins the residual stream."""
+        """Return a `NormLayer` for what a sub-layer adds to the residual stream; None for none."""
         return None
 
 

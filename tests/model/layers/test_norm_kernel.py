@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.config import replace
-from jaxgpt.model.layers.norm_kernel import NORM, NORM_GRADIENT
+from jaxgpt.model.layers.norm_kernel import NORM, NORM_GRADIENT, rows_of_program
 from jaxgpt.model.layers.norms import LayerNorm, Norm, RmsNorm
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh
@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    # 75 rows are one program of 64 and a part of a second one; 96 columns stand in 128.
+    # 75 rows are nine programs of 8 and a part of a tenth one; 96 columns stand in 128.
     "several programs": Case(LayerNorm(eps=1e-3), (3, 25, 96)),
     "no bias": Case(LayerNorm(use_bias=False), (2, 3, 64)),
     "rms": Case(RmsNorm(offset=1.0), (1, 7, 33)),
@@ -66,12 +66,19 @@ def _results(case: Case, dtype: Any) -> Any:
     return results, gradients
 
 
+def _kernels(function: Any, *arguments: Any) -> list[int]:
+    """How often the two kernels stand in what JAX makes of a function."""
+    text = str(jax.make_jaxpr(function)(*arguments))
+    return [text.count(f"name={name}\n") for name in (NORM, NORM_GRADIENT)]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_kernels_give_the_norms_and_gradients_of_plain_jax(name: str, dtype: str) -> None:
     expected = _results(CASES[name], dtype)
     with compiling_for(INTERPRETED):
         found = _results(CASES[name], dtype)
+        assert _kernels(lambda: _results(CASES[name], dtype)) == [1, 1]
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert one.dtype == other.dtype
@@ -105,15 +112,11 @@ def test_one_kernel_a_pass_and_none_without_a_gradient() -> None:
         x, y = layer.apply(params, x, method="with_input")
         return jnp.sum(x * y)
 
-    def kernels(function: Any) -> list[int]:
-        text = str(jax.make_jaxpr(function)(x))
-        return [text.count(f"name={name}\n") for name in (NORM, NORM_GRADIENT)]
-
     with compiling_for(INTERPRETED):
-        assert kernels(run) == [0, 0]
-        assert kernels(jax.grad(run)) == [1, 1]
+        assert _kernels(run, x) == [0, 0]
+        assert _kernels(jax.grad(run), x) == [1, 1]
     with compiling_for(PLAIN_GPU):
-        assert kernels(jax.grad(run)) == [0, 0]
+        assert _kernels(jax.grad(run), x) == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -128,11 +131,45 @@ def test_other_arrays_take_plain_jax(shape: tuple[int, ...], dtype: str) -> None
     assert "pallas_call" not in text
 
 
+def _mesh() -> jax.sharding.Mesh:
+    return make_mesh(MeshConfig(data=2, context=2, tensor=2), jax.devices()[:8])
+
+
+def test_a_stage_of_a_pipeline_and_a_mesh_without_rules_take_plain_jax() -> None:
+    case = CASES["rms"]._replace(shape=(4, 8, 32))
+    layer, (params, x) = _layer(case, "float32"), _inputs(case, "float32")
+
+    def gradient(x: jax.Array) -> jax.Array:
+        return jax.grad(lambda x: jnp.sum(jnp.sin(layer.apply(params, x))))(x)
+
+    with compiling_for(INTERPRETED), on_mesh(_mesh(), ShardingRules()):
+        assert _kernels(gradient, x) == [1, 1]
+        rows = jax.sharding.PartitionSpec("data")
+        stage = jax.shard_map(gradient, in_specs=rows, out_specs=rows, axis_names={"data"})
+        assert _kernels(stage, x) == [0, 0]
+    with compiling_for(INTERPRETED), jax.set_mesh(_mesh()):
+        # Another function: JAX does not trace one again because rules differ.
+        assert _kernels(lambda x: gradient(x), x) == [0, 0]
+
+
+@pytest.mark.parametrize("width", [256, 768, 2048, 4096, 8192])
+def test_programs_of_the_gradient_keep_the_card_busy_where_there_are_rows_enough(
+    width: int,
+) -> None:
+    warps = min(16, -(-width // 256))
+    for num_tokens in (1, 100, 4096, 16_384, 65_536, 1_000_000):
+        rows = rows_of_program(num_tokens, width)
+        assert 8 <= rows <= 64, "sums are few"
+        programs = -(-num_tokens // rows)
+        # An H100 has 132 multiprocessors; a half of them would be idle with one program for two.
+        assert rows == 8 or programs * warps > 132 * 16
+
+
 def test_devices_that_share_rows_and_tokens_find_the_results_of_one() -> None:
     case = CASES["several programs"]._replace(shape=(4, 34, 96))
     expected = _results(case, "float32")
-    mesh = make_mesh(MeshConfig(data=2, context=2, tensor=2), jax.devices()[:8])
-    with compiling_for(INTERPRETED), on_mesh(mesh, ShardingRules()):
+    with compiling_for(INTERPRETED), on_mesh(_mesh(), ShardingRules()):
         found = _results(case, "float32")
+        assert _kernels(lambda: _results(case, "float32")) == [1, 1]
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
