@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jaxgpt.errors import ConfigError
 from jaxgpt.inference.repeats import DEFAULT_BREAKERS, LONGEST_MATCH, DryRows, penalize_repeats
 from jaxgpt.inference.sampling import SamplingConfig
-from jaxgpt.inference.sequence_breakers import SequenceBreakers
+from jaxgpt.inference.sequence_breakers import SequenceBreakers, breakers_of
 from jaxgpt.inference.top_choices import exclude_top_choices
 from tests.evaluation.tiny_scoring import make_tokenizer
 
@@ -159,6 +159,8 @@ def test_breakers_are_the_tokens_that_hold_them() -> None:
     # No token holds it: the last one stands for it.
     assert breakers.ids(("User:",)) == tuple(tokenizer.encode("User:")[-1:])
     assert breakers.ids(()) == ()
+    # The vocabulary is decoded once for all answers.
+    assert breakers_of(tokenizer) is breakers_of(tokenizer)
 
 
 @pytest.mark.parametrize(
