@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field, TypeAdapter
 
 from jaxgpt.inference.engine.forms.call_grammar import call_grammar
 from jaxgpt.inference.engine.forms.json_schema import (
@@ -31,7 +32,6 @@ pytest.importorskip("llguidance", reason="needs: pip install -e '.[serve]'")
 jsonschema = pytest.importorskip("jsonschema", reason="needs: pip install -e '.[dev]'")
 # It knows every format.
 formats = pytest.importorskip("jsonschema_rs", reason="needs: pip install -e '.[dev]'")
-pydantic = pytest.importorskip("pydantic", reason="needs: pip install -e '.[dev]'")
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 # Other keywords of the drafts, of OpenAPI and of nobody.
@@ -181,25 +181,25 @@ def test_large_unions_are_told_apart_by_their_constants(
     assert found is None if error is None else error in (found or "")
 
 
-class Cat(pydantic.BaseModel):
+class Cat(BaseModel):
     kind: Literal["cat"]
-    lives: Annotated[int, pydantic.Field(ge=1, le=9)]
+    lives: Annotated[int, Field(ge=1, le=9)]
 
 
-class Dog(pydantic.BaseModel):
+class Dog(BaseModel):
     kind: Literal["dog", "hound"]
     friend: Cat | None
 
 
-class Fish(pydantic.BaseModel):
+class Fish(BaseModel):
     kind: Literal["fish"]
-    depth: Annotated[float, pydantic.Field(ge=0, le=9)] = 1.0
+    depth: Annotated[float, Field(ge=0, le=9)] = 1.0
 
 
 def test_the_unions_of_pydantic_are_followed() -> None:
-    mammal: Any = Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
-    pet: Any = Annotated[mammal | Fish, pydantic.Field(discriminator="kind")]
-    union: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(pet)
+    mammal: Any = Annotated[Cat | Dog, Field(discriminator="kind")]
+    pet: Any = Annotated[mammal | Fish, Field(discriminator="kind")]
+    union: TypeAdapter[Any] = TypeAdapter(pet)
     schema = union.json_schema()
     assert {"$ref": "#/$defs/Fish"} in schema["oneOf"]
     grammar = grammars().json_schema(schema)
