@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,18 @@ def test_a_run_is_a_model_of_the_harness_by_name(folder: Path) -> None:
         bootstrap_iters=10,
     )
     assert found["results"]["mine"]["acc,none"] in (0, 0.5, 1)
+
+
+@pytest.mark.slow
+def test_the_other_models_of_the_harness_stay_known() -> None:
+    """The plug-in may be imported first; a fresh interpreter, because order is what matters."""
+    code = (
+        "import jaxgpt.runs.evaluation.harness_plugin\n"
+        "from lm_eval.api.registry import get_model\n"
+        "print(get_model('jaxgpt').__name__, get_model('dummy').__name__)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.split() == ["JaxgptModel", "DummyLM"], found.stderr
 
 
 @pytest.mark.slow

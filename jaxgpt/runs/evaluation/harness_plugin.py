@@ -6,6 +6,8 @@ Before them, import this module, which registers it. `jaxgpt.eval --harness` nee
 
 from typing import Any
 
+# The package registers its own models only while none is registered: ours must come second.
+import lm_eval.models  # noqa: F401
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
