@@ -23,6 +23,7 @@ import jax
 import pytest
 
 from jaxgpt.command_line import KERNEL_LOGGER
+from jaxgpt.reports import plots
 from tests import costs
 
 # A shell starts background jobs with SIGINT ignored, and processes inherit that; those of the tests
@@ -93,6 +94,15 @@ def forget_programs() -> Iterator[None]:
     """Compiled programs of one file are of no use to the next; a thousand of them are gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Figures are most of what a small dataset costs: the tests of reports draw them, no others."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not {"report", "reports", "suites"} & set(request.path.parts):
+            patch.setattr(plots, "_has_matplotlib", lambda: False)
+        yield
 
 
 @pytest.fixture(autouse=True)

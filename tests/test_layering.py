@@ -1,6 +1,7 @@
 """The tree and the import graph: layers, no cycle of files or folders, one line a folder."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def test_contributing_lists_the_layers() -> None:
         assert {name.rstrip("/") for name in re.findall(r"`([^`]+)`", row)} == layer, number
 
 
+@functools.cache
 def _imports(tree: ast.AST) -> set[str]:
     found = set()
     for node in ast.walk(tree):
@@ -91,6 +93,7 @@ def _imports(tree: ast.AST) -> set[str]:
     return found
 
 
+@functools.cache
 def _own_imports(name: str) -> set[str]:
     """Modules of jaxgpt that a module imports, those of public names for `from package import`."""
     known = _imports(MODULES[name]) & MODULES.keys()
