@@ -50,6 +50,8 @@ def test_the_steps_asked_for_are_taken() -> None:
     assert fitted(30_000, 7).schedule.num_steps == 7
     assert fitted(3_000_000, 1000).schedule.num_steps == 1000
     assert fitted(3_000_000, 1000).evaluation.every_steps == 100
+    # Of a text that is read once, the last step is the best.
+    assert fitted(3_000_000, 120).evaluation.every_steps == 60
 
 
 @pytest.mark.parametrize(

@@ -170,9 +170,10 @@ def fit_to_text(num_tokens: int, num_steps: int | None = None) -> list[str]:
     num_steps = num_steps or min(_NUM_STEPS, right)
     options = [*_SMALL_MODEL] if num_tokens < _SMALL_TEXT_TOKENS else []
     if num_steps != _NUM_STEPS:
-        # At every save, so that the best of them can be taken.
-        every = str(max(1, num_steps // 10))
-        options += ["--schedule.num-steps", str(num_steps), "--evaluation.every-steps", every]
+        # A text that is read again is evaluated at every save, so that the best can be taken.
+        is_read_again = num_steps * _TOKENS_PER_STEP > num_tokens
+        every = max(1, num_steps // 10) * (1 if is_read_again else 5)
+        options += ["--schedule.num-steps", str(num_steps), "--evaluation.every-steps", str(every)]
     return options
 
 
