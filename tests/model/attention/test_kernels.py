@@ -21,6 +21,7 @@ from jaxgpt.parallel.sharding import ShardingRules, on_mesh
 from jaxgpt.runtime.target import CompileTarget, compiling_for
 
 B, T, N, K, H = 2, 150, 4, 2, 8
+KERNELS = [Reference(), SavedProbabilities(), CpuBlockwise()]
 # Norm of the error over norm of the result.
 RELATIVE_ERROR = {"float32": 2e-6, "bfloat16": 1.5e-2}
 
@@ -33,6 +34,17 @@ MASKS = {
     "segments and window": AttentionMask(segment_ids_BT=SEGMENTS, window=50),
 }
 SCORES = {"plain": Scores(H**-0.5), "soft cap": Scores(0.7, soft_cap=2.0)}
+
+
+def _pairs():
+    """Yield cases in which each two of kernel, mask, scores and dtype meet."""
+    settings = [(scores, dtype) for dtype in RELATIVE_ERROR for scores in SCORES]
+    for row, kernel in enumerate(KERNELS):
+        for column, mask in enumerate(MASKS):
+            scores, dtype = settings[(row + column) % 4]
+            yield pytest.param(
+                kernel, mask, scores, dtype, id=f"{type(kernel).__name__}-{mask}-{scores}-{dtype}"
+            )
 
 
 def attend_float64(inputs, visible_BTS, scores, num_groups=N // K):
@@ -77,13 +89,9 @@ def run(kernel, inputs, mask, scores, dtype):
     return _run(kernel, q, k, v, dout, mask, scores)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
-@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-@pytest.mark.parametrize(
-    "kernel", [Reference(), SavedProbabilities(), CpuBlockwise()], ids=lambda k: type(k).__name__
-)
+@pytest.mark.parametrize(("kernel", "mask", "scores", "dtype"), list(_pairs()))
 def test_output_and_gradients_against_float64(kernel, mask, scores, dtype):
+    mask, scores = MASKS[mask], SCORES[scores]
     inputs = [np.asarray(jnp.asarray(x, dtype), np.float64) for x in random_inputs()]
     visible = np.asarray(visible_keys(mask, slice(0, T), slice(0, T)))
     expected = attend_float64(inputs, visible, scores)
@@ -97,9 +105,7 @@ def test_output_and_gradients_against_float64(kernel, mask, scores, dtype):
 
 
 @pytest.mark.optimized
-@pytest.mark.parametrize(
-    "kernel", [Reference(), SavedProbabilities(), CpuBlockwise()], ids=lambda k: type(k).__name__
-)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_hidden_keys_change_nothing_at_all(kernel, mask):
     """Bitwise: even a huge hidden score leaves outputs and gradients of visible keys alone."""
@@ -119,9 +125,7 @@ def test_hidden_keys_change_nothing_at_all(kernel, mask):
     assert gradient[0, visible].all()
 
 
-@pytest.mark.parametrize(
-    "kernel", [Reference(), SavedProbabilities(), CpuBlockwise()], ids=lambda k: type(k).__name__
-)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
 def test_queries_without_keys_give_zeros(kernel):
     mask = MASKS["segments"]
     results = run(kernel, random_inputs(), mask, SCORES["plain"], "float32")
@@ -143,10 +147,17 @@ def test_queries_of_a_cache_stand_in_slots():
         assert not out[1, 1].any()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
-@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize(
+    ("window", "scores", "dtype"),
+    [
+        (None, "plain", "float32"),
+        (None, "soft cap", "bfloat16"),
+        (40, "plain", "bfloat16"),
+        (40, "soft cap", "float32"),
+    ],
+)
 def test_one_query_a_row_against_float64(window, scores, dtype):
+    scores = SCORES[scores]
     inputs = [np.asarray(jnp.asarray(x, dtype), np.float64) for x in random_inputs()]
     slots = np.array([100, 37])
     visible = np.asarray(visible_keys(AttentionMask(window=window), slice(0, T), slice(0, T)))
