@@ -10,6 +10,8 @@ from collections.abc import Generator
 
 import pytest
 
+from tests import forked
+
 _NAME = "cpu_seconds"
 _by_file: Counter[str] = Counter()
 _seen = [0.0]
@@ -17,7 +19,7 @@ _seen = [0.0]
 
 def _cpu_seconds() -> float:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    return sum(usage.ru_utime + usage.ru_stime for usage in used) + forked.cpu_seconds()
 
 
 def pytest_runtest_logstart() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt.runs.quickstart.quickstart import Quickstart
+from tests.forked import run_forked
 from tests.tiny import REPOSITORY
 from tests.xla_flags import with_devices
 
@@ -18,6 +21,7 @@ PAGES = [
     REPOSITORY / "CONTRIBUTING.md",
     *sorted((REPOSITORY / "docs").rglob("*.md")),
 ]
+ASSIGNMENT = re.compile(r"\w+=")
 # Names that stand for something of the user's: a synopsis, not a command.
 PLACEHOLDER = re.compile(r"\b(PATH|DIR|FILE|RUN|NAME|TEXT|VERB|N)\b|\.\.\.")
 # What the commands read is a part of the docs and of the code. Without its `__init__.py` the folder
@@ -36,16 +40,13 @@ NOT_OURS = (
     ".ci/",
 )
 # A training command is cut to a size that says whether it works; the quickstart writes samples.
-SMALL = [
-    "--schedule.num-steps", "2", "--batch.global-batch-size", "8", "--batch.num-micro-batches",
-    "1", "--batch.sequence-length", "64", "--evaluation.max-tokens", "200",
-    "--model.num-layers", "1", "--evaluation.prompts",
-]  # fmt: skip
-
-
 SMALL_FINETUNING = [
     "--schedule.num-steps", "2", "--batch.global-batch-size", "8", "--batch.sequence-length", "64",
     "--evaluation.max-tokens", "200", "--evaluation.prompts",
+]  # fmt: skip
+SMALL = [
+    "--batch.num-micro-batches", "1", "--model.num-layers", "1", "--model.d-model", "64",
+    "--model.attention.num-heads", "2", "--model.attention.num-kv-heads", "2", *SMALL_FINETUNING,
 ]  # fmt: skip
 
 
@@ -82,34 +83,42 @@ COMMANDS = [
 
 def _run(command: str, folder: Path) -> None:
     # What a page keeps outside of the clone starts empty, whatever an earlier run has left there.
-    command = command.replace("/tmp/", f"{folder}/outside/")
-    command = re.sub(r"^((?:\w+=\S+ )*)python ", rf"\1{sys.executable} ", command)
-    command = re.sub(
-        r"^jaxgpt ", f"{sys.executable} -c 'from jaxgpt.cli import main; main()' ", command
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    environment["XLA_FLAGS"] = with_devices(None)
-    result = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True,
-        timeout=600,
-    )  # fmt: skip
+    words = shlex.split(command.replace("/tmp/", f"{folder}/outside/"))
+    variables = dict(word.split("=", 1) for word in itertools.takewhile(ASSIGNMENT.match, words))
+    program, *arguments = words[len(variables) :]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **variables}
+    # A page that asks for several devices gets them, and what the tests compile with.
+    environment["XLA_FLAGS"] = f"{with_devices(None)} {variables.get('XLA_FLAGS', '')}"
+    if program == "python" and arguments[0] != "-c":
+        result = run_forked(arguments, folder, environment, timeout=600, figures=True)
+    else:
+        if program == "jaxgpt":
+            arguments = ["-c", "from jaxgpt.cli import main; main()", *arguments]
+        result = subprocess.run(
+            [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True,
+            text=True, timeout=600,
+        )  # fmt: skip
     assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
 
 
 def _cut(command: str) -> str:
+    command = re.sub(r"(--(?:num-)?examples) \d{3,}", r"\1 100", command)
     if "jaxgpt.train" in command or command.startswith("jaxgpt train"):
         return f"{command} {' '.join(SMALL)}"
     if "jaxgpt.finetune" in command or command.startswith("jaxgpt finetune"):
         command = re.sub(r" --num-epochs \S+", "", command)
         return f"{command} {' '.join(SMALL_FINETUNING)}"
-    if command.startswith("jaxgpt quickstart"):
-        return f"{command} --num-steps 2"
+    if "jaxgpt.plan" in command:
+        return f"{command} --model.num-layers 1"
     return command
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory that looks like a clone, with a small finished quickstart in it."""
+    """A working directory that looks like a clone, with what a quickstart leaves, but small.
+
+    The quickstart itself runs in `end_to_end/test_quickstart.py`.
+    """
     folder = tmp_path_factory.mktemp("reader")
     for name in ("configs", "tools", "README.md"):
         (folder / name).symlink_to(REPOSITORY / name)
@@ -117,7 +126,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy = folder / path.relative_to(REPOSITORY)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    _run("python -m jaxgpt.quickstart --input docs jaxgpt --num-steps 3", folder)
+    quickstart = Quickstart(inputs=("docs", "jaxgpt"), run_dir=Path("runs/quickstart"))
+    for command in (quickstart.build_command(), quickstart.train_command(SMALL)):
+        _run(shlex.join(["python", *command]), folder)
     (folder / "data").mkdir()
     shutil.copytree(folder / "runs" / "quickstart" / "data", folder / "data" / "corpus")
     return folder

@@ -1,9 +1,9 @@
 """`tools/build_dataset.py` as users meet it: exit codes, one-line errors, and any interruption."""
 
 import json
+import os
 import random
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +12,7 @@ import time
 import pytest
 
 from jaxgpt.data.shards import TokenDataset
+from tests.forked import run_forked
 
 # Cuts even a small corpus into several parts and partitions, and can stop in the middle.
 DRIVER = """
@@ -72,16 +73,15 @@ def folder(tmp_path):
 @pytest.fixture
 def run(folder, repository):
     """run(*arguments, patch="") -> finished process; the tool, in `folder`."""
-    tools = str(repository / "tools")
+    driver = folder / "driver.py"
 
-    def start(*arguments, patch="", **options):
-        command = [sys.executable, "-c", DRIVER.format(tools=tools, patch=patch), *arguments]
+    def start(*arguments, patch=""):
+        driver.write_text(DRIVER.format(tools=str(repository / "tools"), patch=patch))
+        command = [str(driver), *arguments]
         if "--executor.kind" not in arguments:
             # What is patched must happen in this very process.
             command += ["--executor.kind", "serial"]
-        return subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=120, **options
-        )
+        return run_forked(command, folder, os.environ, timeout=120)
 
     return start
 
@@ -195,11 +195,9 @@ def test_a_signal_stops_in_good_order_and_the_work_goes_on_later(run, folder, nu
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_is_said_and_nothing_is_lost(run, folder):
-    def small_files():
-        # No file may grow beyond this: writes fail in the middle, as on a full disk.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
-
-    failed = run(*ARGUMENTS, "--output", "1/out", preexec_fn=small_files)
+    # No file may grow beyond this: writes fail in the middle, as on a full disk.
+    small_files = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))"
+    failed = run(*ARGUMENTS, "--output", "1/out", patch=small_files)
     assert "make room" in one_line(failed, 1)
     assert not (folder / "1/out/manifest.json").exists()
     assert not list((folder / "1/out").rglob("*.tmp"))
