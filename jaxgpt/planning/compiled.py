@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxgpt.model.cost import num_matmul_parameters
 from jaxgpt.parallel.mesh import make_mesh
 from jaxgpt.parallel.sharding import batch_sharding, on_mesh
-from jaxgpt.planning.cross_compile import compile_only_devices, compiler_options, compiling_on
+from jaxgpt.planning.cross_compile import compile_lowered, compile_only_devices, compiling_on
 from jaxgpt.planning.devices import GB, Device
 from jaxgpt.planning.planned_run import PlannedRun
 from jaxgpt.planning.products import product_flops
@@ -108,7 +108,7 @@ def compile_train_step(run: PlannedRun, device: Device, num_devices: int) -> jax
         step: Any = parts.step
         with on_mesh(mesh, config.sharding):
             lowered = step.lower(parts.plan.abstract, placed)
-        return lowered.compile(compiler_options=compiler_options(is_deterministic))
+        return compile_lowered(lowered, is_deterministic)
 
 
 def compile_plan(run: PlannedRun, device: Device, num_devices: int) -> CompiledPlan:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -20,14 +21,20 @@ from jaxgpt.errors import ConfigError
 from jaxgpt.planning.devices import Device
 from jaxgpt.runtime.target import DETERMINISTIC_FLAG, compiling_for
 
+logger = logging.getLogger(__name__)
 # Trying kernels needs the card.
 COMPILER_OPTIONS: dict[str, Any] = {"xla_gpu_autotune_level": 0}
 _PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 # Where bits must be the same each time, XLA of jax 0.11 takes no kernel of a product from Triton.
 # On the card it finds cuBLAS' instead by trying. Without the card it ends with an error, unless
 # products are kept from Triton.
-_WITHOUT_TRITON = {"xla_gpu_enable_triton_gemm": False} if jax.__version_info__ >= (0, 11) else {}
-_DETERMINISTIC_OPTIONS: dict[str, Any] = {DETERMINISTIC_FLAG: True, **_WITHOUT_TRITON}
+_WITHOUT_TRITON: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
+_DETERMINISTIC_OPTIONS: dict[str, Any] = {
+    DETERMINISTIC_FLAG: True,
+    **(_WITHOUT_TRITON if jax.__version_info__ >= (0, 11) else {}),
+}
+# XLA's error where it knows no kernel for a product.
+_NO_KERNEL = "No supported config found"
 # Version of cuDNN that JAX is told of: 9.28, which JAX 0.10 is released with.
 _CUDNN = (9, 28)
 
@@ -66,6 +73,29 @@ def compile_only_devices(device: Device, num_devices: int) -> Sequence[Any]:
 def compiler_options(is_deterministic: bool) -> dict[str, Any]:
     """Return XLA's options for a card that is not here, with `runtime.deterministic` or without."""
     return COMPILER_OPTIONS | (_DETERMINISTIC_OPTIONS if is_deterministic else {})
+
+
+def compile_lowered(lowered: jax.stages.Lowered, is_deterministic: bool) -> jax.stages.Compiled:
+    """Compile a program for a card that is not here.
+
+    Where XLA of jax 0.11 has no tile of Triton for a product, it tries cuBLAS on the card, and ends
+    with an error without one. Then cuBLAS has all products of the program.
+
+    Args:
+        lowered: the program, lowered within `compiling_on`.
+        is_deterministic: whether it has the bits of `runtime.deterministic`.
+    """
+    options = compiler_options(is_deterministic)
+    try:
+        return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if _NO_KERNEL not in str(error):
+            raise
+    logger.warning(
+        "without the card XLA knows no Triton kernel for one of the products; the program is "
+        "compiled with cuBLAS for all of them"
+    )
+    return lowered.compile(compiler_options=options | _WITHOUT_TRITON)
 
 
 @contextlib.contextmanager

