@@ -17,8 +17,8 @@ from jax import lax
 
 # Four gain nothing for one row and lose for eight (measured with two threads).
 _NUM_PARTS = 2
-# Beyond these the ordinary product is as fast.
-_MOST_ROWS = 64
+# Beyond these the ordinary product is as fast or faster.
+_MOST_ROWS = 16
 # Below, XLA's CPU backend has no fast product of bfloat16: rows of zeros are cheaper.
 _FEWEST_BF16_ROWS = 4
 
