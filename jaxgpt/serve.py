@@ -48,7 +48,6 @@ def main(argv: Sequence[str]) -> None:
         max_body_bytes=options.max_body_megabytes << 20,
         answer_seconds=options.answer_seconds,
         grace_seconds=options.grace_seconds,
-        largest_chunk=options.engine.prefill_chunk,
     )
 
     def announce(url: str) -> None:

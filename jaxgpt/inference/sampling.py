@@ -251,7 +251,10 @@ def draw(scores_BV: Array, keys_B: Array) -> Array:
 
 def row_keys(seed: int, rows_B: Array) -> Array:
     """Return one PRNG key per row, a function of the seed and the row's number alone."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_of_seed(seed), rows_B)
+    return _fold_in_each(key_of_seed(seed), rows_B)
+
+
+_fold_in_each = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
 
 
 @jax.named_scope("sampling")

@@ -10,6 +10,7 @@ from jaxgpt.names.public_names import lazy_imports
 if TYPE_CHECKING:
     from jaxgpt.model.attention.attention import Attention, AttentionContext, GroupedQueryAttention
     from jaxgpt.model.attention.cached_blocks import CachedBlocks
+    from jaxgpt.model.attention.chunked_prefill import ChunkedPrefill
     from jaxgpt.model.attention.cpu import CpuBlockwise, OneQuery
     from jaxgpt.model.attention.gpu import Cudnn, Pallas
     from jaxgpt.model.attention.int8_cache import AsFromInt8Cache

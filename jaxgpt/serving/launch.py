@@ -40,7 +40,6 @@ class Listening:
     max_body_bytes: int
     answer_seconds: float
     grace_seconds: float
-    largest_chunk: int
 
 
 def make_server(
@@ -91,6 +90,6 @@ def serve(
 ) -> None:
     """Serve until a signal comes; see `make_server`."""
     server = make_server(facts, engine, tokenizer, listening, announce)
-    warm_up(engine, tokenizer.bos_id, listening.largest_chunk)
+    warm_up(engine, tokenizer.bos_id)
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_until_stopped()

@@ -23,19 +23,19 @@ logger = logging.getLogger(__name__)
 _LAST_WORDS_SECONDS = 1.0
 
 
-def warm_up(engine: Engine, token: int, largest_chunk: int) -> None:
+def warm_up(engine: Engine, token: int) -> None:
     """Compile the programs of the engine, so that the first clients do not wait for them.
 
     Args:
         engine: not running yet.
         token: any that a prompt may have.
-        largest_chunk: tokens of a prompt that are read at once.
 
     Raises:
         JaxgptError: the model cannot answer.
     """
-    most = min(largest_chunk, engine.max_length - 1)
-    sizes = sorted({size for size in (1, 32, 64, 128) if size <= most} | {most})
+    most = min(engine.prefill_chunk, engine.max_length - 1)
+    # Chunks are padded to powers of two.
+    sizes = sorted({1, *(1 << power for power in range(5, most.bit_length())), most})
     # The state is placed as the programs leave it only after the first: what has run until then
     # would be compiled once more, for the first client.
     for size in (sizes[0], *sizes):

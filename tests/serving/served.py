@@ -62,7 +62,6 @@ class Served:
             "max_body_bytes": 100_000,
             "answer_seconds": 60.0,
             "grace_seconds": 5.0,
-            "largest_chunk": 16,
         }
         bound = threading.Event()
         urls: list[str] = []
@@ -88,7 +87,7 @@ class Served:
             Listening(**(settings | listening)),
             announce,
         )
-        warm_up(self.engine, tokenizer.bos_id, 16)
+        warm_up(self.engine, tokenizer.bos_id)
         target = self.server.serve_until_stopped
         self.thread = threading.Thread(target=target, daemon=True)
         self.thread.start()

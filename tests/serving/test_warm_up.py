@@ -19,7 +19,7 @@ def test_neither_one_client_nor_three_wait_for_a_program(tokenizer: Tokenizer) -
     params = jax.device_put(make_params(tokenizer.vocab_size), jax.devices()[0])
     decoder = make_text_decoder(model, params, tokenizer, CONTEXT)
     engine = Engine(decoder, EngineConfig(num_slots=6, prefill_chunk=16))
-    warm_up(engine, tokenizer.bos_id, 16)
+    warm_up(engine, tokenizer.bos_id)
     program = engine._work._decode
     num_compiled = program._cache_size()  # type: ignore[attr-defined]
     for num_clients in (1, 3):
@@ -41,7 +41,7 @@ def test_no_client_waits_for_a_program_that_drafts(tokenizer: Tokenizer) -> None
     size = EngineConfig(num_slots=6, prefill_chunk=16)
     twin = DraftModel(checkpoint="twin", most=2)
     engine = Engine(decoder, size, speculation=twin, open_checkpoint=lambda *_: decoder)
-    warm_up(engine, tokenizer.bos_id, 16)
+    warm_up(engine, tokenizer.bos_id)
     programs: list[Any] = [engine._work._verify, draft_model._read_chunk, draft_model.write_ahead]
     num_compiled = [program._cache_size() for program in programs]
     for num_clients, prompt in ((1, (5, 6, 7)), (3, (5, 6, 7) * 9)):

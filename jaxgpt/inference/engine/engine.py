@@ -45,6 +45,7 @@ class Engine:
     Attributes:
         max_length: most tokens of a prompt and its answer.
         num_slots: number of requests that are answered at once.
+        prefill_chunk: tokens of a prompt that are read at once.
         most_drafts: most tokens that are drafted at once; 0: none are.
 
     Raises:
@@ -63,21 +64,16 @@ class Engine:
         adapted = AdaptedDecoder(decoder, adapters)
         self.max_length = config.max_length or decoder.context_length
         self.num_slots = config.num_slots
+        self.prefill_chunk = config.chunk_of(self.max_length)
         self.most_drafts = 0 if speculation is None else speculation.most
         self._config = config
         self._limits = RequestLimits(decoder.model.vocab_size, adapted.largest, self.max_length)
         self._stop_ids = frozenset(adapted.stop_ids)
-        self._work = SlotWork(
-            adapted,
-            config.num_slots,
-            self.max_length,
-            config.prefill_chunk,
-            config.steps_per_visit,
-            self.most_drafts,
-        )
-        target = Target(decoder.model, config.num_slots, self.max_length, config.prefill_chunk)
+        size = self.num_slots, self.max_length, self.prefill_chunk
+        self._work = SlotWork(adapted, *size, config.steps_per_visit, self.most_drafts)
+        target = Target(decoder.model, *size)
         self._guesses = Guesses(speculation, target, open_checkpoint)
-        self._prefixes = PrefixIndex(config.num_slots, config.prefill_chunk)
+        self._prefixes = PrefixIndex(self.num_slots, self.prefill_chunk)
         self._running: dict[int, Running] = {}
         self._waiting: collections.deque[Ticket] = collections.deque()
         self._wake = threading.Condition()
@@ -113,7 +109,7 @@ class Engine:
 
     def _check_room(self, number: int) -> None:
         # A request that finds a slot at once does not wait.
-        free = self._config.num_slots - len(self._running)
+        free = self.num_slots - len(self._running)
         if len(self._waiting) + number - free > self._config.max_waiting:
             raise QueueFullError(
                 f"the queue of {self._config.max_waiting} has no room for {number} more: "
@@ -181,10 +177,10 @@ class Engine:
         reading = [running for running in self._running.values() if running.reads]
         # Short ones first: a long prompt does not hold them up, and is never far behind.
         reading.sort(key=lambda running: len(running.request.prompt) - running.num_read)
-        room = self._config.prefill_chunk
+        room = self.prefill_chunk
         for running in reading:
             # A few short prompts are read at once, so that decoding begins with many slots.
-            room -= len(running.next_chunk(self._config.prefill_chunk))
+            room -= len(running.next_chunk(self.prefill_chunk))
             self._read(running)
             if room <= 0:
                 break
@@ -198,7 +194,7 @@ class Engine:
         with self._wake:
             running = list(self._running.values())
             num_held = sum(each.num_read + len(each.drawn) for each in running)
-            share = num_held / (self._config.num_slots * self.max_length)
+            share = num_held / (self.num_slots * self.max_length)
             return self._tally.counts(len(running), len(self._waiting), share)
 
     def _drop_cancelled(self) -> None:
@@ -215,7 +211,7 @@ class Engine:
     def _admit(self) -> None:
         while True:
             with self._wake:
-                free = [s for s in range(self._config.num_slots) if s not in self._running]
+                free = [s for s in range(self.num_slots) if s not in self._running]
                 if not free or not self._waiting:
                     return
                 ticket = self._waiting.popleft()

@@ -66,13 +66,16 @@ class OneQuery(AttentionKernel):
             return "it has no dropout of probabilities"
         if inputs.mask.query_slots_BT is None or inputs.q_BTNH.shape[1] != 1:
             return "there is more than one query a row, or no cache"
-        spec = placement(inputs.q_BTNH.shape, ("batch", "time", "heads", "head_dim"))
-        if spec is not None and any(spec[2:]):
-            return "heads lie on several devices"
-        return None
+        return heads_on_several_devices(inputs)
 
     def compute(self, inputs: AttentionInputs) -> jax.Array:
         return one_query_attention(inputs)
+
+
+def heads_on_several_devices(inputs: AttentionInputs) -> str | None:
+    """Return that a kernel which joins rows and heads cannot compute this, or None if it can."""
+    spec = placement(inputs.q_BTNH.shape, ("batch", "time", "heads", "head_dim"))
+    return "heads lie on several devices" if spec is not None and any(spec[2:]) else None
 
 
 def one_query_attention(inputs: AttentionInputs) -> jax.Array:

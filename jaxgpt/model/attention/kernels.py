@@ -11,6 +11,7 @@ import logging
 import jax
 
 from jaxgpt.config import configclass
+from jaxgpt.model.attention.chunked_prefill import ChunkedPrefill
 from jaxgpt.model.attention.cpu import CpuBlockwise, OneQuery
 from jaxgpt.model.attention.gpu import Cudnn, Pallas
 from jaxgpt.model.attention.kernel import AttentionInputs, AttentionKernel
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Fastest first; the reference refuses nothing.
 _BY_PLATFORM: dict[str, tuple[AttentionKernel, ...]] = {
-    "cpu": (CpuBlockwise(), OneQuery()),
+    "cpu": (CpuBlockwise(), OneQuery(), ChunkedPrefill()),
     "gpu": (Cudnn(), Pallas()),
 }
 _ANYWHERE = (SavedProbabilities(), Reference())

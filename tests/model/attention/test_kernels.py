@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.model.attention import kernels
+from jaxgpt.model.attention.chunked_prefill import ChunkedPrefill
 from jaxgpt.model.attention.cpu import CpuBlockwise, OneQuery
 from jaxgpt.model.attention.gpu import Cudnn, Pallas
 from jaxgpt.model.attention.kernel import AttentionInputs, ProbabilityDropout, Scores
@@ -210,9 +211,9 @@ def _choice(
 
 def test_choice_on_a_cpu():
     assert _choice("cpu") == (CpuBlockwise, "")
-    assert _choice("cpu", mask=AttentionMask(query_slots_BT=jnp.zeros((1, 16), int)))[0] is (
-        SavedProbabilities
-    )
+    several = AttentionMask(query_slots_BT=jnp.zeros((1, 16), int))
+    assert _choice("cpu", mask=several)[0] is ChunkedPrefill
+    assert _choice("gpu", mask=several)[0] is SavedProbabilities
     one = AttentionMask(query_slots_BT=jnp.zeros((1, 1), int))
     assert _choice("cpu", mask=one, num_tokens=1)[0] is OneQuery
     assert _choice("gpu", mask=one, num_tokens=1)[0] is SavedProbabilities
@@ -221,11 +222,13 @@ def test_choice_on_a_cpu():
     with jax.set_mesh(mesh):
         assert _choice("cpu")[0] is CpuBlockwise
     # Heads of all devices as one axis with the rows would be gathered first.
-    for config, kernel in ((MeshConfig(data=8), OneQuery), (MeshConfig(data=2, tensor=4), None)):
-        with on_mesh(make_mesh(config), ShardingRules()):
-            found, reasons = _choice("cpu", mask=one, num_tokens=1)
-        assert found is (kernel or SavedProbabilities)
-        assert ("OneQuery cannot: heads lie on several devices" in reasons) == (kernel is None)
+    for config, divides in ((MeshConfig(data=8), False), (MeshConfig(data=2, tensor=4), True)):
+        for kernel, mask, num_tokens in ((OneQuery, one, 1), (ChunkedPrefill, several, 16)):
+            with on_mesh(make_mesh(config), ShardingRules()):
+                found, reasons = _choice("cpu", mask=mask, num_tokens=num_tokens)
+            assert found is (SavedProbabilities if divides else kernel)
+            reason = f"{kernel.__name__} cannot: heads lie on several devices"
+            assert (reason in reasons) == divides
 
 
 def test_choice_on_a_gpu():
