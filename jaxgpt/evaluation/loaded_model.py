@@ -30,7 +30,7 @@ class LoadedModel:
         context_length: most tokens that the model reads at once.
         prompt_encoder: turns a text that a person types into the ids that the model continues.
         prompt_form: what it puts around the text, for people.
-        precision: types of weights and cache; the parameters are rounded to it.
+        precision: types of weights, cache and arithmetic; the parameters are rounded to it.
         stop_ids: ids at which the model ends its text; None: EOS.
     """
 

@@ -1,4 +1,4 @@
-"""`Precision`: the types that weights and cache have while a model is used.
+"""`Precision`: the types of weights, cache and arithmetic while a model is used.
 
 Weights are rounded once, when they are loaded; a checkpoint stays as it is.
 """
@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from jaxgpt.config import configclass, replace
 from jaxgpt.errors import ConfigError
+from jaxgpt.inference.fastest_dtype import choose_dtype
 from jaxgpt.inference.int8_weights import round_weights
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.model.attention.int8_cache import AsFromInt8Cache, empty_int8_cache
@@ -18,12 +19,30 @@ _CACHES: dict[str, MakeCache] = {"model": empty_cache, "int8": empty_int8_cache}
 
 @configclass
 class Precision:
-    """Precision of weights and cache while a model is used."""
+    """Precision of weights, cache and arithmetic while a model is used."""
 
     weights: Literal["model", "int8"] = "model"
     """Type of the weights: the model's, or int8 with a scale for each output."""
     cache: Literal["model", "int8"] = "model"
     """Type of cached keys and values: the model's, or int8 with a scale for each token and head."""
+
+    compute: Literal["model", "fastest", "float32", "bfloat16"] = "model"
+    """Type of activations and products: the model's, a given one, or the fastest: a bfloat16 model
+    computes in float32 on a CPU that does so faster in a short trial at the start."""
+
+    def choose(self, model: Gpt, is_shared: bool) -> Gpt:
+        """Return a model that computes in the type of this precision.
+
+        Args:
+            model: whose type may change.
+            is_shared: whether several devices hold its parameters; the fastest is then its own.
+        """
+        dtype = model.config.compute_dtype
+        if self.compute in ("float32", "bfloat16"):
+            dtype = self.compute
+        elif self.compute == "fastest" and self.weights == "model" and not is_shared:
+            dtype = choose_dtype(model)
+        return model.clone(config=replace(model.config, compute_dtype=dtype))
 
     def round(self, model: Gpt, params: Any) -> Any:
         """Return the parameters in this precision; those that are rounded already stay."""
@@ -52,5 +71,7 @@ class Precision:
         return model.clone(config=replace(model.config, attention=attention))
 
 
-# Both as in the model.
+# All as in the model.
 UNROUNDED = Precision()
+# Of commands whose text people wait for.
+WHILE_WRITING = Precision(compute="fastest")

@@ -13,7 +13,7 @@ from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.decoding_mesh import ONE_DEVICE, DecodingMesh, on_devices
 from jaxgpt.inference.engine.drafting import OpenCheckpoint, Speculation
 from jaxgpt.inference.engine.speculating_decoder import with_speculation
-from jaxgpt.inference.precision import UNROUNDED, Precision
+from jaxgpt.inference.precision import UNROUNDED, WHILE_WRITING, Precision
 from jaxgpt.inference.text_generation import make_text_decoder
 from jaxgpt.model.attention.attention import GroupedQueryAttention
 from jaxgpt.runs.run import Run, open_run
@@ -24,7 +24,7 @@ from jaxgpt.runtime.settings import configure_runtime
 class DecodingOptions:
     """Types, devices and drafts of a model that writes."""
 
-    precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
+    precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default=WHILE_WRITING)
     mesh: DecodingMesh = field(default_factory=DecodingMesh)
     speculation: Speculation | None = None
     """Drafts of tokens, which the model verifies several at a time; up to rounding the text is
@@ -69,7 +69,7 @@ def open_decoder(
     Args:
         checkpoint: a run folder, or its URL.
         step_name: latest, best or a number.
-        precision: types of weights and cache.
+        precision: types of weights, cache and arithmetic.
         mesh: devices that share the model.
 
     Raises:
@@ -88,7 +88,7 @@ def checkpoint_opener(
 
     Args:
         target: the model's run.
-        precision: types of weights and cache.
+        precision: types of weights, cache and arithmetic.
         mesh: devices that share a model.
     """
 
@@ -113,7 +113,7 @@ def _open(run: Run, step_name: str, precision: Precision, mesh: DecodingMesh) ->
     params = run.restore_params(step, devices)
     ends = run.config.batch.sequence_length, run.config.stop_ids(run.tokenizer)
     decoder = make_text_decoder(
-        run.build_model(),
+        precision.choose(run.build_model(), is_shared=devices.size > 1),
         params,
         run.tokenizer,
         *ends,

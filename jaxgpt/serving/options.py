@@ -23,6 +23,7 @@ from jaxgpt.inference import (
     Precision,
     Speculation,
 )
+from jaxgpt.inference.precision import WHILE_WRITING
 
 _VARIABLE_PREFIX = "JAXGPT_SERVE_"
 # Options within options, by what their names begin with.
@@ -75,7 +76,7 @@ class ServeOptions:
     """Most seconds from a request to the end of its answer."""
     grace_seconds: int = 30
     """Most seconds that answers have to finish after SIGTERM."""
-    precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default_factory=Precision)
+    precision: Annotated[Precision, tyro.conf.arg(name="")] = field(default=WHILE_WRITING)
     mesh: DecodingMesh = field(default_factory=DecodingMesh)
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Size of the engine."""

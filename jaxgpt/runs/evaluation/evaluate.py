@@ -123,7 +123,7 @@ def loaded_run(
         step: a step that `choose_step` returned.
         mesh: devices that hold the parameters.
         length: longest context in tokens; None: as in training.
-        precision: types of weights and cache.
+        precision: types of weights, cache and arithmetic.
 
     Raises:
         MismatchError: the checkpoint holds other parameters than the config describes.
@@ -131,7 +131,7 @@ def loaded_run(
     """
     length = length or run.config.batch.sequence_length
     with on_mesh(mesh, run.config.sharding):
-        model = run.build_model()
+        model = precision.choose(run.build_model(), is_shared=mesh.size > 1)
         params = precision.round(model, run.restore_params(step, mesh))
         yield LoadedModel(
             precision.without_cache(model),
