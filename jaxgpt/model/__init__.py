@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from jaxgpt.model.attention.attention import Attention, AttentionContext, GroupedQueryAttention
     from jaxgpt.model.attention.cached_blocks import CachedBlocks
     from jaxgpt.model.attention.chunked_prefill import ChunkedPrefill
-    from jaxgpt.model.attention.cpu import CpuBlockwise, OneQuery
+    from jaxgpt.model.attention.cpu import CpuBlockwise
     from jaxgpt.model.attention.gpu import Cudnn, Pallas
     from jaxgpt.model.attention.int8_cache import AsFromInt8Cache
     from jaxgpt.model.attention.kernel import AttentionInputs, AttentionKernel
     from jaxgpt.model.attention.kernels import Fastest
     from jaxgpt.model.attention.kv_cache import KVCache
     from jaxgpt.model.attention.masks import AttentionMask
+    from jaxgpt.model.attention.one_query import OneQuery
     from jaxgpt.model.attention.reference import Reference, SavedProbabilities
     from jaxgpt.model.attention.ring import Ring
     from jaxgpt.model.cost import (

@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import configclass
-from jaxgpt.model.attention.cpu import OneQuery
 from jaxgpt.model.attention.kernel import HIDDEN, AttentionInputs
+from jaxgpt.model.attention.one_query import OneQuery
 from jaxgpt.model.layers.dtypes import accumulator_dtype
 
 

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import configclass
-from jaxgpt.model.attention.cpu import heads_on_several_devices
 from jaxgpt.model.attention.kernel import HIDDEN, AttentionInputs, AttentionKernel
 from jaxgpt.model.attention.masks import visible_keys
+from jaxgpt.model.attention.one_query import heads_on_several_devices
 from jaxgpt.model.attention.reference import swap_time_and_heads
 from jaxgpt.model.layers.dtypes import accumulator_dtype
 

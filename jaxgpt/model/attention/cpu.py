@@ -1,17 +1,18 @@
-"""Attention on CPUs: row by row and block by block in training, one query per row in decoding.
+"""Attention on CPUs in training: a few rows at a time, block by block.
 
-A loop over the rows of the batch keeps the scores of one row in the cache, where computing all
-rows at once would stream them through memory a dozen times. Within a row, blocks of queries stop
-at their last visible key, which halves the work of a causal mask and bounds that of a window.
-The backward pass recomputes the probabilities from the saved normaliser (Dao et al. 2022), so
-memory grows with T, not with T^2. Scores, softmax and sums are float32; products take operands in
-the dtype of the queries. Rows come and go as bits (see `model/cpu/bf16_bits.py`).
+A loop over the rows of the batch bounds the memory of the scores: long rows are computed one by
+one, short ones together, since small products leave the processor's threads waiting. Within a row,
+blocks of queries stop at their last visible key, which halves the work of a causal mask and bounds
+that of a window. The backward pass recomputes the probabilities from the saved normaliser (Dao et
+al. 2022), so memory grows with T, not with T^2. Scores, softmax and sums are float32; products take
+operands in the dtype of the queries. Rows come and go as bits (see `model/cpu/bf16_bits.py`).
 
 Axes: B batch, T query time, S key time, N query heads, K key/value heads, G = N / K query heads per
 key/value head, H head.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -21,19 +22,20 @@ from jax import lax
 from jaxgpt.config import configclass
 from jaxgpt.model.attention.kernel import HIDDEN, AttentionInputs, AttentionKernel, Scores
 from jaxgpt.model.attention.masks import AttentionMask, visible_keys
-from jaxgpt.model.attention.reference import masked_softmax, spell_out, swap_time_and_heads
 from jaxgpt.model.attention.sharding import attend_on_shards, is_time_split
 from jaxgpt.model.cpu.bf16_bits import from_uint16, to_uint16
 from jaxgpt.model.layers.dtypes import accumulator_dtype
-from jaxgpt.model.layers.placement import is_in_stage, placement
+from jaxgpt.model.layers.placement import is_in_stage
 
 _BLOCK = 128
 _MAX_BLOCKS = 16
+# Rows are computed together up to this size of their scores, as if all of them were kept.
+_MOST_SCORE_BYTES = 32 << 20
 
 
 @configclass
 class CpuBlockwise(AttentionKernel):
-    """Keeps one row's scores in the processor's cache: the fast kernel of CPUs."""
+    """A few rows at a time, and no scores that all queries of a block hide: fast on CPUs."""
 
     def refuses(self, inputs: AttentionInputs) -> str | None:
         if inputs.dropout is not None:
@@ -55,55 +57,6 @@ class CpuBlockwise(AttentionKernel):
 
         segments_BT = inputs.mask.segment_ids_BT
         return attend_on_shards(attend, inputs.q_BTNH, inputs.k_BSKH, inputs.v_BSKH, segments_BT)
-
-
-@configclass
-class OneQuery(AttentionKernel):
-    """One query per row, as in decoding: reads the cache in its stored layout; fastest on CPUs."""
-
-    def refuses(self, inputs: AttentionInputs) -> str | None:
-        if inputs.dropout is not None:
-            return "it has no dropout of probabilities"
-        if inputs.mask.query_slots_BT is None or inputs.q_BTNH.shape[1] != 1:
-            return "there is more than one query a row, or no cache"
-        return heads_on_several_devices(inputs)
-
-    def compute(self, inputs: AttentionInputs) -> jax.Array:
-        return one_query_attention(inputs)
-
-
-def heads_on_several_devices(inputs: AttentionInputs) -> str | None:
-    """Return that a kernel which joins rows and heads cannot compute this, or None if it can."""
-    spec = placement(inputs.q_BTNH.shape, ("batch", "time", "heads", "head_dim"))
-    return "heads lie on several devices" if spec is not None and any(spec[2:]) else None
-
-
-def one_query_attention(inputs: AttentionInputs) -> jax.Array:
-    """Return out_BTNH of one query per row, T = 1; there is no gradient.
-
-    Keys stand on the left of their product and batch axes are one, so that XLA's CPU backend reads
-    keys and values as they lie: otherwise it transposes all keys first.
-    """
-    q_BTNH, k_BSKH, v_BSKH = inputs.q_BTNH, inputs.k_BSKH, inputs.v_BSKH
-    num_rows, num_keys, num_kv_heads, head_dim = k_BSKH.shape
-    groups = q_BTNH.shape[2] // num_kv_heads
-    accumulator = accumulator_dtype(q_BTNH.dtype)
-    k_XSH, v_XSH = (
-        swap_time_and_heads(kept).reshape(-1, num_keys, head_dim) for kept in (k_BSKH, v_BSKH)
-    )
-    q_XGH = q_BTNH.reshape(-1, groups, head_dim)
-    products_XSG = jax.lax.dot_general(
-        k_XSH, q_XGH, (((2,), (2,)), ((0,), (0,))), preferred_element_type=accumulator
-    )
-    products = products_XSG.swapaxes(1, 2).reshape(num_rows, num_kv_heads, groups, 1, num_keys)
-    probabilities = masked_softmax(inputs.scores(products), spell_out(inputs.mask, products))
-    out_XGH = jax.lax.dot_general(
-        probabilities.astype(q_BTNH.dtype).reshape(-1, groups, num_keys),
-        v_XSH,
-        (((2,), (1,)), ((0,), (0,))),
-        preferred_element_type=accumulator,
-    )
-    return out_XGH.reshape(q_BTNH.shape).astype(q_BTNH.dtype)
 
 
 def row_attention(
@@ -156,7 +109,7 @@ def _attend_forward(
         return _merge_heads(out_KGTH), normaliser_KGT1
 
     rows = (*map(to_uint16, (q_BTNH, k_BSKH, v_BSKH)), mask.segment_ids_BT)
-    out_BTNH, normaliser_BKGT1 = lax.map(attend_row, rows)
+    out_BTNH, normaliser_BKGT1 = _map_rows(attend_row, rows)
     return from_uint16(out_BTNH, dtype), (*rows, mask, out_BTNH, normaliser_BKGT1)
 
 
@@ -184,11 +137,26 @@ def _attend_backward(scores: Scores, saved: Any, dout_BTNH: jax.Array) -> Any:
         )
         return _merge_heads(dq_KGTH), _heads_last(dk_KSH), _heads_last(dv_KSH)
 
-    gradients = lax.map(attend_row, (*rows, out_BTNH, to_uint16(dout_BTNH), normaliser_BKGT1))
+    gradients = _map_rows(attend_row, (*rows, out_BTNH, to_uint16(dout_BTNH), normaliser_BKGT1))
     return *(from_uint16(gradient, dtype) for gradient in gradients), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _map_rows(attend_row: Callable[[Any], Any], rows: tuple[Any, ...]) -> Any:
+    """Return what a function gives for each row, as many at a time as `_MOST_SCORE_BYTES` allows.
+
+    Args:
+        attend_row: takes what `rows` has of one row.
+        rows: q_BTNH, k_BSKH and more.
+    """
+    num_rows, num_queries, num_heads, _ = rows[0].shape
+    score_bytes = 4 * num_heads * num_queries * rows[1].shape[1]
+    most = max(1, _MOST_SCORE_BYTES // score_bytes)
+    # A divisor: the program for a rest would be compiled as well.
+    together = max(size for size in range(1, num_rows + 1) if num_rows % size == 0 and size <= most)
+    return lax.map(attend_row, rows, batch_size=together)
 
 
 def _forward_row(

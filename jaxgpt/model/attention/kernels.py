@@ -12,9 +12,10 @@ import jax
 
 from jaxgpt.config import configclass
 from jaxgpt.model.attention.chunked_prefill import ChunkedPrefill
-from jaxgpt.model.attention.cpu import CpuBlockwise, OneQuery
+from jaxgpt.model.attention.cpu import CpuBlockwise
 from jaxgpt.model.attention.gpu import Cudnn, Pallas
 from jaxgpt.model.attention.kernel import AttentionInputs, AttentionKernel
+from jaxgpt.model.attention.one_query import OneQuery
 from jaxgpt.model.attention.reference import Reference, SavedProbabilities
 from jaxgpt.model.attention.ring import Ring
 from jaxgpt.model.attention.sharding import is_time_split

@@ -11,11 +11,12 @@ import pytest
 
 from jaxgpt.model.attention import kernels
 from jaxgpt.model.attention.chunked_prefill import ChunkedPrefill
-from jaxgpt.model.attention.cpu import CpuBlockwise, OneQuery
+from jaxgpt.model.attention.cpu import CpuBlockwise
 from jaxgpt.model.attention.gpu import Cudnn, Pallas
 from jaxgpt.model.attention.kernel import AttentionInputs, ProbabilityDropout, Scores
 from jaxgpt.model.attention.kernels import Fastest, choose_kernel
 from jaxgpt.model.attention.masks import AttentionMask, visible_keys
+from jaxgpt.model.attention.one_query import OneQuery
 from jaxgpt.model.attention.reference import Reference, SavedProbabilities
 from jaxgpt.parallel.mesh import MeshConfig, make_mesh
 from jaxgpt.parallel.sharding import ShardingRules, on_mesh
