@@ -1,5 +1,8 @@
 """Attention of a part of a prompt to a cache: the reference's numbers, read as far as needed."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +56,8 @@ def test_it_is_the_reference_in_bfloat16() -> None:
 
 def test_keys_behind_the_last_query_are_not_read() -> None:
     inputs = make_inputs([[125, 126, 127], [9, 10, 11]])
-    spoilt = inputs.replace(
+    spoilt = dataclasses.replace(
+        inputs,
         k_BSKH=inputs.k_BSKH.at[:, 128:].set(jnp.nan),
         v_BSKH=inputs.v_BSKH.at[:, 128:].set(jnp.nan),
     )
@@ -64,9 +68,10 @@ def test_keys_behind_the_last_query_are_not_read() -> None:
 def test_it_refuses_what_is_no_part_of_a_prompt() -> None:
     inputs = make_inputs([[3, 4]])
     dropout = ProbabilityDropout(jax.random.key(0), 0.1)
-    for changed, reason in (
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"mask": AttentionMask()}, "there is no cache"),
         ({"dropout": dropout}, "it has no dropout of probabilities"),
-    ):
+    )
+    for changed, reason in changes:
         with pytest.raises(ValueError, match=reason):
-            ChunkedPrefill().attend(inputs.replace(**changed))
+            ChunkedPrefill().attend(dataclasses.replace(inputs, **changed))
