@@ -1,9 +1,15 @@
 """`flags`: what XLA does not know ends a child, never the measure; what it knows gets a ratio."""
 
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+
 import pytest
 
+from jaxgpt.benchmarks import xla_flags
+from jaxgpt.benchmarks.train_step import TrainStepBenchmark
 from jaxgpt.benchmarks.xla_flags import FlagsBenchmark
-from jaxgpt.errors import ConfigError, UsageError
+from jaxgpt.errors import ConfigError, JaxgptError, UsageError
 from tests.xla_flags import with_devices
 
 pytestmark = pytest.mark.slow
@@ -28,8 +34,19 @@ def test_an_unknown_flag_is_dropped_with_a_line_and_others_are_measured(capsys) 
     assert found.floor > 0
 
 
-def test_what_is_no_flag_and_a_list_without_a_known_one_are_refused() -> None:
+def test_what_is_no_flag_and_a_list_without_a_known_one_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(ConfigError, match="not an XLA flag"):
         FlagsBenchmark(flags=("xla_cpu_use_xnnpack",))
+
+    # As the processes of the test above do.
+    @contextlib.contextmanager
+    def start(flag: str, step: TrainStepBenchmark) -> Iterator[SimpleNamespace]:
+        if flag == UNKNOWN:
+            raise JaxgptError("unknown to this XLA")
+        yield SimpleNamespace(losses=[1.0])
+
+    monkeypatch.setattr(xla_flags, "_started", start)
     with pytest.raises(UsageError, match="none of the flags"):
         FlagsBenchmark(flags=(UNKNOWN,), shape="tiny", steps=1, rounds=1).run()
