@@ -66,8 +66,8 @@ def _config(
 
 def _compile_steps(
     config: GptConfig, compiles_prompt: bool, precision: Precision, **options: str
-) -> str:
-    """The program of four steps of one row; first that of its prompt, if asked for."""
+) -> tuple[str, str]:
+    """The programs of a prompt, if asked for, and of four steps of one row."""
     model = config.build(VOCAB_SIZE)
     sharding = jax.sharding.SingleDeviceSharding(compile_only_devices(H100, 1)[0])
 
@@ -86,18 +86,20 @@ def _compile_steps(
         tokens = jnp.zeros((1, 128), jnp.int32), jnp.ones(1, jnp.int32), keys
         prompt = place((weights, *tokens, allowed_V))
         empty = precision.empty_cache
+        of_prompt: str | None = ""
         if compiles_prompt:
             with use_abstract_mesh(ONE_CARD):
-                compiled = prefill.lower(model, greedy, LENGTH, *prompt, empty)
-            compiled.compile(compiler_options=COMPILER_OPTIONS)
+                lowered = prefill.lower(model, greedy, LENGTH, *prompt, empty)
+            of_prompt = lowered.compile(compiler_options=COMPILER_OPTIONS).as_text()
         state = jax.eval_shape(lambda *all: prefill(model, greedy, LENGTH, *all, empty), *prompt)
         inputs = place((weights, state, allowed_V))
         with use_abstract_mesh(ONE_CARD):
             step = decode_block.lower(model, greedy, STEPS, *inputs)
     how: Any = {**COMPILER_OPTIONS, **options}
-    text = step.compile(compiler_options=how).as_text()
-    assert text is not None
-    return text
+    of_steps = step.compile(compiler_options=how).as_text()
+    assert of_prompt is not None
+    assert of_steps is not None
+    return of_prompt, of_steps
 
 
 @pytest.mark.slow
@@ -115,7 +117,10 @@ def test_a_decoding_step_copies_no_weight_and_no_cache(
     layers: LayerStack, num_kv_heads: int, feed_forward: FeedForward, precision: Precision
 ) -> None:
     config = _config(2, num_kv_heads, layers, feed_forward)
-    program = read_program(_compile_steps(config, True, precision))
+    of_prompt, of_steps = _compile_steps(config, True, precision)
+    assert "bf16[" in of_prompt
+    assert "u16[" not in of_prompt, "only CPUs keep the cache as bits"
+    program = read_program(of_steps)
     kernels = {WIDTH * HIDDEN, NUM_EXPERTS * WIDTH * HIDDEN, WIDTH * WIDTH, VOCAB_SIZE * WIDTH}
     cache = {LENGTH * 64 * num_kv_heads}
     copied = [
@@ -145,7 +150,7 @@ def without_cache() -> Iterator[None]:
 @pytest.mark.usefixtures("without_cache")
 def test_a_token_takes_few_kernels_that_the_host_launches_as_one(tmp_path: Path) -> None:
     config = _config(1, 5, Unrolled())
-    text = _compile_steps(config, False, Precision(), xla_dump_to=str(tmp_path))
+    _, text = _compile_steps(config, False, Precision(), xla_dump_to=str(tmp_path))
     counts = [count for _, count in read_program(text).kernels()]
     assert set(counts) <= {1, STEPS}
     # A layer: two norms of two kernels, one product for queries, keys and values, two writes to the

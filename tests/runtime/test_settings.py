@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxgpt.errors import ConfigError
+from jaxgpt.model.layers.matmul import project
 from jaxgpt.runtime.settings import RuntimeConfig, check_platforms, configure_runtime
 from tests.tiny import REPOSITORY
 
@@ -65,3 +67,16 @@ def test_where_the_processor_may_compute_no_gpu_is_asked_for(monkeypatch, platfo
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     monkeypatch.setattr("jaxgpt.runtime.settings._has_plugin", lambda: False)
     check_platforms()
+
+
+@pytest.mark.parametrize("precision", ["default", "highest"])
+def test_float32_products_are_not_rounded_to_tf32_if_that_is_asked_for(precision) -> None:
+    own = jax.config.values["jax_default_matmul_precision"]
+    jax.config.update("jax_default_matmul_precision", None)
+    try:
+        configure_runtime(RuntimeConfig(matmul_precision=precision))
+        text = jax.jit(project).lower(jnp.ones((2, 3)), jnp.ones((3, 4))).as_text()
+    finally:
+        jax.config.update("jax_default_matmul_precision", own)
+    assert ("precision = [HIGHEST, HIGHEST]" in text) == (precision == "highest")
+    assert "dot_general" in text
