@@ -8,7 +8,7 @@ from typing import Any
 from jaxgpt.command_line import run_verb
 from jaxgpt.inference import Engine
 from jaxgpt.names.packages import import_package, install_advice
-from jaxgpt.runs.decoding import checkpoint_opener, open_decoder
+from jaxgpt.runs.decoding import open_with_drafts
 from jaxgpt.runs.run import Run
 from jaxgpt.runs.tuning.open_adapter import open_adapter
 from jaxgpt.serving.options import listen, named_adapters, parse
@@ -20,8 +20,9 @@ def main(argv: Sequence[str]) -> None:
     for package in ("fastapi", "uvicorn", "prometheus_client", "llguidance"):
         import_package(package, "the server", install_advice("serve"))
     socket = listen(options.host, options.port)
-    how = options.precision, options.mesh
-    run, step, decoder = open_decoder(options.checkpoint, options.step, *how)
+    how = options.precision, options.mesh, options.speculation
+    opened, open_checkpoint = open_with_drafts(options.checkpoint, options.step, *how)
+    run, step, decoder = opened
     name = options.name or run.directory.resolve().name
     places = named_adapters(options, name)
     adapters = [open_adapter(place, run, step) for place in places.values()]
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
         options.engine,
         [each.adapter for each in adapters],
         options.speculation,
-        checkpoint_opener(run, *how),
+        open_checkpoint,
     )
     launch.serve(facts, engine, run.tokenizer, listening, announce)
 

@@ -31,17 +31,11 @@ class DecodingOptions:
     the one without."""
 
     def open(self, checkpoint: str, step_name: str) -> "OpenedDecoder":
-        """Return a checkpoint that is ready to write; see `open_decoder`.
-
-        A checkpoint that drafts is opened first: it is the smaller one, and can be the wrong one.
-        """
-        run = open_run(checkpoint, step_name)
-        configure_runtime(run.config.runtime)
-        opener = functools.cache(checkpoint_opener(run, self.precision, self.mesh))
-        if self.speculation is not None:
-            self.speculation.open(opener)
-        opened = _open(run, step_name, self.precision, self.mesh)
-        return opened._replace(decoder=with_speculation(opened.decoder, self.speculation, opener))
+        """Return a checkpoint that is ready to write; see `open_with_drafts`."""
+        how = self.precision, self.mesh, self.speculation
+        opened, open_checkpoint = open_with_drafts(checkpoint, step_name, *how)
+        decoder = with_speculation(opened.decoder, self.speculation, open_checkpoint)
+        return opened._replace(decoder=decoder)
 
 
 class OpenedDecoder(NamedTuple):
@@ -81,16 +75,40 @@ def open_decoder(
     return _open(run, step_name, precision, mesh)
 
 
-def checkpoint_opener(
-    target: Run, precision: Precision = UNROUNDED, mesh: DecodingMesh = ONE_DEVICE
-) -> OpenCheckpoint:
-    """Return what opens checkpoints that draft tokens for a model, on the same devices.
+def open_with_drafts(
+    checkpoint: str,
+    step_name: str,
+    precision: Precision,
+    mesh: DecodingMesh,
+    speculation: Speculation | None,
+) -> tuple[OpenedDecoder, OpenCheckpoint]:
+    """Open a checkpoint, and what drafts tokens for it.
+
+    A checkpoint that drafts is opened first: it is the smaller one, and can be the wrong one.
 
     Args:
-        target: the model's run.
+        checkpoint: a run folder, or its URL.
+        step_name: latest, best or a number.
         precision: types of weights, cache and arithmetic.
-        mesh: devices that share a model.
+        mesh: devices that share the model.
+        speculation: where drafted tokens come from; None: there are none.
+
+    Returns:
+        the checkpoint, and what opens others that draft for it, each once.
+
+    Raises:
+        JaxgptError: see `open_decoder`; and one that drafts has another tokenizer.
     """
+    run = open_run(checkpoint, step_name)
+    configure_runtime(run.config.runtime)
+    open_checkpoint = functools.cache(_opener(run, precision, mesh))
+    if speculation is not None:
+        speculation.open(open_checkpoint)
+    return _open(run, step_name, precision, mesh), open_checkpoint
+
+
+def _opener(target: Run, precision: Precision, mesh: DecodingMesh) -> OpenCheckpoint:
+    """Return what opens checkpoints that draft tokens for a run, on the same devices."""
 
     def open_checkpoint(place: str, step_name: str) -> Decoder:
         run = open_run(place, step_name)
