@@ -14,6 +14,7 @@ from jaxgpt.data.manifest import write_manifest
 from jaxgpt.data.shard_writer import ShardWriter
 from jaxgpt.tokenizer.tokenizer import Tokenizer
 from jaxgpt.tokenizer.training import TokenizerConfig, train_tokenizer
+from tests.forked import run_forked
 from tests.xla_flags import with_devices
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -125,14 +126,8 @@ def run_verb(
     timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m jaxgpt.VERB` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", f"jaxgpt.{verb}", *arguments],
-        cwd=REPOSITORY,
-        env=environment(cache, num_devices, optimized),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    variables = environment(cache, num_devices, optimized)
+    return run_forked(["-m", f"jaxgpt.{verb}", *arguments], REPOSITORY, variables, timeout)
 
 
 def run_until(
