@@ -28,7 +28,7 @@ from jaxgpt.training.loss import LossConfig, language_model_loss
 from jaxgpt.training.state import init_parameters, init_state, plan_state
 from jaxgpt.training.step import compile_step, make_train_step
 
-VOCAB, NUM_STEPS = 48, 6
+VOCAB, NUM_STEPS = 48, 3
 DENSE = GptConfig(
     num_layers=2,
     d_model=16,
@@ -44,14 +44,12 @@ EXPERTS = replace(
     ),
 )
 STAGES = replace(DENSE, layers=Pipelined(num_micro_batches=2))
-# The outermost axis goes across the hosts; of one axis alone, that axis does.
+# The outermost axis goes across the hosts; of one axis alone, that axis does. Each does once.
 MESHES = {
-    "data": (DENSE, MeshConfig(data=8)),
     "fsdp": (DENSE, MeshConfig(data=1, fsdp=8)),
     "tensor": (DENSE, MeshConfig(data=1, tensor=8)),
     "context": (DENSE, MeshConfig(data=1, context=8)),
     "expert": (EXPERTS, MeshConfig(data=1, expert=8)),
-    "pipeline": (STAGES, MeshConfig(data=4, pipeline=2)),
     "pipeline, fsdp, tensor": (STAGES, MeshConfig(data=1, pipeline=2, fsdp=2, tensor=2)),
     "data, expert, context": (EXPERTS, MeshConfig(data=2, expert=2, context=2)),
 }

@@ -59,6 +59,12 @@ def _per_token(way: LinearCrossEntropy, head: LanguageModelHead = HEAD) -> Any:
     return jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
 
 
+@functools.cache
+def _whole(gradient: Any) -> Any:
+    """Return the function of all logits at once, compiled once for the tests that compare."""
+    return jax.jit(gradient(WholeLogits()))
+
+
 def _assert_same(found: Any, expected: Any, tolerance: float) -> None:
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert ours.dtype == theirs.dtype
@@ -71,7 +77,7 @@ def _assert_same(found: Any, expected: Any, tolerance: float) -> None:
 def test_chunks_of_any_size_add_up(chunk: int, gradient: Any) -> None:
     inputs = _inputs(3, 5)
     found = jax.jit(gradient(TokenChunks(num_tokens=chunk)))(*inputs)
-    _assert_same(found, jax.jit(gradient(WholeLogits()))(*inputs), 2e-6)
+    _assert_same(found, _whole(gradient)(*inputs), 2e-6)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -106,7 +112,7 @@ def test_without_a_gradient_only_the_sums_are_computed() -> None:
     def sums(*inputs: Any) -> Any:
         return TokenChunks(num_tokens=16).sums(functools.partial(_score, HEAD), LossInputs(*inputs))
 
-    _assert_same(sums(*inputs), _gradient(WholeLogits())(*inputs)[0][1], 1e-6)
+    _assert_same(sums(*inputs), _whole(_gradient)(*inputs)[0][1], 1e-6)
     assert str(jax.make_jaxpr(sums)(*inputs)).count("dot_general") == 1
 
 
@@ -120,7 +126,7 @@ def test_without_a_gradient_only_the_sums_are_computed() -> None:
 )
 def test_devices_score_their_own_tokens(mesh: MeshConfig) -> None:
     inputs = _inputs(4, 16)
-    expected = jax.jit(_gradient(WholeLogits()))(*inputs)
+    expected = _whole(_gradient)(*inputs)
     with on_mesh(make_mesh(mesh), ShardingRules()):
         compiled = jax.jit(_gradient(TokenChunks(num_tokens=4))).lower(*inputs).compile()
         _assert_same(jax.device_get(compiled(*inputs)), expected, 1e-6)
@@ -128,7 +134,7 @@ def test_devices_score_their_own_tokens(mesh: MeshConfig) -> None:
 
 def test_losses_of_tokens_do_not_depend_on_the_devices() -> None:
     inputs = _inputs(4, 16)
-    expected = jax.jit(_per_token(WholeLogits()))(*inputs)
+    expected = _whole(_per_token)(*inputs)
     with on_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), ShardingRules()):
         compiled = jax.jit(_per_token(TokenChunks(num_tokens=4))).lower(*inputs).compile()
         _assert_same(jax.device_get(compiled(*inputs)), expected, 1e-6)

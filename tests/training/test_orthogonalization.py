@@ -78,13 +78,11 @@ def _flops(program) -> float:
     [
         # Two exchanges for each shape of matrix, twice as many where two axes split it:
         # query and output; up, down and expert, if experts are not split themselves; router.
-        (MeshConfig(data=1, fsdp=8), 6),
         (MeshConfig(data=2, fsdp=4), 6),
-        (MeshConfig(data=1, fsdp=4, tensor=2), 10),
         (MeshConfig(data=1, fsdp=2, expert=4), 8),
         (MeshConfig(data=2, fsdp=2, tensor=2), 10),
     ],
-    ids=["fsdp8", "data2-fsdp4", "fsdp4-tensor2", "fsdp2-expert4", "data2-fsdp2-tensor2"],
+    ids=["data2-fsdp4", "fsdp2-expert4", "data2-fsdp2-tensor2"],
 )
 def test_every_mesh_gives_what_one_device_does_and_gathers_nothing(mesh, exchanges, alone) -> None:
     found, program = _run(make_mesh(mesh), _arrays())
@@ -108,14 +106,10 @@ def test_a_mesh_that_splits_no_matrix_exchanges_nothing(alone) -> None:
         np.testing.assert_array_equal(found[name], alone[0][name])
 
 
+# One number, wide, square and tall matrices; each shape is compiled.
+@pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 1), (4, 3, 12), (2, 7, 7)])
 @settings(max_examples=10)
-@given(
-    st.integers(1, 4),
-    st.integers(1, 12),
-    st.integers(1, 12),
-    st.floats(1e-3, 1e3),
-    st.integers(0, 2**31),
-)
+@given(size=st.floats(1e-3, 1e3), seed=st.integers(0, 2**31))
 def test_directions_stay_and_their_lengths_become_alike(count, rows, columns, size, seed) -> None:
     """Of each matrix, singular vectors are kept; f(X') = f(X)'; its scale does not matter."""
     x = np.random.default_rng(seed).normal(size=(count, rows, columns)).astype(np.float32)
