@@ -81,7 +81,7 @@ config = TrainConfig(
         weight_decay=0.1, clip_norm=1.0, b1=0.9, b2=0.95, eps=1e-8, averaging=NoAveraging()
     ),
     objective=NextToken(),
-    loss=LossConfig(z_loss=0.0, logits=TokenChunks(num_tokens=8192)),
+    loss=LossConfig(z_loss=0.0, logits=TokenChunks(num_tokens=8192), round_logits=False),
     recovery=SkipSpikes(
         window=128,
         sigmas=6.0,

@@ -94,8 +94,7 @@ class Distilled(TokenObjective):
         self, model: Gpt, bytes_per_token_V: jax.Array, loss: LossConfig, num_segments: int
     ) -> LossFunction:
         """Return the loss; parameters have those of the teacher under the name `teacher`."""
-        if loss.z_loss:
-            raise ConfigError(f"loss.z_loss={loss.z_loss}: Distilled has no such term; set it to 0")
+        loss.check_plain(type(self).__name__)
         teacher = self.frozen_models[TEACHER].model.build(model.vocab_size)
 
         def score(inputs: LossInputs) -> TokenSums:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import Training, configclass
+from jaxgpt.model.layers.dtypes import accumulator_dtype
 from jaxgpt.model.layers.matmul import CustomKernel, Kernel, project
 from jaxgpt.model.layers.placement import constrain, round_and_gather
 from jaxgpt.model.layers.projection import Initialization, LayerSettings, add_param
@@ -100,19 +101,32 @@ class LanguageModelHead(Head):
         return ("vocab", "embed") if self.tied else ("embed", "vocab")
 
     @jax.named_scope("logits")
-    def multiply(self, x: jax.Array, weights: Kernel) -> jax.Array:
-        """Return float32 logits [..., V] without the bound, padding columns among them."""
-        return project(x, weights, transposed=self.tied, axes=self.axes)
+    def multiply(self, x: jax.Array, weights: Kernel, is_rounded: bool = False) -> jax.Array:
+        """Return logits [..., V] without the bound, padding columns among them.
 
-    def logits(self, x: jax.Array, weights: Kernel, vocab_size: int) -> jax.Array:
+        They are float32. If `is_rounded`, each is one that the dtype of `x` has, and the array is
+        of that type where it is faster.
+        """
+        logits = project(x, weights, 1, self.tied, self.axes, is_rounded)
+        if not is_rounded or logits.dtype == x.dtype:
+            return logits
+        # XLA drops a conversion to a type and back.
+        kind = jnp.finfo(x.dtype)
+        return jax.lax.reduce_precision(logits, kind.nexp, kind.nmant)
+
+    def logits(
+        self, x: jax.Array, weights: Kernel, vocab_size: int, is_rounded: bool = False
+    ) -> jax.Array:
         """Return float32 logits [..., V] of hidden states [..., D].
 
         Args:
             x: hidden states after the final norm.
             weights: the table [V, D] if tied, else the kernel [D, V].
             vocab_size: columns from here on only pad the vocabulary, and get -1e30.
+            is_rounded: whether products are rounded to the dtype of `x`.
         """
-        logits = self.multiply(x, weights)
+        logits = self.multiply(x, weights, is_rounded)
+        logits = logits.astype(accumulator_dtype(logits.dtype))
         if self.soft_cap is not None:
             logits = self.soft_cap * jnp.tanh(logits / self.soft_cap)
         return self.pad(logits, vocab_size)

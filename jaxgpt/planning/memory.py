@@ -21,6 +21,7 @@ from jaxgpt.planning.planned_run import PlannedRun
 from jaxgpt.runs.config import RunConfig
 from jaxgpt.runs.setup import plan_run_state, with_frozen_models
 from jaxgpt.runtime.target import CompileTarget
+from jaxgpt.training.chunked_loss import LossSizes
 from jaxgpt.training.state import StatePlan
 from jaxgpt.training.weight_copies import WeightCopies, plan_copies
 
@@ -115,13 +116,17 @@ def _loss_at_work(
     num_columns = model.pad_vocab(run.vocab_size) // mesh.shape["tensor"]
     compute_bytes = jnp.dtype(model.compute_dtype).itemsize
     adapter = config.build_model(run.vocab_size).adapter
-    scores = config.loss.logits.workspace_bytes(
-        num_tokens,
-        num_columns,
-        model.d_model,
-        4 if target.is_cpu else compute_bytes,
+    # A CPU's products return float32, and their gradients are as wide.
+    rounded_bytes = 4 if target.is_cpu else compute_bytes
+    sizes = LossSizes(
+        num_tokens=num_tokens,
+        vocab_size=num_columns,
+        width=model.d_model,
+        logit_bytes=rounded_bytes if config.loss.round_logits else 4,
+        gradient_bytes=rounded_bytes,
         is_trained=not adapter.has_parameters,
     )
+    scores = config.loss.logits.workspace_bytes(sizes)
     # A frozen head with changed rows is another array than the one that is kept.
     merged = num_columns * model.d_model * compute_bytes if adapter.changed_ids else 0
     return scores + merged

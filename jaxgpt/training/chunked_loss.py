@@ -61,6 +61,26 @@ class LossInputs(NamedTuple):
         return self._replace(kernel=inputs.kernel, other_kernels=inputs.other_kernels)
 
 
+class LossSizes(NamedTuple):
+    """Sizes of the loss of a micro-batch on a device.
+
+    Attributes:
+        num_tokens: number of tokens, N.
+        vocab_size: the device's share of the padded vocabulary, V.
+        width: width of the model, D.
+        logit_bytes: bytes of a logit.
+        gradient_bytes: bytes of a number of the logits' gradient.
+        is_trained: whether the kernel has a gradient, too.
+    """
+
+    num_tokens: int
+    vocab_size: int
+    width: int
+    logit_bytes: int
+    gradient_bytes: int
+    is_trained: bool
+
+
 Score = Callable[[LossInputs], TokenSums]
 # From inputs to the loss of each target [...], which the weights have no part in.
 ScoreEach = Callable[[LossInputs], jax.Array]
@@ -78,18 +98,9 @@ class LinearCrossEntropy:
         """Return the losses [B, T], with a gradient for `inputs.x` and `inputs.kernel`."""
         raise NotImplementedError(f"{type(self).__name__} has no per_token")
 
-    def workspace_bytes(
-        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int, is_trained: bool
-    ) -> int:
+    def workspace_bytes(self, sizes: LossSizes) -> int:
         """Estimate the bytes that a device needs only while it scores, for plans. Arrays kept for
         the backward pass and the final gradients are not included.
-
-        Args:
-            num_tokens: tokens of a micro-batch on the device, N.
-            vocab_size: the device's share of the padded vocabulary, V.
-            width: width of the model, D.
-            gradient_bytes: size of a number of the logits' gradient.
-            is_trained: whether the kernel has a gradient, too.
         """
         raise NotImplementedError(f"{type(self).__name__} has no workspace_bytes")
 
@@ -104,11 +115,9 @@ class WholeLogits(LinearCrossEntropy):
     def per_token(self, score: ScoreEach, inputs: LossInputs) -> jax.Array:
         return score(inputs)
 
-    def workspace_bytes(
-        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int, is_trained: bool
-    ) -> int:
+    def workspace_bytes(self, sizes: LossSizes) -> int:
         """Return the bytes of the logits' gradient; the logits are kept for the backward pass."""
-        return gradient_bytes * num_tokens * vocab_size
+        return sizes.gradient_bytes * sizes.num_tokens * sizes.vocab_size
 
 
 @configclass
@@ -128,18 +137,17 @@ class TokenChunks(LinearCrossEntropy):
     def per_token(self, score: ScoreEach, inputs: LossInputs) -> jax.Array:
         return _chunked_per_token(score, self.num_tokens, inputs)
 
-    def workspace_bytes(
-        self, num_tokens: int, vocab_size: int, width: int, gradient_bytes: int, is_trained: bool
-    ) -> int:
+    def workspace_bytes(self, sizes: LossSizes) -> int:
         """Return the bytes of a chunk's logits, their gradient, and the kernel's gradient.
 
         The sum of the kernel's gradients is whole on each device. The logits of a single chunk are
         gone when the kernel's gradient is made.
         """
-        num_chunks, size = _divide(num_tokens, self.num_tokens)
-        logits, kernel = 4 * vocab_size * size, 4 * vocab_size * width * is_trained
+        num_chunks, num_tokens = _divide(sizes.num_tokens, self.num_tokens)
+        logits = sizes.logit_bytes * sizes.vocab_size * num_tokens
+        kernel = 4 * sizes.vocab_size * sizes.width * sizes.is_trained
         both = max(logits, kernel) if num_chunks == 1 else logits + kernel
-        return gradient_bytes * vocab_size * size + both
+        return sizes.gradient_bytes * sizes.vocab_size * num_tokens + both
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -43,11 +43,13 @@ class KernelSettings(NamedTuple):
     Attributes:
         z_loss: weight of the squared log-normaliser in the objective.
         vocab_size: number of ids; logits of later columns are not read.
+        logits_dtype: type of the logits.
         dtype: type that the gradient of the logits is rounded to.
     """
 
     z_loss: float
     vocab_size: int
+    logits_dtype: Any
     dtype: Any
 
 
@@ -64,7 +66,7 @@ def with_gradient_kernel(
     Args:
         settings: of the kernel.
         sums: as `loss.cross_entropy`; used where no gradient is taken.
-        logits: float32 [..., V].
+        logits: [..., V] of `settings.logits_dtype`; computed with in float32.
         targets: ids [...].
         weights: [...].
     """
@@ -104,8 +106,9 @@ def _backward(
     gradient_NV: jax.Array,
     cotangents: TokenSums,
 ) -> Any:
-    # The logits are float32, and so is their gradient; who rounds it to `dtype` gets it as it is.
-    return gradient_NV.astype(jnp.float32) * cotangents.objective, None, None
+    # A gradient has the type of its array. The one who rounds it to `dtype` gets it as it is.
+    dlogits_NV = gradient_NV.astype(jnp.float32) * cotangents.objective
+    return dlogits_NV.astype(settings.logits_dtype), None, None
 
 
 _sums.defvjp(_forward, _backward)
@@ -119,7 +122,7 @@ def _run(
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
-    z_loss, vocab_size, dtype = settings
+    z_loss, vocab_size, _, dtype = settings
     num_tokens, padded_size = logits_NV.shape
     block = min(_BLOCK, pl.next_power_of_2(padded_size))
     num_blocks = -(-padded_size // block)
@@ -140,7 +143,8 @@ def _run(
 
         def load(place: Any) -> jax.Array:
             here = logits_NV.at[row, pl.ds(place * block, block)]
-            return triton.load(here, mask=columns(place) < vocab_size, other=_LEAST)
+            logits_C = triton.load(here, mask=columns(place) < vocab_size, other=_LEAST)
+            return logits_C.astype(jnp.float32)
 
         def add(place: Any, so_far: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             largest, total = so_far
@@ -176,5 +180,5 @@ def _run(
         out_shape=(of_tokens, of_tokens, jax.ShapeDtypeStruct(logits_NV.shape, dtype)),
         name=CROSS_ENTROPY,
         **how,
-    )(targets_N, weights_N.astype(jnp.float32), logits_NV.astype(jnp.float32))
+    )(targets_N, weights_N.astype(jnp.float32), logits_NV)
     return losses_N, normalisers_N, gradient_NV

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import Execution, configclass
+from jaxgpt.errors import ConfigError
 from jaxgpt.model.moe.routing_stats import ROUTING, Routing, RoutingSums, routing_of
 from jaxgpt.runtime.target import compile_target
 from jaxgpt.training.chunked_loss import LinearCrossEntropy, LossInputs, TokenChunks, TokenSums
@@ -57,10 +58,28 @@ class LossConfig:
     """Weight of the squared log-normaliser (PaLM, arXiv:2204.02311, section 5); 1e-4 is usual."""
     logits: Execution[LinearCrossEntropy] = TokenChunks()
     """Computation of the logits, in chunks or all at once; changes memory and speed only."""
+    round_logits: Execution[bool] = False
+    """Rounding of the logits to the compute dtype, as under PyTorch's autocast; half of their bytes
+    on a GPU."""
 
     def __post_init__(self) -> None:
         if self.z_loss < 0:
             raise ValueError(f"z_loss={self.z_loss} must be 0 (off) or positive")
+
+    def check_plain(self, objective: str) -> None:
+        """Check that nothing is set that only next-token prediction has.
+
+        Raises:
+            ConfigError: z_loss or round_logits is set; the message names `objective`.
+        """
+        if self.z_loss:
+            raise ConfigError(
+                f"loss.z_loss={self.z_loss}: {objective} has no such term; set it to 0"
+            )
+        if self.round_logits:
+            raise ConfigError(
+                f"loss.round_logits=True: {objective} needs float32 logits; set it to False"
+            )
 
 
 @jax.named_scope("cross_entropy")
@@ -154,15 +173,15 @@ def language_model_loss(model: Any, bytes_per_token_V: jax.Array, config: LossCo
         head, vocab_size = model.config.head, model.vocab_size
         x, head_weights, targets, weights, *_ = inputs
         if head.soft_cap is None and runs_cross_entropy_kernel():
-            settings = KernelSettings(config.z_loss, vocab_size, x.dtype)
-            logits = head.multiply(x, head_weights)
+            logits = head.multiply(x, head_weights, config.round_logits)
+            settings = KernelSettings(config.z_loss, vocab_size, logits.dtype, x.dtype)
 
             def sums(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> TokenSums:
                 logits = head.pad(logits, vocab_size)
                 return cross_entropy(logits, targets, weights, config.z_loss)
 
             return with_gradient_kernel(settings, sums, logits, targets, weights)
-        logits = head.logits(x, head_weights, vocab_size)
+        logits = head.logits(x, head_weights, vocab_size, config.round_logits)
         return cross_entropy(logits, targets, weights, config.z_loss)
 
     def loss(params: Any, batch: Batch, rng: jax.Array | None) -> LossSums:

@@ -32,6 +32,7 @@ from jaxgpt.planning.products import product_flops
 from jaxgpt.planning.program import Operation, Program, called_by, collectives, read_program
 from jaxgpt.runs.config import TrainConfig
 from jaxgpt.training.cross_entropy_kernel import CROSS_ENTROPY
+from jaxgpt.training.loss import LossConfig
 from tests.planning.compiling import types_of_gelu
 
 pytestmark = pytest.mark.skipif(
@@ -198,6 +199,26 @@ def test_the_table_is_rounded_once_a_micro_batch_and_not_in_each_chunk_of_the_lo
         if array.dtype == "bf16" and _size(array.shape) == table
     )
     assert rounded <= CONFIG.batch.num_micro_batches
+
+
+@pytest.mark.slow
+def test_rounded_logits_are_written_and_read_in_bfloat16_alone() -> None:
+    config = replace(CONFIG, loss=LossConfig(round_logits=True))
+    run = plan_pretraining(config, VOCAB_SIZE)
+    compiled = compile_train_step(run, H100, 1)
+    program = read_program(_text(compiled))
+    chunk = VOCAB_SIZE * 16 * config.batch.sequence_length // 2
+    arrays = [
+        array.dtype
+        for operation, _ in program.kernels()
+        for array in operation.results
+        if _size(array.shape) == chunk
+    ]
+    assert set(arrays) == {"bf16"}
+    assert sum(count for one, count in program.operations() if one.kernel == CROSS_ENTROPY) == 4
+    planned = plan_memory(run, abstract_mesh(config.mesh, 1), H100.target)
+    plan = read_compiled(compiled, run, H100, 1, 0.0)
+    assert 0.9 <= plan.peak_bytes / planned.total <= 1.15
 
 
 def _sources(program: Program, operation: Operation) -> list[str]:

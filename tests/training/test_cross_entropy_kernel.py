@@ -38,8 +38,8 @@ def _plain(z_loss: float, logits: Any, targets: Any, weights: Any) -> Any:
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_the_kernel_gives_the_plain_sums_and_gradient(dtype, z_loss, block, monkeypatch) -> None:
     monkeypatch.setattr(cross_entropy_kernel, "_BLOCK", block)
-    plain, settings = functools.partial(_plain, z_loss), KernelSettings(z_loss, VOCAB, dtype)
-    inputs = _inputs()
+    plain = functools.partial(_plain, z_loss)
+    inputs, settings = _inputs(), KernelSettings(z_loss, VOCAB, jnp.float32, dtype)
 
     def objective(sums: Any, logits: Any) -> Any:
         found = sums(logits, *inputs[1:])
@@ -61,9 +61,28 @@ def test_the_kernel_gives_the_plain_sums_and_gradient(dtype, z_loss, block, monk
 
 def test_without_a_gradient_the_kernel_is_not_there() -> None:
     plain = functools.partial(_plain, 0.0)
-    run = functools.partial(with_gradient_kernel, KernelSettings(0.0, VOCAB, jnp.float32), plain)
+    settings = KernelSettings(0.0, VOCAB, jnp.float32, jnp.float32)
+    run = functools.partial(with_gradient_kernel, settings, plain)
     with compiling_for(INTERPRETED):
         assert CROSS_ENTROPY not in str(jax.make_jaxpr(run)(*_inputs()))
         assert CROSS_ENTROPY in str(
             jax.make_jaxpr(jax.grad(lambda x, *tokens: run(x, *tokens).loss))(*_inputs())
         )
+
+
+def test_logits_in_bfloat16_are_computed_with_in_float32() -> None:
+    logits, targets, weights = _inputs()
+    rounded, plain = logits.astype(jnp.bfloat16), functools.partial(_plain, 0.1)
+    settings = KernelSettings(0.1, VOCAB, jnp.bfloat16, jnp.bfloat16)
+    run = functools.partial(with_gradient_kernel, settings, plain)
+
+    def gradient(sums: Any, logits: Any) -> Any:
+        return jax.value_and_grad(lambda x: sums(x, targets, weights).objective)(logits)
+
+    expected = gradient(plain, rounded.astype(jnp.float32))
+    with compiling_for(INTERPRETED):
+        found = gradient(run, rounded)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+    assert found[1].dtype == jnp.bfloat16
+    distance = np.linalg.norm(np.asarray(found[1], np.float32) - expected[1])
+    assert distance <= 2**-8 * np.linalg.norm(expected[1])

@@ -1,12 +1,24 @@
 """The loss against hand-made sums."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxgpt.batch import Batch
-from jaxgpt.training.loss import LossSums, cross_entropy, with_counts
+from jaxgpt.errors import ConfigError
+from jaxgpt.model.heads import LanguageModelHead
+from jaxgpt.runtime.target import CompileTarget, compiling_for
+from jaxgpt.training.loss import (
+    LossConfig,
+    LossSums,
+    cross_entropy,
+    language_model_loss,
+    with_counts,
+)
 
 
 def _batch(weights: np.ndarray) -> Batch:
@@ -56,3 +68,53 @@ def test_bfloat16_logits_are_summed_in_float32() -> None:
     sums = next_token_loss(logits, _batch(np.ones((1, 1))), jnp.ones(5, int))
     assert sums.loss.dtype == jnp.float32
     assert float(sums.loss) == pytest.approx(np.log(5), rel=1e-6)
+
+
+def _rounded_reference(x_BTD: Any, table_VD: Any, targets_BT: Any, soft_cap: float | None) -> float:
+    """The sum of losses in float64 from logits that bfloat16 has."""
+    exact = np.einsum("btd,vd->btv", *(np.asarray(one, np.float64) for one in (x_BTD, table_VD)))
+    logits = exact.astype(jnp.bfloat16).astype(np.float64)
+    if soft_cap is not None:
+        logits = soft_cap * np.tanh(logits / soft_cap)
+    chosen = np.take_along_axis(logits, targets_BT[..., None], -1)[..., 0]
+    return float((np.log(np.exp(logits).sum(-1)) - chosen).sum())
+
+
+@pytest.mark.parametrize("settings", [{"z_loss": 0.1}, {"round_logits": True}])
+def test_other_objectives_refuse_what_next_token_prediction_alone_has(settings) -> None:
+    LossConfig().check_plain("Dpo")
+    (name,) = settings
+    with pytest.raises(ConfigError, match=rf"loss\.{name}=.*: Dpo .* set it to"):
+        LossConfig(**settings).check_plain("Dpo")
+
+
+@pytest.mark.parametrize("soft_cap", [None, 15.0])
+@pytest.mark.parametrize("runs_kernel", [False, True])
+def test_logits_are_rounded_to_the_compute_dtype_if_asked_for(soft_cap, runs_kernel) -> None:
+    rng = np.random.default_rng(0)
+    # Eighths, whose products add up in float32 without rounding.
+    x_BTD = jnp.asarray(rng.integers(-16, 17, (2, 4, 16)) / 8, jnp.bfloat16)
+    table_VD = jnp.asarray(rng.integers(-16, 17, (24, 16)) / 8, jnp.float32)
+    head, batch = LanguageModelHead(soft_cap=soft_cap), _batch(np.ones((2, 4)))
+    model = SimpleNamespace(
+        apply=lambda variables, *_, **__: (variables["params"], {}),
+        config=SimpleNamespace(head=head),
+        vocab_size=24,
+    )
+
+    def run(round_logits: bool) -> Any:
+        config = LossConfig(round_logits=round_logits)
+        loss = language_model_loss(model, jnp.ones(24, jnp.int32), config)
+        gradient = jax.value_and_grad(lambda params: loss(params, batch, None).objective)
+        return jax.jit(gradient)((x_BTD, table_VD))
+
+    with compiling_for(CompileTarget(platform="cpu", interprets_kernels=runs_kernel)):
+        found, gradients = run(True)
+        unrounded, expected = run(False)
+    reference = _rounded_reference(x_BTD, table_VD, batch.targets_BT, soft_cap)
+    assert float(found) == pytest.approx(reference, rel=1e-6)
+    assert abs(float(unrounded) - reference) > 1e-4 * reference, "rounding is seen"
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        ours, theirs = (np.asarray(one, np.float64) for one in (ours, theirs))
+        assert np.linalg.norm(ours - theirs) < 0.05 * np.linalg.norm(theirs)

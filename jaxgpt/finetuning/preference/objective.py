@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass, replace
-from jaxgpt.errors import ConfigError
 from jaxgpt.evaluation.objective import SumsOf
 from jaxgpt.evaluation.statistics import proportion_interval
 from jaxgpt.finetuning.log_probabilities import log_probabilities_of
@@ -51,10 +50,7 @@ class PreferenceObjective(ExampleObjective):
     def build_loss(
         self, model: Gpt, bytes_per_token_V: jax.Array, loss: LossConfig, num_segments: int
     ) -> LossFunction:
-        if loss.z_loss:
-            raise ConfigError(
-                f"loss.z_loss={loss.z_loss}: {type(self).__name__} has no such term; set it to 0"
-            )
+        loss.check_plain(type(self).__name__)
         num_segments += num_segments % 2
         policy = log_probabilities_of(model, loss)
         reference = reference_of(model, loss, num_segments) if self.needs_reference else None

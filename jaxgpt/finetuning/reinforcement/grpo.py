@@ -21,7 +21,6 @@ import numpy as np
 
 from jaxgpt.batch import Batch
 from jaxgpt.config import configclass
-from jaxgpt.errors import ConfigError
 from jaxgpt.finetuning.log_probabilities import log_probabilities_of
 from jaxgpt.finetuning.reinforcement.checking import Checked, Lesson
 from jaxgpt.finetuning.reinforcement.objective import CheckedAnswers
@@ -110,10 +109,7 @@ class Grpo(CheckedAnswers):
     def build_loss(
         self, model: Gpt, bytes_per_token_V: jax.Array, loss: LossConfig, num_segments: int
     ) -> LossFunction:
-        if loss.z_loss:
-            raise ConfigError(
-                f"loss.z_loss={loss.z_loss}: {type(self).__name__} has no such term; set it to 0"
-            )
+        loss.check_plain(type(self).__name__)
         policy = log_probabilities_of(model, loss)
 
         def loss_of_answers(params: Any, batch: Batch, rng: jax.Array | None) -> LossSums:
