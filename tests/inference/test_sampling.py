@@ -51,7 +51,7 @@ def test_an_impossible_setting_is_refused_by_name_and_value(field: str, value: f
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), k=st.integers(1, 15), rows=st.integers(1, 4))
+@given(seed=st.integers(0, 10_000), k=st.sampled_from([1, 2, 7, 15]), rows=st.sampled_from([1, 4]))
 def test_top_k_keeps_the_k_highest(seed: int, k: int, rows: int) -> None:
     logits = scores(seed, rows)
     kept_BV = kept(sampling.keep_top_k(logits, k))
@@ -60,7 +60,7 @@ def test_top_k_keeps_the_k_highest(seed: int, k: int, rows: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000), p=st.floats(0.01, 0.999), rows=st.integers(1, 4))
+@given(seed=st.integers(0, 10_000), p=st.floats(0.01, 0.999), rows=st.sampled_from([1, 4]))
 def test_top_p_keeps_the_smallest_set_that_reaches_p(seed: int, p: float, rows: int) -> None:
     logits = scores(seed, rows)
     kept_BV = kept(sampling.keep_top_p(logits, p))

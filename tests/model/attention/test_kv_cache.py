@@ -29,11 +29,18 @@ def make_step(model, params):
     return step
 
 
-PATTERNS = {name: VARIANTS[name] for name in ("gemma2", "three windows over four layers")}
-SCANNED = {f"{name}, scanned": replace(PATTERNS[name], layers=Scanned()) for name in PATTERNS}
+# A loop over layers compiles in half the time. What layers write into the cache differs without
+# one by the pattern of windows, and by what a layer is made of.
+SCANNED = {
+    f"{name}, scanned": replace(config, layers=Scanned()) for name, config in VARIANTS.items()
+}
+UNROLLED = {
+    name: VARIANTS[name]
+    for name in ("gpt2", "gemma2", "three windows over four layers", "experts, dropless")
+}
 
 
-@pytest.mark.parametrize("config", (VARIANTS | SCANNED).values(), ids=VARIANTS | SCANNED)
+@pytest.mark.parametrize("config", (UNROLLED | SCANNED).values(), ids=UNROLLED | SCANNED)
 def test_prefill_in_pieces_then_one_by_one_equals_one_pass(config):
     model, params = tiny_model.init(config, scale=0.1)
     tokens = tiny_model.random_tokens((2, T))
