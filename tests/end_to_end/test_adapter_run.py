@@ -263,6 +263,16 @@ def untied(base: Path) -> Path:
     return folder
 
 
+def test_the_rows_of_tokens_are_trained_in_a_head_of_its_own_too(
+    untied: Path, chats: Path, tmp_path: Path
+) -> None:
+    finetune(arguments(untied, chats, tmp_path / "tuned"))
+    assert "head/token_changes" in _stored(tmp_path / "tuned", 20, "params")
+    before, after = _params(untied, 10), _params(tmp_path / "tuned", 20)
+    columns = np.any(before["head"]["kernel"] != after["head"]["kernel"], axis=0)
+    assert tuple(np.flatnonzero(columns)) == control_ids(open_run(untied).tokenizer)
+
+
 @pytest.fixture(scope="module")
 def classified(untied: Path) -> Path:
     classify(untied, untied.parent / "classified")

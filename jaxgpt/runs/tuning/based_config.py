@@ -144,8 +144,14 @@ class BasedRunConfig(TuningConfig, RunConfig):
         base = open_base(self.base)
         own, theirs = (getattr(each.objective, "labels", ()) for each in (self, base.config))
         has_head = base.config.model.head == self.model.head and own == theirs
-        has_others = not self.adapter.has_parameters
-        read, drawn = split(abstract, lambda path: has_head if path[0] == "head" else has_others)
+
+        def is_read(path: tuple[str, ...]) -> bool:
+            # An adapter has parameters of its own in a head, too.
+            if self.adapter.has_parameters and self.adapter.is_trainable(path):
+                return False
+            return has_head if path[0] == "head" else True
+
+        read, drawn = split(abstract, is_read)
         params = base.read_params(self.base.step, read) if read else {}
         return join(params, make_parameters(model, drawn, self.seed) if drawn else {})
 
