@@ -27,6 +27,7 @@ from jaxgpt.inference.decode import Decoder
 from jaxgpt.inference.decode_programs import next_logits
 from jaxgpt.inference.decoding_weights import cast_weights, lay_out
 from jaxgpt.inference.engine import Engine, EngineConfig, Progress, Request, RequestSampling
+from jaxgpt.inference.precision import WHILE_WRITING
 from jaxgpt.interchange.gguf.llama_cpp import LlamaCpp
 from jaxgpt.model.cost import kv_bytes_per_token, num_matmul_parameters
 from jaxgpt.model.gpt import Dtype, make_cache
@@ -155,7 +156,7 @@ class ServeBenchmark:
 
     def _decoder(self) -> Decoder:
         if self.checkpoint is not None:
-            return open_decoder(self.checkpoint, "latest").decoder
+            return open_decoder(self.checkpoint, "latest", WHILE_WRITING).decoder
         configure_runtime(RuntimeConfig())
         length = self.prompt_tokens + self.new_tokens
         shape = SHAPES[self.shape]

@@ -8,6 +8,7 @@ Axes: L layers, D width, F four times the width.
 
 import functools
 import logging
+import math
 import time
 
 import jax
@@ -38,7 +39,8 @@ def choose_dtype(model: Gpt) -> Dtype:
     own = model.config.compute_dtype
     if own == "float32" or not compile_target().is_cpu:
         return own
-    width = model.config.d_model
+    # A layer of a very wide model alone would be more than that.
+    width = min(model.config.d_model, math.isqrt(_MOST_PARAMETERS // 8))
     of_a_layer = 8 * width**2
     layers = max(1, min(_MOST_PARAMETERS // of_a_layer, model.config.num_layers))
     if layers * of_a_layer < _FEWEST_PARAMETERS:

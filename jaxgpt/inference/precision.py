@@ -28,7 +28,8 @@ class Precision:
 
     compute: Literal["model", "fastest", "float32", "bfloat16"] = "model"
     """Type of activations and products: the model's, a given one, or the fastest: a bfloat16 model
-    computes in float32 on a CPU that does so faster in a short trial at the start."""
+    computes in float32 on one CPU that does so faster in a short trial at the start, unless weights
+    are int8."""
 
     def choose(self, model: Gpt, is_shared: bool) -> Gpt:
         """Return a model that computes in the type of this precision.

@@ -131,7 +131,11 @@ def _own_options() -> list[dataclasses.Field[Any]]:
     """Return the options that have a value themselves; sections have options."""
     sections = {section for _, section in _SECTIONS}
     fields = dataclasses.fields(ServeOptions)
-    return [option for option in fields if option.default_factory not in sections]
+    return [
+        option
+        for option in fields
+        if option.default_factory not in sections and type(option.default) not in sections
+    ]
 
 
 def _options_of_sections() -> list[str]:

@@ -101,6 +101,7 @@ def test_a_run_is_a_model_of_the_harness_by_name(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_other_models_of_the_harness_stay_known() -> None:
     """The plug-in may be imported first; a fresh interpreter, because order is what matters."""
+    pytest.importorskip("lm_eval", reason="needs: pip install -e '.[harness]'")
     code = (
         "import jaxgpt.runs.evaluation.harness_plugin\n"
         "from lm_eval.api.registry import get_model\n"

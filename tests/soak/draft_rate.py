@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxgpt.inference import NgramLookup
 from jaxgpt.inference.engine import Engine, EngineConfig, Progress, Request, RequestSampling
+from jaxgpt.inference.precision import WHILE_WRITING
 from jaxgpt.runs.decoding import open_decoder
 from jaxgpt.runs.run import Run
 
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    run, _, decoder = open_decoder(options.checkpoint, "latest")
+    run, _, decoder = open_decoder(options.checkpoint, "latest", WHILE_WRITING)
     prompts = make_prompts(run, options.texts, options.num_prompts, options.prompt_tokens)
     size = EngineConfig(num_slots=options.slots)
     drafts = [None, *(NgramLookup(most=most) for most in options.most)]

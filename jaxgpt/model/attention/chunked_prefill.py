@@ -2,8 +2,8 @@
 
 A cache has room for the longest text that a row may become. Keys behind the last query are hidden
 from all of them, and masking them away takes as long as attending to them. How many are visible is
-known while the program runs: there is a branch for each quarter of the cache. What a query gets
-depends on its place in its own row, not on what follows it.
+known while the program runs: there is a branch for each quarter of the cache. Which one it is
+depends on the last query of all rows, and changes no more than the order of sums.
 
 Axes: B batch, T query time, S key time, K key/value heads, G query heads per key/value
 head, H head, X = B * K, R = G * T.

@@ -153,9 +153,10 @@ def _map_rows(attend_row: Callable[[Any], Any], rows: tuple[Any, ...]) -> Any:
     """
     num_rows, num_queries, num_heads, _ = rows[0].shape
     score_bytes = 4 * num_heads * num_queries * rows[1].shape[1]
-    most = max(1, _MOST_SCORE_BYTES // score_bytes)
+    most = _MOST_SCORE_BYTES // max(1, score_bytes)
     # A divisor: the program for a rest would be compiled as well.
-    together = max(size for size in range(1, num_rows + 1) if num_rows % size == 0 and size <= most)
+    sizes = (size for size in range(1, num_rows + 1) if num_rows % size == 0 and size <= most)
+    together = max(sizes, default=1)
     return lax.map(attend_row, rows, batch_size=together)
 
 

@@ -68,9 +68,11 @@ def test_keys_behind_the_last_query_are_not_read() -> None:
 def test_it_refuses_what_is_no_part_of_a_prompt() -> None:
     inputs = make_inputs([[3, 4]])
     dropout = ProbabilityDropout(jax.random.key(0), 0.1)
+    packed = dataclasses.replace(inputs.mask, segment_ids_BT=jnp.ones((1, 2), jnp.int32))
     changes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"mask": AttentionMask()}, "there is no cache"),
         ({"dropout": dropout}, "it has no dropout of probabilities"),
+        ({"mask": packed}, "it knows no segments"),
     )
     for changed, reason in changes:
         with pytest.raises(ValueError, match=reason):

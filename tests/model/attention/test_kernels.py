@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.model.attention import kernels
+from jaxgpt.model.attention import cpu, kernels
 from jaxgpt.model.attention.chunked_prefill import ChunkedPrefill
 from jaxgpt.model.attention.cpu import CpuBlockwise
 from jaxgpt.model.attention.gpu import Cudnn, Pallas
@@ -104,6 +104,22 @@ def test_output_and_gradients_against_float64(kernel, mask, scores, dtype):
         # With one visible key the gradients of queries and keys are 0; the inputs' size remains.
         size = max(np.linalg.norm(reference), np.sqrt(reference.size))
         assert error <= RELATIVE_ERROR[dtype] * size, name
+
+
+def test_rows_are_computed_alike_however_many_are_together(monkeypatch: pytest.MonkeyPatch):
+    q, k, v, dout = (np.tile(x, (3, 1, 1, 1)) for x in random_inputs())
+    mask = AttentionMask(segment_ids_BT=jnp.tile(SEGMENTS, (3, 1)))
+    found = []
+    # One of six, then two and three; five fit, and would leave a rest.
+    for num_together in (1, 2, 5, 6):
+        monkeypatch.setattr(cpu, "_MOST_SCORE_BYTES", num_together * 4 * N * T * T)
+        jax.clear_caches()
+        found.append(run(CpuBlockwise(), (q, k, v, dout), mask, SCORES["plain"], "bfloat16"))
+    for each in found[1:]:
+        for one, other in zip(found[0], each, strict=True):
+            np.testing.assert_allclose(
+                np.asarray(one, np.float32), np.asarray(other, np.float32), rtol=1e-2, atol=1e-2
+            )
 
 
 @pytest.mark.optimized
