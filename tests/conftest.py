@@ -101,7 +101,8 @@ def forget_programs() -> Iterator[None]:
 def without_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Figures are most of what a small dataset costs: the tests of reports draw them, no others."""
     with pytest.MonkeyPatch.context() as patch:
-        if not {"report", "reports", "suites"} & set(request.path.parts):
+        is_of_reports = {"report", "reports", "suites"} & set(request.path.parts)
+        if not is_of_reports and request.node.get_closest_marker("figures") is None:
             patch.setattr(plots, "_has_matplotlib", lambda: False)
         yield
 

@@ -18,6 +18,8 @@ from jaxgpt.runs.run import open_run
 from tests.run_folder import make_run
 from tests.tiny import REPOSITORY, make_dataset
 
+pytestmark = pytest.mark.figures
+
 SFT, GRPO = (str(REPOSITORY / "configs" / name) for name in ("sft.py", "grpo.py"))
 NUM_STEPS = 6
 
