@@ -203,7 +203,7 @@ def _known_to(tokenizer: Tokenizer, text: str) -> str:
 def test_ids_are_equal_for_any_text(pair: tuple[Tokenizer, object]) -> None:
     tokenizer, theirs = pair
 
-    @hypothesis.settings(max_examples=300, database=None)
+    @hypothesis.settings(max_examples=1000, database=None)
     @hypothesis.given(TEXTS)
     def check(text: str) -> None:
         text = _known_to(tokenizer, text)

@@ -207,7 +207,7 @@ def holds_for(served: Served, parameters: dict[str, Any], seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(10, id="few"), pytest.param(60, id="many", marks=pytest.mark.slow)]
+    "number", [pytest.param(10, id="few"), pytest.param(200, id="many", marks=pytest.mark.slow)]
 )
 def test_calls_that_a_model_begins_follow_their_schemas(
     served: Served, monkeypatch: pytest.MonkeyPatch, number: int

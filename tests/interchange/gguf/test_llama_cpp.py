@@ -176,7 +176,7 @@ def test_ids_are_equal_for_any_text(tmp_path: Path, dataset: Path) -> None:
     run = _make("llama", tmp_path, dataset)
     server = _open(run, tmp_path / "out")
 
-    @hypothesis.settings(max_examples=300, database=None, deadline=None)
+    @hypothesis.settings(max_examples=700, database=None, deadline=None)
     @hypothesis.given(TEXTS.filter(_is_comparable))
     def check(text: str) -> None:
         assert server.encode(text) == run.tokenizer.encode(text)
