@@ -155,7 +155,7 @@ def test_the_same_bytes_whoever_does_the_work(driver):
 
 
 def test_random_kills_of_the_builder_or_a_worker_change_nothing(driver, expected):
-    num_kills = 4
+    num_kills = 6
     started = time.monotonic()
     finish(start(driver, "undisturbed/out", "processes", 2))
     seconds = time.monotonic() - started
@@ -289,13 +289,17 @@ def test_a_signal_to_all_processes_stops_in_good_order(driver, expected, number,
 
 
 # Bytes a file may have; each stage writes larger files than some stage before it.
-LIMITS = (1_000, 14_000, 45_000, 100_000, 240_000)
+LIMITS = (1_000, 8_000, 14_000, 30_000, 45_000, 70_000, 100_000, 200_000, 240_000)
 
 
-@pytest.mark.parametrize("kind", ["serial", "processes"])
-def test_a_disk_that_is_full_in_any_stage_leaves_what_was_done(driver, expected, kind):
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    [("serial", LIMITS), ("processes", LIMITS[::2])],
+    ids=["serial", "processes"],
+)
+def test_a_disk_that_is_full_in_any_stage_leaves_what_was_done(driver, expected, kind, limits):
     output, stages = f"full-{kind}/out", set()
-    for limit in LIMITS:
+    for limit in limits:
 
         def small_files(limit=limit):
             # No file may grow beyond this: writes fail in the middle, as on a full disk.

@@ -74,7 +74,7 @@ def _attend(num_keys: int, inputs: AttentionInputs) -> jax.Array:
     weights_XRS = weights_BKGTS.reshape(scores_XRS.shape).astype(q_BTNH.dtype)
     out_XRH = multiply(weights_XRS, v_XSH, (((2,), (1,)), ((0,), (0,))))
     out_BKGTH = out_XRH.reshape(num_rows, num_kv_heads, groups, num_queries, head_dim)
-    # A query that sees nothing gets zeros.
+    # Divided behind the product, which has fewer numbers. A query that sees nothing gets zeros.
     out_BKGTH = out_BKGTH / jnp.where(total_BKGT1 > 0, total_BKGT1, 1.0)
     out_BTKGH = out_BKGTH.transpose(0, 3, 1, 2, 4)
     return out_BTKGH.reshape(q_BTNH.shape).astype(q_BTNH.dtype)
